@@ -1,0 +1,1 @@
+"""All SQL: what was asked, what was answered, what it cost."""

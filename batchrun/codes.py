@@ -1,0 +1,214 @@
+"""THE table: every way an attempt or a row can end, and what is done about it.
+
+The names are public (the output's column `error_type`). Sources are the sections of OpenRouter's documentation that
+docs/openrouter.md lists; "inferred" there means that no documentation says it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Blame(StrEnum):
+    """Whose fault an ending is; decides what people are told and what the breaker counts."""
+
+    NOBODY = "nobody"
+    ROW = "row"
+    JOB = "job"
+    SERVER = "server"
+    UNKNOWN = "unknown"
+
+
+class Action(StrEnum):
+    """What the pool does with an ending."""
+
+    ACCEPT = "accept"
+    RETRY = "retry"
+    GATE = "gate all"
+    CONFIRM = "confirm, then stop"
+    FAIL = "fail the row"
+    FAIL_IF_PROVEN = "stop the run until an answer has come, then fail the row"
+    STOP = "stop the run"
+
+
+class Count(StrEnum):
+    """Which count bounds the tries of one question in one run."""
+
+    NONE = "none"
+    ATTEMPTS = "limits.attempts"
+    ONCE = "one more"
+    SENT = "at most 2 possibly billed"
+    EMPTY = "at most 3, with longer waits"
+    TIME = "time behind the gate"
+    REPAIRS = "answer.repairs"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """One row of the table.
+
+    `code` is the API's code that it usually comes with (the row keeps the one that came). `slows`: the pool lowers its
+    concurrency. `again`: the next run asks the row again by itself. `exhausted`: what is done when the tries are
+    used up (FAIL or STOP).
+    """
+
+    name: str
+    code: int | None
+    blames: Blame
+    action: Action
+    means: str
+    do: str
+    count: Count = Count.NONE
+    slows: bool = False
+    again: bool = False
+    exhausted: Action = Action.FAIL
+
+
+_ROW, _JOB, _SERVER, _UNKNOWN = Blame.ROW, Blame.JOB, Blame.SERVER, Blame.UNKNOWN
+_RETRY, _GATE, _FAIL, _STOP = Action.RETRY, Action.GATE, Action.FAIL, Action.STOP
+_TRIES, _SENT = Count.ATTEMPTS, Count.SENT
+
+_ENDINGS = (
+    Ending("ok", None, Blame.NOBODY, Action.ACCEPT, "the model answered", "nothing"),
+    # 400
+    Ending("bad_request", 400, _UNKNOWN, _FAIL,
+           "the server refused this request and did not say what in it is wrong",
+           "read error_message; if many rows fail alike, look at model.params"),
+    Ending("bad_parameters", 400, _JOB, Action.FAIL_IF_PROVEN,
+           "the server refuses a parameter or the answer's schema, which are the same for every row",
+           "correct model.params or answer in the job file"),
+    Ending("invalid_model", 400, _JOB, _STOP,
+           "the server does not know the model",
+           "correct model.name or model.fallbacks"),
+    Ending("context_length", 400, _ROW, _FAIL,
+           "prompt and max_tokens do not fit into the model's context",
+           "shorten the prompt, lower max_tokens, or take a model with a longer context"),
+    Ending("invalid_prompt", 400, _ROW, _FAIL,
+           "the server refuses this row's messages", "look at the row with `batchrun preview --row N`"),
+    Ending("invalid_image", 400, _ROW, _FAIL,
+           "an image can't be used: its format, its size, or it can't be fetched", "correct the image of this row"),
+    Ending("content_policy", 400, _ROW, _FAIL,
+           "the server's content policy refuses this row's text", "leave the row, or ask another model"),
+    Ending("provider_rejected", 400, _ROW, _RETRY,
+           "the provider behind OpenRouter refused the request", "read error_message for the provider's own words",
+           count=Count.ONCE),
+    # 401
+    Ending("unauthorized", 401, _JOB, Action.CONFIRM,
+           "the API key is missing, wrong or revoked", "set the key's variable, then run the same command again",
+           count=Count.ONCE, exhausted=_STOP),
+    Ending("provider_unauthorized", 401, _SERVER, _RETRY,
+           "the provider behind OpenRouter has a problem with its own key", "run again later, or take other providers",
+           count=_TRIES, again=True),
+    # 402
+    Ending("in_flight_budget", 402, _SERVER, _GATE,
+           "requests in flight hold more credit than the account's in-flight budget",
+           "nothing: concurrency is lowered; a lower max_tokens or more credit makes it faster",
+           count=Count.TIME, slows=True, again=True),
+    Ending("request_over_budget", 402, _UNKNOWN, _FAIL,
+           "this one request costs more than the budget allows", "lower max_tokens or raise the budget"),
+    Ending("no_credit", 402, _JOB, _STOP,
+           "the account's credit is used up", "add credit, then run the same command again"),
+    # 403
+    Ending("moderated", 403, _ROW, _FAIL,
+           "moderation flagged this row's text; nothing was charged", "leave the row, or ask an unmoderated model"),
+    Ending("guardrail", 403, _ROW, _FAIL,
+           "a guardrail of the account blocks this row's text", "leave the row, or change the guardrail"),
+    Ending("key_limit", 403, _JOB, _STOP,
+           "the key's or the account's spending limit is reached",
+           "raise the limit or wait for its reset, then run the same command again"),
+    Ending("forbidden", 403, _UNKNOWN, _FAIL,
+           "the server does not permit this request", "look at the key's rights and the model's regions"),
+    Ending("edge_blocked", 403, _SERVER, _GATE,
+           "the server's edge answered with a page in place of the API", "wait, then run the same command again",
+           count=_TRIES, slows=True, again=True, exhausted=_STOP),
+    # 404
+    Ending("no_endpoint", 404, _JOB, _STOP,
+           "no provider serves this model with these parameters and routing",
+           "correct model.name, model.params.provider or the account's privacy settings"),
+    Ending("not_found", 404, _JOB, Action.FAIL_IF_PROVEN,
+           "the server knows no such address or model", "correct model.endpoint or model.name"),
+    Ending("unsupported_input", 404, _ROW, _FAIL,
+           "no provider of this model takes the row's kind of input", "take a model that does"),
+    Ending("provider_not_found", 404, _SERVER, _RETRY,
+           "the provider behind OpenRouter did not find the model", "run again later",
+           count=_TRIES, again=True),
+    # other 3xx and 4xx
+    Ending("redirected", None, _JOB, _STOP,
+           "the server answers with a redirect, which is never followed with a key",
+           "write the final address into model.endpoint"),
+    Ending("request_timeout", 408, _SERVER, _RETRY, "the server ran out of time",
+           "run again; for long answers raise limits.timeout", count=_TRIES, again=True),
+    Ending("conflict", 409, _SERVER, _RETRY, "the server was in a state that did not fit the request", "run again",
+           count=_TRIES, again=True),
+    Ending("precondition_failed", 412, _ROW, _FAIL, "a precondition of the request did not hold", "read error_message"),
+    Ending("payload_too_large", 413, _ROW, _FAIL, "the request is larger than the server takes",
+           "shorten the prompt or shrink the images"),
+    Ending("unsupported_media", 415, _ROW, _FAIL, "the server does not take such content", "read error_message"),
+    Ending("unprocessable", 422, _ROW, _FAIL, "the server can't process this row's request", "read error_message"),
+    Ending("too_early", 425, _SERVER, _RETRY, "the server asks to come back", "run again", count=_TRIES, again=True),
+    Ending("unexpected_status", None, _UNKNOWN, _FAIL, "the server answered with a status that the table does not know",
+           "read error_message"),
+    # 429
+    Ending("rate_limited", 429, _SERVER, _GATE, "too many requests for now",
+           "nothing: the run waits; limits.requests_per_minute avoids it", count=Count.TIME, slows=True, again=True),
+    Ending("upstream_rate_limited", 429, _SERVER, _GATE, "the providers behind OpenRouter are at their limit for now",
+           "nothing: the run waits; a fallback model or your own provider key avoids it",
+           count=Count.TIME, slows=True, again=True),
+    Ending("daily_quota", 429, _JOB, _STOP, "the day's free requests are used up",
+           "run the same command again after the reset, or add credit"),
+    # 5xx
+    Ending("client_closed", 499, _SERVER, _RETRY, "the server saw the connection closed", "run again",
+           count=_TRIES, again=True),
+    Ending("server_error", 500, _SERVER, _RETRY, "the server failed", "run again later", count=_TRIES, again=True),
+    Ending("bad_gateway", 502, _SERVER, _RETRY, "the model is down or gave an invalid reply", "run again later",
+           count=_TRIES, again=True),
+    Ending("overloaded", 503, _SERVER, _GATE, "the server or the model is overloaded", "nothing: the run waits",
+           count=Count.TIME, slows=True, again=True),
+    Ending("no_provider_available", 503, _JOB, _RETRY, "no provider that the routing allows is available",
+           "loosen model.params.provider, or run again later", count=_TRIES, again=True, exhausted=_STOP),
+    Ending("gateway_timeout", 504, _SERVER, _RETRY, "the model did not answer in the server's time",
+           "run again; lower max_tokens if it repeats", count=_TRIES, again=True),
+    Ending("edge_error", 520, _SERVER, _RETRY, "the network edge before the server failed", "run again later",
+           count=_TRIES, again=True),
+    # inside an HTTP 200
+    Ending("generation_error", 502, _SERVER, _RETRY, "the model broke off with an error", "run again later",
+           count=_TRIES, again=True),
+    Ending("invalid_response", None, _SERVER, _RETRY, "the reply is not what the API promises (cut off, or no JSON)",
+           "run again; if it repeats, look at model.endpoint", count=_SENT, again=True),
+    Ending("empty_response", None, _SERVER, _RETRY, "the model answered nothing, as on a cold start", "run again later",
+           count=Count.EMPTY, again=True),
+    Ending("truncated", None, _ROW, _FAIL, "the answer was cut off at max_tokens",
+           "raise model.params.max_tokens: such rows are then asked again"),
+    Ending("content_filter", None, _ROW, _FAIL, "the provider's content filter cut the answer",
+           "leave the row, or ask another model"),
+    Ending("refused", None, _ROW, _FAIL, "the model refused to answer", "leave the row, or ask another model"),
+    Ending("schema_mismatch", None, _ROW, _RETRY, "the answer does not fit the answer's schema, repairs included",
+           "see answer_raw; describe the columns better, raise answer.repairs, then `batchrun retry`",
+           count=Count.REPAIRS),
+    # no HTTP reply
+    Ending("timeout", None, _SERVER, _RETRY, "no full reply within limits.timeout; it may be billed",
+           "raise limits.timeout or lower concurrency, then run again", count=_SENT, again=True),
+    Ending("reset", None, _SERVER, _RETRY, "the connection broke after sending; the request may be billed", "run again",
+           count=_SENT, again=True),
+    Ending("connection", None, _SERVER, _GATE, "no connection to the server; nothing was sent",
+           "look at the network and model.endpoint, then run again", count=_TRIES, again=True, exhausted=_STOP),
+    Ending("tls", None, _JOB, Action.CONFIRM, "the server's certificate can't be trusted; nothing was sent",
+           "set model.ca_file, or look at the network", count=Count.ONCE, exhausted=_STOP),
+    Ending("response_too_large", None, _ROW, _FAIL, "the reply is larger than model.max_response_mb",
+           "raise model.max_response_mb or lower max_tokens"),
+    # before sending
+    Ending("template_error", None, _ROW, _FAIL, "the prompt can't be made for this row; nothing was sent",
+           'use {{ x | default("…") }} or input.where, or correct the row', again=True),
+    Ending("request_too_large", None, _ROW, _FAIL, "the prompt made for this row is too long to send; nothing was sent",
+           "shorten the row's text", again=True),
+    Ending("image_error", None, _ROW, _FAIL, "a local image is missing, too large or no image; nothing was sent",
+           "correct the image of this row", again=True),
+)  # fmt: skip
+
+TABLE: dict[str, Ending] = {ending.name: ending for ending in _ENDINGS}
+"""All endings by name."""
+
+ASKED_AGAIN: frozenset[str] = frozenset(ending.name for ending in _ENDINGS if ending.again)
+"""Names of failures that the next run asks again by itself."""
+
+SEED_CODES: tuple[int, ...] = (400, 401, 402, 403, 408, 429, 502, 503)
+"""The codes that every row's error_code must be able to tell apart."""

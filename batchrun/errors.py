@@ -1,0 +1,98 @@
+"""Problems that end a run, each with its exit code.
+
+Exceptions are for people: their text is the one line that is printed. A failing row is never an exception
+(it is a value, see records.py).
+
+    BatchrunError            70  a bug of ours when raised bare
+    ├── UserError             2  the command, the job file, the key or the input is wrong
+    │   ├── JobFileError      2  mistakes in a job file, all together
+    │   ├── InputError        2  an input file that can't be read as rows
+    │   └── ConfirmError      2  the run would pay again for answered rows; --yes is needed
+    ├── StorageError          5  the disk or the output
+    │   └── CheckpointError   5  a checkpoint that is damaged, foreign, or newer than this program
+    ├── SenderError           5  a child process or the senders are gone
+    └── BusyError            75  another run of this job is going on
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ExitCode:
+    """What the process tells its caller (cron, scripts); see docs."""
+
+    DONE: ClassVar[int] = 0
+    SOME_FAILED: ClassVar[int] = 1
+    USER: ClassVar[int] = 2
+    STOPPED_BY_API: ClassVar[int] = 3
+    STOPPED_BY_LIMIT: ClassVar[int] = 4
+    STORAGE: ClassVar[int] = 5
+    BUG: ClassVar[int] = 70
+    BUSY: ClassVar[int] = 75
+    SIGINT: ClassVar[int] = 130
+    SIGTERM: ClassVar[int] = 143
+
+
+class BatchrunError(Exception):
+    """The root of all problems that end a run."""
+
+    exit_code: ClassVar[int] = ExitCode.BUG
+
+
+class UserError(BatchrunError):
+    """The command, the job file, the key or the input is wrong; nothing was sent."""
+
+    exit_code = ExitCode.USER
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One mistake in a job file: where (1-based line and column, 0 where unknown) and what."""
+
+    line: int
+    column: int
+    message: str
+
+    def at(self, path: str) -> str:
+        """Give the line that is printed, `jobs/x.yaml:12:3: …`."""
+        place = f":{self.line}:{self.column}" if self.line else ""
+        return f"{path}{place}: {self.message}"
+
+
+class JobFileError(UserError):
+    """Mistakes in a job file, all together."""
+
+    def __init__(self, path: str, mistakes: tuple[Mistake, ...]) -> None:
+        self.path = path
+        self.mistakes = tuple(sorted(mistakes))
+        super().__init__("\n".join(mistake.at(path) for mistake in self.mistakes))
+
+
+class InputError(UserError):
+    """An input file that can't be read as rows; the text names file, line and the option to set."""
+
+
+class ConfirmError(UserError):
+    """The run would ask many answered rows again because the job's wording changed."""
+
+
+class StorageError(BatchrunError):
+    """The disk is full or failing, or the output can't be written."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class CheckpointError(StorageError):
+    """A checkpoint that is damaged, not ours, or written by a newer batchrun."""
+
+
+class SenderError(BatchrunError):
+    """A server of ours (local model, simulator) or the senders are gone."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class BusyError(BatchrunError):
+    """Another run of this job is going on."""
+
+    exit_code = ExitCode.BUSY

@@ -1,0 +1,49 @@
+"""Exact amounts of money: whole picodollars (10⁻¹² USD), because a token can cost less than 10⁻⁷.
+
+64 bits hold nine million dollars.
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import NewType
+
+Pico = NewType("Pico", int)
+"""An amount in picodollars."""
+
+PER_USD = 10**12
+ZERO = Pico(0)
+
+
+def from_usd(usd: Decimal | float | str) -> Pico:
+    """Give the amount for dollars, rounded up to a whole picodollar; floats are taken as printed."""
+    exact = usd if isinstance(usd, Decimal) else Decimal(str(usd))
+    return Pico(int((exact * PER_USD).to_integral_value(rounding=ROUND_CEILING)))
+
+
+def to_usd(amount: int) -> Decimal:
+    """Give dollars, exactly."""
+    return Decimal(amount) / PER_USD
+
+
+def show(amount: int) -> str:
+    """Give dollars for people: two significant digits below a cent, cents above a dollar."""
+    usd = to_usd(amount)
+    if usd == 0:
+        return "$0"
+    if abs(usd) >= 1:
+        return f"${usd:,.2f}"
+    digits = max(4, 1 - usd.adjusted())
+    return f"${usd:.{digits}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one model costs: picodollars per token, and per request."""
+
+    prompt: Pico
+    completion: Pico
+    request: Pico = ZERO
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> Pico:
+        """Give the cost of one request with so many tokens."""
+        return Pico(self.prompt * prompt_tokens + self.completion * completion_tokens + self.request)

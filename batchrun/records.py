@@ -1,0 +1,212 @@
+"""Frozen values that cross the borders between rooms."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from batchrun.money import ZERO, Pico
+
+
+class Status(StrEnum):
+    """How a row stands; the output's column `status`."""
+
+    OK = "ok"
+    FAILED = "failed"
+    PENDING = "pending"
+    SKIPPED = "skipped"
+
+
+class Secret:
+    """A key that shows itself only on request, so that no log, repr or traceback holds it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Give the key itself; only senders and the key check call this."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:  # noqa: ANN401  (the signature of object)
+        raise TypeError("a secret is not pickled")
+
+
+class Fault(StrEnum):
+    """Why an attempt brought no HTTP reply."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    PROTOCOL = "protocol"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and how a sender sends: everything that is the same for all requests of a run.
+
+    `timeout` (seconds) is the total for one attempt; `connect_timeout` must be below it, since only then
+    a failed connect can be told from a silent server.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: Secret | None = None
+    timeout: float = 120.0
+    connect_timeout: float = 10.0
+    max_response_bytes: int = 32 * 2**20
+    ca_file: str | None = None
+    concurrency: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One attempt: the JSON body, ready to send."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one attempt brought: an HTTP reply, or a fault. Header names are lower case.
+
+    `sent` tells whether the request may have reached the server (and so may be billed); it is true for
+    every HTTP reply. `detail` is the fault in the library's words, without secrets.
+    """
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    fault: Fault | None = None
+    sent: bool = True
+    detail: str = ""
+    seconds: float = 0.0
+
+
+Send = Callable[[Request], Awaitable[Reply]]
+"""One attempt: no judgement, no retry; never raises but CancelledError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt used, as the server counted it; None where it did not say.
+
+    `cost` is what the server says it charged, in picodollars (with BYOK the upstream's cost included).
+    `cached` is true where a response cache answered and nothing is billed.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: Pico | None = None
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge says of one reply: the name of its ending in the table of codes, and the facts read from it.
+
+    `wait` is the wait in seconds that the server asked for; `resume_at` is the Unix time at which a limit
+    ends, where the server told it. `text` is what the model wrote, also where it is partial or refused.
+    """
+
+    ending: str
+    message: str = ""
+    code: int | None = None
+    http_status: int | None = None
+    text: str | None = None
+    usage: Usage = Usage()
+    finish_reason: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    generation_id: str | None = None
+    wait: float | None = None
+    resume_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a question stands after this run's attempts; the checkpoint adds attempts and cost to earlier runs'.
+
+    `status` is OK, FAILED or PENDING (it had an attempt and is to be asked again). `answer` is the text, or for
+    structured answers the valid object as compact JSON. `raw` keeps what the model wrote where the status is not
+    OK. `finished_at` is Unix time.
+    """
+
+    question: int
+    status: Status
+    finished_at: float
+    answer: str | None = None
+    raw: str | None = None
+    error_type: str | None = None
+    error_code: int | None = None
+    error_message: str | None = None
+    http_status: int | None = None
+    attempts: int = 1
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: Pico = ZERO
+    possibly_billed: int = 0
+    cached: bool = False
+    model: str | None = None
+    provider: str | None = None
+    finish_reason: str | None = None
+    generation_id: str | None = None
+    seconds: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """One attempt that brought no answer, for the checkpoint's table of failures. `at` is Unix time."""
+
+    question: int
+    at: float
+    error_type: str
+    error_code: int | None
+    http_status: int | None
+    error_message: str
+    seconds: float
+    cost: Pico = ZERO
+    possibly_billed: bool = False
+    provider: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did and how the job stands now; what `--json` prints and `batchrun.run` returns.
+
+    Counts are of rows. Money is in USD as decimal text, exact: `cost_usd` of this run, `cost_today_usd` of all runs
+    of this job since 00:00 UTC, `cost_total_usd` of all runs ever, `cost_output_usd` of the answers in this output.
+    """
+
+    job: str
+    exit_code: int
+    reason: str
+    rows: int
+    ok: int
+    failed: int
+    pending: int
+    skipped: int
+    asked: int
+    requests: int
+    seconds: float
+    cost_usd: str
+    cost_today_usd: str
+    cost_total_usd: str
+    cost_output_usd: str
+    possibly_billed: int
+    errors: Mapping[str, int]
+    output: str | None
+    output_changed: bool
+    checkpoint: str
+    resume_at: float | None = None
+    next: str | None = None

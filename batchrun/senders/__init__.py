@@ -1,0 +1,1 @@
+"""One attempt, by three ways to send."""

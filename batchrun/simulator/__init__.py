@@ -1,0 +1,1 @@
+"""An OpenRouter on loopback that says it is a simulator."""
