@@ -37,7 +37,7 @@ class Count(StrEnum):
     ATTEMPTS = "limits.attempts"
     ONCE = "one more"
     SENT = "at most 2 possibly billed"
-    EMPTY = "at most 3, with longer waits"
+    EMPTY = "3 more, with longer waits"
     TIME = "time behind the gate"
     REPAIRS = "answer.repairs"
 
@@ -48,7 +48,8 @@ class Ending:
 
     `code` is the API's code that it usually comes with (the row keeps the one that came). `slows`: the pool lowers its
     concurrency. `again`: the next run asks the row again by itself. `exhausted`: what is done when the tries are
-    used up (FAIL or STOP).
+    used up (FAIL or STOP). `maybe_billed`: the server may charge for it and nobody told how much, so what was reserved
+    for it stays reserved.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Ending:
     slows: bool = False
     again: bool = False
     exhausted: Action = Action.FAIL
+    maybe_billed: bool = False
 
 
 _ROW, _JOB, _SERVER, _UNKNOWN = Blame.ROW, Blame.JOB, Blame.SERVER, Blame.UNKNOWN
@@ -88,7 +90,7 @@ _ENDINGS = (
            "an image can't be used: its format, its size, or it can't be fetched", "correct the image of this row"),
     Ending("content_policy", 400, _ROW, _FAIL,
            "the server's content policy refuses this row's text", "leave the row, or ask another model"),
-    Ending("provider_rejected", 400, _ROW, _RETRY,
+    Ending("provider_rejected", 400, _UNKNOWN, _RETRY,
            "the provider behind OpenRouter refused the request", "read error_message for the provider's own words",
            count=Count.ONCE),
     # 401
@@ -139,11 +141,13 @@ _ENDINGS = (
            "run again; for long answers raise limits.timeout", count=_TRIES, again=True),
     Ending("conflict", 409, _SERVER, _RETRY, "the server was in a state that did not fit the request", "run again",
            count=_TRIES, again=True),
-    Ending("precondition_failed", 412, _ROW, _FAIL, "a precondition of the request did not hold", "read error_message"),
+    Ending("precondition_failed", 412, _UNKNOWN, _FAIL, "a precondition of the request did not hold",
+           "read error_message"),
     Ending("payload_too_large", 413, _ROW, _FAIL, "the request is larger than the server takes",
            "shorten the prompt or shrink the images"),
-    Ending("unsupported_media", 415, _ROW, _FAIL, "the server does not take such content", "read error_message"),
-    Ending("unprocessable", 422, _ROW, _FAIL, "the server can't process this row's request", "read error_message"),
+    Ending("unsupported_media", 415, _UNKNOWN, _FAIL, "the server does not take such content", "read error_message"),
+    Ending("unprocessable", 422, _UNKNOWN, _FAIL, "the server can't process this request",
+           "read error_message; if many rows fail alike, look at model.params"),
     Ending("too_early", 425, _SERVER, _RETRY, "the server asks to come back", "run again", count=_TRIES, again=True),
     Ending("unexpected_status", None, _UNKNOWN, _FAIL, "the server answered with a status that the table does not know",
            "read error_message"),
@@ -169,11 +173,13 @@ _ENDINGS = (
            "run again; lower max_tokens if it repeats", count=_TRIES, again=True),
     Ending("edge_error", 520, _SERVER, _RETRY, "the network edge before the server failed", "run again later",
            count=_TRIES, again=True),
+    Ending("provider_overloaded", 529, _SERVER, _RETRY, "the provider behind OpenRouter is overloaded",
+           "run again later", count=_TRIES, slows=True, again=True),
     # inside an HTTP 200
     Ending("generation_error", 502, _SERVER, _RETRY, "the model broke off with an error", "run again later",
            count=_TRIES, again=True),
     Ending("invalid_response", None, _SERVER, _RETRY, "the reply is not what the API promises (cut off, or no JSON)",
-           "run again; if it repeats, look at model.endpoint", count=_SENT, again=True),
+           "run again; if it repeats, look at model.endpoint", count=_SENT, again=True, maybe_billed=True),
     Ending("empty_response", None, _SERVER, _RETRY, "the model answered nothing, as on a cold start", "run again later",
            count=Count.EMPTY, again=True),
     Ending("truncated", None, _ROW, _FAIL, "the answer was cut off at max_tokens",
@@ -186,15 +192,15 @@ _ENDINGS = (
            count=Count.REPAIRS),
     # no HTTP reply
     Ending("timeout", None, _SERVER, _RETRY, "no full reply within limits.timeout; it may be billed",
-           "raise limits.timeout or lower concurrency, then run again", count=_SENT, again=True),
+           "raise limits.timeout or lower concurrency, then run again", count=_SENT, again=True, maybe_billed=True),
     Ending("reset", None, _SERVER, _RETRY, "the connection broke after sending; the request may be billed", "run again",
-           count=_SENT, again=True),
+           count=_SENT, again=True, maybe_billed=True),
     Ending("connection", None, _SERVER, _GATE, "no connection to the server; nothing was sent",
            "look at the network and model.endpoint, then run again", count=_TRIES, again=True, exhausted=_STOP),
     Ending("tls", None, _JOB, Action.CONFIRM, "the server's certificate can't be trusted; nothing was sent",
            "set model.ca_file, or look at the network", count=Count.ONCE, exhausted=_STOP),
     Ending("response_too_large", None, _ROW, _FAIL, "the reply is larger than model.max_response_mb",
-           "raise model.max_response_mb or lower max_tokens"),
+           "raise model.max_response_mb or lower max_tokens", maybe_billed=True),
     # before sending
     Ending("template_error", None, _ROW, _FAIL, "the prompt can't be made for this row; nothing was sent",
            'use {{ x | default("…") }} or input.where, or correct the row', again=True),
@@ -209,6 +215,9 @@ TABLE: dict[str, Ending] = {ending.name: ending for ending in _ENDINGS}
 
 ASKED_AGAIN: frozenset[str] = frozenset(ending.name for ending in _ENDINGS if ending.again)
 """Names of failures that the next run asks again by itself."""
+
+LOCAL: frozenset[str] = frozenset({"template_error", "request_too_large", "image_error", "schema_mismatch"})
+"""Names of endings that no reply brings by itself: they arise before sending, or from checking an answer."""
 
 SEED_CODES: tuple[int, ...] = (400, 401, 402, 403, 408, 429, 502, 503)
 """The codes that every row's error_code must be able to tell apart."""
