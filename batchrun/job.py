@@ -1,14 +1,22 @@
 """The job as frozen dataclasses: what a job file says, as it is written, with its defaults.
 
-Fields keep the short forms that a user may write; properties give the one form that the program works with.
+Fields keep the short forms that a user may write; properties give the one form that the program works with. The text
+below a field is its description in the job file's JSON Schema.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Le, MinLen
+
+Text = Annotated[str, MinLen(1)]
+Usd = Annotated[Decimal, Ge(0)]
+AtLeastOne = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Gt(0), Le(86_400)]
 CsvType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
 Role = Literal["system", "user", "assistant", "developer"]
 Detail = Literal[
@@ -30,8 +38,21 @@ Detail = Literal[
     "key",
     "answer_raw",
 ]
+OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
 AUTO_CEILING = 256
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
+_UNITS = (86_400, 3_600, 60, 1)
+
+
+def parse_duration(text: str) -> float:
+    """Give a duration such as `90s`, `2h` or `1h30m` in seconds; ValueError where it is none or zero."""
+    match = _DURATION.fullmatch(text)
+    amounts = match.groups(default="0") if match else ()
+    seconds = sum(float(amount) * unit for amount, unit in zip(amounts, _UNITS, strict=False))
+    if not 0 < seconds < 1e9:  # noqa: PLR2004  (thirty years: beyond it no clock adds up)
+        raise ValueError(f"no duration: {text!r}")
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +60,30 @@ class CsvOptions:
     """How CSV and TSV files are read."""
 
     separator: str | None = None
+    """The character between two cells, one byte; a comma, and a tab in .tsv files, when absent."""
     quote: str | None = '"'
-    encoding: str = "utf-8"
+    """The character around a cell that holds the separator, one byte; null where cells are never quoted."""
+    encoding: Text = "utf-8"
+    """The encoding of the files: utf-8, latin-1, utf-16, big5, …"""
     null_values: tuple[str, ...] = ()
+    """Cells that mean "no value", such as NA."""
     header: bool = True
+    """Whether the first line holds the names of the columns."""
     columns: Mapping[str, CsvType] = field(default_factory=dict)
+    """Types of columns by name; a column that is not named here is text, exactly as written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
     """The files that hold the rows."""
 
-    path: str | tuple[str, ...]
-    where: str | None = None
+    path: Text | Annotated[tuple[Text, ...], MinLen(1)]
+    """A file, a list of files, or a glob (sorted): .csv .tsv .jsonl .ndjson .parquet .arrow, text also .gz .zst.
+    ${VAR} expands."""
+    where: Text | None = None
+    """A condition in SQL over one row; rows that do not meet it are kept in the output with the status "skipped"."""
     csv: CsvOptions = CsvOptions()
+    """How CSV and TSV files are read."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -65,7 +96,9 @@ class Part:
     """One part of a message: a text or an image (path or URL), both templates."""
 
     text: str | None = None
-    image: str | None = None
+    """A text; a Jinja template."""
+    image: Text | None = None
+    """An image: a path (relative to the job file) or a URL; a Jinja template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +106,9 @@ class Message:
     """One turn of the conversation."""
 
     role: Role
-    content: str | tuple[Part, ...]
+    """Who says it."""
+    content: Text | Annotated[tuple[Part, ...], MinLen(1)]
+    """What is said: a Jinja template, or a list of text and image parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +116,11 @@ class Prompt:
     """What is asked: `system` and `user`, or `messages`."""
 
     system: str | None = None
-    user: str | None = None
-    messages: tuple[Message, ...] | None = None
+    """The instruction that is the same for each row; a Jinja template."""
+    user: Text | None = None
+    """The question; a Jinja template in which {{ name }} is the row's cell in the column "name"."""
+    messages: Annotated[tuple[Message, ...], MinLen(1)] | None = None
+    """The whole conversation, for examples and images, in place of system and user."""
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -98,27 +136,47 @@ class Prompt:
 class PriceOption:
     """What a model costs, in USD per million tokens."""
 
-    prompt: Decimal
-    completion: Decimal
+    prompt: Usd
+    """USD per million tokens of the prompt."""
+    completion: Usd
+    """USD per million tokens of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """Which model is asked, where and how."""
 
-    endpoint: str
-    name: str | None = None
-    fallbacks: tuple[str, ...] = ()
-    api_key_env: str | None = None
+    endpoint: Text
+    """Where it is asked: openrouter, local, simulator, or the URL of an OpenAI-compatible API. ${VAR} expands."""
+    name: Text | None = None
+    """The model's name, as the endpoint calls it. ${VAR} expands."""
+    fallbacks: tuple[Text, ...] = ()
+    """At most two models that OpenRouter asks when the first one is not to be had."""
+    api_key_env: Text | None = None
+    """The environment variable that holds the key, also read from .env; OPENROUTER_API_KEY for openrouter."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    """Any parameter of the API's body, as it is: temperature, max_tokens, provider, reasoning, seed, …"""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Further HTTP headers. ${VAR} expands in their values."""
     price: PriceOption | None = None
-    max_request_usd: Decimal | None = None
+    """What the model costs, for endpoints that do not tell."""
+    max_request_usd: Annotated[Decimal, Gt(0)] | None = None
+    """The most that one request can cost, in USD, where tokens do not bound it (images, plugins)."""
     cache: bool = False
-    identity: str | None = None
-    ca_file: str | None = None
+    """Whether OpenRouter's response cache may answer."""
+    identity: Text | None = None
+    """A name that stands for the endpoint in a question's identity, so that a new URL asks nothing again."""
+    ca_file: Text | None = None
+    """A PEM file of certificates that are trusted besides the system's. ${VAR} expands."""
     allow_plain_http: bool = False
-    max_response_mb: int = 32
+    """Whether rows and key may go over plain http to a host that is not this one."""
+    max_response_mb: Annotated[int, Ge(1), Le(1_024)] = 32
+    """The largest reply that is read, in MiB after decompression."""
+
+    @property
+    def key_variable(self) -> str | None:
+        """The variable that holds the key, if one is to be sent."""
+        return self.api_key_env or (OPENROUTER_KEY if self.endpoint == "openrouter" else None)
 
 
 AnswerMode = Literal["schema", "object", "prompt"]
@@ -129,33 +187,50 @@ class Answer:
     """What an answer must look like; without it the answer is text."""
 
     columns: Mapping[str, Any] | None = None
+    """The answer's columns, each with its type: string, integer, number, boolean, a list of allowed values, with ?
+    where null may stand, or a JSON Schema."""
     schema: Mapping[str, Any] | None = None
-    repairs: int = 1
+    """The answer's JSON Schema in full; its top-level properties become columns."""
+    repairs: Annotated[int, Ge(0), Le(10)] = 1
+    """How often an answer that does not fit is asked again with the error; each time counts and costs."""
     mode: AnswerMode = "schema"
+    """How the model is told: the API's strict schema, its JSON mode, or the prompt alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostCap:
     """Hard caps on spending, in USD."""
 
-    run: Decimal | None = None
-    day: Decimal | None = None
+    run: Usd | None = None
+    """USD that one run may spend."""
+    day: Usd | None = None
+    """USD that all runs of this job may spend on one day (UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How fast, how often, how long, how much. Seconds, USD."""
 
-    concurrency: int | Literal["auto"] = "auto"
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    attempts: int = 5
-    timeout: float = 120.0
-    grace: float | None = None
-    max_cost_usd: Decimal | CostCap | None = None
-    max_failed: int | str | None = None
+    concurrency: Annotated[int, Ge(1), Le(20_000)] | Literal["auto"] = "auto"
+    """The most requests in flight; auto finds it, up to 256."""
+    requests_per_minute: AtLeastOne | None = None
+    """The most requests sent in a minute."""
+    tokens_per_minute: AtLeastOne | None = None
+    """The most tokens asked for in a minute."""
+    attempts: Annotated[int, Ge(1), Le(100)] = 5
+    """Attempts for each question and run when failures are transient; 1 = never again."""
+    timeout: Seconds = 120.0
+    """Seconds for one attempt, in total."""
+    grace: Annotated[float, Ge(0), Le(86_400)] | None = None
+    """Seconds that a stopping run waits for what is in flight; the timeout when absent."""
+    max_cost_usd: Usd | CostCap | None = None
+    """A hard cap on spending in USD: a number (for each run) or {run: 5, day: 20}."""
+    max_failed: Annotated[int, Ge(0)] | str | None = None
+    """Failed rows that are accepted, a number or a share such as 5%; more stop the run."""
     deadline: str | None = None
-    breaker: int = 10
+    """When the run stops, counted from its start: 90s, 2h, 1h30m. It can be resumed."""
+    breaker: Annotated[int, Ge(0)] = 10
+    """Unexplained equal failures in a row, without any success, that stop the run; 0 = never."""
 
     @property
     def ceiling(self) -> int:
@@ -169,33 +244,54 @@ class Limits:
             return self.max_cost_usd
         return CostCap(run=self.max_cost_usd)
 
+    @property
+    def deadline_seconds(self) -> float | None:
+        """Seconds from the start to the deadline."""
+        return None if self.deadline is None else parse_duration(self.deadline)
+
+    def accepted_failures(self, rows: int) -> int | None:
+        """Give how many of so many rows may fail, rounded down; None where nobody set it."""
+        if isinstance(self.max_failed, str):
+            return int(Decimal(self.max_failed.removesuffix("%")) * rows / 100)
+        return self.max_failed
+
 
 @dataclass(frozen=True, slots=True)
 class OutputCsv:
     """How a CSV output is written."""
 
     escape_formulas: bool = False
+    """Whether cells that a spreadsheet would run as a formula get an apostrophe before them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """The file that is written: the input's rows with new columns."""
 
-    path: str
-    keep: Literal["all", "none"] | tuple[str, ...] = "all"
+    path: Text
+    """The file: .parquet, .csv, .jsonl or .arrow. ${VAR} expands."""
+    keep: Literal["all", "none"] | tuple[Text, ...] = "all"
+    """The input's columns to carry along: all, none or a list."""
     details: tuple[Detail, ...] = DEFAULT_DETAILS
+    """The columns that tell how each row went."""
     prefix: str = ""
+    """Put before the name of each new column."""
     csv: OutputCsv = OutputCsv()
+    """How a CSV output is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class RayOptions:
     """Where the senders run on Ray."""
 
-    address: str = "auto"
-    senders: int | None = None
-    concurrency_per_sender: int | None = None
-    resources: Mapping[str, float] = field(default_factory=dict)
+    address: Text = "auto"
+    """The cluster's address; auto finds or starts one."""
+    senders: AtLeastOne | None = None
+    """How many actors send; one for each node when absent."""
+    concurrency_per_sender: AtLeastOne | None = None
+    """The most requests in flight of one actor."""
+    resources: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    """Ray resources that one actor asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +299,7 @@ class RayEngine:
     """The engine `ray` with its options."""
 
     ray: RayOptions
+    """Where the senders run on Ray."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +307,23 @@ class Job:
     """A whole job. `file` is the job file (absolute), `text` what it says; both are set by the loader."""
 
     input: Input
+    """The rows."""
     prompt: Prompt
+    """What is asked for each row."""
     model: Model
+    """Which model is asked, where and how."""
     output: Output
+    """The file that is written."""
     answer: Answer | None = None
+    """What an answer must look like; without it the text goes into the column "answer"."""
     dedupe: bool = True
+    """Whether equal questions are asked once and share the answer."""
     limits: Limits = Limits()
-    checkpoint: str | None = None
+    """How fast, how often, how long, how much."""
+    checkpoint: Text | None = None
+    """The file that keeps the answers; .batchrun/NAME.sqlite beside the job file when absent. ${VAR} expands."""
     engine: Literal["local", "ray"] | RayEngine = "local"
+    """Where requests are sent from: this process, or Ray actors."""
     file: Path = field(default=Path("job.yaml"), metadata={"set_by_loader": True})
     text: str = field(default="", metadata={"set_by_loader": True})
 
