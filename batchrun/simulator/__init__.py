@@ -1,1 +1,10 @@
-"""An OpenRouter on loopback that says it is a simulator."""
+"""An OpenRouter on loopback that says it is a simulator.
+
+It is written from the API's documentation and imports nothing of batchrun, so that it can bear witness against it.
+"""
+
+from batchrun.simulator.app import Simulator, create_app
+from batchrun.simulator.config import Config
+from batchrun.simulator.server import serve
+
+__all__ = ["Config", "Simulator", "create_app", "serve"]
