@@ -1,0 +1,134 @@
+"""One guarded connection to the checkpoint: SQLite's errors leave it as lines for people."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlite_utils import Database
+
+from batchrun.errors import CheckpointError, StorageError
+
+Row = tuple[Any, ...]
+
+_BUSY_SECONDS = 30.0
+_PRAGMAS = (
+    "PRAGMA cache_size = -16000",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA trusted_schema = OFF",
+)
+# A plan rewrites the same pages from batch to batch: rare checkpoints save most of that; 16,000 pages are 64 MB.
+_WRITE_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA wal_autocheckpoint = 16000",
+    "PRAGMA journal_size_limit = 67108864",
+)
+_NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_PRIMARY = 0xFF  # SQLite's extended codes keep the primary one in the low byte
+
+
+class Connection:
+    """A connection to one checkpoint file; each method raises StorageError or CheckpointError.
+
+    It may be used from any thread, by one at a time. A file that is missing is never created here.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        mode = "ro" if read_only else "rw"
+        with guarded(path):
+            connection = sqlite3.connect(
+                f"file:{quote(str(path))}?mode={mode}",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self.db = Database(connection, execute_plugins=False)
+            try:
+                for pragma in _PRAGMAS if read_only else _PRAGMAS + _WRITE_PRAGMAS:
+                    connection.execute(pragma)
+            except sqlite3.Error:
+                connection.close()
+                raise
+        self._conn = connection
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Give all rows of a query."""
+        with guarded(self.path):
+            return self._conn.execute(sql, values).fetchall()
+
+    def value(self, sql: str, values: Sequence[Any] = ()) -> Any:  # noqa: ANN401  (whatever the column holds)
+        """Give the first column of the first row, or None."""
+        found = self.rows(sql, values)
+        return found[0][0] if found else None
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Run one statement; give the number of rows that it changed."""
+        with guarded(self.path):
+            return self._conn.execute(sql, values).rowcount
+
+    def many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for each of the values."""
+        with guarded(self.path):
+            self._conn.executemany(sql, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what is done inside as one; on any exception nothing of it happened."""
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.run("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        # SQLite may have rolled back by itself, or fail again: the first error is the one to tell.
+        try:
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
+        except sqlite3.Error:
+            return
+
+    def close(self) -> None:
+        """Close; the last one to close merges the log into the file."""
+        with guarded(self.path):
+            self.db.close()
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into lines that say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def damaged(path: Path, what: str) -> CheckpointError:
+    """Give the error for a checkpoint that can't be trusted."""
+    return CheckpointError(
+        f"the checkpoint {path} is damaged ({what}): put a copy of it back, or start over with "
+        "`batchrun run JOB --fresh`, which keeps the damaged file under another name"
+    )
+
+
+def explain(error: sqlite3.Error, path: Path) -> StorageError:
+    """Give the line for an error of SQLite."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    if code in _NO_SPACE:
+        return StorageError(f"no space left for {path}: free some, then run the same command again")
+    match code & _PRIMARY:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StorageError(f"another program keeps {path} locked: close it, then run the same command again")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return StorageError(f"{path} can't be written ({error}): look at its folder's permissions")
+        case sqlite3.SQLITE_IOERR:
+            return StorageError(f"the disk fails or is full under {path} ({error}): look at it, then run again")
+        case _:
+            return damaged(path, str(error))

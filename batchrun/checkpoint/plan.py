@@ -1,0 +1,168 @@
+"""Builds a plan: which row asks which question. Made beside the current one, it takes its place in one commit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from batchrun.checkpoint import schema
+from batchrun.checkpoint.connection import Connection
+
+BATCH = 50_000
+"""Rows; keys go into the table in sorted batches, since single random keys cost 18 µs and more each."""
+
+_CURRENT = "SELECT number, fingerprint, wording, stamps, rows, created_at, low_water FROM plans WHERE current"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInfo:
+    """The current plan: what it was made from, its rows, and the position below which every row is final."""
+
+    number: int
+    fingerprint: str
+    wording: str
+    stamps: str
+    rows: int
+    created_at: float
+    low_water: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPreview:
+    """What a new plan would mean: rows with an answer in the current plan and in the new one, questions to ask.
+
+    `open` counts the new plan's questions that have neither an answer nor a failure.
+    """
+
+    rows: int
+    answered_before: int
+    answered_after: int
+    open: int
+
+    @property
+    def asked_again(self) -> int:
+        """How many answered rows the new plan would ask again, at most."""
+        return max(0, min(self.answered_before, self.rows) - self.answered_after)
+
+
+def current_plan(connection: Connection) -> PlanInfo | None:
+    """Give the current plan, None before the first."""
+    found = connection.rows(_CURRENT)
+    return PlanInfo(*found[0]) if found else None
+
+
+class PlanBuilder:
+    """Takes the rows of a new plan in order, then makes it current or discards it. Raises StorageError."""
+
+    def __init__(self, connection: Connection, *, fingerprint: str, wording: str, stamps: str, now: float) -> None:
+        self._connection = connection
+        self._head = (fingerprint, wording, stamps, now)
+        self._keys: list[bytes | None] = []
+        self._problems: dict[int, tuple[str, str]] = {}
+        self._start = 0
+        self._last_id: int = connection.value("SELECT coalesce(max(id), 0) FROM questions")
+        # One byte a question tells whether a row before had it; ids are dense.
+        self._seen = bytearray(self._last_id + 1)
+        # Nothing paid is in a plan: losing its last batches to a power cut costs only time.
+        connection.run("PRAGMA synchronous = NORMAL")
+        with connection.transaction():
+            connection.run("DROP TABLE IF EXISTS rows_next")
+            connection.run(schema.rows_table("rows_next"))
+        connection.run("CREATE TEMP TABLE IF NOT EXISTS batch(key BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, position: int, keys: Sequence[bytes | None], problems: Mapping[int, tuple[str, str]]) -> None:
+        """Take the next rows: `position` of the first, their keys (None: not asked), and by position why a row fails.
+
+        A problem is (error_type, message). Rows come without gaps.
+        """
+        if position != self._start + len(self._keys):
+            raise ValueError(f"row {position} does not follow row {self._start + len(self._keys) - 1}")
+        self._keys.extend(keys)
+        self._problems.update(problems)
+        while len(self._keys) >= BATCH:
+            self._write(self._keys[:BATCH])
+            del self._keys[:BATCH]
+
+    def preview(self) -> PlanPreview:
+        """Give what the plan means, without making it current; reads as many rows as both plans have."""
+        self._flush()
+        value = self._connection.value
+        answered = "SELECT count(*) FROM {} r JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
+        open_now = (
+            "SELECT count(*) FROM rows_next r LEFT JOIN answers a INDEXED BY answers_state ON a.id = r.question_id "
+            "WHERE r.first AND (a.id IS NULL OR a.status = 'pending')"
+        )
+        return PlanPreview(
+            rows=self._start,
+            answered_before=value(answered.format("rows") + " WHERE a.status = 'ok'"),
+            answered_after=value(answered.format("rows_next") + " WHERE a.status = 'ok'"),
+            open=value(open_now),
+        )
+
+    def make_current(self) -> PlanInfo:
+        """Put the plan in the place of the current one, in one commit."""
+        self._flush()
+        connection = self._connection
+        connection.run("PRAGMA synchronous = FULL")
+        with connection.transaction():
+            number = connection.value("SELECT coalesce(max(number), 0) + 1 FROM plans")
+            # The view would stop the renaming of a table that it names.
+            connection.run("DROP VIEW results")
+            connection.run("DROP TABLE rows")
+            connection.run("ALTER TABLE rows_next RENAME TO rows")
+            connection.run(schema.RESULTS)
+            connection.run("DELETE FROM plans")
+            connection.run(
+                "INSERT INTO plans(number, current, fingerprint, wording, stamps, created_at, rows) "
+                "VALUES (?, 1, ?, ?, ?, ?, ?)",
+                (number, *self._head, self._start),
+            )
+        fingerprint, wording, stamps, now = self._head
+        return PlanInfo(number, fingerprint, wording, stamps, self._start, now, 0)
+
+    def discard(self) -> None:
+        """Leave the current plan as it is."""
+        self._connection.run("DROP TABLE IF EXISTS rows_next")
+        self._connection.run("PRAGMA synchronous = FULL")
+
+    def _flush(self) -> None:
+        if self._keys:
+            self._write(self._keys)
+            self._keys = []
+
+    def _write(self, keys: list[bytes | None]) -> None:
+        connection = self._connection
+        with connection.transaction():
+            ids = self._known(sorted({key for key in keys if key is not None}))
+            new = [key for key in dict.fromkeys(keys) if key is not None and key not in ids]
+            ids.update(zip(new, range(self._last_id + 1, self._last_id + 1 + len(new)), strict=True))
+            self._last_id += len(new)
+            self._seen.extend(bytes(len(new)))
+            new.sort()
+            connection.many("INSERT INTO questions(key, id) VALUES (?, ?)", ((key, ids[key]) for key in new))
+            self._write_rows(keys, ids)
+        self._start += len(keys)
+
+    def _known(self, keys: list[bytes]) -> dict[bytes, int]:
+        self._connection.run("DELETE FROM temp.batch")
+        self._connection.many("INSERT INTO temp.batch(key) VALUES (?)", ((key,) for key in keys))
+        # CROSS JOIN keeps SQLite from turning the order round: sorted keys walk through the table once.
+        return dict(
+            self._connection.rows("SELECT q.key, q.id FROM temp.batch b CROSS JOIN questions q ON q.key = b.key")
+        )
+
+    def _write_rows(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
+        seen, problems = self._seen, self._problems
+        rows: list[tuple[int, int | None, int, bytes | None]] = []
+        failed: list[tuple[int, str, str]] = []
+        for position, key in enumerate(keys, self._start):
+            if key is None:
+                if position in problems:
+                    failed.append((position, *problems.pop(position)))
+                else:
+                    rows.append((position, None, 0, None))
+                continue
+            number = ids[key]
+            rows.append((position, number, 1 - seen[number], key))
+            seen[number] = 1
+        into = "INSERT INTO rows_next(position, question_id, first, key"
+        self._connection.many(f"{into}) VALUES (?, ?, ?, ?)", rows)
+        self._connection.many(f"{into}, error_type, error_message) VALUES (?, NULL, 0, NULL, ?, ?)", failed)

@@ -1,0 +1,118 @@
+"""The checkpoint's tables, their version, and the steps from older versions.
+
+The tables are public: people open them with datasette or sqlite-utils. Money is in whole picodollars (10⁻¹² USD),
+times are Unix seconds (UTC), a position is a row's number in the input, from 0.
+"""
+
+from collections.abc import Mapping
+
+APPLICATION_ID = 0x6272756E
+"""Tells our files from other SQLite files (the header's field for it; "brun")."""
+
+VERSION = 1
+
+MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
+"""The statements that lead from a version to the next one, by the version they start from."""
+
+COLUMNS = (
+    "status",
+    "answer",
+    "raw",
+    "error_type",
+    "error_code",
+    "error_message",
+    "http_status",
+    "attempts",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost",
+    "possibly_billed",
+    "cached",
+    "model",
+    "provider",
+    "finish_reason",
+    "generation_id",
+    "seconds",
+    "finished_at",
+    "max_tokens",
+)
+"""The columns of `answers` between id and run_id, named as the fields of an Outcome."""
+
+ADDED_UP = frozenset({"attempts", "cost", "possibly_billed"})
+"""Columns of `answers` to which a later run adds."""
+
+STATUS = """
+CASE WHEN r.error_type IS NOT NULL THEN 'failed' WHEN r.question_id IS NULL THEN 'skipped'
+     WHEN a.status IN ('ok', 'failed') THEN a.status ELSE 'pending' END
+""".strip()
+"""A row's status, over `rows r LEFT JOIN answers a`."""
+
+_QUESTIONS = "CREATE TABLE questions(key BLOB PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID"
+
+_ANSWERS = """
+CREATE TABLE answers(
+  id INTEGER PRIMARY KEY,
+  status TEXT NOT NULL, error_type TEXT, max_tokens INTEGER,
+  cost INTEGER NOT NULL, possibly_billed INTEGER NOT NULL, attempts INTEGER NOT NULL,
+  error_code INTEGER, http_status INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER, cached INTEGER NOT NULL,
+  seconds REAL, finished_at REAL NOT NULL, run_id INTEGER NOT NULL,
+  model TEXT, provider TEXT, finish_reason TEXT, generation_id TEXT, error_message TEXT, answer TEXT, raw TEXT)
+"""
+
+# Counting and resuming read this narrow copy, never the pages with the texts.
+_STATES = "CREATE INDEX answers_state ON answers(id, status, error_type, max_tokens, cost)"
+
+_PLANS = """
+CREATE TABLE plans(
+  number INTEGER PRIMARY KEY, current INTEGER NOT NULL, fingerprint TEXT NOT NULL, wording TEXT NOT NULL,
+  stamps TEXT NOT NULL, rows INTEGER NOT NULL, created_at REAL NOT NULL, low_water INTEGER NOT NULL DEFAULT 0,
+  counts TEXT)
+"""
+
+_RUNS = """
+CREATE TABLE runs(
+  id INTEGER PRIMARY KEY, plan INTEGER, started_at REAL NOT NULL, ended_at REAL, exit_code INTEGER, reason TEXT,
+  host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL, job TEXT NOT NULL,
+  requests INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0, possibly_billed INTEGER NOT NULL DEFAULT 0,
+  counts TEXT, output TEXT, resume_at REAL)
+"""
+
+_FAILURES = """
+CREATE TABLE failures(
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, question_id INTEGER NOT NULL, at REAL NOT NULL,
+  error_type TEXT NOT NULL, error_code INTEGER, http_status INTEGER, error_message TEXT, seconds REAL,
+  cost INTEGER NOT NULL, possibly_billed INTEGER NOT NULL, provider TEXT)
+"""
+
+# run_id 0 holds what `--fresh` carried over.
+_SPENDING = """
+CREATE TABLE spending(
+  run_id INTEGER NOT NULL, day TEXT NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY(run_id, day)) WITHOUT ROWID
+"""
+
+RESULTS = f"""
+CREATE VIEW results AS SELECT
+  r.position, lower(hex(r.key)) AS key, {STATUS} AS status, a.answer,
+  coalesce(r.error_type, a.error_type) AS error_type, a.error_code,
+  coalesce(r.error_message, a.error_message) AS error_message, a.http_status, a.attempts,
+  a.prompt_tokens, a.completion_tokens, CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END / 1e12 AS cost_usd,
+  a.cached, a.model, a.provider, a.finish_reason, a.generation_id, a.seconds AS latency_s,
+  strftime('%Y-%m-%dT%H:%M:%SZ', a.finished_at, 'unixepoch') AS finished_at, a.raw AS answer_raw, a.run_id
+FROM rows r LEFT JOIN answers a ON a.id = r.question_id
+"""  # noqa: S608  (constants only)
+
+
+def rows_table(name: str) -> str:
+    """Give the statement that makes a table of a plan's rows.
+
+    No question and no error: the row is left out by input.where. An error: it failed before sending. `first` is 1
+    on the first row of its question.
+    """
+    return (
+        f"CREATE TABLE {name}(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER NOT NULL, "
+        "key BLOB, error_type TEXT, error_message TEXT)"
+    )
+
+
+TABLES = (_QUESTIONS, _ANSWERS, _STATES, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, RESULTS)
+"""What a new checkpoint is made of, in order."""

@@ -1,0 +1,267 @@
+"""Keeps outcomes: one thread, one connection, group commits; a question is answered only when it is committed."""
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batchrun.checkpoint import schema
+from batchrun.checkpoint.connection import Connection
+from batchrun.checkpoint.files import make_reserve
+from batchrun.errors import BatchrunError, CheckpointError, StorageError
+from batchrun.records import FailedAttempt, Outcome
+
+MOST_WAITING = 2_000
+"""Outcomes; with more than so many uncommitted, `room` waits."""
+
+GROUP = 500
+"""Outcomes in one commit."""
+
+WAIT = 0.1
+"""Seconds that an outcome waits for company at most."""
+
+RETRY = 1.0
+"""Seconds between tries once the disk has failed."""
+
+_DAY = 86_400
+_LARGEST = 2**53
+_Kept = TypeVar("_Kept", Outcome, FailedAttempt)
+_SET = ", ".join(
+    f"{name} = {f'answers.{name} + ' if name in schema.ADDED_UP else ''}excluded.{name}"
+    for name in (*schema.COLUMNS, "run_id")
+)
+_KEEP = f"""
+INSERT INTO answers(id, {", ".join(schema.COLUMNS)}, run_id) VALUES ({", ".join("?" * (len(schema.COLUMNS) + 2))})
+ON CONFLICT(id) DO UPDATE SET {_SET}
+"""  # noqa: S608  (constants only)
+_FAILED = """
+INSERT INTO failures(question_id, at, error_type, error_code, http_status, error_message, seconds, cost,
+                     possibly_billed, provider, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SPENT = """
+INSERT INTO spending(run_id, day, cost) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cost = cost + excluded.cost
+"""
+_TOTALS = "UPDATE runs SET requests = requests + ?, cost = cost + ?, possibly_billed = possibly_billed + ? WHERE id = ?"
+_LOW_WATER = "UPDATE plans SET low_water = max(low_water, ?) WHERE current"
+
+# The plain value: SQLite's adapter costs a microsecond for a member of an enum.
+_outcome_values = attrgetter("question", "status._value_", *schema.COLUMNS[1:])
+_attempt_values = attrgetter(
+    "question", "at", "error_type", "error_code", "http_status", "error_message", "seconds", "cost",
+    "possibly_billed", "provider",
+)  # fmt: skip
+
+
+def utc_day(at: float) -> str:
+    """Give the UTC day of a Unix time, as spending is booked: 2026-11-22."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+
+
+class Writer:
+    """Commits outcomes in groups on a thread of its own. Its methods are for one thread, the event loop's.
+
+    The first error is held in `failure` and told to `on_failure` in the loop; what could not be kept, and what comes
+    after, is tried again until `close`, which counts in `lost` what then is still not kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.failure: BatchrunError | None = None
+        self.lost = 0
+        self._path = path
+        self._changed = threading.Condition()
+        self._pending: deque[Outcome | FailedAttempt | int] = deque()
+        self._hurry = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def start(self, run_id: int, on_failure: Callable[[BatchrunError], None] | None = None) -> None:
+        """Begin to keep what this run brings; StorageError when the disk has no room left even for a reserve."""
+        if self._thread is not None:
+            raise RuntimeError("a writer is for one run")
+        self._run_id = run_id
+        self._on_failure = on_failure
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+        self._reserve: Path | None = make_reserve(self._path)
+        self._connection = Connection(self._path)
+        self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def backlog(self) -> int:
+        """How much is not yet committed."""
+        return len(self._pending)
+
+    def put(self, outcome: Outcome) -> None:
+        """Take an outcome; attempts, cost and possibly_billed are added to what the question has already."""
+        self._take(outcome)
+
+    def failed_attempt(self, attempt: FailedAttempt) -> None:
+        """Take an attempt for the table of failures; its cost counts in the question's outcome, not here."""
+        self._take(attempt)
+
+    def note_low_water(self, position: int) -> None:
+        """Store, together with what was put so far, that every row before `position` is final."""
+        self._take(position)
+
+    def _take(self, item: Outcome | FailedAttempt | int) -> None:
+        with self._changed:
+            self._pending.append(item)
+            if len(self._pending) in {1, GROUP}:
+                self._changed.notify_all()
+
+    async def room(self) -> None:
+        """Wait until at most 2,000 outcomes are uncommitted; raises the failure once there is one."""
+        while self.failure is None and len(self._pending) > MOST_WAITING:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        if self.failure is not None:
+            raise self.failure
+
+    def flush(self) -> None:
+        """Wait until all that was put is committed; raises the failure if it can't be."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.failure is not None or not (self._pending or self._hurry))
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """Commit what is left and end the thread; does not raise: `failure` and `lost` tell."""
+        if self._thread is None:
+            return
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self.lost = sum(isinstance(item, Outcome) for item in self._pending)
+
+    # What follows runs in the thread.
+
+    def _work(self) -> None:
+        open_connection = True
+        while open_connection:
+            group = self._next()
+            try:
+                self._commit(group)
+            except BatchrunError as error:
+                self._fail(error)
+                open_connection = not self._closing
+            except Exception as error:  # noqa: BLE001  (a thread that ends in silence would let the run wait for ever)
+                self._fail(BatchrunError(f"a bug in batchrun: outcomes can't be kept: {error!r}"))
+                open_connection = not self._closing
+            else:
+                open_connection = self._done(len(group))
+            self._tell(self._release)
+        self._give_up_reserve()
+        with contextlib.suppress(StorageError):
+            self._connection.close()
+
+    def _next(self) -> list[Outcome | FailedAttempt | int]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._hurry or self._closing)
+            if self.failure is not None:
+                self._changed.wait_for(lambda: self._closing, RETRY)
+            else:
+                self._changed.wait_for(lambda: len(self._pending) >= GROUP or self._hurry or self._closing, WAIT)
+            return list(islice(self._pending, GROUP))
+
+    def _done(self, count: int) -> bool:
+        with self._changed:
+            for _ in range(count):
+                self._pending.popleft()
+            if not self._pending:
+                self._hurry = False
+            self._changed.notify_all()
+            return bool(self._pending) or not self._closing
+
+    def _commit(self, group: Sequence[Outcome | FailedAttempt | int]) -> None:
+        outcomes = [item for item in group if isinstance(item, Outcome)]
+        attempts = [item for item in group if isinstance(item, FailedAttempt)]
+        low_water = max((item for item in group if isinstance(item, int)), default=0)
+        try:
+            self._write(outcomes, attempts, low_water)
+        except (UnicodeEncodeError, OverflowError):
+            self._write([_sound(item) for item in outcomes], [_sound(item) for item in attempts], low_water)
+        except CheckpointError:
+            raise
+        except StorageError:
+            if not self._give_up_reserve():
+                raise
+            self._write(outcomes, attempts, low_water)
+
+    def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int) -> None:
+        connection, run = self._connection, (self._run_id,)
+        with connection.transaction():
+            connection.many(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes])
+            connection.many(_FAILED, [_attempt_values(attempt) + run for attempt in attempts])
+            connection.many(_SPENT, self._by_day(outcomes))
+            connection.run(_TOTALS, (*_sums(outcomes), self._run_id))
+            connection.run(_LOW_WATER, (low_water,))
+
+    def _by_day(self, outcomes: Sequence[Outcome]) -> list[tuple[int, str, int]]:
+        days: Counter[int] = Counter()
+        for outcome in outcomes:
+            days[int(outcome.finished_at // _DAY)] += outcome.cost
+        return [(self._run_id, utc_day(day * _DAY), cost) for day, cost in days.items() if cost]
+
+    def _fail(self, error: BatchrunError) -> None:
+        with self._changed:
+            first, self.failure = self.failure is None, self.failure or error
+            self._changed.notify_all()
+        if first and self._on_failure is not None:
+            self._tell(self._on_failure, error)
+
+    def _give_up_reserve(self) -> bool:
+        if self._reserve is None:
+            return False
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
+        self._reserve = None
+        return True
+
+    def _tell(self, callback: Callable[..., None], *values: Any) -> None:  # noqa: ANN401  (the callback's own)
+        # Without a loop, or after its end, nobody waits.
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback, *values)
+
+    def _release(self) -> None:
+        if self.failure is None and len(self._pending) > MOST_WAITING:
+            return
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
+    return (
+        sum(outcome.attempts for outcome in outcomes),
+        sum(outcome.cost for outcome in outcomes),
+        sum(outcome.possibly_billed for outcome in outcomes),
+    )
+
+
+def _sound(item: _Kept) -> _Kept:
+    """Make what a server or a path said fit for SQLite: no lone surrogates, no integer beyond 64 bits."""
+    changes: dict[str, Any] = {}
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if type(value) is str:
+            changes[field.name] = value.encode("utf-8", "replace").decode()
+        elif type(value) is int and abs(value) > _LARGEST:
+            changes[field.name] = _LARGEST
+    return replace(item, **changes)
