@@ -1,0 +1,277 @@
+"""Prompt templates: Jinja source -> the columns it uses, the mistakes in it, its text for a row."""
+
+import contextlib
+import difflib
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2 import Template as Compiled
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_PROMPT_BYTES = 8 * 2**20
+"""The longest text that a template may make; more is a row's mistake (a loop over the wrong thing) and never sent."""
+
+ROW = "row"
+"""The name under which a template finds the whole row, for columns whose names are no identifiers."""
+
+_PLAIN = (str, int, float, Decimal, date, time, timedelta, list, tuple, dict, bytes, range, Undefined)
+_TOLD = 10  # columns in a message
+_NULL_IS_FINE = {"default", "d", "tojson"}
+_INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
+_REPEATING: tuple[type[nodes.Stmt], ...] = (nodes.For, nodes.Macro)
+
+
+class PromptError(Exception):
+    """A template makes no text for this row; `error_type` is its name in the table of codes."""
+
+    def __init__(self, message: str, error_type: str = "template_error") -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+class _NullPrintedError(Exception):
+    """A template prints a null."""
+
+
+def _printable(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
+    """Let through what prints the same at each run: a generator prints its address, which would be a new question."""
+    if value is None:
+        raise _NullPrintedError
+    if not isinstance(value, _PLAIN):
+        raise PromptError(f'it prints a {type(value).__name__}: add "| list" or "| join(…)"')
+    return value
+
+
+def _refusing_null(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that a null is an error: Jinja's own would make the text "None" of it."""
+    position = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)
+    def refusing(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (any filter)
+        if any(value is None for value in args[position:]):
+            raise _NullPrintedError
+        return function(*args, **kwargs)
+
+    return refusing
+
+
+def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002  (Jinja's)
+    """Give the default for what is undefined or null."""
+    missing = value is None or isinstance(value, Undefined) or (boolean and not value)
+    return default_value if missing else value
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  (any value)
+    """Give JSON for a model to read: without the escapes that HTML would need."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+
+
+def _bounded_join(pieces: Iterable[str]) -> str:
+    """Join, but stop at the bound before the memory is gone."""
+    size, kept = 0, []
+    for piece in pieces:
+        size += len(piece)
+        if size > MAX_PROMPT_BYTES:
+            raise PromptError(f"it makes more than {MAX_PROMPT_BYTES:,} characters", "request_too_large")
+        kept.append(piece)
+    return "".join(kept)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja without what is random, without silent nulls, and with bounds."""
+
+    intercepted_binops = frozenset({"*"})
+    concat = staticmethod(_bounded_join)
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        super().__init__(undefined=StrictUndefined, finalize=_printable, autoescape=False)
+        self.filters.update({"default": _default, "d": _default, "tojson": _tojson})
+        for name, function in self.filters.items():
+            if name not in _NULL_IS_FINE:
+                self.filters[name] = _refusing_null(function)
+        del self.filters["random"], self.globals["lipsum"]
+        for name in columns:
+            self.globals.pop(name, None)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401  (Jinja's)
+        """Bound `"text" * n`: n may come from a row."""
+        for text, times in ((left, right), (right, left)):
+            if hasattr(text, "__len__") and isinstance(times, int) and len(text) * times > MAX_PROMPT_BYTES:
+                raise PromptError(f"it makes more than {MAX_PROMPT_BYTES:,} characters", "request_too_large")
+        return super().call_binop(context, operator, left, right)
+
+
+class Template:
+    """One compiled template; its scope is the row that its Templates was filled with.
+
+    `constant` is its text where no row changes it.
+    """
+
+    def __init__(self, compiled: Compiled, scope: dict[str, Any], *, source: str, loops: bool) -> None:
+        self.source = source
+        self.constant: str | None = None
+        self._compiled = compiled
+        self._scope = scope
+        self._root = compiled.root_render_func
+        self._join: Callable[[Iterable[str]], str] = _bounded_join if loops else "".join
+        self._context = compiled.new_context(scope, shared=True)
+
+    def text(self) -> str:
+        """Give the text for the row; raises PromptError and the private error for nulls, nothing else."""
+        context = self._context
+        if context.vars or context.exported_vars:  # a {% set %} of the row before
+            context.vars.clear()
+            context.exported_vars.clear()
+        try:
+            return self._join(self._root(context))
+        except (PromptError, _NullPrintedError):
+            self._context = self._compiled.new_context(self._scope, shared=True)
+            raise
+        except Exception as error:  # the sandbox: a template may raise anything
+            self._context = self._compiled.new_context(self._scope, shared=True)
+            message = error.message if isinstance(error, TemplateError) else str(error)
+            raise PromptError(message or type(error).__name__) from error
+
+
+class Templates:
+    """All templates of a job over one scope: the current row."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._known = tuple(columns)
+        self._environment = _Environment(columns)
+        self._scope: dict[str, Any] = dict(self._environment.globals)
+        self._uses_row = False
+        self.columns: tuple[str, ...] = ()
+
+    def mistakes(self, source: str) -> list[tuple[int, str]]:
+        """Tell what is wrong with a template before any row: (line in it, message)."""
+        try:
+            tree = self._environment.parse(source)
+            return sorted([*self._unknown_words(tree), *self._unknown_columns(tree)])
+        except TemplateSyntaxError as error:
+            spaced = [name for name in self._known if not name.isidentifier() and name in source]
+            hint = f"; write {_spelled(spaced[0])} for that column" if spaced else ""
+            return [(error.lineno, f"template: {error.message}{hint}")]
+
+    def _unknown_words(self, tree: nodes.Template) -> list[tuple[int, str]]:
+        found = []
+        for kind, node_type, words, stand_in in (
+            ("filter", nodes.Filter, self._environment.filters, "string"),
+            ("test", nodes.Test, self._environment.tests, "defined"),
+        ):
+            for node in tree.find_all(node_type):
+                if node.name not in words:
+                    found.append((node.lineno, _no_such(f"template: there is no {kind}", node.name, tuple(words))))
+                    node.name = stand_in  # so that the search for columns goes on
+        return found
+
+    def _unknown_columns(self, tree: nodes.Template) -> Iterator[tuple[int, str]]:
+        names = meta.find_undeclared_variables(tree)
+        made = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}  # maybe only in one branch
+        for name in sorted(names - set(self._known) - made - {ROW}):
+            yield _line_of(tree, name), self._no_column(name)
+        if ROW in names and ROW not in self._known:
+            for node, accessed in _row_accesses(tree):
+                if accessed is not None and accessed not in self._known and not hasattr(dict, accessed):
+                    yield node.lineno, self._no_column(accessed)
+        for including in tree.find_all(_INCLUDING):
+            yield including.lineno, "template: a prompt can't include, import or extend another file"
+
+    def _no_column(self, name: str) -> str:
+        message = _no_such("the input has no column", name, self._known)
+        if message.endswith("?") or not self._known:
+            return message
+        more = ", …" if len(self._known) > _TOLD else ""
+        return f"{message}; it has {', '.join(self._known[:_TOLD])}{more}"
+
+    def add(self, source: str) -> Template:
+        """Compile a template and count its columns; raises TemplateSyntaxError where `mistakes` tells of one."""
+        tree = self._environment.parse(source)
+        used = meta.find_undeclared_variables(tree)
+        if ROW in used and ROW not in self._known:
+            self._uses_row = True
+            for _, name in _row_accesses(tree):
+                used |= {name} if name is not None and name in self._known else set(self._known)
+        self.columns = tuple(name for name in self._known if name in used or name in self.columns)
+        for concat in tree.find_all(nodes.Concat):  # `~` would write a null as "None"
+            concat.nodes = [
+                nodes.Filter(part, "string", [], [], None, None, lineno=part.lineno) for part in concat.nodes
+            ]
+        loops = any(True for _ in tree.find_all(_REPEATING))
+        template = Template(self._environment.from_string(tree), self._scope, source=source, loops=loops)
+        if not used:
+            with contextlib.suppress(PromptError, _NullPrintedError):  # then each row tells of it
+                template.constant = template.text()
+        return template
+
+    def fill(self, values: Sequence[Any]) -> None:
+        """Set the row: values in the order of `columns`."""
+        self._scope.update(zip(self.columns, values, strict=True))
+        if self._uses_row:
+            self._scope[ROW] = dict(zip(self.columns, values, strict=True))
+
+    def text(self, template: Template, values: Sequence[Any]) -> str:
+        """Give a template's text for the row that was filled in; raises PromptError, which names a null's column."""
+        try:
+            return template.text()
+        except _NullPrintedError:
+            name = self._null_column(template, values)
+            self.fill(values)
+            if name is None:
+                raise PromptError('it prints a null: use default("…")') from None
+            do = f'write {{{{ {_spelled(name)} | default("…") }}}} or leave such rows out by input.where'
+            raise PromptError(f'column "{name}" is null: {do}') from None
+
+    def _null_column(self, template: Template, values: Sequence[Any]) -> str | None:
+        """Find which null is printed: the one that is an error while all others are texts."""
+        nulls = [name for name, value in zip(self.columns, values, strict=True) if value is None]
+        for only in (None, *nulls):
+            self.fill(["" if value is None and name != only else value
+                       for name, value in zip(self.columns, values, strict=True)])  # fmt: skip
+            try:
+                template.text()
+            except _NullPrintedError:
+                return only
+            except PromptError:
+                continue
+        return None
+
+
+def _spelled(name: str) -> str:
+    """Give a column as a template writes it."""
+    return name if name.isidentifier() else f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def _line_of(tree: nodes.Template, name: str) -> int:
+    return min((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), default=1)
+
+
+def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None]]:
+    """Give each use of `row` with the column it names; None where only rendering can tell."""
+    named: set[int] = set()
+    for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
+        if isinstance(node, nodes.Getattr):
+            target, name = node.node, node.attr
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+            target, name = node.node, str(node.arg.value)
+        else:
+            continue
+        if isinstance(target, nodes.Name) and target.name == ROW:
+            named.add(id(target))
+            yield node, name
+    for node in tree.find_all(nodes.Name):
+        if node.name == ROW and id(node) not in named:
+            yield node, None
+
+
+def _no_such(what: str, name: str, known: Sequence[str]) -> str:
+    """Say that a name is unknown, with the nearest known one."""
+    folded = {word.casefold(): word for word in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f'{what} "{name}"' + (f', did you mean "{folded[near[0]]}"?' if near else "")
