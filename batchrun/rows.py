@@ -1,0 +1,380 @@
+"""Files to batches of rows: CSV, TSV, JSONL, Parquet and Arrow, lazily, in file order, in flat memory.
+
+Cells of CSV and TSV are text exactly as written unless `csv.columns` types them. An empty unquoted cell is null, a quoted
+one ("") is the empty text, and so results.py writes them: a CSV file comes back equal cell by cell. A datetime with an
+offset becomes UTC. JSONL takes its types from the whole file; where a field has several kinds of value it is text.
+"""
+
+import difflib
+import glob
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+
+from batchrun.errors import InputError
+from batchrun.job import CsvType, Input
+from batchrun.textfiles import CsvFile, JsonLinesFile, check_csv, check_json_lines
+
+_TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
+_PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
+_MASK = "\0asked"
+_CSV_TYPES: dict[CsvType, pl.DataType] = {
+    "string": pl.String(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What tells that a file is still the one that was read. Bytes; nanoseconds."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows in a row. `position` (from 0) is the first one's place in the input; `asked` is the mask of `where`."""
+
+    position: int
+    rows: list[tuple[Any, ...]]
+    asked: list[bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One file: how Polars reads it, and the CSV columns that are typed."""
+
+    name: str
+    lazy: pl.LazyFrame
+    schema: dict[str, pl.DataType]
+    checked: CsvFile | JsonLinesFile | None = None
+    typed: dict[str, CsvType] = field(default_factory=dict)
+
+
+def expand(input: Input, folder: Path) -> tuple[Path, ...]:  # noqa: A002  (the job file's word)
+    """Give the input's files: globs sorted, lists in their order, relative to `folder`.
+
+    Raises InputError if nothing matches, and for a directory or an unknown suffix.
+    """
+    paths: dict[Path, None] = {}
+    for pattern in input.patterns:
+        path = folder / Path(pattern).expanduser()
+        if path.exists() or not glob.has_magic(pattern):
+            found = [path]
+        else:
+            found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        if not found:
+            raise InputError(f'input.path: nothing matches "{pattern}" in {folder}')
+        paths.update(dict.fromkeys(found))
+    for path in paths:
+        _kind(path)
+    return tuple(paths)
+
+
+def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:
+    """Give what identifies the present contents of files. Raises InputError for a file that is gone."""
+    stamps = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        stamps.append(FileStamp(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    return tuple(stamps)
+
+
+@contextmanager
+def open_rows(input: Input, folder: Path) -> Iterator["Rows"]:  # noqa: A002  (the job file's word)
+    """Open the input's files and check them; private copies, where they are needed, live as long.
+
+    Text files are read once from end to end to find what Polars would misread. Raises InputError with file, line and
+    the option to set.
+    """
+    paths = expand(input, folder)
+    stamps = stamp(paths)
+    with tempfile.TemporaryDirectory(prefix="batchrun-", ignore_cleanup_errors=True) as temporary:
+        sources = _settle([_source(path, input, folder, Path(temporary)) for path in paths])
+        yield Rows(sources, stamps, input.where)
+
+
+class Rows:
+    """The rows of all input files, in order. `schema` has each column's type."""
+
+    def __init__(self, sources: Sequence[_Source], files: tuple[FileStamp, ...], where: str | None) -> None:
+        self._sources = sources
+        self.files = files
+        self.schema = dict(sources[0].schema)
+        self.columns = tuple(self.schema)
+        self._where = _predicate(where, self.schema) if where is not None else None
+
+    def batches(self, columns: Sequence[str] | None = None, start: int = 0, size: int = 10_000) -> Iterator[Batch]:
+        """Give batches of at most `size` rows from row `start`: tuples of Python values in the order of `columns`.
+
+        Raises InputError for a cell that does not fit its type and for a predicate that fails on a row.
+        """
+        names = list(self.columns if columns is None else columns)
+        needed = names
+        if self._where is not None:
+            needed = [*names, *(name for name in self._where.meta.root_names() if name not in names)]
+        position = start
+        for frame in self._read(needed, start, size):
+            asked = None if self._where is None else _mask(frame, self._where)
+            rows = frame.select(names).rows() if names else [()] * frame.height
+            yield Batch(position, rows, asked)
+            position += frame.height
+
+    def frames(self, columns: Sequence[str] | None, size: int) -> Iterator[pl.DataFrame]:
+        """Give all rows as frames of at most `size` rows, for the output. Raises InputError as `batches` does."""
+        yield from self._read(list(self.columns if columns is None else columns), 0, size)
+
+    def _read(self, columns: list[str], start: int, size: int) -> Iterator[pl.DataFrame]:
+        # without a column Polars forgets how many rows there are
+        wanted = columns or list(self.columns[:1])
+        for source in self._sources:
+            try:
+                if start and len(self._sources) > 1:
+                    height: int = source.lazy.select(pl.len()).collect().item()
+                    if start >= height:
+                        start -= height
+                        continue
+                row = start
+                # collect_batches is marked unstable: this is its only use
+                for chunk in source.lazy.select(wanted).slice(start).collect_batches(chunk_size=size, lazy=True):
+                    for frame in chunk.iter_slices(size):
+                        yield _typed(frame, source, row)
+                        row += frame.height
+                start = 0
+            except _PROBLEMS as error:
+                _explain(source, error)
+
+
+def _kind(path: Path) -> str:
+    """Tell by its suffix how a file is read."""
+    if path.is_dir():
+        raise InputError(f'input.path: {path} is a folder; name its files, as "{path.name}/*.csv"')
+    if not path.exists():
+        raise InputError(f"input.path: there is no file {path}")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in {".gz", ".zst"}:
+        suffixes.pop()
+        kind = _TEXT.get(suffixes[-1]) if suffixes else None
+    else:
+        kind = (_TEXT | _BINARY).get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        raise InputError(
+            f"input.path: {path.name} has no suffix that tells its format: "
+            ".csv .tsv .jsonl .ndjson (also .gz .zst) .parquet .arrow"
+        )
+    return kind
+
+
+def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> _Source:
+    kind = _kind(path)
+    name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+    if kind == "csv":
+        return _csv_source(check_csv(path, name, input_.csv, temporary), input_)
+    checked = check_json_lines(path, name, temporary) if kind == "jsonl" else None
+    try:
+        if checked is not None:
+            lazy = pl.scan_ndjson(checked.path, infer_schema_length=None)
+        elif kind == "parquet":
+            lazy = pl.scan_parquet(path, glob=False)
+        else:
+            lazy = _arrow(path)
+        source = _Source(name, lazy, dict(lazy.collect_schema()), checked)
+    except _PROBLEMS as error:
+        _explain(_Source(name, pl.LazyFrame(), {}, checked), error)
+    return source
+
+
+def _arrow(path: Path) -> pl.LazyFrame:
+    """Open an Arrow file; the stream format, which can't be read lazily, is read whole."""
+    try:
+        lazy = pl.scan_ipc(path, glob=False)
+        lazy.collect_schema()
+    except pl.exceptions.ComputeError:
+        return pl.read_ipc_stream(path).lazy()
+    return lazy
+
+
+def _csv_source(checked: CsvFile, input_: Input) -> _Source:
+    options = input_.csv
+    for name in options.columns:
+        if name not in checked.columns:
+            raise InputError(f"input.csv.columns: {_no_column(name, checked.columns)} in {checked.name}")
+    lazy = pl.scan_csv(
+        checked.path,
+        has_header=False,
+        skip_lines=checked.skip_lines,
+        schema=dict.fromkeys(checked.columns, pl.String()),
+        separator=checked.separator,
+        quote_char=checked.quote,
+        eol_char=checked.eol,
+        null_values=list(options.null_values) or None,
+        raise_if_empty=False,
+        glob=False,
+    )
+    typed = {name: kind for name, kind in options.columns.items() if kind != "string"}
+    schema = {name: _CSV_TYPES[options.columns.get(name, "string")] for name in checked.columns}
+    return _Source(checked.name, lazy, schema, checked, typed)
+
+
+def _settle(sources: list[_Source]) -> list[_Source]:
+    """Hold all files to the columns and types of the first; JSONL files share the types of all of them."""
+    lines = [source for source in sources if isinstance(source.checked, JsonLinesFile)]
+    if lines:
+        schema = _json_schema(lines)
+        sources = [_read_as(source, schema) if source in lines else source for source in sources]
+    first = sources[0]
+    for source in sources[1:]:
+        if set(source.schema) != set(first.schema):
+            ours, theirs = list(source.schema), list(first.schema)
+            extra = ", ".join(
+                [f"+{name}" for name in ours if name not in theirs]
+                + [f"-{name}" for name in theirs if name not in ours]
+            )
+            raise InputError(
+                f"{source.name}: its columns are not those of {first.name} ({extra}); all files need the same"
+            )
+        for name, dtype in source.schema.items():
+            if dtype != first.schema[name]:
+                raise InputError(f'{source.name}: column "{name}" is {dtype}, but {first.schema[name]} in {first.name}')
+    return sources
+
+
+def _json_schema(lines: Sequence[_Source]) -> dict[str, pl.DataType]:
+    """Give the types that hold the values of all JSONL files, and that every output format can hold."""
+    try:
+        empty = [pl.DataFrame(schema=source.schema) for source in lines]
+        schema = pl.concat(empty, how="diagonal_relaxed").schema
+    except _PROBLEMS as error:
+        raise InputError(f"{lines[-1].name}: its types don't fit those of {lines[0].name} ({_short(error)})") from None
+    if not schema:
+        raise InputError(f"{lines[0].name}: its objects have no fields")
+    return {name: _storable(dtype) for name, dtype in schema.items()}
+
+
+def _storable(dtype: pl.DataType) -> pl.DataType:
+    """Make text of what has no value to tell its type, and of integers beyond 64 bits."""
+    if isinstance(dtype, pl.List):
+        return pl.List(_storable(dtype.inner))  # type: ignore[arg-type]  (a schema holds instances)
+    if isinstance(dtype, pl.Struct) and dtype.fields:
+        return pl.Struct({part.name: _storable(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]  (same)
+    return pl.String() if isinstance(dtype, (pl.Null, pl.Struct, pl.Int128)) else dtype
+
+
+def _read_as(source: _Source, schema: dict[str, pl.DataType]) -> _Source:
+    checked = source.checked
+    assert isinstance(checked, JsonLinesFile)
+    floats = [name for name, dtype in schema.items() if dtype == pl.Float64]
+    if checked.long_integers and floats:
+        text = pl.scan_ndjson(checked.path, schema={**schema, **dict.fromkeys(floats, pl.String())})
+        lossy = pl.all().cast(pl.Int128, strict=False).abs() > 2**53
+        found = text.select(floats).select(lossy.any()).collect().row(0)
+        for name, lost in zip(floats, found, strict=True):
+            if lost:
+                raise InputError(f'{source.name}: "{name}" mixes fractions with integers too long for them; write text')
+    return _Source(source.name, pl.scan_ndjson(checked.path, schema=schema), schema, checked)
+
+
+def _typed(frame: pl.DataFrame, source: _Source, row: int) -> pl.DataFrame:
+    """Convert the CSV columns that are declared. Raises InputError with the line of a cell that does not fit."""
+    for name, kind in source.typed.items():
+        if name not in frame.columns:
+            continue
+        text = pl.when(pl.col(name) != "").then(pl.col(name))
+        done = frame.with_columns(_convert(text, kind).alias(name))
+        if done[name].null_count() > frame.select(text.null_count()).item():
+            bad = frame.select((text.is_not_null() & done[name].is_null()).arg_max()).item()
+            assert isinstance(source.checked, CsvFile)
+            raise InputError(
+                f'{source.name}:{source.checked.line_of_row(row + bad)}: column "{name}": "{frame[name][bad]:.50}" is no '
+                f"{kind}; mend it, add it to input.csv.null_values, or declare the column as string"
+            )
+        frame = done
+    return frame
+
+
+def _convert(text: pl.Expr, kind: CsvType) -> pl.Expr:
+    """Give a text column's values as a type, null where they don't fit."""
+    if kind == "boolean":
+        return text.str.to_lowercase().replace_strict(
+            {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
+        )
+    if kind == "date":
+        return text.str.to_date("%Y-%m-%d", strict=False)
+    if kind == "datetime":
+        iso = text.str.replace(" ", "T", literal=True)
+        local = (
+            iso.str.to_datetime(form, strict=False, time_unit="us")
+            for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+        )
+        zoned = iso.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us").dt.replace_time_zone(None)
+        return pl.coalesce(*local, zoned)
+    return text.cast(_CSV_TYPES[kind], strict=False)
+
+
+def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
+    """Compile `input.where`. Raises InputError for what is no SQL predicate over one row of this input."""
+    empty = pl.LazyFrame(schema=schema)
+    try:
+        predicate = pl.sql_expr(where).alias(_MASK)
+        dtype = empty.with_columns(predicate).collect().schema[_MASK]
+        # an optimiser moves below a sort just those filters that look at one row
+        plan = empty.with_columns(pl.lit(1).alias("\0")).sort(next(iter(schema))).filter(predicate).explain()
+    except pl.exceptions.ColumnNotFoundError:
+        missing = [name for name in pl.sql_expr(where).meta.root_names() if name not in schema]
+        raise InputError(f"input.where: {_no_column(missing[0], schema)}") from None
+    except _PROBLEMS as error:
+        raise InputError(f"input.where: {_where_problem(error)}") from None
+    if dtype != pl.Boolean:
+        raise InputError(f"input.where gives {dtype}, not true or false; write a comparison")
+    if "FILTER" in plan and plan.index("FILTER") < plan.index("SORT"):
+        raise InputError("input.where may look at one row only: windows, aggregates and subqueries are not possible")
+    return predicate
+
+
+def _where_problem(error: BaseException) -> str:
+    text = str(error)
+    if "cannot compare string with numeric" in text or "'is_in' cannot check for" in text:
+        return "compares text with a number: write cast(x as int) or declare csv.columns"
+    if "subplan" in text or "relation" in text or "OVER clause" in text:
+        return "may look at one row only: windows, aggregates and subqueries are not possible"
+    return _short(error)
+
+
+def _mask(frame: pl.DataFrame, predicate: pl.Expr) -> list[bool]:
+    try:
+        return frame.with_columns(predicate)[_MASK].fill_null(value=False).to_list()
+    except _PROBLEMS as error:
+        raise InputError(f"input.where fails on a row: {_short(error)}; try_cast gives null instead") from None
+
+
+def _no_column(name: str, columns: Sequence[str] | dict[str, pl.DataType]) -> str:
+    near = difflib.get_close_matches(name, list(columns), 1)
+    return f'there is no column "{name}"' + (f', did you mean "{near[0]}"?' if near else "")
+
+
+def _short(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def _explain(source: _Source, error: BaseException) -> NoReturn:
+    """Raise InputError for what Polars could not read, with the line where it can be found."""
+    if isinstance(source.checked, JsonLinesFile) and (flaw := source.checked.flaw()):
+        raise InputError(flaw) from None
+    raise InputError(f"{source.name}: can't be read: {_short(error)}") from None
