@@ -68,12 +68,14 @@ class Tries:
 class Decision:
     """What is done about one ending.
 
-    `delay` is the wait in seconds before this question's next try; for GATE it is also how long the gate is closed.
+    `delay` is the wait in seconds before this question's next try; `gate` is how long all others wait, which is 0 for a
+    lone "not now" without a told wait: the limit of requests in flight sees to that.
     `becomes` is what the question is now in this run: OK, FAILED, PENDING, or None where it is asked again.
     """
 
     action: Action
     delay: float = 0.0
+    gate: float = 0.0
     becomes: Status | None = None
 
 
@@ -107,21 +109,21 @@ def decide(
         return _FINAL[action]
     number = tries.add(ending.count)
     if wait is not None and wait > LONGEST_WAIT:
-        return Decision(Action.STOP, wait, Status.PENDING)
-    if action is Action.GATE and attempts == 1:
-        return Decision(action, _delay(closings + 1, wait, jitter), Status.PENDING)
-    if not tries.left(ending.count, attempts):
-        return _FINAL[ending.exhausted]
+        return Decision(Action.STOP, wait, becomes=Status.PENDING)
     if action is Action.GATE:
         number = max(number, closings + 1)
-    return Decision(action, _next_delay(ending, number, wait, jitter))
+    delay = _next_delay(ending, number, wait, jitter)
+    gate = delay if action is Action.GATE and (wait is not None or closings) else 0.0
+    if action is Action.GATE and attempts == 1:
+        return Decision(action, delay, gate, Status.PENDING)
+    return Decision(action, delay, gate) if tries.left(ending.count, attempts) else _FINAL[ending.exhausted]
 
 
 def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float) -> float:
     if ending.action is Action.CONFIRM:
         return CONFIRM_WAIT * (1 + jitter)
     if ending.count is Count.EMPTY and wait is None:
-        return EMPTY_WAITS[number - 1] * (1 + 0.2 * jitter)
+        return EMPTY_WAITS[min(number, len(EMPTY_WAITS)) - 1] * (1 + 0.2 * jitter)
     return _delay(number, wait, jitter)
 
 
