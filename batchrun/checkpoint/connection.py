@@ -113,7 +113,7 @@ def guarded(path: Path) -> Iterator[None]:
 def damaged(path: Path, what: str) -> CheckpointError:
     """Give the error for a checkpoint that can't be trusted."""
     return CheckpointError(
-        f"the checkpoint {path} is damaged ({what}): put a copy of it back, or start over with "
+        f"the checkpoint {path} is damaged ({' '.join(what.split())}): put a copy of it back, or start over with "
         "`batchrun run JOB --fresh`, which keeps the damaged file under another name"
     )
 

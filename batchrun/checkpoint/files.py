@@ -31,7 +31,9 @@ _NETWORK = (
 )
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-_WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_WRONG_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def reported(path: Path) -> Iterator[None]:
         if error.errno in _WRONG_PLACE:
             line = f"the checkpoint can't be kept at {path} ({error.strerror}): set checkpoint: to a path you may write"
             raise UserError(line) from error
-        raise StorageError(f"the checkpoint {path}: {error.strerror}; then run the same command again") from error
+        raise StorageError(f"the disk fails or is full under the checkpoint {path}: {error.strerror}") from error
 
 
 def prepare_folder(path: Path) -> None:

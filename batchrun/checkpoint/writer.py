@@ -24,6 +24,9 @@ MOST_WAITING = 2_000
 GROUP = 500
 """Outcomes in one commit."""
 
+SMALL_GROUP = 20
+"""Outcomes in one commit once the disk has failed: a little may still fit."""
+
 WAIT = 0.1
 """Seconds that an outcome waits for company at most."""
 
@@ -176,7 +179,7 @@ class Writer:
                 self._changed.wait_for(lambda: self._closing, RETRY)
             else:
                 self._changed.wait_for(lambda: len(self._pending) >= GROUP or self._hurry or self._closing, WAIT)
-            return list(islice(self._pending, GROUP))
+            return list(islice(self._pending, GROUP if self.failure is None else SMALL_GROUP))
 
     def _done(self, count: int) -> bool:
         with self._changed:
