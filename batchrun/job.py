@@ -187,8 +187,8 @@ class Answer:
     """What an answer must look like; without it the answer is text."""
 
     columns: Mapping[str, Any] | None = None
-    """The answer's columns, each with its type: string, integer, number, boolean, a list of allowed values, with ?
-    where null may stand, or a JSON Schema."""
+    """The answer's columns by name, each with what it holds: string, integer, number, boolean or date (string? may be
+    null), [a, b] for one of these, [string] for a list, {city: string} for an object."""
     schema: Mapping[str, Any] | None = None
     """The answer's JSON Schema in full; its top-level properties become columns."""
     repairs: Annotated[int, Ge(0), Le(10)] = 1

@@ -1,0 +1,120 @@
+"""A job file's text -> Job, or all its mistakes at once, each with its position and what was probably meant.
+
+yamltext.py   text -> tree of scalars as written; aliases, tags, duplicate keys, depth and size are refused
+typed.py      tree -> plain data by the types of job.py; unknown keys, ${VAR}
+wording.py    pydantic's errors in our words; suggestions
+checks.py     what goes together
+positions.py  where a path of the job stands in the file
+published.py  the JSON Schema of all this, for editors
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from batchrun.errors import JobFileError, Mistake
+from batchrun.job import Job
+from batchrun.jobfile.checks import check
+from batchrun.jobfile.positions import Path as JobPath
+from batchrun.jobfile.positions import Positions
+from batchrun.jobfile.published import published
+from batchrun.jobfile.typed import typed
+from batchrun.jobfile.wording import path_of, suggestion, worded
+from batchrun.jobfile.yamltext import parse
+
+__all__ = ["Loaded", "Positions", "check", "load", "schema", "suggestion"]
+
+_JOB = TypeAdapter(Job)
+_STAND_IN: dict[str, Any] = {
+    "input": {"path": "rows.csv"},
+    "prompt": {"user": "?"},
+    "model": {"endpoint": "simulator", "name": "?"},
+    "output": {"path": "answers.csv"},
+}
+"""Put where required things are missing, so that the rest of the job can be checked too; nothing is said about them."""
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A job, where its parts stand in the file, and the file as the user named it."""
+
+    job: Job
+    positions: Positions
+    shown: str
+
+    def mistake(self, path: JobPath, message: str, line: int = 1) -> Mistake:
+        """Make a mistake at a path of the job; `line` counts the lines of a text from 1, as Jinja does."""
+        return Mistake(*self.positions.locate(path, max(line - 1, 0)), message)
+
+
+def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
+    """Make the job of a file's text; `environment` gives the values of `${VAR}`. Nothing is read but the cwd.
+
+    Raises JobFileError with all mistakes.
+    """
+    root, mistakes = parse(text)
+    if root is None:
+        raise JobFileError(str(file), tuple(mistakes))
+    positions = Positions(root)
+    data, reader = typed(root, environment)
+    for finding in reader.findings:
+        place = positions.key(finding.path) if finding.at_key else positions.locate(finding.path)
+        mistakes.append(Mistake(*place, finding.message))
+    job, errors = _build(data | {"file": file.absolute(), "text": text}, positions)
+    told = {path: message for path, message in worded(errors, positions).items() if path not in reader.settled}
+    mistakes += [Mistake(*positions.locate(path), message) for path, message in told.items()]
+    if job is not None:
+        silent = reader.settled.union(path_of(error, positions) for error in errors)
+        found = ((path, message) for path, message in check(job) if not _touches(path, silent))
+        mistakes += [Mistake(*positions.locate(path), message) for path, message in found]
+    if mistakes or job is None:
+        raise JobFileError(str(file), tuple(mistakes))
+    return Loaded(job, positions, str(file))
+
+
+def schema() -> dict[str, Any]:
+    """Give the job file's JSON Schema (draft 2020-12), as a user may write it."""
+    return published(_JOB)
+
+
+def _build(data: dict[str, Any], positions: Positions) -> tuple[Job | None, list[ErrorDetails]]:
+    """Make the job and give pydantic's errors; where there are any, the job lacks the parts that they are about."""
+    errors: list[ErrorDetails] = []
+    for _ in range(_ROUNDS):
+        try:
+            return _JOB.validate_python(data), errors
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+        errors = errors or found
+        for item in found:
+            _repair(data, path_of(item, positions))
+    return None, errors
+
+
+def _repair(data: dict[str, Any], path: JobPath) -> None:
+    """Take what is wrong out of the data (a list as a whole), or put in what must be there."""
+    names = takewhile(lambda step: isinstance(step, str), path)
+    *above, name = map(str, names)
+    holder, stand_in = data, _STAND_IN
+    for step in above:
+        if not isinstance(holder.get(step), dict):
+            return
+        holder, stand_in = holder[step], stand_in.get(step, {})
+    if name in stand_in:
+        holder[name] = deepcopy(stand_in[name])
+    elif name in holder:
+        del holder[name]
+    else:
+        _repair(data, tuple(above))
+
+
+def _touches(path: JobPath, silent: set[JobPath]) -> bool:
+    """Whether a path is, holds or lies in one about which enough was said."""
+    return any(other[: len(path)] == path or path[: len(other)] == other for other in silent)
