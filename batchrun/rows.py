@@ -1,14 +1,14 @@
 """Files to batches of rows: CSV, TSV, JSONL, Parquet and Arrow, lazily, in file order, in flat memory.
 
-Cells of CSV and TSV are text exactly as written unless `csv.columns` types them. An empty unquoted cell is null, a quoted
-one ("") is the empty text, and so results.py writes them: a CSV file comes back equal cell by cell. A datetime with an
-offset becomes UTC. JSONL takes its types from the whole file; where a field has several kinds of value it is text.
+Cells of CSV and TSV are text exactly as written unless `csv.columns` types them. An empty cell is null, a quoted one
+("") is the empty text, and so results.py writes them: a CSV file comes back equal cell by cell. A datetime with an
+offset becomes UTC. JSONL takes its types from the whole file; a field with texts and other values is text.
 """
 
 import difflib
 import glob
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +61,9 @@ class _Source:
     name: str
     lazy: pl.LazyFrame
     schema: dict[str, pl.DataType]
-    checked: CsvFile | JsonLinesFile | None = None
-    typed: dict[str, CsvType] = field(default_factory=dict)
+    csv: CsvFile | None = None
+    lines: JsonLinesFile | None = None
+    typed: Mapping[str, CsvType] = field(default_factory=dict)
 
 
 def expand(input: Input, folder: Path) -> tuple[Path, ...]:  # noqa: A002  (the job file's word)
@@ -139,7 +140,9 @@ class Rows:
 
     def frames(self, columns: Sequence[str] | None, size: int) -> Iterator[pl.DataFrame]:
         """Give all rows as frames of at most `size` rows, for the output. Raises InputError as `batches` does."""
-        yield from self._read(list(self.columns if columns is None else columns), 0, size)
+        names = list(self.columns if columns is None else columns)
+        for frame in self._read(names, 0, size):
+            yield frame if names else pl.DataFrame(height=frame.height)
 
     def _read(self, columns: list[str], start: int, size: int) -> Iterator[pl.DataFrame]:
         # without a column Polars forgets how many rows there are
@@ -195,10 +198,9 @@ def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> _Source
             lazy = pl.scan_parquet(path, glob=False)
         else:
             lazy = _arrow(path)
-        source = _Source(name, lazy, dict(lazy.collect_schema()), checked)
+        return _Source(name, lazy, dict(lazy.collect_schema()), lines=checked)
     except _PROBLEMS as error:
-        _explain(_Source(name, pl.LazyFrame(), {}, checked), error)
-    return source
+        _explain(_Source(name, pl.LazyFrame(), {}, lines=checked), error)
 
 
 def _arrow(path: Path) -> pl.LazyFrame:
@@ -228,28 +230,23 @@ def _csv_source(checked: CsvFile, input_: Input) -> _Source:
         raise_if_empty=False,
         glob=False,
     )
-    typed = {name: kind for name, kind in options.columns.items() if kind != "string"}
+    typed: dict[str, CsvType] = {name: kind for name, kind in options.columns.items() if kind != "string"}
     schema = {name: _CSV_TYPES[options.columns.get(name, "string")] for name in checked.columns}
-    return _Source(checked.name, lazy, schema, checked, typed)
+    return _Source(checked.name, lazy, schema, checked, typed=typed)
 
 
 def _settle(sources: list[_Source]) -> list[_Source]:
     """Hold all files to the columns and types of the first; JSONL files share the types of all of them."""
-    lines = [source for source in sources if isinstance(source.checked, JsonLinesFile)]
-    if lines:
+    if lines := [source for source in sources if source.lines]:
         schema = _json_schema(lines)
-        sources = [_read_as(source, schema) if source in lines else source for source in sources]
+        sources = [_read_as(source, source.lines, schema) if source.lines else source for source in sources]
     first = sources[0]
     for source in sources[1:]:
-        if set(source.schema) != set(first.schema):
-            ours, theirs = list(source.schema), list(first.schema)
-            extra = ", ".join(
-                [f"+{name}" for name in ours if name not in theirs]
-                + [f"-{name}" for name in theirs if name not in ours]
-            )
-            raise InputError(
-                f"{source.name}: its columns are not those of {first.name} ({extra}); all files need the same"
-            )
+        extra = [name for name in source.schema if name not in first.schema]
+        missing = [name for name in first.schema if name not in source.schema]
+        if extra or missing:
+            change = ", ".join([f'"{name}" is new' for name in extra] + [f'"{name}" is missing' for name in missing])
+            raise InputError(f"{source.name}: its columns are not those of {first.name}: {change}")
         for name, dtype in source.schema.items():
             if dtype != first.schema[name]:
                 raise InputError(f'{source.name}: column "{name}" is {dtype}, but {first.schema[name]} in {first.name}')
@@ -265,44 +262,44 @@ def _json_schema(lines: Sequence[_Source]) -> dict[str, pl.DataType]:
         raise InputError(f"{lines[-1].name}: its types don't fit those of {lines[0].name} ({_short(error)})") from None
     if not schema:
         raise InputError(f"{lines[0].name}: its objects have no fields")
-    return {name: _storable(dtype) for name, dtype in schema.items()}
+    # Polars gives fields in no order that people know
+    first = [name for source in lines if source.lines for name in source.lines.fields if name in schema]
+    return {name: _storable(schema[name]) for name in dict.fromkeys([*first, *schema])}
 
 
 def _storable(dtype: pl.DataType) -> pl.DataType:
     """Make text of what has no value to tell its type, and of integers beyond 64 bits."""
     if isinstance(dtype, pl.List):
-        return pl.List(_storable(dtype.inner))  # type: ignore[arg-type]  (a schema holds instances)
+        return pl.List(_storable(dtype.inner))  # type: ignore[arg-type]
     if isinstance(dtype, pl.Struct) and dtype.fields:
-        return pl.Struct({part.name: _storable(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]  (same)
+        return pl.Struct({part.name: _storable(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]
     return pl.String() if isinstance(dtype, (pl.Null, pl.Struct, pl.Int128)) else dtype
 
 
-def _read_as(source: _Source, schema: dict[str, pl.DataType]) -> _Source:
-    checked = source.checked
-    assert isinstance(checked, JsonLinesFile)
+def _read_as(source: _Source, lines: JsonLinesFile, schema: dict[str, pl.DataType]) -> _Source:
+    """Read a JSONL file with these types. Raises InputError where that would round an integer."""
     floats = [name for name, dtype in schema.items() if dtype == pl.Float64]
-    if checked.long_integers and floats:
-        text = pl.scan_ndjson(checked.path, schema={**schema, **dict.fromkeys(floats, pl.String())})
-        lossy = pl.all().cast(pl.Int128, strict=False).abs() > 2**53
-        found = text.select(floats).select(lossy.any()).collect().row(0)
-        for name, lost in zip(floats, found, strict=True):
+    if lines.long_integers and floats:
+        text = pl.scan_ndjson(lines.path, schema={**schema, **dict.fromkeys(floats, pl.String())})
+        rounded = text.select(pl.col(floats).cast(pl.Int128, strict=False).abs() > 2**53)
+        for name, lost in rounded.select(pl.all().any()).collect().row(0, named=True).items():
             if lost:
                 raise InputError(f'{source.name}: "{name}" mixes fractions with integers too long for them; write text')
-    return _Source(source.name, pl.scan_ndjson(checked.path, schema=schema), schema, checked)
+    return _Source(source.name, pl.scan_ndjson(lines.path, schema=schema), schema, lines=lines)
 
 
 def _typed(frame: pl.DataFrame, source: _Source, row: int) -> pl.DataFrame:
     """Convert the CSV columns that are declared. Raises InputError with the line of a cell that does not fit."""
     for name, kind in source.typed.items():
-        if name not in frame.columns:
+        if source.csv is None or name not in frame.columns:
             continue
         text = pl.when(pl.col(name) != "").then(pl.col(name))
         done = frame.with_columns(_convert(text, kind).alias(name))
         if done[name].null_count() > frame.select(text.null_count()).item():
             bad = frame.select((text.is_not_null() & done[name].is_null()).arg_max()).item()
-            assert isinstance(source.checked, CsvFile)
+            line, cell = source.csv.line_of_row(row + bad), frame[name][bad]
             raise InputError(
-                f'{source.name}:{source.checked.line_of_row(row + bad)}: column "{name}": "{frame[name][bad]:.50}" is no '
+                f'{source.name}:{line}: column "{name}": "{cell:.50}" is no '
                 f"{kind}; mend it, add it to input.csv.null_values, or declare the column as string"
             )
         frame = done
@@ -312,17 +309,14 @@ def _typed(frame: pl.DataFrame, source: _Source, row: int) -> pl.DataFrame:
 def _convert(text: pl.Expr, kind: CsvType) -> pl.Expr:
     """Give a text column's values as a type, null where they don't fit."""
     if kind == "boolean":
-        return text.str.to_lowercase().replace_strict(
-            {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
-        )
+        truth = {"true": True, "false": False}
+        return text.str.to_lowercase().replace_strict(truth, default=None, return_dtype=pl.Boolean)
     if kind == "date":
         return text.str.to_date("%Y-%m-%d", strict=False)
     if kind == "datetime":
         iso = text.str.replace(" ", "T", literal=True)
-        local = (
-            iso.str.to_datetime(form, strict=False, time_unit="us")
-            for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
-        )
+        forms = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+        local = [iso.str.to_datetime(form, strict=False, time_unit="us") for form in forms]
         zoned = iso.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us").dt.replace_time_zone(None)
         return pl.coalesce(*local, zoned)
     return text.cast(_CSV_TYPES[kind], strict=False)
@@ -335,7 +329,7 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
         predicate = pl.sql_expr(where).alias(_MASK)
         dtype = empty.with_columns(predicate).collect().schema[_MASK]
         # an optimiser moves below a sort just those filters that look at one row
-        plan = empty.with_columns(pl.lit(1).alias("\0")).sort(next(iter(schema))).filter(predicate).explain()
+        plan = empty.with_columns(pl.lit(1).alias(_MASK)).sort(_MASK).filter(predicate).explain()
     except pl.exceptions.ColumnNotFoundError:
         missing = [name for name in pl.sql_expr(where).meta.root_names() if name not in schema]
         raise InputError(f"input.where: {_no_column(missing[0], schema)}") from None
@@ -343,7 +337,7 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
         raise InputError(f"input.where: {_where_problem(error)}") from None
     if dtype != pl.Boolean:
         raise InputError(f"input.where gives {dtype}, not true or false; write a comparison")
-    if "FILTER" in plan and plan.index("FILTER") < plan.index("SORT"):
+    if plan.startswith("FILTER"):
         raise InputError("input.where may look at one row only: windows, aggregates and subqueries are not possible")
     return predicate
 
@@ -375,6 +369,6 @@ def _short(error: BaseException) -> str:
 
 def _explain(source: _Source, error: BaseException) -> NoReturn:
     """Raise InputError for what Polars could not read, with the line where it can be found."""
-    if isinstance(source.checked, JsonLinesFile) and (flaw := source.checked.flaw()):
+    if source.lines and (flaw := source.lines.flaw()):
         raise InputError(flaw) from None
     raise InputError(f"{source.name}: can't be read: {_short(error)}") from None

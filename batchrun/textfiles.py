@@ -65,11 +65,15 @@ class CsvFile:
 
 @dataclass(frozen=True, slots=True)
 class JsonLinesFile:
-    """A JSONL file that Polars can read; with `long_integers` a column of floats could have lost digits."""
+    """A JSONL file that Polars can read; with `long_integers` a column of floats could have lost digits.
+
+    `fields` are those of the first line, in its order.
+    """
 
     name: str
     path: Path
     long_integers: bool
+    fields: tuple[str, ...]
 
     def flaw(self) -> str | None:
         """Say in which line and why the file is no JSONL; slow, for messages only."""
@@ -116,9 +120,9 @@ def check_json_lines(path: Path, name: str, temporary: Path) -> JsonLinesFile:
         path = _copy(scan.run, path, name, encoding, temporary)
     else:
         scan.run(_utf8(path, name, encoding))
-    if not scan.filled:
+    if scan.fields is None:
         raise InputError(f"{name}: the file is empty, so it names no columns; input.path needs at least one line")
-    return JsonLinesFile(name, path, scan.long_integers)
+    return JsonLinesFile(name, path, scan.long_integers, scan.fields)
 
 
 def _utf8(path: Path, name: str, encoding: str) -> Iterator[bytes]:

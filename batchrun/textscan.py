@@ -183,7 +183,7 @@ class JsonLinesScan:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.filled = False
+        self.fields: tuple[str, ...] | None = None
         self.long_integers = False
 
     def run(self, chunks: Iterator[bytes], keep: Keep | None = None) -> None:
@@ -193,7 +193,8 @@ class JsonLinesScan:
             text = rest + (chunk.replace(b"\r", b"\n") if keep else chunk)
             end = text.rfind(b"\n") + 1 if chunk else len(text)
             text, rest = text[:end], text[end:]
-            self.filled = self.filled or bool(text.strip())
+            if self.fields is None and (filled := text.lstrip()):
+                self.fields = _fields(filled.split(b"\n", 1)[0])
             self.long_integers = self.long_integers or _has_long_integer(text)
             if (b"\\ud" in text or b"\\uD" in text) and (found := _lone_surrogate(text)) is not None:
                 number = line + text.count(b"\n", 0, found)
@@ -239,6 +240,15 @@ class _Grammar:
         """Match any number of whole records of so many cells."""
         cell, separator = self.cell.pattern, re.escape(self.separator)
         return re.compile(rb"(?:%b(?:%b%b){%d}%b)*+" % (cell, separator, cell, width - 1, self.end))
+
+
+def _fields(line: bytes) -> tuple[str, ...]:
+    """Give the names of a line's fields; a line that is no JSON object is told of by whoever reads it."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(value) if isinstance(value, dict) else ()
 
 
 def _has_long_integer(text: bytes) -> bool:
