@@ -169,7 +169,7 @@ def _hostile_text(draft: Draft) -> None:
     if draft.value is None:
         draft.content = _HOSTILE
     else:
-        plain = {name for name, each in _properties(draft).items() if each.get("type") == "string"}
+        plain = {name for name, each in _properties(draft).items() if "type" in each and _accepts(each, "string")}
         free = {
             name for name in plain if not {"enum", "format", "pattern", "maxLength"} & set(_properties(draft)[name])
         }

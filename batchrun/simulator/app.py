@@ -22,7 +22,7 @@ from batchrun.simulator.replies import head, problem, refusal
 from batchrun.simulator.wire import Line, Reply, deliver
 
 CHAT = "/api/v1/chat/completions"
-_DIMENSIONS = 16
+_DIMENSIONS, _MOST_DIMENSIONS = 16, 4096
 
 
 class Simulator(Starlette):
@@ -137,8 +137,8 @@ class Simulator(Starlette):
             "id": asked,
             "model": facts["model"],
             "provider_name": "Simulator",
-            "total_cost": usd(bill.total),
-            "usage": usd(bill.total),
+            "total_cost": usd(bill.total if facts["billed"] else 0),
+            "usage": usd(bill.total if facts["billed"] else 0),
             "tokens_prompt": bill.prompt_tokens,
             "tokens_completion": bill.completion_tokens,
             "native_tokens_prompt": bill.prompt_tokens,
@@ -215,9 +215,9 @@ def _embedded(account: Account, raw: bytes) -> Reply:
         body = orjson.loads(raw)
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
         inputs = [inputs] if inputs and isinstance(inputs[0], int) else inputs
-        size = int(body.get("dimensions") or _DIMENSIONS)
+        size = min(_MOST_DIMENSIONS, max(1, int(body.get("dimensions") or _DIMENSIONS)))
         model = catalogue.find(body["model"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return problem(account, *validate.bad("input and model: Required"))
     if model is None:
         return problem(account, *validate.bad(f"{body['model']} is not a valid model ID"))
@@ -228,11 +228,8 @@ def _embedded(account: Account, raw: bytes) -> Reply:
     if refused:
         return refusal(account, refused, f"limit:{refused}", model.slug)
     account.release(Hold(cost))
-    counters = account.counters
-    counters.requests += 1
-    counters.billed += 1
-    counters.billed_pico += cost
-    counters.prompt_tokens += used
+    account.counters.requests += 1
+    account.counters.charge(cost, used, 0)
     packed = body.get("encoding_format") == "base64"
     data = [
         {"object": "embedding", "index": at, "embedding": _vector(account.config.seed, text, size, packed=packed)}

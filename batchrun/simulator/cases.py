@@ -76,8 +76,8 @@ _REFUSALS = (
     _refusal("400", "a bad request that says nothing more", "Bad Request"),
     _refusal("400-model", "the model does not exist", "$MODEL is not a valid model ID"),
     _relayed("400-schema", "the answer's schema is refused by the provider",
-             '{"error":{"message":"Invalid schema for response_format \'answer\': In context=(), \'required\' is '
-             'required to be supplied and to be an array including every key in properties.","type":"invalid_request_error"}}'),
+             '{"error":{"message":"Invalid schema for response_format \'answer\': \'required\' is required to be '
+             'supplied and to be an array including every key in properties.","type":"invalid_request_error"}}'),
     _refusal("400-unrecognized-key", "an unknown key in `provider`", "Unrecognized key(s) in object: 'fastest'"),
     _refusal("400-models-limit", "too many fallback models", "'models' array must have 3 items or fewer"),
     _refusal("400-context", "prompt and max_tokens exceed the context",

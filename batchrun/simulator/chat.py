@@ -170,6 +170,8 @@ async def _generated(account: Account, ask: Ask, question: Question) -> Reply:
         if ask.case.error is not None:
             return refusal(account, ask.case.name, model=ask.slug, hold=hold)
         return _completed(account, ask, question)
+    except generate.SchemaError:
+        return problem(account, *validate.unusable_schema())
     finally:
         account.release(hold)
 
@@ -191,14 +193,11 @@ def _completed(account: Account, ask: Ask, question: Question) -> Reply:
     now = clock()
     generation = generation_id(account, now)
     bill = Bill.of(draft, ask.prompt_tokens, ask.price)
-    counters = account.counters
-    counters.prompt_tokens += bill.prompt_tokens
-    counters.completion_tokens += bill.completion_tokens
-    if draft.billed and ask.case.billed:
-        counters.billed += 1
-        counters.billed_pico += bill.total
+    billed = draft.billed and ask.case.billed
+    if billed:
+        account.counters.charge(bill.total, bill.prompt_tokens, bill.completion_tokens)
         question.billed += 1
-    account.keep(generation, {"model": ask.slug, "bill": bill, "finish": draft.finish})
+    account.keep(generation, {"model": ask.slug, "bill": bill, "finish": draft.finish, "billed": billed})
     completion = written(draft, bill, generation, ask.slug, int(now))
     return _reply(account, ask, completion, generation)
 
@@ -221,7 +220,7 @@ def _draft(config: Config, ask: Ask) -> Draft:
     key = orjson.dumps([_messages(ask.body), schema])
     draw = generate.Draw(blake2b(key, key=config.seed.to_bytes(16, signed=True), digest_size=16).digest())
     if schema is not None:
-        value = generate.instance(schema, draw)
+        value = generate.valid(schema, draw)
         return Draft(orjson.dumps(value).decode(), value if isinstance(value, dict) else None, schema, ask.max_tokens)
     if kind == "json_object":
         value = {"answer": generate.text(draw)}

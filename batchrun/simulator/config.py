@@ -1,6 +1,7 @@
 """What a simulator is told: seed, latency, faults, limits, credit; changeable while it runs."""
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
@@ -70,23 +71,44 @@ class Config:
         return replace(self, **{name: _typed(name, value) for name, value in changes.items()})
 
 
+def _seconds(value: Any) -> float | tuple[float, float]:  # noqa: ANN401  (JSON)
+    if isinstance(value, list | tuple):
+        low, high = value
+        return float(low), float(high)
+    return float(value)
+
+
+def _usd(value: Any) -> Decimal:  # noqa: ANN401  (JSON)
+    return Decimal(str(value))
+
+
+def _prices(value: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401  (JSON)
+    return {str(model): (str(_usd(prompt)), str(_usd(completion))) for model, (prompt, completion) in value.items()}
+
+
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ("seed", "requests_per_minute", "day_quota", "hidden_concurrency", "keep_requests"), operator.index
+    ),
+    **dict.fromkeys(("minute", "retry_after", "slow"), float),
+    **dict.fromkeys(("credit", "in_flight_budget"), _usd),
+    "latency": _seconds,
+    "require_key": str,
+    "prices": _prices,
+    "faults": lambda value: {str(case): float(rate) for case, rate in value.items()},
+    "schedule": lambda value: tuple((float(after), dict(changes)) for after, changes in value),
+}
+_OPTIONAL = {"require_key", "requests_per_minute", "day_quota", "hidden_concurrency", "credit", "in_flight_budget"}
+
+
 def _typed(name: str, value: Any) -> Any:  # noqa: ANN401  (JSON)
-    """Give a field's value as its type, from JSON's."""
+    """Give a field's value as its type, from JSON's. Raises ValueError."""
+    if value is None and name in _OPTIONAL:
+        return None
     try:
-        if name in {"credit", "in_flight_budget"} and value is not None:
-            return Decimal(str(value))
-        if name == "latency" and isinstance(value, list):
-            low, high = value
-            return float(low), float(high)
-        if name == "prices":
-            return {model: (str(prompt), str(completion)) for model, (prompt, completion) in value.items()}
-        if name == "schedule":
-            return tuple((float(after), dict(changes)) for after, changes in value)
-        if name == "faults":
-            return {str(case): float(rate) for case, rate in value.items()}
+        return _FROM_JSON[name](value)
     except (TypeError, ValueError, AttributeError, InvalidOperation) as error:
         raise ValueError(f"the simulator's setting {name} can't be {value!r}") from error
-    return value
 
 
 def parse_latency(text: str) -> float | tuple[float, float]:

@@ -48,6 +48,18 @@ def text(draw: Draw) -> str:
     return f"Simulated answer {draw.below(1 << 32):08x}: {_PHRASES[draw.below(len(_PHRASES))]}."
 
 
+class SchemaError(Exception):
+    """A schema that no value can be made for."""
+
+
+def valid(schema: Any, draw: Draw) -> Any:  # noqa: ANN401  (JSON)
+    """Write a value that is valid against a JSON Schema. Raises SchemaError."""
+    try:
+        return instance(schema, draw)
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError, ArithmeticError, RecursionError) as error:
+        raise SchemaError from error
+
+
 def instance(schema: Any, draw: Draw, root: Any = None, depth: int = 0) -> Any:  # noqa: ANN401, PLR0911  (JSON)
     """Write a value that is valid against a JSON Schema (as providers take it: local $refs, simple patterns)."""
     root = schema if root is None else root
@@ -164,7 +176,7 @@ def _string(schema: Mapping[str, Any], draw: Draw) -> str:
     if "pattern" in schema:
         return _matching(schema["pattern"], draw)
     written = text(draw)
-    least = schema.get("minLength", 0)
+    least: int = schema.get("minLength", 0)
     most: int = max(least, min(len(written), schema.get("maxLength", len(written))))
     return (written * (least // len(written) + 1))[:most]
 
@@ -204,14 +216,14 @@ def _matching(pattern: str, draw: Draw) -> str:
             written = "".join(_piece(node, draw) for node in parsed)
             if re.search(pattern, written):
                 return written
-    except (re.error, KeyError):
+    except (re.error, KeyError, StopIteration):
         pass
     return text(draw)
 
 
 # Python's own parser of patterns: without it this would be a second one.
 _parser: Any = importlib.import_module("re._parser")
-_CLASSES = {"CATEGORY_DIGIT": "0123456789", "CATEGORY_WORD": "abcxyz019_", "CATEGORY_SPACE": " "}
+_CLASSES = {"CATEGORY_DIGIT": "0123456789", "CATEGORY_WORD": "abcsxyzA019_", "CATEGORY_SPACE": " "}
 
 
 def _piece(node: Any, draw: Draw) -> str:  # noqa: ANN401  (the parser's nodes have no types)
@@ -224,13 +236,28 @@ def _piece(node: Any, draw: Draw) -> str:  # noqa: ANN401  (the parser's nodes h
     if kind in {"SUBPATTERN", "BRANCH"}:
         branches = [value[-1]] if kind == "SUBPATTERN" else value[1]
         return "".join(_piece(each, draw) for each in branches[draw.below(len(branches))])
+    if kind == "IN" and str(value[0][0]) == "NEGATE":
+        return next(letter for letter in _LETTERS if not any(_covers(each, letter) for each in value[1:]))
     if kind == "IN":
         return _piece(value[draw.below(len(value))], draw)
     return _SINGLE[kind](value, draw)
 
 
+_LETTERS = "sx0-_ A"
+
+
+def _covers(node: Any, letter: str) -> bool:  # noqa: ANN401  (the parser's nodes have no types)
+    """Tell whether a member of a class of characters covers a letter. Raises KeyError for what is not simple."""
+    kind, value = str(node[0]), node[1]
+    if kind == "CATEGORY":
+        return letter in _CLASSES[str(value)]
+    low, high = value if kind == "RANGE" else (value, value)
+    return bool(low <= ord(letter) <= high)
+
+
 _SINGLE: dict[str, Callable[[Any, Draw], str]] = {
     "LITERAL": lambda value, _: chr(value),
+    "NOT_LITERAL": lambda value, _: next(letter for letter in _LETTERS if ord(letter) != value),
     "ANY": lambda _value, _draw: "s",
     "AT": lambda _value, _draw: "",
     "RANGE": lambda value, draw: chr(draw.between(*value)),

@@ -37,8 +37,8 @@ class Counters:
 
     `endings` counts by case name, and by `invalid`, `unauthorized`, `cache-hit` and `limit:<case>` for what no case
     chose. `statuses` counts what was to be sent. `peak` is the greatest number of chat requests at once. `billed` is
-    the number of billed generations, `billed_pico` their cost in picodollars (10⁻¹² USD), exact. `questions` maps the
-    digest of each distinct body to its counts. `clients` are the connections' addresses.
+    the number of billed generations, to which the tokens belong, `billed_pico` their cost in picodollars (10⁻¹² USD),
+    exact. `questions` maps the digest of each distinct body to its counts. `clients` are the connections' addresses.
     """
 
     requests: int = 0
@@ -54,6 +54,13 @@ class Counters:
     questions: dict[bytes, Question] = field(default_factory=dict)
     clients: set[Any] = field(default_factory=set)
     recorded: list[Recorded] = field(default_factory=list)
+
+    def charge(self, amount: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Bill a generation, in picodollars."""
+        self.billed += 1
+        self.billed_pico += amount
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
 
     @property
     def asked_again(self) -> int:

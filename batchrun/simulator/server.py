@@ -64,8 +64,9 @@ class Server(uvicorn.Server):
         """Stop when stdin ends: it does when the parent is gone, even by SIGKILL."""
 
         def watch() -> None:
-            while os.read(0, 65_536):
-                pass
+            with contextlib.suppress(OSError):  # a closed stdin has ended, too
+                while os.read(0, 65_536):
+                    pass
             self.should_exit = True
 
         threading.Thread(target=watch, daemon=True, name="stdin").start()

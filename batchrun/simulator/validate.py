@@ -12,6 +12,7 @@ Problem = tuple[int, dict[str, Any]]
 """HTTP status and the error object."""
 
 _ROLES = frozenset({"system", "user", "assistant", "developer", "tool"})
+_TEXT = frozenset({"text"})
 _PARTS = frozenset({"text", "image_url", "input_audio", "video_url", "file"})
 _PROVIDER = {
     "order", "only", "ignore", "allow_fallbacks", "require_parameters", "data_collection", "zdr",
@@ -44,6 +45,10 @@ _RANGES: dict[str, tuple[float, float]] = {
 _WHOLE = frozenset({"max_tokens", "max_completion_tokens", "top_k", "top_logprobs", "seed"})
 
 
+def _is_one(value: Any, allowed: frozenset[str]) -> bool:  # noqa: ANN401  (JSON)
+    return isinstance(value, str) and value in allowed
+
+
 def bad(message: str, error_type: str = "invalid_request") -> Problem:
     """Give a 400 in the API's words."""
     return 400, {"code": 400, "message": message, "metadata": {"error_type": error_type}}
@@ -65,16 +70,22 @@ def _messages(body: Mapping[str, Any]) -> Problem | None:
     if not isinstance(messages, list) or not messages:
         return bad('Input required: specify "prompt" or "messages"')
     for number, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+        if not isinstance(message, dict) or not _is_one(message.get("role"), _ROLES):
             return bad(f"messages.{number}.role: Invalid option", "invalid_prompt")
         content = message.get("content")
         if isinstance(content, list):
-            allowed = {"text"} if message["role"] in {"system", "developer"} else _PARTS
-            if not all(isinstance(part, dict) and part.get("type") in allowed for part in content):
+            allowed = _TEXT if message["role"] in {"system", "developer"} else _PARTS
+            if not all(_is_part(part, allowed) for part in content):
                 return bad(f"messages.{number}.content: Invalid input", "invalid_prompt")
         elif not isinstance(content, str) and not (content is None and message["role"] == "assistant"):
             return bad(f"messages.{number}.content: Invalid input", "invalid_prompt")
     return None
+
+
+def _is_part(part: Any, allowed: frozenset[str]) -> bool:  # noqa: ANN401  (JSON)
+    if not isinstance(part, dict) or not _is_one(part.get("type"), allowed):
+        return False
+    return isinstance(part.get("text"), str) if part["type"] == "text" else True
 
 
 def _ranges(body: Mapping[str, Any]) -> Problem | None:
@@ -93,14 +104,14 @@ def _ranges(body: Mapping[str, Any]) -> Problem | None:
 
 def _routing(body: Mapping[str, Any]) -> Problem | None:
     models, provider = body.get("models"), body.get("provider")
-    if isinstance(models, list) and len(models) > 3:  # noqa: PLR2004  (the API's limit)
+    if models is not None and not isinstance(models, list):
+        return bad("models: Expected array")
+    if models and len(models) > 3:  # noqa: PLR2004  (the API's limit)
         return bad("'models' array must have 3 items or fewer")
     if provider is not None:
         unknown = sorted(set(provider) - _PROVIDER) if isinstance(provider, dict) else ["provider"]
         if unknown:
             return bad("Unrecognized key(s) in object: " + ", ".join(f"'{key}'" for key in unknown))
-    if body.get("service_tier") is not None and body["service_tier"] not in _TIERS:
-        return bad("service_tier: Invalid option")
     return None
 
 
@@ -108,11 +119,24 @@ def _extras(body: Mapping[str, Any]) -> Problem | None:
     metadata, session = body.get("metadata"), body.get("session_id")
     if metadata is not None and not _valid_metadata(metadata):
         return bad("metadata: at most 16 pairs, keys up to 64 and values up to 512 characters")
+    if body.get("service_tier") is not None and not _is_one(body["service_tier"], _TIERS):
+        return bad("service_tier: Invalid option")
     if isinstance(session, str) and len(session) > 256:  # noqa: PLR2004  (the API's limit)
         return bad("session_id: String must contain at most 256 character(s)")
+    return _plugins(body) or _reasoning(body)
+
+
+def _plugins(body: Mapping[str, Any]) -> Problem | None:
+    plugins = body.get("plugins") or []
+    if isinstance(plugins, list) and all(isinstance(plugin, dict) for plugin in plugins):
+        return None
+    return bad("plugins: Invalid input")
+
+
+def _reasoning(body: Mapping[str, Any]) -> Problem | None:
     reasoning, effort = body.get("reasoning"), body.get("reasoning_effort")
     chosen = reasoning.get("effort") if isinstance(reasoning, dict) else None
-    if any(each is not None and each not in _EFFORTS for each in (effort, chosen)):
+    if any(each is not None and not _is_one(each, _EFFORTS) for each in (effort, chosen)):
         return bad("reasoning.effort: Invalid option")
     if isinstance(reasoning, dict) and chosen and reasoning.get("max_tokens"):
         return bad('Only one of "reasoning.effort" and "reasoning.max_tokens" can be specified')
@@ -133,7 +157,7 @@ def _response_format(body: Mapping[str, Any]) -> Problem | None:
     asked = body.get("response_format")
     if asked is None:
         return None
-    if not isinstance(asked, dict) or asked.get("type") not in _FORMATS:
+    if not isinstance(asked, dict) or not _is_one(asked.get("type"), _FORMATS):
         return bad("response_format.type: Invalid option")
     if asked["type"] == "json_object" and "json" not in str(body.get("messages")).lower():
         return _relayed(
@@ -147,8 +171,16 @@ def _json_schema(wrapped: Any) -> Problem | None:  # noqa: ANN401  (JSON)
         return bad("response_format.json_schema.name: Invalid input")
     if not isinstance(wrapped.get("schema"), dict):
         return bad("response_format.json_schema.schema: Invalid input")
-    fault = _not_strict(wrapped["schema"], "()") if wrapped.get("strict") else None
+    try:
+        fault = _not_strict(wrapped["schema"], "()") if wrapped.get("strict") else None
+    except (TypeError, AttributeError, RecursionError):
+        fault = "it is no JSON Schema."
     return _relayed(f"Invalid schema for response_format '{wrapped['name']}': {fault}") if fault else None
+
+
+def unusable_schema() -> Problem:
+    """Give the refusal of a schema that no value can be made for."""
+    return _relayed("Invalid schema for response_format: it is no JSON Schema.")
 
 
 def _not_strict(schema: Any, place: str) -> str | None:  # noqa: ANN401  (JSON)
