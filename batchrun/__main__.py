@@ -1,0 +1,67 @@
+"""The door from the shell: runs the command line and turns every problem into one line and an exit code."""
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+from batchrun.errors import BatchrunError, ExitCode
+
+
+def main() -> NoReturn:
+    """Run the command line; ends the process with its exit code."""
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def _guarded(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        from batchrun.cli import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
+
+        return int(cli.main(arguments, prog_name="batchrun", standalone_mode=False) or 0)
+    except BatchrunError as problem:
+        if debug:
+            traceback.print_exc()
+        _say(str(problem))
+        return problem.exit_code
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(interrupt)
+    except BrokenPipeError:
+        # `batchrun … | head`: the reader has enough; nothing more is written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception as problem:  # noqa: BLE001  (the last line of defence: a bug is told in one line)
+        return _other(problem, debug=debug)
+
+
+def _interrupted(interrupt: KeyboardInterrupt) -> int:
+    terminated = type(interrupt) is not KeyboardInterrupt
+    _say("interrupted; the same command resumes")
+    return ExitCode.SIGTERM if terminated else ExitCode.SIGINT
+
+
+def _other(problem: Exception, *, debug: bool) -> int:
+    import click  # noqa: PLC0415  (not needed on the good path)
+
+    if isinstance(problem, click.exceptions.Abort):
+        return _interrupted(KeyboardInterrupt())
+    if isinstance(problem, click.exceptions.Exit):
+        return problem.exit_code
+    if isinstance(problem, click.ClickException):
+        problem.show()
+        return problem.exit_code
+    if debug:
+        traceback.print_exc()
+    _say(f"a bug of batchrun: {type(problem).__name__}: {problem}; run again with --debug and report the traceback")
+    return ExitCode.BUG
+
+
+def _say(line: str) -> None:
+    try:
+        print(f"error: {line}" if not line.startswith("interrupted") else line, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # stderr is closed; the exit code still tells
+
+
+if __name__ == "__main__":
+    main()

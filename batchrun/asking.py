@@ -1,0 +1,229 @@
+"""One run's asking: the server it needs, the sender, the permits, the pool and the keeper, wired together."""
+
+import asyncio
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+
+import uvloop
+
+from batchrun import __version__
+from batchrun.budget import Budget, unbounded, worst_case
+from batchrun.checkpoint import Checkpoint
+from batchrun.children import local_server, simulator
+from batchrun.endpoints import Endpoint
+from batchrun.errors import BatchrunError, ExitCode, UserError
+from batchrun.job import Job, parse_duration
+from batchrun.money import ZERO, Pico, from_usd
+from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
+from batchrun.permits import Permits
+from batchrun.plan import open_work
+from batchrun.pool import Pool
+from batchrun.prepare import Prepared
+from batchrun.prices import Prices
+from batchrun.progress import Ui
+from batchrun.records import Send, Target
+from batchrun.rows import stamp
+from batchrun.senders import open_sender
+from batchrun.stop import Valve, closed_by_signals
+from batchrun.work import Rules, Tally, Work
+
+CONNECT_TIMEOUT = 10.0
+TICK = 0.2
+SPARE_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What one run asks: `again` and `start` say which questions are open, `most` how many of them are asked."""
+
+    prepared: Prepared
+    checkpoint: Checkpoint
+    run_id: int
+    endpoint: Endpoint
+    again: frozenset[str]
+    start: int
+    most: int | None
+    max_failed: int | None
+    budget: Budget
+    prices: Prices
+    sender: str
+
+
+def ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
+    """Ask until all is settled or the valve is closed; the endpoint is up. The outcomes are committed on return."""
+    _allow_open_files(asking.prepared.job.limits.ceiling)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_ask(asking, valve, ui))
+
+
+async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
+    writer = asking.checkpoint.writer
+
+    def failed(failure: BatchrunError) -> None:
+        valve.close(failure.exit_code, str(failure))
+
+    with closed_by_signals(valve, ui.warn):
+        writer.start(asking.run_id, failed)
+        async with open_sender(_target(asking.prepared.job, asking.endpoint), asking.sender) as send:
+            pool = _pool(asking, send, valve)
+            ticker = asyncio.create_task(_tick(pool, ui, asking))
+            try:
+                await pool.ask(_questions(asking, valve))
+            finally:
+                ticker.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ticker
+                ui.update(pool.tally)
+            writer.note_low_water(pool.low_water)
+        writer.close()
+    if writer.lost:
+        valve.close(ExitCode.STORAGE, str(writer.failure))
+        ui.warn(f"{writer.lost} outcomes could not be kept; these questions are asked (and may be paid) again")
+    return pool.tally
+
+
+async def _tick(pool: Pool, ui: Ui, asking: Asking) -> None:
+    while True:
+        await asyncio.sleep(TICK)
+        pool.observe()
+        ui.update(pool.tally)
+        asking.checkpoint.writer.note_low_water(pool.low_water)
+
+
+def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
+    p = asking.prepared
+    planned = p.rows.files
+
+    def changed() -> bool:
+        if stamp([Path(file.path) for file in planned]) == planned:
+            return False
+        valve.close(ExitCode.USER, "the input changed during the run; run again to ask what is new")
+        return True
+
+    blocks = asking.checkpoint.open_questions(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
+    return open_work(p.rows, p.renderer.columns, blocks, most=asking.most, changed=changed)
+
+
+def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
+    p = asking.prepared
+    limits = p.job.limits
+    repairs = p.job.answer.repairs if p.job.answer else 0
+    return Pool(
+        send,
+        asking.checkpoint.writer,
+        valve,
+        _permits(p.job, asking.budget),
+        rules=Rules(
+            attempts=limits.attempts,
+            repairs=repairs,
+            breaker=limits.breaker,
+            grace=limits.timeout if limits.grace is None else limits.grace,
+            max_failed=asking.max_failed,
+            deadline=None if limits.deadline is None else time.monotonic() + parse_duration(limits.deadline),
+            max_tokens=p.max_tokens,
+            openrouter=asking.endpoint.openrouter,
+            price=asking.prices.likely.get(asking.endpoint.model),
+        ),
+        form=p.form,
+        body_of=p.renderer.body,
+        worst_case=worst_case_of(p, asking.prices),
+    )
+
+
+def _permits(job: Job, budget: Budget) -> Permits:
+    limits = job.limits
+    limit = limits.ceiling
+    return Permits(
+        AdaptiveLimit(limit) if isinstance(limits.concurrency, str) else AdaptiveLimit(limit, start=limit),
+        Gate(),
+        budget,
+        requests=TokenBucket(limits.requests_per_minute) if limits.requests_per_minute else None,
+        tokens=TokenBucket(limits.tokens_per_minute) if limits.tokens_per_minute else None,
+    )
+
+
+def worst_case_of(p: Prepared, prices: Prices) -> Callable[[bytes], Pico]:
+    """Give the function that says what a body can cost at most; nothing where no cap asks for it."""
+    cap = p.job.limits.cap
+    if cap.run is None and cap.day is None:
+        return lambda _: ZERO
+    if p.job.model.max_request_usd is not None:
+        most = from_usd(p.job.model.max_request_usd)
+        return lambda _: most
+    turns, tokens = len(p.job.prompt.turns) + 1, p.max_tokens or 0
+    dearest = tuple(prices.worst.values())
+    return lambda body: worst_case(len(body), turns, tokens, dearest)
+
+
+def budget_of(p: Prepared, prices: Prices, spent_today: Pico) -> Budget:
+    """Give the budget of a run; a cap that can't be kept is a UserError."""
+    cap = p.job.limits.cap
+    if cap.run is None and cap.day is None:
+        return Budget()
+    if p.job.model.max_request_usd is None:
+        _refuse_unbounded(p, prices)
+    return Budget(_amount(cap.run), _amount(cap.day), spent_today)
+
+
+def _amount(usd: Decimal | None) -> Pico | None:
+    return None if usd is None else from_usd(usd)
+
+
+def _refuse_unbounded(p: Prepared, prices: Prices) -> None:
+    models = (p.endpoint.model, *p.job.model.fallbacks)
+    if unknown := [name for name in models if name not in prices.worst]:
+        why = f" ({prices.problem})" if prices.problem else ""
+        raise UserError(
+            f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{why}: set model.price or '
+            "model.max_request_usd"
+        )
+    if p.max_tokens is None:
+        raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")
+    if causes := unbounded(p.job):
+        raise UserError(
+            f"limits.max_cost_usd is set, but the cost of a request is not bounded ({', '.join(causes)}): set "
+            "model.max_request_usd"
+        )
+
+
+def _target(job: Job, endpoint: Endpoint) -> Target:
+    timeout = job.limits.timeout
+    headers = {"User-Agent": f"batchrun/{__version__}", **job.model.headers}
+    if job.model.cache:
+        headers["X-OpenRouter-Cache"] = "true"
+    return Target(
+        f"{endpoint.base_url}/chat/completions",
+        headers,
+        endpoint.key,
+        timeout=timeout,
+        connect_timeout=min(CONNECT_TIMEOUT, timeout * 0.9),
+        max_response_bytes=job.model.max_response_mb * 2**20,
+        ca_file=None if job.model.ca_file is None else str(job.resolve(job.model.ca_file)),
+        concurrency=job.limits.ceiling,
+    )
+
+
+@contextmanager
+def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Give the endpoint with its address; `local` and `simulator` get a server of their own for as long."""
+    if endpoint.name == "local" and endpoint.model_file is not None:
+        with local_server(endpoint.model_file) as child:
+            yield replace(endpoint, base_url=child.url)
+    elif endpoint.name == "simulator":
+        with simulator() as child:
+            yield replace(endpoint, base_url=child.url)
+    else:
+        yield endpoint
+
+
+def _allow_open_files(connections: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_FILES
+    if soft < wanted:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

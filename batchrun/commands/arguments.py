@@ -1,0 +1,169 @@
+"""The argument JOB and the loading of its file, shared by the commands; heavy rooms are imported when called."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from batchrun.errors import UserError
+
+if TYPE_CHECKING:
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.environment import Environment
+    from batchrun.jobfile import Loaded
+    from batchrun.prepare import Prepared
+    from batchrun.records import Summary
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+class JobPath(click.ParamType[Path]):
+    """A job file; the shell completes YAML files."""
+
+    name = "job"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401  (click's signature)
+        """Give the path; a missing file is told with what is beside it."""
+        path = Path(value)
+        if path.is_dir():
+            self.fail(f"{path} is a directory; name a job file in it, such as {path}/x.yaml", param, ctx)
+        if not path.is_file():
+            self.fail(f"there is no job file {path}; `batchrun init FILE` writes one for an input", param, ctx)
+        return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002  (click's signature)
+        """Offer job files and folders."""
+        folder, _, start = incomplete.rpartition("/")
+        entries = sorted(Path(folder or ".").glob(f"{start}*")) if not start.startswith("*") else []
+        return [CompletionItem(str(entry)) for entry in entries if entry.is_dir() or entry.suffix in _SUFFIXES]
+
+
+class Money(click.ParamType[Decimal]):
+    """An amount in USD, exact."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:  # noqa: ANN401  (click's signature)
+        """Give the amount; it is positive."""
+        try:
+            amount = Decimal(str(value).removeprefix("$"))
+        except InvalidOperation:
+            self.fail(f"{value!r} is no amount in USD, such as 2.50", param, ctx)
+        if not amount.is_finite() or amount <= 0:
+            self.fail(f"{value!r} is not a positive amount in USD", param, ctx)
+        return amount
+
+
+job_argument = click.argument("job", type=JobPath(), metavar="JOB")
+debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+def load(path: Path) -> "tuple[Loaded, Environment]":
+    """Read a job file and its environment; raises JobFileError with all mistakes."""
+    from batchrun.environment import read_environment
+    from batchrun.jobfile import load as load_text
+
+    environment = read_environment(path.parent, Path.cwd(), os.environ)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path}: byte {problem.start + 1} is not UTF-8; save the job file as UTF-8") from None
+    except OSError as problem:
+        raise UserError(f"{path}: {problem.strerror}") from None
+    return load_text(text, path, environment), environment
+
+
+_RUN_FLAGS = (
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Ask at most N questions; the rest waits."),
+    click.option("--max-cost", type=Money(), metavar="USD", help="A hard cap on what this run may spend."),
+    click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="Requests in flight."),
+    click.option("--endpoint", metavar="E", help="Ask another endpoint, with a checkpoint and output of its own."),
+    click.option("--api-key-env", metavar="V", help="The variable that holds the key."),
+    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there."),
+    click.option("--fresh", is_flag=True, help="Put the checkpoint aside and ask everything anew."),
+    click.option("--yes", is_flag=True, help="Do ask many answered rows again when the job's wording changed."),
+    click.option("--quiet", is_flag=True, help="Print only problems."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end."),
+    debug_option,
+)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a run."""
+    for flag in reversed(_RUN_FLAGS):
+        command = flag(command)
+    return command
+
+
+def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
+    """Run a job with flags, tell how it ended, and give the exit code."""
+    from batchrun.options import RunOptions
+    from batchrun.progress import chosen
+    from batchrun.runner import run_job
+
+    loaded, environment = load(path)
+    summary = run_job(loaded, RunOptions(**flags), environment, chosen(quiet=quiet))
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(summary).decode())
+    if not quiet or summary.exit_code:
+        for line in told(summary):
+            click.echo(line, err=True)
+    return summary.exit_code
+
+
+def told(summary: "Summary") -> Iterator[str]:
+    """Give the lines that people read at the end of a run."""
+    from batchrun.codes import TABLE
+    from batchrun.money import from_usd, show
+    from batchrun.terminal import duration, printable
+
+    counts = [f"{summary.ok:,} ok", f"{summary.failed:,} failed", f"{summary.pending:,} pending"]
+    if summary.skipped:
+        counts.append(f"{summary.skipped:,} skipped")
+    yield f"{summary.rows:,} rows: {', '.join(counts)}"
+    for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
+        yield f"  {number:,} {name}: {TABLE[name].means}; {TABLE[name].do}" if name in TABLE else f"  {number:,} {name}"
+    money = f"{show(from_usd(summary.cost_usd))} this run, {show(from_usd(summary.cost_total_usd))} in all"
+    billed = f", {summary.possibly_billed:,} requests may be billed on top" if summary.possibly_billed else ""
+    yield f"{summary.requests:,} requests in {duration(summary.seconds)}, {money}{billed}"
+    if summary.output:
+        yield f"output: {summary.output}" + ("" if summary.output_changed else " (unchanged)")
+    if summary.exit_code:
+        yield f"stopped: {printable(summary.reason)}" if summary.exit_code > 1 else printable(summary.reason)
+    if summary.resume_at:
+        yield f"it makes sense again from {when(summary.resume_at)} on"
+    if summary.next:
+        yield summary.next
+
+
+def when(at: float) -> str:
+    """Give a Unix time for people, in UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+endpoint_option = click.option("--endpoint", metavar="E", help="The checkpoint of a run with the same flag.")
+
+
+@contextmanager
+def opened(path: Path, *, endpoint: str | None) -> "Iterator[tuple[Prepared, Checkpoint]]":
+    """Open a job's input and its checkpoint for reading; a run may go on beside."""
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.options import RunOptions, merged
+    from batchrun.prepare import prepared
+
+    loaded, environment = load(path)
+    job = merged(loaded.job, RunOptions(endpoint=endpoint))
+    with (
+        prepared(loaded, job, environment) as p,
+        Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint,
+    ):
+        yield p, checkpoint

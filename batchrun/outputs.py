@@ -1,0 +1,92 @@
+"""The output: rows of the input joined with the checkpoint's outcomes by position, in input order."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import InputError
+from batchrun.job import Job
+from batchrun.money import PER_USD
+from batchrun.prepare import Prepared
+from batchrun.results import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
+
+FRAME = 20_000
+"""Rows joined at a time."""
+
+
+def write(p: Prepared, checkpoint: Checkpoint, path: Path) -> Written:
+    """Write the output as the checkpoint has it now; replaced only if it would differ."""
+    schema = p.schema
+    return write_output(_frames(p, checkpoint), path, schema=schema, escape_formulas=p.job.output.csv.escape_formulas)
+
+
+def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
+    details = p.job.output.details
+    columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
+    frames = p.rows.frames(p.kept, FRAME) if p.kept else repeat(None)
+    position = 0
+    for frame in frames:
+        outcomes = checkpoint.outcomes(position, FRAME, columns)
+        if frame is None and not outcomes:
+            return
+        if frame is not None and len(outcomes) != frame.height:
+            raise InputError("the input has other rows than the plan; run the job again")
+        kept = [] if frame is None else [frame]
+        yield pl.concat([*kept, *_new_columns(p, outcomes)], how="horizontal")
+        position += FRAME
+
+
+def _new_columns(p: Prepared, outcomes: Sequence[tuple[Any, ...]]) -> Iterator[pl.DataFrame]:
+    """Give the answer's columns and the details'; what is not ok has null answers."""
+    prefix = p.job.output.prefix
+    answers = [row[1] if row[0] == "ok" else None for row in outcomes]
+    if p.form.schema is None:
+        typed = pl.DataFrame(dict.fromkeys(p.answers, answers), schema=dict(p.answers))
+    else:
+        typed = answer_columns(answers, p.answers)
+    yield typed.rename(lambda name: prefix + name)
+    names = p.job.output.details
+    values = list(zip(*outcomes, strict=True))[2:] if outcomes else [()] * len(names)
+    columns = {
+        prefix + name: pl.Series(map(CONVERTED.get(name, _same), found), dtype=DETAIL_TYPES[name])
+        for name, found in zip(names, values, strict=True)
+    }
+    yield pl.DataFrame(columns)
+
+
+def _same(value: Any) -> Any:  # noqa: ANN401  (any cell)
+    return value
+
+
+FROM_CHECKPOINT: Mapping[str, str] = {"cost_usd": "cost", "latency_s": "seconds", "answer_raw": "raw"}
+"""What a detail is called in the checkpoint, where the names differ."""
+
+CONVERTED: Mapping[str, Callable[[Any], Any]] = {
+    "cost_usd": lambda pico: None if pico is None else pico / PER_USD,
+    "key": lambda key: None if key is None else key.hex(),
+    "finished_at": lambda at: None if at is None else datetime.fromtimestamp(at, UTC),
+}
+
+
+def state(p: Prepared, plan: int) -> str:
+    """Give a note that is equal as long as the output is what this plan and job write, and nobody touched the file."""
+    path = p.job.output_path
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    job = p.job.output
+    words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino]]
+    return hashlib.sha256(orjson.dumps(words)).hexdigest()
+
+
+def remove_partial(job: Job) -> None:
+    """Remove what an unfinished run left beside the output."""
+    partial_path(job.output_path).unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""The plan: which row asks which question; and the open questions, rendered when their turn comes."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
+
+import orjson
+
+from batchrun.checkpoint import PlanBuilder
+from batchrun.job import Job
+from batchrun.render import RENDERER_VERSION, Renderer, RowProblem, nth_key
+from batchrun.rows import Batch, FileStamp, Rows
+from batchrun.work import Work
+
+YOUNG = 2.0
+"""Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
+
+
+def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, now: float) -> str:
+    """Digest all that decides which row asks which question.
+
+    Empty, so that no plan is reused, where a file is too young to be trusted or local images are part of questions.
+    """
+    images = any(part.image for turn in job.prompt.turns if not isinstance(turn.content, str) for part in turn.content)
+    if images or any(now - stamp.mtime_ns / 1e9 < YOUNG for stamp in stamps):
+        return ""
+    parts = [
+        RENDERER_VERSION,
+        renderer.wording,
+        renderer.columns,
+        job.input.where,
+        repr(job.input.csv),
+        job.dedupe,
+        [astuple(stamp) for stamp in stamps],
+    ]
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
+
+
+def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) -> None:
+    """Read the input once and record each row's question, or why it has none."""
+    keys_of = _Keys(renderer, dedupe=dedupe)
+    for batch in rows.batches(renderer.columns):
+        builder.add(batch.position, *keys_of(batch))
+
+
+class _Keys:
+    """The keys of a batch; numbers equal rows where each gets an answer of its own."""
+
+    def __init__(self, renderer: Renderer, *, dedupe: bool) -> None:
+        self._renderer = renderer
+        self._seen: dict[bytes, int] | None = None if dedupe else {}
+
+    def __call__(self, batch: Batch) -> tuple[list[bytes | None], dict[int, tuple[str, str]]]:
+        keys: list[bytes | None] = []
+        problems: dict[int, tuple[str, str]] = {}
+        asked = batch.asked
+        for index, values in enumerate(batch.rows):
+            key = self._renderer.key(values) if asked is None or asked[index] else None
+            if isinstance(key, RowProblem):
+                problems[batch.position + index] = (key.error_type, key.message)
+                key = None
+            keys.append(self._numbered(key))
+        return keys, problems
+
+    def _numbered(self, key: bytes | None) -> bytes | None:
+        if key is None or self._seen is None:
+            return key
+        number = self._seen.get(key, 0)
+        self._seen[key] = number + 1
+        return nth_key(key, number)
+
+
+def open_work(
+    rows: Rows,
+    columns: Sequence[str],
+    questions: Iterator[list[tuple[int, int]]],
+    *,
+    most: int | None,
+    changed: Callable[[], bool],
+) -> Iterator[Work]:
+    """Give the open questions in input order with the values of their rows; at most `most` of them.
+
+    `changed` is asked after each batch is read: when the input is no longer the planned one, nothing more is given.
+    """
+    count = 0
+    batches: Iterator[Batch] | None = None
+    batch = Batch(0, [], None)
+    for block in questions:
+        if batches is None:
+            batches = rows.batches(columns, start=block[0][0])
+        for position, question in block:
+            while position >= batch.position + len(batch.rows):
+                following = next(batches, None)
+                if following is None or changed():
+                    return
+                batch = following
+            if most is not None and count >= most:
+                return
+            count += 1
+            yield Work(question, position, batch.rows[position - batch.position])

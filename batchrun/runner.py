@@ -1,0 +1,295 @@
+"""Runs a job: plan, ask, keep, write. The only place that holds requests going down and outcomes coming back."""
+
+import os
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import astuple
+from pathlib import Path
+
+import orjson
+
+from batchrun import __version__, outputs
+from batchrun.asking import Asking, ask, budget_of, serving
+from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
+from batchrun.codes import ASKED_AGAIN
+from batchrun.endpoints import Endpoint, KeyProblem, fetch_key
+from batchrun.environment import Environment
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode
+from batchrun.job import Job
+from batchrun.jobfile import Loaded
+from batchrun.money import show, to_usd
+from batchrun.options import RunOptions, merged
+from batchrun.plan import fill, fingerprint
+from batchrun.prepare import Prepared, prepared
+from batchrun.prices import prices_for
+from batchrun.progress import Ui
+from batchrun.records import Summary
+from batchrun.results import Written, check_writable, partial_path
+from batchrun.stop import Terminated, Valve
+from batchrun.work import Tally
+
+RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAGE, ExitCode.SIGINT, ExitCode.SIGTERM}
+UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
+"""After these ends nothing is written: the input is another one, or the disk is not to be trusted."""
+
+MAYBE_OPEN = ASKED_AGAIN | {"truncated"}
+SURPRISE = 100
+"""So many answered rows are asked again without a question; more need --yes."""
+
+
+def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui) -> Summary:
+    """Run or resume a job; what ends it before the first request is raised as BatchrunError."""
+    job = merged(loaded.job, options)
+    with ExitStack() as stack:
+        stack.enter_context(lock(job.checkpoint_path))
+        p = stack.enter_context(prepared(loaded, job, environment))
+        check_writable(job.output_path, [Path(file.path) for file in p.rows.files])
+        if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
+            ui.say(f"the old checkpoint is now {old}")
+        checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
+        return _Run(p, checkpoint, options, ui, loaded.shown).run()
+
+
+class _Run:
+    """One run of one job, with everything open."""
+
+    def __init__(self, p: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str) -> None:
+        self._p, self._checkpoint, self._options, self._ui, self._shown = p, checkpoint, options, ui, shown
+        self._job: Job = p.job
+        self._valve = Valve()
+        self._started = time.monotonic()
+        self._tally = Tally()
+        self._run_id: int | None = None
+        self._asked = 0
+        self._written: Written | None = None
+
+    def run(self) -> Summary:
+        """Plan, ask what is open, write, and say how it ended."""
+        plan = self._plan()
+        reopened = self._reopen()
+        if not reopened and (counts := self._nothing_new(plan)) is not None:
+            self._written = Written(self._job.output_path, counts.rows, changed=False)
+            return self._summary(counts)
+        start = self._start(plan)
+        count = self._checkpoint.count_open(start=start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
+        self._asked = count if self._options.limit is None else min(count, self._options.limit)
+        self._begin()
+        try:
+            if self._asked:
+                self._ask(start)
+            counts = self._checkpoint.counts()
+            self._write(counts)
+        except BaseException as problem:
+            self._end(_exit_code_of(problem), str(problem) or type(problem).__name__, None, plan)
+            raise
+        summary = self._summary(counts)
+        self._end(summary.exit_code, summary.reason, counts, plan)
+        return summary
+
+    # -- plan
+
+    def _plan(self) -> PlanInfo:
+        """Give the plan that stands, or make a new one current."""
+        p, checkpoint, now = self._p, self._checkpoint, time.time()
+        current = checkpoint.current_plan()
+        mark = fingerprint(self._job, p.renderer, p.rows.files, now=now)
+        if current is not None and mark and current.fingerprint == mark:
+            return current
+        stamps = orjson.dumps([astuple(file) for file in p.rows.files]).decode()
+        builder = checkpoint.new_plan(fingerprint=mark, wording=p.renderer.wording, stamps=stamps, now=now)
+        fill(builder, p.rows, p.renderer, dedupe=self._job.dedupe)
+        if current is not None and current.wording != p.renderer.wording and not self._options.yes:
+            self._confirm(builder)
+        return builder.make_current()
+
+    def _confirm(self, builder: PlanBuilder) -> None:
+        """Refuse to pay for many answered rows again without being told so."""
+        again = builder.preview().asked_again
+        if again <= SURPRISE:
+            return
+        counts = self._checkpoint.counts()
+        builder.discard()
+        likely = counts.cost * again // max(1, counts.ok)
+        raise ConfirmError(
+            f"the job's own wording changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
+            "add --yes to do that (the old answers are kept, so that changing it back costs nothing)"
+        )
+
+    def _reopen(self) -> int:
+        if self._options.retry is None:
+            return 0
+        reopened = self._checkpoint.reopen_failed(self._options.retry or None)
+        self._ui.say(f"{reopened:,} failed questions are asked again")
+        return reopened
+
+    def _nothing_new(self, plan: PlanInfo) -> Counts | None:
+        """Give the last run's counts if it finished this very plan and its output still stands."""
+        last = self._checkpoint.last_run()
+        if last is None or last.plan != plan.number or last.counts is None or not last.output:
+            return None
+        counts = last.counts
+        if counts.pending or MAYBE_OPEN.intersection(counts.errors or ()):
+            return None
+        return counts if last.output == outputs.state(self._p, plan.number) else None
+
+    def _start(self, plan: PlanInfo) -> int:
+        """Give the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
+        last = self._checkpoint.last_run()
+        truncated = last is None or last.counts is None or "truncated" in (last.counts.errors or ())
+        return 0 if truncated and plan.low_water and self._grew() else plan.low_water
+
+    def _grew(self) -> bool:
+        return self._checkpoint.count_open(start=0, again=(), max_tokens=self._p.max_tokens) > 0
+
+    # -- ask
+
+    def _failures_left(self) -> int | None:
+        """Give how many more questions may fail; failures that stand count against limits.max_failed."""
+        accepted = self._accepted()
+        if accepted is None:
+            return None
+        counts = self._checkpoint.counts()
+        standing = sum(number for name, number in (counts.errors or {}).items() if name not in ASKED_AGAIN)
+        if standing > accepted:
+            reason = f"{standing:,} rows failed, more than limits.max_failed accepts; see `batchrun status`"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
+        return max(0, accepted - standing)
+
+    def _accepted(self) -> int | None:
+        most = self._job.limits.max_failed
+        if isinstance(most, str):
+            plan = self._checkpoint.current_plan()
+            return int(float(most.rstrip("%")) / 100 * (plan.rows if plan else 0))
+        return most
+
+    def _ask(self, start: int) -> None:
+        """Ask what is open from position `start` on, unless something already known forbids it."""
+        failures_left = self._failures_left()
+        if self._valve.closed:
+            return
+        with serving(self._p.endpoint) as endpoint:
+            if endpoint.openrouter and not self._key_is_good(endpoint):
+                return
+            prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
+            asking = Asking(
+                self._p,
+                self._checkpoint,
+                self._run_id or 0,
+                endpoint,
+                again=ASKED_AGAIN,
+                start=start,
+                most=self._options.limit,
+                max_failed=failures_left,
+                prices=prices,
+                budget=budget_of(self._p, prices, self._checkpoint.spent(day=utc_day(time.time()))),
+                sender=self._p.sender,
+            )
+            self._ui.start(self._asked, 0)
+            try:
+                self._tally = ask(asking, self._valve, self._ui)
+            finally:
+                self._ui.end()
+
+    def _key_is_good(self, endpoint: Endpoint) -> bool:
+        """Ask for the key's state first, so that a wrong key costs no request to the model."""
+        answer = fetch_key(endpoint)
+        if not isinstance(answer, KeyProblem):
+            return True
+        if answer.refused:
+            self._valve.close(ExitCode.STOPPED_BY_API, answer.message, ending="unauthorized")
+            return False
+        self._ui.warn(f"the key can't be checked beforehand: {answer.message}")
+        return True
+
+    # -- write
+
+    def _write(self, counts: Counts) -> None:
+        """Replace the output if the run finished, else write what is known beside it."""
+        if self._valve.exit_code in UNWRITTEN or self._valve.aborted:
+            return
+        finished = not counts.pending
+        path = self._job.output_path if finished else partial_path(self._job.output_path)
+        self._written = outputs.write(self._p, self._checkpoint, path)
+        if finished:
+            outputs.remove_partial(self._job)
+
+    # -- the books
+
+    def _begin(self) -> None:
+        self._run_id = self._checkpoint.begin_run(
+            now=time.time(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            job_text=self._job.text,
+        )
+
+    def _end(self, exit_code: int, reason: str, counts: Counts | None, plan: PlanInfo) -> None:
+        if self._run_id is None:
+            return
+        finished = counts is not None and not counts.pending
+        self._checkpoint.end_run(
+            self._run_id,
+            now=time.time(),
+            exit_code=exit_code,
+            reason=reason,
+            counts=counts,
+            resume_at=self._valve.resume_at,
+            output=outputs.state(self._p, plan.number) if finished else None,
+        )
+
+    def _summary(self, counts: Counts) -> Summary:
+        exit_code, reason = self._verdict(counts)
+        spent = self._checkpoint.spent
+        run_cost = spent(run_id=self._run_id) if self._run_id is not None else 0
+        return Summary(
+            job=self._job.name,
+            exit_code=exit_code,
+            reason=reason,
+            rows=counts.rows,
+            ok=counts.ok,
+            failed=counts.failed,
+            pending=counts.pending,
+            skipped=counts.skipped,
+            asked=self._tally.ok + self._tally.failed,
+            requests=self._tally.requests,
+            seconds=round(time.monotonic() - self._started, 3),
+            cost_usd=str(to_usd(run_cost)),
+            cost_today_usd=str(to_usd(spent(day=utc_day(time.time())))),
+            cost_total_usd=str(to_usd(spent())),
+            cost_output_usd=str(to_usd(counts.cost)),
+            possibly_billed=self._tally.possibly_billed,
+            errors=dict(counts.errors or {}),
+            output=str(self._written.path) if self._written else None,
+            output_changed=self._written is not None and self._written.changed,
+            checkpoint=str(self._checkpoint.path),
+            resume_at=self._valve.resume_at,
+            next=self._next(exit_code, counts),
+        )
+
+    def _verdict(self, counts: Counts) -> tuple[int, str]:
+        if self._valve.closed:
+            return self._valve.exit_code, self._valve.reason
+        if counts.pending and self._options.limit is None:
+            return ExitCode.SOME_FAILED, f"{counts.pending:,} rows are pending"
+        if counts.failed > (self._accepted() or 0):
+            return ExitCode.SOME_FAILED, f"{counts.failed:,} rows failed"
+        return ExitCode.DONE, "done"
+
+    def _next(self, exit_code: int, counts: Counts) -> str | None:
+        """Say what a person would do next."""
+        command = f"batchrun {self._shown}"
+        if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
+            return f"`{command}` resumes with {counts.pending:,} rows"
+        if counts.failed:
+            return f"`batchrun retry {self._shown}` asks failed rows again"
+        return None
+
+
+def _exit_code_of(problem: BaseException) -> int:
+    if isinstance(problem, BatchrunError):
+        return problem.exit_code
+    if isinstance(problem, KeyboardInterrupt):
+        return ExitCode.SIGTERM if isinstance(problem, Terminated) else ExitCode.SIGINT
+    return ExitCode.BUG

@@ -1,0 +1,41 @@
+"""Text for a terminal: what a row or a model wrote can't move the cursor, change colours or reverse the line."""
+
+import unicodedata
+
+_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+
+
+def printable(text: str) -> str:
+    """Give text in one line with control, format and bidi characters written as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _UNSEEN:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def lines(text: str) -> str:
+    """Give text whose lines stay lines, each of them printable."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def short(text: str, width: int) -> str:
+    """Give printable text of at most `width` characters."""
+    shown = printable(text)
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """Give a time span for people: `8 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004  (seconds in a minute)
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:  # noqa: PLR2004  (minutes in an hour)
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

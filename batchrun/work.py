@@ -1,0 +1,165 @@
+"""A question on its way: the rules for it, what this run has tried and paid, and the records made of that."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchrun.answers import Mismatch
+from batchrun.money import ZERO, Pico, Price
+from batchrun.permits import Permit
+from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
+from batchrun.render import RowProblem
+from batchrun.retry import Tries
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of a run. Seconds; `max_failed` counts questions, `deadline` is a time on the monotonic clock."""
+
+    attempts: int
+    repairs: int
+    breaker: int
+    grace: float
+    max_failed: int | None = None
+    deadline: float | None = None
+    max_tokens: int | None = None
+    openrouter: bool = True
+    price: Price | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Where time and jitter come from: seconds, monotonic and Unix; jitter in [0, 1)."""
+
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    jitter: Callable[[], float] = random.random
+
+
+REAL_TIME = Time()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What people see of a pool while it works; counts are of questions in this run, money is in picodollars."""
+
+    ok: int = 0
+    failed: int = 0
+    requests: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    limit: int = 0
+    cost: int = 0
+    possibly_billed: int = 0
+    gate_why: str = ""
+    oldest: float = 0.0
+    errors: dict[str, int] = field(default_factory=dict)
+
+    def count_failure(self, error_type: str, number: int = 1) -> None:
+        """Count failed questions; a negative number takes them back."""
+        self.failed += number
+        self.errors[error_type] = self.errors.get(error_type, 0) + number
+
+
+@dataclass(slots=True)
+class Work:
+    """One question: where its row is, the values its prompt needs, and how far it got. Money is in picodollars."""
+
+    question: int
+    position: int
+    values: tuple[Any, ...]
+    body: bytes | None = None
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    repairs: int = 0
+    tries: Tries = field(default_factory=Tries)
+    attempts: int = 0
+    cost: int = 0
+    possibly_billed: int = 0
+    permit: Permit | None = None
+    sent_at: float = 0.0
+    last: Outcome | None = None
+    mismatch: Mismatch | None = None
+
+    def paid(self, cost: Pico | None, *, maybe: bool) -> None:
+        """Count one attempt and its money; `maybe`: it may be billed, and nobody said how much."""
+        self.attempts += 1
+        self.cost += cost or 0
+        self.possibly_billed += maybe
+
+    def outcome(
+        self,
+        status: Status,
+        verdict: Verdict,
+        reply: Reply,
+        *,
+        at: float,
+        answer: str | None = None,
+        max_tokens: int | None,
+    ) -> Outcome:
+        """Give how the question stands after this reply."""
+        good = status is Status.OK
+        usage = verdict.usage
+        return Outcome(
+            self.question,
+            status,
+            at,
+            answer=answer,
+            raw=None if good else verdict.text,
+            error_type=None if good else verdict.ending,
+            error_code=None if good else verdict.code,
+            error_message=None if good else verdict.message,
+            http_status=verdict.http_status,
+            attempts=self.attempts,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cost=Pico(self.cost),
+            possibly_billed=self.possibly_billed,
+            cached=usage.cached,
+            model=verdict.model,
+            provider=verdict.provider,
+            finish_reason=verdict.finish_reason,
+            generation_id=verdict.generation_id,
+            seconds=reply.seconds,
+            max_tokens=max_tokens,
+        )
+
+    def failed_attempt(self, verdict: Verdict, reply: Reply, *, at: float, maybe: bool) -> FailedAttempt:
+        """Give the record of one attempt that brought no answer."""
+        return FailedAttempt(
+            self.question,
+            at,
+            verdict.ending,
+            verdict.code,
+            verdict.http_status,
+            verdict.message,
+            reply.seconds,
+            cost=verdict.usage.cost or ZERO,
+            possibly_billed=maybe,
+            provider=verdict.provider,
+        )
+
+    def unsent(self, problem: RowProblem, *, at: float) -> Outcome:
+        """Give the outcome of a row for which no request can be made."""
+        return Outcome(
+            self.question,
+            Status.FAILED,
+            at,
+            error_type=problem.error_type,
+            error_message=problem.message,
+            attempts=0,
+        )
+
+    def abandoned(self, *, at: float) -> Outcome:
+        """Give the outcome of a question that was in flight when the run gave up waiting."""
+        return Outcome(
+            self.question,
+            Status.PENDING,
+            at,
+            error_type="timeout",
+            error_message="given up when the run stopped; the request may be billed",
+            attempts=self.attempts + 1,
+            cost=Pico(self.cost),
+            possibly_billed=self.possibly_billed + 1,
+        )
