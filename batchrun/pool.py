@@ -6,7 +6,6 @@ ones when a timer or an event says that there is something to do again.
 """
 
 import asyncio
-import heapq
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +19,7 @@ from batchrun.errors import BatchrunError, ExitCode
 from batchrun.judge import judge
 from batchrun.money import ZERO, Pico, show
 from batchrun.permits import NOW, ON_CHANGE, Permit, Permits
+from batchrun.queueing import Queue
 from batchrun.records import FailedAttempt, Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.render import RowProblem
 from batchrun.retry import GATE_PATIENCE, Decision, Tries, decide
@@ -67,13 +67,8 @@ class Pool:
         self._send, self._keep, self._valve, self._permits = send, keep, valve, permits
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
         self._clock, self._wall, self._jitter = time.clock, time.wall, time.jitter
-        self._source: Iterator[Work] | None = None
-        self._spare: Work | None = None
-        self._waiting: list[tuple[float, int, Work]] = []
-        self._sequence = 0
-        self._position = 0
+        self._queue = Queue(iter(()))
         self._unfinal = sys.maxsize
-        self._suspect: tuple[float, Work] | None = None
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._breaker = Breaker(rules.breaker)
@@ -85,7 +80,7 @@ class Pool:
 
     async def ask(self, source: Iterator[Work]) -> None:
         """Ask what the source gives. A bug of ours in a worker is raised after what is in flight has ended."""
-        self._source = source
+        self._queue = Queue(source)
         self._last_success = self._clock()
         self._valve.on_change = self._wake.set
         while True:
@@ -100,14 +95,13 @@ class Pool:
     @property
     def low_water(self) -> int:
         """The row position below which every question of this run is final."""
-        unsettled = [work.position for work in self._in_flight.values()]
-        unsettled += [work.position for _, _, work in self._waiting]
-        unsettled += [work.position for work in (self._spare, self._suspect and self._suspect[1]) if work]
-        return min(self._unfinal, self._position, *unsettled)
+        in_flight = (work.position for work in self._in_flight.values())
+        return min(self._unfinal, self._queue.position, *in_flight)
 
     def observe(self) -> None:
         """Bring up to date what the tally shows of time: how long the oldest request is on its way."""
         now = self._clock()
+        self.tally.waiting = self._queue.waiting
         self.tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
 
     # -- the feeder
@@ -115,9 +109,7 @@ class Pool:
     def _finished(self) -> bool:
         if self._in_flight:
             return self._valve.aborted
-        if self._valve.closed:
-            return True
-        return self._source is None and not self._waiting and self._spare is None and self._suspect is None
+        return self._valve.closed or self._queue.empty
 
     def _start_workers(self) -> None:
         self._wake_at = ON_CHANGE
@@ -140,12 +132,11 @@ class Pool:
             self._drain_until = now + self._rules.grace
         end = self._drain_until if self._drain_until is not None else self._rules.deadline
         until = min(self._wake_at, ON_CHANGE if end is None else end)
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(None if until == ON_CHANGE else max(0.0, until - now)):
                 await self._wake.wait()
-        except TimeoutError:
-            self._look_at_the_clock()
         self._wake.clear()
+        self._look_at_the_clock()
 
     def _look_at_the_clock(self) -> None:
         now = self._clock()
@@ -171,7 +162,7 @@ class Pool:
         if (wait := self._permits.open_at(now)) > 0:
             self._later(wait)
             return None
-        while (work := self._candidate(now)) is not None:
+        while (work := self._queue.take(now)) is not None:
             if (permit := self._prepare(work)) is None:
                 continue
             wait = self._permits.take(now, permit)
@@ -180,32 +171,10 @@ class Pool:
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
                 return work
-            self._put_back(work, wait)
+            self._put_back(work, wait, now)
             return None
+        self._wake_at = min(self._wake_at, self._queue.next_at)
         return None
-
-    def _candidate(self, now: float) -> Work | None:
-        """Give the question whose turn it is: a suspect alone, else what was put back, a due retry, a new one."""
-        if self._suspect is not None:
-            due, work = self._suspect
-            if due > now:
-                self._later(due - now)
-                return None
-            return None if work.question in self._in_flight else work
-        if (spare := self._spare) is not None:
-            self._spare = None
-            return spare
-        if self._waiting:
-            if self._waiting[0][0] <= now:
-                self.tally.waiting = len(self._waiting) - 1
-                return heapq.heappop(self._waiting)[2]
-            self._later(self._waiting[0][0] - now)
-        fresh = next(self._source, None) if self._source is not None else None
-        if fresh is None:
-            self._source = None
-        else:
-            self._position = fresh.position
-        return fresh
 
     def _prepare(self, work: Work) -> Permit | None:
         """Make the body and say which permits it needs; None if the row can't be asked (its outcome is kept)."""
@@ -218,9 +187,8 @@ class Pool:
         tokens = len(work.body) // 4 + (self._rules.max_tokens or 0)
         return Permit(len(work.body), tokens, self._worst_case(work.body))
 
-    def _put_back(self, work: Work, wait: float) -> None:
-        if self._suspect is None:
-            self._spare = work
+    def _put_back(self, work: Work, wait: float, now: float) -> None:
+        self._queue.put_back(work, now)
         self._later(wait)
         starved = self._permits.starved
         if starved is not None and not self._permits.in_flight:
@@ -256,9 +224,8 @@ class Pool:
         if self._permits.limit.limit != self.tally.limit:
             self.tally.limit = self._permits.limit.limit
             self._wake.set()
-        if self._suspect is not None and self._suspect[1] is work and ending.action is not Action.CONFIRM:
-            self._suspect = None
-            self._wake.set()
+        if ending.action is not Action.CONFIRM:
+            self._queue.acquit(work)
         if ending.action is Action.ACCEPT:
             parsed = self._success(verdict, now)
             if not isinstance(parsed, Mismatch):
@@ -355,23 +322,19 @@ class Pool:
     def _wait(self, work: Work, delay: float) -> None:
         if work.body is not None and len(work.body) > LARGE_BODY:
             work.body = None
-        self._sequence += 1
-        heapq.heappush(self._waiting, (self._clock() + delay, self._sequence, work))
-        self.tally.waiting = len(self._waiting)
+        self._queue.retry(work, self._clock() + delay)
+        self.tally.waiting = self._queue.waiting
         self._wake.set()
 
     def _suspend(self, work: Work, delay: float) -> None:
         """Send nothing but one confirming retry; other questions with the same reply wait for it uncounted."""
-        if self._suspect is None:
-            self._suspect = (self._clock() + delay, work)
-            self._wake.set()
-        elif self._suspect[1] is not work:
+        if not self._queue.suspect(work, self._clock() + delay):
             work.tries = Tries()
             self._wait(work, 0.0)
+        self._wake.set()
 
     def _stop(self, work: Work, verdict: Verdict, ending: Ending, delay: float) -> None:
-        if self._suspect is not None and self._suspect[1] is work:
-            self._suspect = None
+        self._queue.acquit(work)
         reason = f"{ending.means}: {verdict.message}" if verdict.message else ending.means
         resume_at = verdict.resume_at or (self._wall() + delay if delay else None)
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=resume_at)
@@ -420,9 +383,7 @@ class Pool:
             self.tally.possibly_billed += 1
             self._unfinal = min(self._unfinal, work.position)
             self._keep.put(work.abandoned(at=self._wall()))
-        left = [work for _, _, work in self._waiting]
-        left += [work for work in (self._spare, self._suspect[1] if self._suspect else None) if work is not None]
-        for work in left:
+        for work in self._queue.left:
             self._return(work)
         for task in self._tasks:
             task.cancel()
