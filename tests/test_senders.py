@@ -352,6 +352,25 @@ def test_reply_at_the_limit(kind: str, *, compress: bool) -> None:
         assert len(reply.body) == (0 if fault else size)
 
 
+def test_flood_after_the_reply(kind: str) -> None:
+    """A server that goes on sending after its reply fills no memory, and the next request is asked anew."""
+
+    async def scene() -> tuple[Reply, Wire]:
+        scripts: dict[str, Script] = {"/": (OK, repeat(bytes(65536)))}
+        async with wire(scripts) as server, open_sender(target(server.url()), kind) as send:
+            assert (await send(ASK)).status == 200
+            for _ in range(2000):
+                await asyncio.sleep(0)  # the flood has its turns
+            scripts["/"] = (OK,)
+            return await send(ASK), server
+
+    before = reset_peak()
+    reply, server = run(scene())
+    assert (reply.status, reply.body) == (200, b'{"ok":true}')
+    assert server.sent < 32 * MB
+    assert peak() - before < 24 * MB
+
+
 def reset_peak() -> int:
     """Set the peak of this process's memory to what it holds now, in bytes."""
     if not Path("/proc/self/clear_refs").exists():

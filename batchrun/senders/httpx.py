@@ -79,7 +79,7 @@ class _Body:
 
 
 class _Connection(asyncio.Protocol):
-    """The receiving end of one connection; what is not read yet stays small."""
+    """The receiving end of one connection; what nobody reads stays small, also between requests."""
 
     def __init__(self) -> None:
         self.received = bytearray()
@@ -153,11 +153,7 @@ class _Stream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         plain, secured = self._connection, _Connection()
         loop = asyncio.get_running_loop()
-        try:
-            transport = await loop.start_tls(plain.transport, secured, ssl_context, server_hostname=server_hostname)
-        except BaseException:
-            plain.transport.abort()
-            raise
+        transport = await loop.start_tls(plain.transport, secured, ssl_context, server_hostname=server_hostname)
         if transport is None:
             raise ConnectionResetError("the connection ended with the handshake")
         secured.transport = transport
