@@ -4,6 +4,7 @@ The names are public (the output's column `error_type`). Sources are the section
 docs/openrouter.md lists; "inferred" there means that no documentation says it.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -221,3 +222,76 @@ LOCAL: frozenset[str] = frozenset({"template_error", "request_too_large", "image
 
 SEED_CODES: tuple[int, ...] = (400, 401, 402, 403, 408, 429, 502, 503)
 """The codes that every row's error_code must be able to tell apart."""
+
+LOWEST_CODE, HIGHEST_CODE = 300, 599
+"""What counts as a code of the API."""
+
+STATUSES: dict[int, str] = {
+    400: "bad_request", 401: "unauthorized", 402: "no_credit", 403: "forbidden", 404: "not_found",
+    408: "request_timeout", 409: "conflict", 412: "precondition_failed", 413: "payload_too_large",
+    415: "unsupported_media", 422: "unprocessable", 425: "too_early", 429: "rate_limited", 499: "client_closed",
+    500: "server_error", 502: "bad_gateway", 503: "overloaded", 504: "gateway_timeout", 524: "gateway_timeout",
+    529: "provider_overloaded",
+    **dict.fromkeys((520, 521, 522, 523, 525, 526, 527, 530), "edge_error"),
+}  # fmt: skip
+"""The ending of a code about which nothing more is known."""
+
+RELAYED: dict[int, str] = {
+    400: "provider_rejected", 401: "provider_unauthorized", 402: "provider_unauthorized", 403: "provider_rejected",
+    404: "provider_not_found", 429: "upstream_rate_limited",
+}  # fmt: skip
+"""The ending of a code that is a provider's verdict, which OpenRouter only relays: not on our key, credit or model."""
+
+_ENDING_WORDS = {
+    "in_flight_budget": "openrouter_in_flight_budget in_flight_budget_exhausted",
+    "request_over_budget": "weight_exceeds_budget",
+    "key_limit": "openrouter_key_limit openrouter_guardrail_budget openrouter_workspace_budget key_limit",
+    "no_credit": "openrouter_credits insufficient_quota billing_hard_limit_reached",
+    "daily_quota": "openrouter_free_tier_daily",
+    "rate_limited": "openrouter_free_tier_per_minute openrouter_shared_capacity",
+    "upstream_rate_limited": "upstream_provider_shared_pool capacity_exhausted",
+    "context_length": "context_length_exceeded exceed_context_size_error max_tokens_exceeded token_limit_exceeded "
+                      "string_too_long string_above_max_length",
+    "content_policy": "content_policy_violation content_filter",
+    "refused": "refusal",
+    "invalid_prompt": "invalid_prompt",
+    "invalid_image": "invalid_image image_too_large image_too_small unsupported_image_format image_download_failed "
+                     "image_not_found",
+    "invalid_model": "model_not_found wrong_endpoint",
+    "no_endpoint": "no_endpoints model_deprecated privacy_restricted constraint_filtered free_variant_ended",
+}  # fmt: skip
+WORDS: dict[str, str] = {word: ending for ending, words in _ENDING_WORDS.items() for word in words.split()}
+"""The ending that a word for programs names, whatever the status below 500; the first one found counts."""
+
+_CODE_WORDS = {
+    400: "invalid_request invalid_request_error", 401: "authentication authentication_error invalid_api_key",
+    402: "payment_required", 403: "permission_denied", 404: "not_found", 413: "payload_too_large",
+    422: "unprocessable", 429: "rate_limit_exceeded rate_limit_error", 500: "server server_error unmapped",
+    502: "provider_unavailable", 503: "provider_overloaded overloaded_error", 504: "timeout",
+}  # fmt: skip
+WORD_CODES: dict[str, int] = {word: code for code, words in _CODE_WORDS.items() for word in words.split()}
+"""The code of an error inside a 200 that brings a word in place of a number."""
+
+_ENDING_TEXTS = (
+    ((400,), r"not a valid model|model .{0,80}does not exist", "invalid_model"),
+    (
+        (400,),
+        r"context (length|size|window)|maximum .{0,20}tokens|too many tokens|prompt is too long",
+        "context_length",
+    ),
+    ((400,), r"response_format|json_schema|invalid schema|the word .{0,3}json", "bad_parameters"),
+    ((400,), r"unrecognized|unknown param|unsupported param|extra inputs|items or fewer", "bad_parameters"),
+    ((400,), r"content (policy|management)|safety system|flagged", "content_policy"),
+    ((400,), r"image.{0,40}(invalid|unsupported|format|too (large|small)|download|fetch)", "invalid_image"),
+    ((400,), r"(invalid|unsupported|download|fetch|decode).{0,40}image", "invalid_image"),
+    ((402, 403), r"key limit|spending limit|monthly limit", "key_limit"),
+    ((403,), r"request blocked|guardrail", "guardrail"),
+    ((403,), r"requires moderation|flagged", "moderated"),
+    ((404,), r"that support (image|audio|video|file|tool)", "unsupported_input"),
+    ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrictions", "no_endpoint"),
+    ((429,), r"per-day|daily limit", "daily_quota"),
+    ((429,), r"upstream", "upstream_rate_limited"),
+    ((503,), r"no (available |allowed )?(model )?provider|routing requirements", "no_provider_available"),
+)
+TEXTS = tuple((codes, re.compile(pattern), ending) for codes, pattern, ending in _ENDING_TEXTS)
+"""The ending that lower-case English text tells within a code, for APIs without words for programs."""
