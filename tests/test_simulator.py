@@ -695,7 +695,10 @@ def test_the_process_tells_its_address_and_ends_with_its_parent() -> None:
         reply = httpx.post(f"{ready['url']}/chat/completions", json=body(), headers=KEY, trust_env=False)
         assert reply.status_code == 429
         process.stdin.close()
-        assert process.wait(20) == 0
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
         assert process.stdout.read() + process.stderr.read() == b""
 
 
