@@ -118,9 +118,10 @@ def is_loopback(url: str) -> bool:
 
 
 def is_openrouter(url: str) -> bool:
-    """Tell whether a URL is OpenRouter's, also a regional one."""
+    """Tell whether a URL is OpenRouter's, also a regional one, or a stand-in on this machine with its path."""
     host = urlsplit(url).hostname or ""
-    return host == "openrouter.ai" or host.endswith(".openrouter.ai")
+    stand_in = is_loopback(url) and urlsplit(url).path.rstrip("/") == urlsplit(OPENROUTER_URL).path
+    return stand_in or host == "openrouter.ai" or host.endswith(".openrouter.ai")
 
 
 def default_model() -> Path | None:
