@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 Text = Annotated[str, MinLen(1)]
-Usd = Annotated[Decimal, Ge(0)]
+Usd = Annotated[Decimal, Ge(0), Le(1_000_000)]
 AtLeastOne = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0), Le(86_400)]
 CsvType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
@@ -160,7 +160,7 @@ class Model:
     """Further HTTP headers. ${VAR} expands in their values."""
     price: PriceOption | None = None
     """What the model costs, for endpoints that do not tell."""
-    max_request_usd: Annotated[Decimal, Gt(0)] | None = None
+    max_request_usd: Annotated[Decimal, Gt(0), Le(1_000_000)] | None = None
     """The most that one request can cost, in USD, where tokens do not bound it (images, plugins)."""
     cache: bool = False
     """Whether OpenRouter's response cache may answer."""
@@ -290,7 +290,7 @@ class RayOptions:
     """How many actors send; one for each node when absent."""
     concurrency_per_sender: AtLeastOne | None = None
     """The most requests in flight of one actor."""
-    resources: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    resources: Mapping[str, Annotated[float, Ge(0), Le(1e9)]] = field(default_factory=dict)
     """Ray resources that one actor asks for."""
 
 

@@ -26,7 +26,7 @@ from batchrun.jobfile.positions import Positions
 from batchrun.jobfile.published import published
 from batchrun.jobfile.typed import typed
 from batchrun.jobfile.wording import path_of, suggestion, worded
-from batchrun.jobfile.yamltext import parse
+from batchrun.jobfile.yamltext import MAX_MISTAKES, parse
 
 __all__ = ["Loaded", "Positions", "check", "load", "schema", "suggestion"]
 
@@ -57,11 +57,11 @@ class Loaded:
 def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
     """Make the job of a file's text; `environment` gives the values of `${VAR}`. Nothing is read but the cwd.
 
-    Raises JobFileError with all mistakes.
+    Raises JobFileError with all mistakes (the first hundred).
     """
     root, mistakes = parse(text)
     if root is None:
-        raise JobFileError(str(file), tuple(mistakes))
+        raise JobFileError(str(file), tuple(sorted(mistakes)[:MAX_MISTAKES]))
     positions = Positions(root)
     data, reader = typed(root, environment)
     for finding in reader.findings:
@@ -75,7 +75,7 @@ def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
         found = ((path, message) for path, message in check(job) if not _touches(path, silent))
         mistakes += [Mistake(*positions.locate(path), message) for path, message in found]
     if mistakes or job is None:
-        raise JobFileError(str(file), tuple(mistakes))
+        raise JobFileError(str(file), tuple(sorted(mistakes)[:MAX_MISTAKES]))
     return Loaded(job, positions, str(file))
 
 
@@ -93,8 +93,8 @@ def _build(data: dict[str, Any], positions: Positions) -> tuple[Job | None, list
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
         errors = errors or found
-        for item in found:
-            _repair(data, path_of(item, positions))
+        for path in sorted({path_of(item, positions) for item in found}, key=repr):
+            _repair(data, path)
     return None, errors
 
 
@@ -111,8 +111,8 @@ def _repair(data: dict[str, Any], path: JobPath) -> None:
         holder[name] = deepcopy(stand_in[name])
     elif name in holder:
         del holder[name]
-    else:
-        _repair(data, tuple(above))
+    elif len(above) + 1 == len(path) and above:
+        _repair(data, tuple(above))  # something without which the thing that holds it makes no sense
 
 
 def _touches(path: JobPath, silent: set[JobPath]) -> bool:

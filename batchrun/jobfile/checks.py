@@ -41,6 +41,7 @@ _VISIBLE = re.compile(r"[ -~]*", re.ASCII)
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 _WHOLE = 100
+_LONGEST_PATH = 4_096
 
 
 def check(job: Job) -> Found:
@@ -99,12 +100,12 @@ def _model(model: Model) -> Found:
         yield ("model", "name"), "model.name is missing"
     routed = model.endpoint in {"openrouter", "simulator"}
     if model.fallbacks and not routed:
-        yield ("model", "fallbacks"), "model.fallbacks works with the endpoint openrouter alone"
+        yield ("model", "fallbacks"), "model.fallbacks works with openrouter and simulator alone"
     if len(model.fallbacks) > _MAX_FALLBACKS:
         yield ("model", "fallbacks"), f"model.fallbacks holds {len(model.fallbacks)} models: at most two are taken"
     yield from _repeated(("model", "fallbacks"), (*model.fallbacks, model.name or ""))
     if model.cache and not routed:
-        yield ("model", "cache"), "model.cache works with the endpoint openrouter alone"
+        yield ("model", "cache"), "model.cache works with openrouter and simulator alone"
     if model.api_key_env is not None and not _VARIABLE_NAME.fullmatch(model.api_key_env):
         yield ("model", "api_key_env"), "model.api_key_env must be the name of a variable, never the key itself"
     for name in RESERVED.keys() & model.params.keys():
@@ -192,9 +193,11 @@ def _output(output: Output) -> Found:
 
 
 def _repeated(path: Path, names: Sequence[str]) -> Found:
+    seen: set[str] = set()
     for number, name in enumerate(names):
-        if name in names[:number]:
+        if name in seen:
             yield (*path, number), f"{dotted(path)} names {quoted(name)} twice"
+        seen.add(name)
 
 
 def _paths(job: Job) -> Found:
@@ -220,5 +223,5 @@ def _unusable(job: Job) -> Found:
             job.resolve(path)
         except RuntimeError:
             yield place, f"{dotted(place)} begins with the home directory of a user that is not known here"
-        if "\0" in path:
-            yield place, f"{dotted(place)} holds a NUL character"
+        if "\0" in path or len(path) > _LONGEST_PATH:
+            yield place, f"{dotted(place)} is no path: it holds a NUL character or is too long"

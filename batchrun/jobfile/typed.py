@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from batchrun.job import Job
 from batchrun.jobfile.positions import Path, dotted
 from batchrun.jobfile.wording import belongs, quoted, suggested, suggestion
-from batchrun.jobfile.yamltext import Items, Node, Scalar, Table
+from batchrun.jobfile.yamltext import MAX_MISTAKES, Items, Node, Scalar, Table
 
 EXPANDED = {
     ("input", "path"),
@@ -81,7 +81,7 @@ class Typed:
 
     def _record(self, node: Table, kind: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401  (a dataclass)
         known = hints_of(kind)
-        for key in node.entries.keys() - known.keys():
+        for key in [key for key in node.entries if key not in known][:MAX_MISTAKES]:
             self._unknown(key, list(known), (*path, key))
         return dict(self._entries(node, known, path))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _SHOWN = 60
+_FEW = 8
 _KINDS = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -117,6 +118,8 @@ def _message(path: Path, errors: list["ErrorDetails"], positions: Positions) -> 
     for error in errors:
         words += _choices(error) or [_KINDS.get(error["type"], error["msg"].lower())]
     advice = suggestion(node.text, words) if isinstance(node, Scalar) else ""
+    if advice and isinstance(node, Scalar) and len(words) > _FEW:
+        return f"{name}: {quoted(node.text)} is not known{advice}"
     return f"{name} must be {_listed(list(dict.fromkeys(words)))}{advice}"
 
 

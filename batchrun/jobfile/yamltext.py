@@ -25,11 +25,13 @@ from batchrun.terminal import short
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 50
 MAX_VALUES = 20_000
+MAX_MISTAKES = 100
 _SHOWN = 60
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LONG_TAG = re.compile(r"(?<!\S)!\S{500}")  # ruamel.yaml's time for a tag grows with the square of its length
 _HINTS = (
-    ("mapping values are not allowed", 'put a text that holds ": " in quotes, or write it below a "|"'),
+    ("mapping values are not allowed", 'put a text that holds ": " in quotes, or look at the indentation'),
     ("cannot start any token", "indent with spaces, and put a text that begins with % @ ` or a tab in quotes"),
     ("expected <block end>", "the line is indented unlike its neighbours, or text follows a closing quote"),
     ("while scanning a quoted scalar", "a quote is not closed"),
@@ -91,6 +93,8 @@ def parse(text: str) -> tuple[Table | None, list[Mistake]]:
     if len(text) > MAX_CHARACTERS:
         problem = f"the file holds more than {MAX_CHARACTERS:,} characters: rows belong into an input file"
         return None, [Mistake(0, 0, problem)]
+    if tag := _LONG_TAG.search(text):
+        return None, [Mistake(text.count("\n", 0, tag.end()) + 1, 0, "YAML tags (!…) are not taken: remove it")]
     builder = _Builder(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
     try:
         for event in builder.events():
@@ -111,6 +115,7 @@ class _Open:
 
     node: Items | Table
     key: Scalar | None = None
+    refused: bool = False
 
 
 class _Builder:
@@ -162,13 +167,17 @@ class _Builder:
                 kind = Table if isinstance(event, MappingStartEvent) else Items
                 self._open.append(_Open(kind(*self._place(event))))
             case CollectionEndEvent():
-                self._add(self._open.pop().node)
+                closed = self._open.pop()
+                place = closed.node.line, closed.node.column
+                self._add(Scalar(*place, "", refused=True) if closed.refused and self._open else closed.node)
             case _:
                 pass
 
     def refuse(self, line: int, column: int, message: str) -> None:
-        """Record a mistake and go on."""
+        """Record a mistake and go on, unless there are too many to be meant as a job file."""
         self.mistakes.append(Mistake(line, column, message))
+        if len(self.mistakes) >= MAX_MISTAKES:
+            raise _Stop
 
     def stop(self, line: int, column: int, message: str) -> None:
         """Record a mistake after which nothing can be read."""
@@ -196,8 +205,7 @@ class _Builder:
         if event.anchor is not None:
             self.refuse(*self._place(event), f"YAML anchors (&{short(event.anchor, _SHOWN)}) are not taken: remove it")
         if event.ctag is not None:  # type: ignore[attr-defined]  # scalars and collections have one, without types
-            tag = short(str(event.ctag), _SHOWN)  # type: ignore[attr-defined]
-            self.refuse(*self._place(event), f"YAML tags ({tag}) are not taken: remove it, quotes make a text")
+            self.refuse(*self._place(event), "YAML tags (!…) are not taken: remove it; quotes make a text")
 
     def _scalar(self, event: ScalarEvent) -> Scalar:
         line, column = self._place(event)
@@ -240,6 +248,7 @@ class _Builder:
                 self._refuse_node(node, "YAML merge keys (<<) are not taken: write the keys again")
                 return Scalar(node.line, node.column, "<<", refused=True)
             return node
+        self._open[-1].refused = True
         self._refuse_node(
             node, "a key must be text: put a value that begins with { or [, such as {{ text }}, in quotes"
         )
