@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from batchrun.job import Detail
 from batchrun.records import Status
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
-_ROW_GROUP = 50_000
+_ROW_GROUP = 20_000
 _PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _FORMULA = r"^[=+\-@\t\r]"
 
@@ -219,7 +219,7 @@ class _Counted:
 
 def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: bool) -> None:
     if suffix in {".parquet", ".arrow"}:
-        source = register_io_source(lambda *_: iter(frames), schema=frames.schema)
+        source = register_io_source(lambda *_: _row_groups(frames), schema=frames.schema)
         if suffix == ".parquet":
             source.sink_parquet(file, compression="zstd", row_group_size=_ROW_GROUP)
         else:
@@ -242,6 +242,25 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: b
             text.write_csv(file, separator=separator, include_header=False)
         else:
             text.write_ndjson(file)
+
+
+def _row_groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Give the same rows in frames of one size, copied clean: equal rows then give equal bytes."""
+    held, rows = pl.DataFrame(), 0
+    for frame in frames:
+        held = held.vstack(frame) if rows else frame
+        rows = held.height
+        while rows >= _ROW_GROUP:
+            yield _clean(held.head(_ROW_GROUP))
+            held = held.slice(_ROW_GROUP)
+            rows = held.height
+    if rows:
+        yield _clean(held)
+
+
+def _clean(frame: pl.DataFrame) -> pl.DataFrame:
+    """Copy a frame value by value: the unused bits of a slice's masks would be written to an Arrow file."""
+    return frame.select(pl.all().gather(pl.int_range(pl.len())))
 
 
 def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:

@@ -57,10 +57,14 @@ class CsvFile:
                 reader = csv.reader(text, delimiter=self.separator, quoting=csv.QUOTE_NONE)
             while reader.line_num < self.skip_lines:
                 next(reader)
-            records = (record for record in reader if record or len(self.columns) == 1)
-            for _ in zip(range(row), records, strict=False):
-                pass
-            return reader.line_num + 1
+            before = reader.line_num
+            for record in reader:
+                if record or len(self.columns) == 1:
+                    if row == 0:
+                        break
+                    row -= 1
+                before = reader.line_num
+            return before + 1
 
 
 @dataclass(frozen=True, slots=True)

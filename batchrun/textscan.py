@@ -144,7 +144,7 @@ class CsvScan:
                 position = _end(grammar.quoted, buffer, begin)
                 if position == begin and final:
                     self._fail(line, _UNCLOSED)
-                if position == begin or position + 2 > len(buffer):
+                if position == begin or (position + 2 > len(buffer) and not final):
                     return None
                 position += grammar.eol == b"\n" and buffer.startswith(b"\r\n", position)
                 if buffer[position : position + 1] not in {grammar.eol, grammar.separator}:
