@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchrun.endpoints import Endpoint, fetch
+from batchrun.endpoints import Endpoint, fetch, is_loopback
 from batchrun.job import Job
 from batchrun.money import ZERO, Pico, Price, from_usd
 
@@ -54,8 +54,9 @@ class Prices:
 def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float) -> Prices:
     """Give the prices of a job. `endpoint` has its final address; `now` is Unix time.
 
-    The list is read from `cache_dir` where it is younger than a day, else fetched and written there; a simulator's
-    is never kept. `model.price` stands in for what is not listed.
+    The list is read from `cache_dir` where it is younger than a day, else fetched and written there; one of this
+    machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for what is not
+    listed.
     """
     names = (endpoint.model, *job.model.fallbacks)
     if endpoint.name == "local":
@@ -64,7 +65,7 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float) -> Pri
     models: Mapping[str, Listed | None] = {}
     fetched_at, problem = None, ""
     if endpoint.openrouter:
-        models, fetched_at, problem = _list(endpoint, None if endpoint.name == "simulator" else cache_dir, now)
+        models, fetched_at, problem = _list(endpoint, None if is_loopback(endpoint.base_url) else cache_dir, now)
     own = _own_price(job)
     caching = any(name in job.model.params for name in _CACHE_OPTIONS)
     found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}

@@ -145,7 +145,10 @@ def test_any_text_is_an_endpoint_or_a_user_error(text: str) -> None:
 
 
 def test_openrouter_by_url_speaks_its_dialect() -> None:
-    """OpenRouter's own hosts, regional ones too, are told from hosts that only look like it."""
+    """OpenRouter and stand-ins with its path on this machine are told from hosts that only look like it."""
+    assert is_openrouter("http://127.0.0.1:8000/api/v1/")
+    assert not is_openrouter("http://127.0.0.1:8000/v1")
+    assert not is_openrouter("https://llm.example/api/v1")
     assert is_openrouter("https://openrouter.ai/api/v1")
     assert is_openrouter("https://eu.openrouter.ai/api/v1")
     assert not is_openrouter("https://openrouter.ai.example/api/v1")

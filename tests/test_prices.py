@@ -3,7 +3,6 @@
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,12 @@ from batchrun.prices import KEPT_SECONDS, Prices, parse_models, prices_for
 
 NOW = 1_800_000_000.0
 MINI = Price(Pico(150_000), Pico(600_000))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the simulator for a server on another machine, whose list is kept."""
+    monkeypatch.setattr("batchrun.prices.is_loopback", lambda _url: False)
 
 
 def job(name: str = "openai/gpt-4o-mini", **model: Any) -> Job:  # noqa: ANN401  (any field of Model)
@@ -54,6 +59,7 @@ def test_prices_of_model_and_fallbacks(tmp_path: Path) -> None:
     assert not found.problem
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_list_is_kept_for_a_day(tmp_path: Path) -> None:
     """Within a day the list is read from disk and no request is sent, also when the clock of its writer was wrong."""
     with running() as simulator:
@@ -69,6 +75,7 @@ def test_list_is_kept_for_a_day(tmp_path: Path) -> None:
         assert "refused" in stale.problem
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_kept_list_is_private_and_whole(tmp_path: Path) -> None:
     """The kept list is one file that only its owner reads, in a folder made for it."""
     with running() as simulator:
@@ -79,6 +86,7 @@ def test_kept_list_is_private_and_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"layout": 1}', '{"layout": 0, "url": "", "models": {}}'])
+@pytest.mark.usefixtures("elsewhere")
 def test_damaged_list_is_fetched_again(tmp_path: Path, damage: str) -> None:
     """A kept list that is cut off, foreign or of another layout is replaced, never trusted."""
     with running() as simulator:
@@ -89,6 +97,7 @@ def test_damaged_list_is_fetched_again(tmp_path: Path, damage: str) -> None:
     assert json.loads(file.read_bytes())["fetched_at"] == NOW + 1
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_list_of_another_address_is_not_used(tmp_path: Path) -> None:
     """Two addresses on one host never share a list."""
     with running() as simulator:
@@ -97,6 +106,7 @@ def test_list_of_another_address_is_not_used(tmp_path: Path) -> None:
         assert not prices_for(job(), other, tmp_path, NOW + 1).worst
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_unwritable_folder_costs_only_a_fetch(tmp_path: Path) -> None:
     """Prices are known even where they can't be kept."""
     (tmp_path / "file").touch()
@@ -106,10 +116,10 @@ def test_unwritable_folder_costs_only_a_fetch(tmp_path: Path) -> None:
         }
 
 
-def test_simulators_prices_are_not_kept(tmp_path: Path) -> None:
-    """A simulator's list is asked each time: its port may be another's tomorrow."""
+def test_prices_of_this_machine_are_not_kept(tmp_path: Path) -> None:
+    """A list from loopback is asked for each time: its port may be another server's tomorrow."""
     with running() as simulator:
-        found = prices_for(job(), replace(endpoint(simulator.url), name="simulator"), tmp_path, NOW)
+        found = prices_for(job(), endpoint(simulator.url), tmp_path, NOW)
     assert found.worst == {"openai/gpt-4o-mini": MINI}
     assert not list(tmp_path.iterdir())
 

