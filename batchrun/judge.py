@@ -224,8 +224,7 @@ def _refusal(
     ending = _ending(code, error, waits="retry-after" in reply.headers)
     if begun and (code is None or code >= HTTPStatus.INTERNAL_SERVER_ERROR):
         ending = "generation_error"
-    row = TABLE[ending]
-    known = code if code is not None and LOWEST_CODE <= code <= HIGHEST_CODE else row.code
+    known = code if code is not None and LOWEST_CODE <= code <= HIGHEST_CODE else TABLE[ending].code
     inner = {name.lower(): value for name, value in _mapping(error.meta, "headers").items()}
     wait = seconds_of(error.availability.get("retry_after"))
     if wait is None:
@@ -233,7 +232,7 @@ def _refusal(
     made = data.get("id")
     return Verdict(
         ending,
-        error.message or row.means,
+        error.message or TABLE[ending].means,
         known,
         reply.status,
         text,

@@ -1,0 +1,61 @@
+"""Write docs/errors.md from the table of codes: `python docs/errors_page.py`."""  # noqa: INP001  (a script)
+
+from pathlib import Path
+
+from batchrun.codes import LOCAL, TABLE, Action, Count, Ending
+
+HEAD = """\
+# How a row can end
+
+This page is made from `batchrun/codes.py` by `python docs/errors_page.py`. The names are the values of the output's
+column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP status or
+inside a 200, and is empty where the failure is local).
+
+- **Now** says what the run does: retry (how often), close the gate for all requests for a while, fail the row, or stop
+  the run. After a stop all rows that are not done stay pending, and the same command goes on with them.
+- **Next run** says whether the next run asks a failed row again by itself. `batchrun retry JOB` asks the others.
+- **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
+- **May be billed** marks attempts whose cost nobody told: what was reserved for them stays reserved under a cap.
+
+Rate limits cost no attempt. A wait that the server asks for is kept; one longer than an hour stops the run, and so do
+15 minutes without any answer behind a gate. After `limits.breaker` equal failures in a row that blame nobody (unknown
+below), without any success between them, the run stops too.
+"""
+
+COLUMNS = ("error_type", "code", "what it means", "what to do", "blames", "now", "next run", "slows", "may be billed")
+
+
+def errors_page() -> str:
+    """Give the whole page."""
+    answered = [ending for ending in TABLE.values() if ending.name not in LOCAL]
+    local = [ending for ending in TABLE.values() if ending.name in LOCAL]
+    return "\n".join(
+        (HEAD, "## Told by the server or the network\n", *_table(answered), "\n## Found here\n", *_table(local), "")
+    )
+
+
+def _table(endings: list[Ending]) -> list[str]:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    return lines + ["| " + " | ".join(_cells(ending)) + " |" for ending in endings]
+
+
+def _cells(ending: Ending) -> list[str]:
+    now = ending.action.value
+    if ending.count is not Count.NONE:
+        then = f", then {ending.exhausted.value}" if ending.count is not Count.TIME else ""
+        now = f"{now} ({ending.count.value}){then}" if ending.action is not Action.CONFIRM else now
+    return [
+        f"`{ending.name}`",
+        str(ending.code or ""),
+        ending.means,
+        ending.do.replace("|", "\\|"),
+        ending.blames.value,
+        now,
+        "asks again" if ending.again else "",
+        "yes" if ending.slows else "",
+        "yes" if ending.maybe_billed else "",
+    ]
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("errors.md").write_text(errors_page(), encoding="utf-8")

@@ -1,0 +1,85 @@
+"""codes: THE table is consistent, complete, and what docs/errors.md says."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from batchrun.codes import (
+    ASKED_AGAIN,
+    LOCAL,
+    RELAYED,
+    SEED_CODES,
+    STATUSES,
+    TABLE,
+    TEXTS,
+    WORD_CODES,
+    WORDS,
+    Action,
+    Blame,
+    Count,
+    Ending,
+)
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+ENDINGS = list(TABLE.values())
+
+
+def errors_page() -> str:
+    """Give the page as the script beside it makes it."""
+    spec = importlib.util.spec_from_file_location("errors_page", DOCS / "errors_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.errors_page())
+
+
+def test_docs_errors_is_what_the_table_says() -> None:
+    """docs/errors.md can't drift: `python docs/errors_page.py` writes it anew."""
+    assert (DOCS / "errors.md").read_text(encoding="utf-8") == errors_page()
+
+
+@pytest.mark.parametrize("code", SEED_CODES)
+def test_each_code_of_the_seed_has_its_rows(code: int) -> None:
+    """Each promised code has an ending of its own and one for a bare status."""
+    assert any(ending.code == code for ending in ENDINGS)
+    assert TABLE[STATUSES[code]].code == code
+
+
+def test_every_sign_leads_to_a_row() -> None:
+    """Statuses, words and texts name endings of the table only."""
+    signs = {*STATUSES.values(), *RELAYED.values(), *WORDS.values(), *(ending for _, _, ending in TEXTS)}
+    assert signs <= set(TABLE)
+    assert all(code in STATUSES for code in WORD_CODES.values())
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.name)
+def test_a_row_does_not_contradict_itself(ending: Ending) -> None:
+    """What is retried is bounded, what is final is not counted, and what people are told is there."""
+    retried = ending.action in (Action.RETRY, Action.GATE, Action.CONFIRM)
+    assert retried == (ending.count is not Count.NONE)
+    assert ending.exhausted in (Action.FAIL, Action.STOP)
+    assert ending.means
+    assert ending.do
+    assert not ending.means.endswith(".")
+    assert ending.slows <= (ending.blames is Blame.SERVER)
+    if ending.action is Action.GATE:
+        assert ending.again
+
+
+def test_what_runs_again_is_transient_or_costs_nothing() -> None:
+    """The next run asks by itself only what the server was to blame for, or what is judged before sending."""
+    for name in ASKED_AGAIN - LOCAL:
+        assert TABLE[name].blames is Blame.SERVER or TABLE[name].exhausted is Action.STOP, name
+    assert LOCAL - {"schema_mismatch"} == ASKED_AGAIN & LOCAL
+
+
+def test_only_what_was_sent_without_a_bill_may_be_billed() -> None:
+    """Reservations are held for attempts whose cost nobody told."""
+    assert {ending.name for ending in ENDINGS if ending.maybe_billed} == {
+        "timeout",
+        "reset",
+        "invalid_response",
+        "response_too_large",
+    }

@@ -1,0 +1,465 @@
+"""judge: every reply gives one verdict, and every row of the decision table its ending."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrun.codes import LOCAL, SEED_CODES, TABLE, Action
+from batchrun.judge import judge
+from batchrun.money import from_usd
+from batchrun.records import Fault, Reply, Verdict
+
+NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
+MIDNIGHT = 1_790_035_200.0
+
+
+def error(code: object = None, message: object = "", **more: object) -> dict[str, Any]:
+    """Give an error in OpenRouter's envelope; keywords are its metadata."""
+    inner = {"code": code, "message": message} | ({"metadata": more} if more else {})
+    return {"error": inner}
+
+
+def relayed(code: int, raw: object = "no", **more: object) -> dict[str, Any]:
+    return error(code, "Provider returned error", provider_name="P", raw=raw, **more)
+
+
+def answer(content: object = "Hello!", finish: object = "stop", **more: object) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content, **more}
+    return {
+        "id": "gen-1",
+        "model": "m/served",
+        "provider": "P",
+        "choices": [{"finish_reason": finish, "message": message}],
+    }
+
+
+def judged(status: int, body: object, **headers: str) -> Verdict:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return judge(Reply(status, named, raw), now=NOW)
+
+
+HTML = b"<html><head><title>Attention required!</title></head><body>x</body></html>"
+STOP, GATE, RETRY, FAIL, CONFIRM = Action.STOP, Action.GATE, Action.RETRY, Action.FAIL, Action.CONFIRM
+PROVEN, ACCEPT = Action.FAIL_IF_PROVEN, Action.ACCEPT
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the decision table: a reply, its ending and what is done."""
+
+    ending: str
+    action: Action
+    status: int
+    body: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+ROWS = [
+    # 400
+    Case("invalid_model", STOP, 400, error(400, "foo/bar is not a valid model ID")),
+    Case("invalid_model", STOP, 400, {"error": {"code": 400, "availability": {"code": "model_not_found"}}}),
+    Case("invalid_model", STOP, 400, {"error": {"code": 400, "availability": {"code": "wrong_endpoint"}}}),
+    Case("bad_parameters", PROVEN, 400, error(400, "Invalid schema for response_format 'x'")),
+    Case("bad_parameters", PROVEN, 400, error(400, "Unrecognized key(s) in object: 'ordr'")),
+    Case("bad_parameters", PROVEN, 400, error(400, "'models' array must have 3 items or fewer.")),
+    Case("bad_parameters", PROVEN, 400, relayed(400, "Invalid schema for response_format 'x': 'required' is required")),
+    Case("context_length", FAIL, 400, error(400, "x", error_type="context_length_exceeded")),
+    Case("context_length", FAIL, 400, error(400, "x", error_type="string_too_long")),
+    Case("context_length", FAIL, 400, error(400, "This endpoint's maximum context length is 8192 tokens.")),
+    Case("context_length", FAIL, 400, relayed(400, '{"error":{"message":"maximum context length is 9 tokens"}}')),
+    Case("invalid_prompt", FAIL, 400, error(400, "x", error_type="invalid_prompt")),
+    Case("invalid_image", FAIL, 400, error(400, "x", error_type="invalid_image")),
+    Case("invalid_image", FAIL, 400, error(400, "x", error_type="image_download_failed")),
+    Case("content_policy", FAIL, 400, error(400, "x", error_type="content_policy_violation")),
+    Case("refused", FAIL, 400, error(400, "x", error_type="refusal")),
+    Case("provider_rejected", RETRY, 400, relayed(400)),
+    Case("bad_request", FAIL, 400, error(400, "x", error_type="invalid_request")),
+    Case("bad_request", FAIL, 400, HTML),
+    # 401
+    Case("unauthorized", CONFIRM, 401, error(401, "Missing Authentication header")),
+    Case("unauthorized", CONFIRM, 401, error(401, "User not found.") | {"user_id": "user_abc"}),
+    Case("unauthorized", CONFIRM, 401, error(401, "No cookie auth credentials found", error_type="authentication")),
+    Case("provider_unauthorized", RETRY, 401, relayed(401, '{"error":{"code":"authentication_error","message":"x"}}')),
+    # 402
+    Case("in_flight_budget", GATE, 402,
+         error(402, "This request would exceed your available credits given your current in-flight requests.",
+               reason="in_flight_budget_exhausted", limit_source="openrouter_in_flight_budget"), {"retry_after": "3"}),
+    Case("in_flight_budget", GATE, 402, error(402, "later"), {"retry_after": "3"}),
+    Case("request_over_budget", FAIL, 402, error(402, "x", reason="weight_exceeds_budget")),
+    Case("no_credit", STOP, 402,
+         error(402, "This request requires more credits, or fewer max_tokens. You requested up to 8192 tokens.",
+               limit_source="openrouter_credits", provider_name=None, previous_errors=[{"code": 402, "message": "x"}])),
+    Case("no_credit", STOP, 402, error(402, "Prompt tokens limit exceeded: 9 > 8")),
+    Case("no_credit", STOP, 402, error(402, "Insufficient credits. Add more using https://openrouter.ai/credits")),
+    Case("key_limit", STOP, 402, error(402, "x", reason="key_limit")),
+    Case("provider_unauthorized", RETRY, 402, relayed(402)),
+    # 403
+    Case("moderated", FAIL, 403, error(403, "m requires moderation on P.", reasons=["violence"], provider_name="P")),
+    Case("moderated", FAIL, 403, error(403, "x", flagged_input="a…b")),
+    Case("guardrail", FAIL, 403, error(403, "x", patterns=["ssn"])),
+    Case("guardrail", FAIL, 403, error(403, "Request blocked: sensitive data")),
+    Case("key_limit", STOP, 403, error(403, "Key limit exceeded (total limit). Manage it using https://x/keys")),
+    Case("key_limit", STOP, 403, error(403, "x", limit_source="openrouter_workspace_budget")),
+    Case("forbidden", FAIL, 403, error(403, "x", error_type="permission_denied")),
+    Case("provider_rejected", RETRY, 403, relayed(403)),
+    Case("edge_blocked", GATE, 403, HTML, {"content_type": "text/html; charset=UTF-8"}),
+    # 404
+    Case("no_endpoint", STOP, 404, error(404, "No endpoints found for meta-llama/llama-3.2-1b-instruct:free.")),
+    Case("no_endpoint", STOP, 404, error(404, "No endpoints found that can handle the requested parameters.")),
+    Case("no_endpoint", STOP, 404, error(404, "No endpoints found matching your data policy.")),
+    Case("no_endpoint", STOP, 404, error(404, "No allowed providers are available for the selected model.")),
+    Case("no_endpoint", STOP, 404, {"error": {"code": 404, "availability": {"code": "model_deprecated"}}}),
+    Case("unsupported_input", FAIL, 404, error(404, "No endpoints found that support image input")),
+    Case("provider_not_found", RETRY, 404, {"error": {"code": 404, "availability": {"retryable": True}}}),
+    Case("provider_not_found", RETRY, 404, relayed(404)),
+    Case("not_found", PROVEN, 404, error(404, "x")),
+    Case("not_found", PROVEN, 404, HTML),
+    # other 3xx and 4xx
+    Case("redirected", STOP, 302, b"", {"location": "https://x"}),
+    Case("request_timeout", RETRY, 408, error(408, "x")),
+    Case("conflict", RETRY, 409, error(409, "x")),
+    Case("unexpected_status", FAIL, 410, error(410, "gone")),
+    Case("precondition_failed", FAIL, 412, error(412, "x")),
+    Case("payload_too_large", FAIL, 413, error(413, "x")),
+    Case("unsupported_media", FAIL, 415, error(415, "x")),
+    Case("unexpected_status", FAIL, 418, error(418, "x")),
+    Case("unprocessable", FAIL, 422, error(422, "x")),
+    Case("too_early", RETRY, 425, error(425, "x")),
+    Case("client_closed", RETRY, 499, error(499, "x")),
+    # 429
+    Case("daily_quota", STOP, 429,
+         error(429, "Rate limit exceeded: free-models-per-day. Add credits", limit_source="openrouter_free_tier_daily",
+               headers={"X-RateLimit-Limit": "50", "X-RateLimit-Reset": str(int(MIDNIGHT * 1000))})),
+    Case("daily_quota", STOP, 429, error(429, "Rate limit exceeded: free-models-per-day-high-balance.")),
+    Case("rate_limited", GATE, 429, error(429, "x", limit_source="openrouter_free_tier_per_minute")),
+    Case("rate_limited", GATE, 429, error(429, "Rate limit exceeded: free-models-per-min")),
+    Case("rate_limited", GATE, 429, error(429, "Rate limit exceeded: m.", limit_source="openrouter_shared_capacity")),
+    Case("upstream_rate_limited", GATE, 429,
+         relayed(429, "m is temporarily rate-limited upstream.", limit_source="upstream_provider_shared_pool")),
+    Case("upstream_rate_limited", GATE, 429, relayed(429)),
+    Case("upstream_rate_limited", GATE, 429, error(429, "m is temporarily rate-limited upstream")),
+    Case("upstream_rate_limited", GATE, 429, {"error": {"code": 429, "availability": {"code": "capacity_exhausted"}}}),
+    Case("rate_limited", GATE, 429, HTML, {"content_type": "text/html"}),
+    Case("rate_limited", GATE, 429, b""),
+    # 5xx
+    Case("server_error", RETRY, 500, error(500, "Internal Server Error", error_type="server")),
+    Case("server_error", RETRY, 501, b""),
+    Case("bad_gateway", RETRY, 502, error(502, "Provider returned error")),
+    Case("overloaded", GATE, 503, error(503, "x", error_type="provider_overloaded"), {"retry_after": "2"}),
+    Case("no_provider_available", RETRY, 503,
+         error(503, "There is no available model provider that meets your routing requirements")),
+    Case("gateway_timeout", RETRY, 504, error(504, "x")),
+    *(Case("edge_error", RETRY, status, HTML) for status in (520, 521, 522, 523, 525, 526, 527, 530)),
+    Case("gateway_timeout", RETRY, 524, HTML),
+    Case("provider_overloaded", RETRY, 529, error(529, "Provider returned error")),
+    # errors inside a 200
+    Case("gateway_timeout", RETRY, 200,
+         error(524, "Provider returned error", raw="error code: 524", provider_name="G") | {"user_id": "u"}),
+    Case("unauthorized", CONFIRM, 200, error(401, "User not found.")),
+    Case("no_credit", STOP, 200, error("402", "Insufficient credits")),
+    Case("upstream_rate_limited", GATE, 200, relayed(429)),
+    Case("bad_gateway", RETRY, 200, error(502, "flagged for possible cybersecurity risk")),
+    Case("server_error", RETRY, 200, error("server_error", "x")),
+    Case("unauthorized", CONFIRM, 200, error("invalid_api_key", "x")),
+    Case("generation_error", RETRY, 200, error(None, "x")),
+    Case("generation_error", RETRY, 200, {"error": "it broke"}),
+    Case("generation_error", RETRY, 200,
+         {"choices": [{"finish_reason": "error", "message": {"content": "partial…"},
+                       "error": {"code": 502, "message": "Provider disconnected mid-stream",
+                                 "metadata": {"error_type": "provider_unavailable"}}}],
+          "usage": {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0}}),
+    Case("content_policy", FAIL, 200,
+         {"choices": [{"error": {"code": 400, "metadata": {"error_type": "content_policy_violation"}}}]}),
+    Case("generation_error", RETRY, 200, answer("partial", "error")),
+    # generations
+    Case("empty_response", RETRY, 200, {"choices": []}),
+    Case("empty_response", RETRY, 200, {"id": "gen-1"}),
+    Case("empty_response", RETRY, 200, answer(None)),
+    Case("empty_response", RETRY, 200, answer(" \n ")),
+    Case("truncated", FAIL, 200, answer("", "length", reasoning="hm")),
+    Case("truncated", FAIL, 200, answer('{"a": ', "length")),
+    Case("content_filter", FAIL, 200, answer("Hel", "content_filter")),
+    Case("refused", FAIL, 200, answer(None, refusal="I can't")),
+    Case("invalid_response", RETRY, 200, b'{"choices": [{"mess'),
+    Case("invalid_response", RETRY, 200, b""),
+    Case("invalid_response", RETRY, 200, b"  \n\n "),
+    Case("invalid_response", RETRY, 200, b"[1]"),
+    Case("invalid_response", RETRY, 200, {"choices": "no"}),
+    Case("edge_blocked", GATE, 200, HTML, {"content_type": "text/html"}),
+    Case("ok", ACCEPT, 200, answer()),
+    Case("ok", ACCEPT, 200, b" \n\n " + orjson.dumps(answer())),
+    # servers that are not OpenRouter
+    Case("unauthorized", CONFIRM, 401,
+         {"error": {"message": "Incorrect API key", "type": "invalid_request_error", "code": "invalid_api_key"}}),
+    Case("no_credit", STOP, 429,
+         {"error": {"message": "You exceeded your current quota", "type": "insufficient_quota",
+                    "code": "insufficient_quota"}}),
+    Case("rate_limited", GATE, 429, {"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}),
+    Case("not_found", PROVEN, 404, {"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}),
+    Case("context_length", FAIL, 400, {"error": {"message": "x", "code": "context_length_exceeded"}}),
+    Case("context_length", FAIL, 400,
+         {"error": {"code": 400, "message": "the request exceeds the available context size",
+                    "type": "exceed_context_size_error"}}),
+    Case("overloaded", GATE, 503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}),
+    Case("context_length", FAIL, 400,
+         {"object": "error", "message": "This model's maximum context length is 8 tokens.", "type": "BadRequestError",
+          "param": None, "code": 400}),
+    Case("unprocessable", FAIL, 422, {"detail": [{"loc": ["body"], "msg": "field required"}]}),
+    Case("not_found", PROVEN, 404, {"detail": "Not Found"}),
+    Case("not_found", PROVEN, 404, {"error": "model 'x' not found, try pulling it first"}),
+    Case("content_policy", FAIL, 400, {"error": {"message": "filtered", "code": "content_filter", "status": 400}}),
+    Case("server_error", RETRY, 200, {"object": "error", "message": "x", "type": "server_error"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROWS, ids=lambda case: f"{case.status}-{case.ending}")
+def test_every_row_of_the_decision_table_has_its_ending_and_action(case: Case) -> None:
+    """A reply of the decision table gets the ending and the action that the table says."""
+    verdict = judged(case.status, case.body, **case.headers)
+    assert (verdict.ending, TABLE[verdict.ending].action) == (case.ending, case.action)
+    assert verdict.http_status == case.status
+
+
+FAULTS = [
+    (Fault.DNS, False, "connection"),
+    (Fault.CONNECT, False, "connection"),
+    (Fault.CONNECT, True, "reset"),
+    (Fault.TIMEOUT, False, "connection"),
+    (Fault.TIMEOUT, True, "timeout"),
+    (Fault.RESET, False, "connection"),
+    (Fault.RESET, True, "reset"),
+    (Fault.TLS, False, "tls"),
+    (Fault.TLS, True, "reset"),
+    (Fault.PROTOCOL, True, "invalid_response"),
+    (Fault.TOO_LARGE, True, "response_too_large"),
+]
+
+
+@pytest.mark.parametrize(("fault", "sent", "ending"), FAULTS)
+def test_a_fault_is_judged_by_what_was_sent(fault: Fault, sent: bool, ending: str) -> None:  # noqa: FBT001
+    """What was not sent can't be billed, whatever the library calls it."""
+    verdict = judge(Reply(fault=fault, sent=sent, detail="gone"), now=NOW)
+    assert (verdict.ending, verdict.message, verdict.code, verdict.http_status) == (ending, "gone", None, None)
+
+
+def test_every_ending_is_reached_by_a_reply_or_is_local() -> None:
+    """No ending in the table is dead."""
+    reached = {case.ending for case in ROWS} | {ending for _, _, ending in FAULTS}
+    assert reached | LOCAL == set(TABLE)
+    assert not reached & LOCAL
+
+
+@pytest.mark.parametrize("code", SEED_CODES)
+def test_each_code_of_the_seed_is_told_as_status_and_inside_a_200(code: int) -> None:
+    """Each of the promised codes reaches the row's error_code, with words, by status and wrapped in a success."""
+    for status in (code, 200):
+        verdict = judged(status, error(code, "why"))
+        assert (verdict.code, verdict.http_status, verdict.message) == (code, status, "why")
+        assert TABLE[verdict.ending].code in (code, None)
+
+
+# -- words for people
+
+
+def test_the_message_names_the_provider_and_its_own_words() -> None:
+    """The upstream's words are dug out of metadata.raw, as JSON in a string, as an object, or as text."""
+    for raw in ('{"error":{"message":"too hot"}}', {"detail": [{"msg": "too hot"}]}, "too hot", '{"error":"too hot"}'):
+        assert judged(400, relayed(400, raw)).message == "[P] too hot"
+    assert judged(400, relayed(400, {"odd": 1})).message == "[P] Provider returned error"
+    assert judged(400, relayed(400)).provider == "P"
+
+
+def test_the_message_tells_the_reasons_of_a_moderation() -> None:
+    """Reasons that the text lacks are added."""
+    assert judged(403, error(403, "flagged", reasons=["violence", "hate"])).message == "flagged (violence, hate)"
+
+
+def test_the_message_holds_no_key_no_control_character_and_no_novel() -> None:
+    """Foreign words are one clean line of at most 2,000 characters."""
+    secret = "sk-or-v1-0123456789abcdef"
+    verdict = judged(400, error(400, f"a\x1b[31m\nb {secret} Bearer {secret} Authorization: bearer\tabc123 \u202eend"))
+    assert verdict.message == "a [31m b *** *** Authorization: *** end"
+    assert len(judged(400, error(400, "x" * 9_999)).message) == 2_000
+    assert secret not in judge(Reply(fault=Fault.RESET, detail=f"Bearer {secret}"), now=NOW).message
+    assert judged(520, HTML).message == "Attention required!"
+    assert judged(500, b"plain words").message == "plain words"
+
+
+def test_a_verdict_always_says_something() -> None:
+    """A failure without words gets those of the table."""
+    assert judged(503, b"").message == TABLE["overloaded"].means
+
+
+# -- what an answer holds
+
+
+def test_an_answer_gives_its_facts() -> None:
+    """Text, model really used, provider, id, tokens and cost are read."""
+    body = answer() | {"usage": {"prompt_tokens": 9, "completion_tokens": 10, "cost": 0.00000735, "is_byok": False,
+                                 "cost_details": {"upstream_inference_cost": 0.00000735}}}  # fmt: skip
+    verdict = judged(200, body)
+    assert (verdict.ending, verdict.text, verdict.finish_reason) == ("ok", "Hello!", "stop")
+    assert (verdict.model, verdict.provider, verdict.generation_id) == ("m/served", "P", "gen-1")
+    assert (verdict.usage.prompt_tokens, verdict.usage.completion_tokens, verdict.usage.cost) == (9, 10, 7_350_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "finish", "text"),
+    [
+        ("  x", "stop", "  x"),
+        ("x", None, "x"),
+        ("x", "a_new_reason", "x"),
+        ("x", 7, "x"),
+        ([{"type": "text", "text": "a"}, {"type": "odd"}, "b", 3], "stop", "ab"),
+    ],
+)
+def test_content_and_finish_reasons_are_read_leniently(content: object, finish: object, text: str) -> None:
+    """Parts are joined and unknown finish reasons accepted."""
+    assert (judged(200, answer(content, finish)).ending, judged(200, answer(content, finish)).text) == ("ok", text)
+
+
+def test_what_the_model_wrote_is_kept_where_it_is_no_answer() -> None:
+    """Partial text survives truncation, filters, refusals and errors."""
+    assert judged(200, answer("par", "length")).text == "par"
+    assert judged(200, answer("par", "error")).text == "par"
+    assert judged(200, answer(None, refusal="no")).text == "no"
+    broken = {"choices": [{"error": {"code": 502}, "message": {"content": "par"}}]}
+    assert (judged(200, broken).text, judged(200, broken).code) == ("par", 502)
+
+
+def test_tool_calls_are_an_answer() -> None:
+    """A model that calls a tool did not answer nothing."""
+    verdict = judged(200, answer(None, "tool_calls", tool_calls=[{"id": "c"}]))
+    assert (verdict.ending, verdict.text) == ("ok", '[{"id":"c"}]')
+
+
+def test_with_the_users_own_provider_key_the_upstreams_cost_counts() -> None:
+    """The fee and the provider's charge are added, only with is_byok."""
+    usage = {"cost": 0.05, "is_byok": True, "cost_details": {"upstream_inference_cost": 1}}
+    assert judged(200, answer() | {"usage": usage}).usage.cost == from_usd("1.05")
+    assert judged(200, answer() | {"usage": usage | {"is_byok": False}}).usage.cost == from_usd("0.05")
+
+
+def test_a_cached_reply_costs_nothing() -> None:
+    """A hit of OpenRouter's response cache is told and free."""
+    usage = judged(200, answer() | {"usage": {"prompt_tokens": 0, "cost": 0.1}}, x_openrouter_cache_status="HIT").usage
+    assert (usage.cached, usage.cost) == (True, 0)
+    assert not judged(200, answer(), x_openrouter_cache_status="MISS").usage.cached
+
+
+@pytest.mark.parametrize("cost", [None, -1, "x", True, [], 1e300, "NaN", {}])
+def test_an_absurd_cost_is_unknown(cost: object) -> None:
+    """A cost that can't be one is not counted as money."""
+    assert judged(200, answer() | {"usage": {"cost": cost, "prompt_tokens": "9"}}).usage.cost is None
+
+
+def test_other_servers_do_not_set_the_cost() -> None:
+    """`usage.cost` is in USD only where OpenRouter defines it."""
+    reply = Reply(200, {}, orjson.dumps(answer() | {"usage": {"cost": 5, "prompt_tokens": 3}}))
+    usage = judge(reply, now=NOW, openrouter=False).usage
+    assert (usage.cost, usage.prompt_tokens) == (None, 3)
+
+
+@given(st.decimals(min_value=0, max_value=1000, places=12, allow_nan=False))
+def test_a_cost_is_exactly_what_was_printed(usd: object) -> None:
+    """The digits of the JSON number are kept, to the picodollar."""
+    body = b'{"choices":[{"message":{"content":"x"}}],"usage":{"cost":%s}}' % format(float(str(usd)), ".15g").encode()
+    assert judged(200, body).usage.cost == from_usd(float(str(usd)))
+
+
+# -- when to come back
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "wait"),
+    [
+        ({}, error(429), None),
+        ({"retry_after": "5"}, error(429), 5.0),
+        ({"retry_after": "1.5"}, error(429), 1.5),
+        ({"retry_after": "Mon, 21 Sep 2026 14:13:50 GMT"}, error(429), 30.0),
+        ({"retry_after": "Mon, 21 Sep 2026 14:13:00 GMT"}, error(429), 0.0),
+        ({"retry_after": "-5"}, error(429), 0.0),
+        ({"retry_after": "soon"}, error(429), None),
+        ({"retry_after": "nan"}, error(429), None),
+        ({"retry_after": "1e999"}, error(429), None),
+        ({"retry_after_ms": "250", "retry_after": "9"}, error(429), 0.25),
+        ({"x_ratelimit_reset": str(int(NOW + 40))}, error(429), 40.0),
+        ({"x_ratelimit_reset": "7"}, error(429), 7.0),
+        ({}, error(429, headers={"X-RateLimit-Reset": str(int((NOW + 20) * 1000))}), 20.0),
+        ({}, error(429, headers={"Retry-After": 3}), 3.0),
+        ({"retry_after": "9"}, {"error": {"availability": {"retry_after": 2}}}, 2.0),
+    ],
+)
+def test_the_wait_is_read_in_all_its_forms(headers: dict[str, str], body: object, wait: float | None) -> None:
+    """Seconds, dates, milliseconds, metadata and resets, in the order of their authority."""
+    assert judged(429, body, **headers).wait == wait
+
+
+def test_a_reset_counts_only_for_rate_limits() -> None:
+    """Servers that send X-RateLimit-Reset with every reply do not delay other retries."""
+    assert judged(502, b"", x_ratelimit_reset="50").wait is None
+    assert judged(503, b"", retry_after="50").wait == 50.0
+
+
+def test_a_limit_that_stops_the_run_tells_when_it_ends() -> None:
+    """The daily quota ends at its reset or at midnight UTC, a key limit when it says so."""
+    reset = error(429, "free-models-per-day", headers={"X-RateLimit-Reset": str(int((NOW + 99) * 1000))})
+    assert judged(429, reset).resume_at == NOW + 99
+    assert judged(429, error(429, "free-models-per-day")).resume_at == MIDNIGHT
+    limit = error(403, "x", limit_source="openrouter_key_limit", resets_at="2026-09-22T00:00:00Z")
+    assert judged(403, limit).resume_at == MIDNIGHT
+    assert judged(403, error(403, "Key limit exceeded", resets_at="tomorrow")).resume_at is None
+    assert judged(429, error(429), retry_after="5").resume_at is None
+
+
+# -- any bytes
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    ["error", "code", "message", "metadata", "choices", "finish_reason", "content", "usage", "cost", "raw", "headers",
+     "availability", "retry_after", "provider_name", "type", "detail", "object", "reasons", "resets_at", "is_byok",
+     "cost_details", "refusal", "tool_calls", "id", "model", "prompt_tokens", "X-RateLimit-Reset"]
+)  # fmt: skip
+SHAPED = st.recursive(
+    JSON | st.sampled_from([400, "402", 429, "stop", "error", "Provider returned error"]),
+    lambda inner: st.dictionaries(KEYS, inner, max_size=4) | st.lists(inner, max_size=2),
+    max_leaves=12,
+)
+BODIES = st.binary(max_size=200) | SHAPED.map(lambda value: json.dumps(value).encode())
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [
+            "retry-after",
+            "retry-after-ms",
+            "x-ratelimit-reset",
+            "content-type",
+            "x-generation-id",
+            "x-openrouter-cache-status",
+        ]
+    ),
+    st.text(max_size=30) | st.integers().map(str) | st.sampled_from(["HIT", "text/html"]),
+    max_size=3,
+)
+
+
+@given(st.integers(-1, 1000) | st.sampled_from([200, 400, 401, 402, 403, 404, 429, 503]), HEADERS, BODIES)
+def test_any_reply_gives_exactly_one_verdict(status: int, headers: dict[str, str], body: bytes) -> None:
+    """Any bytes with any status and headers never raise and end in the table, with sane facts."""
+    verdict = judge(Reply(status, headers, body), now=NOW)
+    assert verdict.ending in TABLE
+    assert verdict.ending not in LOCAL
+    assert verdict.code is None or 300 <= verdict.code <= 599
+    assert len(verdict.message) <= 2_000
+    assert verdict.wait is None or 0 <= verdict.wait < float("inf")
+    assert (verdict.ending == "ok") <= bool(verdict.text)
+    verdict.message.encode()
