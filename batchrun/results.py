@@ -223,7 +223,8 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: b
         if suffix == ".parquet":
             source.sink_parquet(file, compression="zstd", row_group_size=_ROW_GROUP)
         else:
-            source.sink_ipc(file, compression="zstd", record_batch_size=_ROW_GROUP)
+            oldest = pl.CompatLevel.oldest()  # the layout that every Arrow library knows
+            source.sink_ipc(file, compression="zstd", record_batch_size=_ROW_GROUP, compat_level=oldest)
         return
     table = suffix in {".csv", ".tsv"}
     separator = "\t" if suffix == ".tsv" else ","
@@ -259,8 +260,11 @@ def _row_groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def _clean(frame: pl.DataFrame) -> pl.DataFrame:
-    """Copy a frame value by value: the unused bits of a slice's masks would be written to an Arrow file."""
-    return frame.select(pl.all().gather(pl.int_range(pl.len())))
+    """Copy a frame value by value: the unused bits of a slice's masks would be written to an Arrow file.
+
+    To reverse is the one operation that rebuilds nested columns too; the second one puts the rows back.
+    """
+    return frame.reverse().reverse()
 
 
 def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
