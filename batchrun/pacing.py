@@ -8,7 +8,7 @@ import math
 _RAMP = 0.1  # seconds in which the starts behind an opened gate double
 _LONGEST_RAMP = 60.0
 _RAMP_OVER = 1024  # starts after which a gate no longer counts
-_DENSE = 4  # one refusal in so many requests closes the gate
+_DENSE, _FEWEST_DENSE = 4, 3  # one refusal in so many requests closes the gate, once there are so many
 
 
 class Gate:
@@ -46,7 +46,7 @@ class Gate:
         if sent_at < self._closed_at:
             return 0
         self._refusals += 1
-        dense = self._refusals > 1 and self._refusals * _DENSE >= self._starts
+        dense = self._refusals >= _FEWEST_DENSE and self._refusals * _DENSE >= self._starts
         return max(1, self._closings) if dense else 0
 
     def close(self, now: float, delay: float, sent_at: float) -> None:
