@@ -11,16 +11,19 @@ import polars as pl
 from batchrun.answers import AnswerForm
 from batchrun.endpoints import Endpoint, resolve
 from batchrun.environment import Environment
-from batchrun.errors import JobFileError, Mistake
+from batchrun.errors import InputError, JobFileError, Mistake
 from batchrun.images import ImageFiles
 from batchrun.job import Job
-from batchrun.jobfile import Loaded, suggestion
+from batchrun.jobfile import Loaded, check, suggestion
 from batchrun.render import Renderer, template_mistakes
 from batchrun.results import DETAIL_TYPES, dtype_of
-from batchrun.rows import Rows, open_rows
+from batchrun.rows import Rows, open_rows, stamp
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
+
+
+INPUT_CHANGED = "the input changed during the run; run again to ask what is new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,13 @@ class Prepared:
         details = {prefix + name: DETAIL_TYPES[name] for name in self.job.output.details}
         return kept | answers | details
 
+    def input_changed(self) -> bool:
+        """Tell whether the input's files are other ones than those that were opened."""
+        try:
+            return stamp([Path(file.path) for file in self.rows.files]) != self.rows.files
+        except InputError:
+            return True
+
 
 @contextmanager
 def prepared(loaded: Loaded, job: Job, environment: Environment) -> Iterator[Prepared]:
@@ -54,6 +64,8 @@ def prepared(loaded: Loaded, job: Job, environment: Environment) -> Iterator[Pre
 
     Raises JobFileError with all mistakes, InputError, or UserError for a missing key.
     """
+    if flagged := [loaded.mistake(path, message) for path, message in check(job)]:
+        raise JobFileError(loaded.shown, tuple(flagged))
     looked = f"the environment, {job.folder / '.env'} and .env in the working directory"
     endpoint = resolve(job, environment, looked)
     if endpoint.name == "simulator":
