@@ -28,7 +28,7 @@ from batchrun.jobfile.typed import typed
 from batchrun.jobfile.wording import path_of, suggestion, worded
 from batchrun.jobfile.yamltext import MAX_MISTAKES, parse
 
-__all__ = ["Loaded", "Positions", "check", "load", "schema", "suggestion"]
+__all__ = ["Loaded", "Positions", "check", "examine", "load", "schema", "suggestion"]
 
 _JOB = TypeAdapter(Job)
 _STAND_IN: dict[str, Any] = {
@@ -43,11 +43,20 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A job, where its parts stand in the file, and the file as the user named it."""
+    """A job, where its parts stand in the file, and the file as the user named it.
+
+    Where there are `mistakes`, the paths of `unsound` hold stand-ins.
+    """
 
     job: Job
     positions: Positions
     shown: str
+    mistakes: tuple[Mistake, ...] = ()
+    unsound: frozenset[JobPath] = frozenset()
+
+    def sound(self, name: str) -> bool:
+        """Tell whether a part of the job (`input`, `prompt`, …) is as the user meant it."""
+        return not any(path[:1] in {(), (name,)} for path in self.unsound)
 
     def mistake(self, path: JobPath, message: str, line: int = 1) -> Mistake:
         """Make a mistake at a path of the job; `line` counts the lines of a text from 1, as Jinja does."""
@@ -59,24 +68,37 @@ def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
 
     Raises JobFileError with all mistakes (the first hundred).
     """
+    loaded = examine(text, file, environment)
+    if loaded.mistakes:
+        raise JobFileError(loaded.shown, loaded.mistakes)
+    return loaded
+
+
+def examine(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
+    """Make the job as `load` does, with its mistakes, so that what is sound can be checked further.
+
+    Raises JobFileError where they leave no job.
+    """
     root, mistakes = parse(text)
     if root is None:
         raise JobFileError(str(file), tuple(sorted(mistakes)[:MAX_MISTAKES]))
     positions = Positions(root)
     data, reader = typed(root, environment)
+    unsound: set[JobPath] = {()} if mistakes else set()
     for finding in reader.findings:
         place = positions.key(finding.path) if finding.at_key else positions.locate(finding.path)
         mistakes.append(Mistake(*place, finding.message))
     job, errors = _build(data | {"file": file.absolute(), "text": text}, positions)
-    told = {path: message for path, message in worded(errors, positions).items() if path not in reader.settled}
-    mistakes += [Mistake(*positions.locate(path), message) for path, message in told.items()]
+    told = [(path, message) for path, message in worded(errors, positions).items() if path not in reader.settled]
+    unsound |= reader.settled.union(path_of(error, positions) for error in errors)
     if job is not None:
-        silent = reader.settled.union(path_of(error, positions) for error in errors)
-        found = ((path, message) for path, message in check(job) if not _touches(path, silent))
-        mistakes += [Mistake(*positions.locate(path), message) for path, message in found]
-    if mistakes or job is None:
-        raise JobFileError(str(file), tuple(sorted(mistakes)[:MAX_MISTAKES]))
-    return Loaded(job, positions, str(file))
+        silent = unsound - {()}
+        told += [(path, message) for path, message in check(job) if not _touches(path, silent)]
+    mistakes += [Mistake(*positions.locate(path), message) for path, message in told]
+    mistakes = sorted(mistakes)[:MAX_MISTAKES]
+    if job is None:
+        raise JobFileError(str(file), tuple(mistakes))
+    return Loaded(job, positions, str(file), tuple(mistakes), frozenset(unsound.union(path for path, _ in told)))
 
 
 def schema() -> dict[str, Any]:
