@@ -142,6 +142,21 @@ class Window:
 
 
 @dataclass
+class Strict:
+    """Takes one request each so many seconds, and tells those that come earlier to wait a second."""
+
+    every: float
+    wait: float | None = 1.0
+    free_at: float = 0.0
+
+    def admit(self, now: float, in_service: int) -> bool:  # noqa: ARG002  (a server's signature)
+        if now < self.free_at:
+            return False
+        self.free_at = now + self.every
+        return True
+
+
+@dataclass
 class Noise:
     """Refuses at random, whatever the load."""
 
@@ -252,6 +267,16 @@ def test_the_limit_converges(name: str, spread: float) -> None:
     natural = server.share if isinstance(server, Noise) else 0.0
     assert answers >= 0.95 * best * (end - settled)
     assert refusals < (0.01 + natural) * (answers + refusals)
+
+
+def test_a_rate_is_learned_where_no_number_in_flight_fits() -> None:
+    """Ten a second, evenly spaced, or a second's pause: any fixed number in flight brings less than half."""
+    simulation = Simulation(Strict(0.1), AdaptiveLimit(256), 0.0)
+    simulation.run(300)
+    answers, refusals = simulation.run(900)
+    assert answers >= 0.8 * 10 * 600
+    assert refusals < 0.01 * answers
+    assert max(Simulation(Strict(0.1), Fixed(n), 0.0).run(100.0)[0] for n in (1, 2, 3, 5, 8)) < 0.5 * 10 * 100
 
 
 def test_a_fixed_setting_would_do_no_better() -> None:
