@@ -1,23 +1,25 @@
 """All that can be known before a request: endpoint, rows, prompt, answer, output; all mistakes are told at once."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from batchrun.answers import AnswerForm
 from batchrun.endpoints import Endpoint, resolve
 from batchrun.environment import Environment
-from batchrun.errors import InputError, JobFileError, Mistake
+from batchrun.errors import InputError, JobFileError, Mistake, UserError
 from batchrun.images import ImageFiles
 from batchrun.job import Job
 from batchrun.jobfile import Loaded, check, suggestion
 from batchrun.render import Renderer, template_mistakes
 from batchrun.results import DETAIL_TYPES, dtype_of
 from batchrun.rows import Rows, open_rows, stamp
+
+T = TypeVar("T")
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
@@ -62,21 +64,21 @@ class Prepared:
 def prepared(loaded: Loaded, job: Job, environment: Environment) -> Iterator[Prepared]:
     """Open the input and check everything against it. `job` is the loaded one with the flags applied.
 
-    Raises JobFileError with all mistakes, InputError, or UserError for a missing key.
+    Raises JobFileError with all mistakes, those of the file as well; where there is just one and the file has no
+    place for it, InputError, or UserError for a missing key.
     """
-    if flagged := [loaded.mistake(path, message) for path, message in check(job)]:
-        raise JobFileError(loaded.shown, tuple(flagged))
-    looked = f"the environment, {job.folder / '.env'} and .env in the working directory"
-    endpoint = resolve(job, environment, looked)
-    if endpoint.name == "simulator":
+    found = _Found(loaded)
+    found.check_flags(job)
+    endpoint = found.tried("model", lambda: _endpoint(job, environment))
+    if endpoint is not None and endpoint.name == "simulator":
         job = replace(job, model=replace(job.model, name=endpoint.model))
-    with open_rows(job.input, job.folder) as rows:
-        form, mistakes = _form(loaded, job)
-        kept = _kept(job, rows.columns)
-        mistakes += _template_mistakes(loaded, job, rows.columns)
-        mistakes += _output_mistakes(loaded, job, rows.columns, form)
-        if mistakes or form is None:
-            raise JobFileError(loaded.shown, tuple(mistakes))
+    with ExitStack() as stack:
+        form = found.compiled(job)
+        rows = found.tried("input", lambda: stack.enter_context(open_rows(job.input, job.folder)))
+        if rows is not None:
+            found.compare(job, rows.columns, form)
+        if endpoint is None or rows is None or form is None or found.any:
+            raise found.error()
         yield Prepared(
             job,
             endpoint,
@@ -91,12 +93,72 @@ def prepared(loaded: Loaded, job: Job, environment: Environment) -> Iterator[Pre
                 body_extras=body_extras(job, endpoint, form),
                 images=ImageFiles(job.folder),
             ),
-            kept,
+            _kept(job, rows.columns),
             {name: dtype_of(schema) for name, schema in form.columns.items()},
             max_tokens(job, endpoint),
             environment.get("BATCHRUN_HTTP", "reqwest"),
             Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchrun",
         )
+
+
+class _Found:
+    """The mistakes found so far; parts of the job that the file's own mistakes touch are not looked at."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._mistakes: list[Mistake] = []
+        self._problems: list[tuple[str, UserError]] = []
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self._loaded.mistakes or self._mistakes or self._problems)
+
+    def check_flags(self, job: Job) -> None:
+        """Check the job as the flags made it; what the file says was checked when it was loaded."""
+        if job != self._loaded.job:
+            self._mistakes += [self._loaded.mistake(path, message) for path, message in check(job)]
+        if self._mistakes:
+            raise self.error()
+
+    def tried(self, part: str, make: Callable[[], T]) -> T | None:
+        """Make something of a sound part of the job; what goes wrong is kept."""
+        if not self._loaded.sound(part):
+            return None
+        try:
+            return make()
+        except UserError as problem:
+            self._problems.append((part, problem))
+            return None
+
+    def compiled(self, job: Job) -> AnswerForm | None:
+        """Compile the answer's form."""
+        if not self._loaded.sound("answer"):
+            return None
+        compiled = AnswerForm.compile(job.answer)
+        if isinstance(compiled, AnswerForm):
+            return compiled
+        self._mistakes += [self._loaded.mistake(path, message) for path, message in compiled]
+        return None
+
+    def compare(self, job: Job, columns: tuple[str, ...], form: AnswerForm | None) -> None:
+        """Hold prompt and output to the input's columns."""
+        if self._loaded.sound("prompt"):
+            self._mistakes += _template_mistakes(self._loaded, job, columns)
+        if self._loaded.sound("output"):
+            self._mistakes += _output_mistakes(self._loaded, job, columns, form)
+
+    def error(self) -> UserError:
+        """Give what is to be raised: a lone problem as it is, else all mistakes together."""
+        mistakes = [*self._loaded.mistakes, *self._mistakes]
+        if len(self._problems) == 1 and not mistakes:
+            return self._problems[0][1]
+        mistakes += [self._loaded.mistake((part,), str(problem)) for part, problem in self._problems]
+        return JobFileError(self._loaded.shown, tuple(mistakes))
+
+
+def _endpoint(job: Job, environment: Environment) -> Endpoint:
+    return resolve(job, environment, f"the environment, {job.folder / '.env'} and .env in the working directory")
 
 
 def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
@@ -118,13 +180,6 @@ def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm) -> dict[str, Any
         if form.response_format is not None:
             extras["provider"] = {"require_parameters": True}
     return extras
-
-
-def _form(loaded: Loaded, job: Job) -> tuple[AnswerForm | None, list[Mistake]]:
-    compiled = AnswerForm.compile(job.answer)
-    if isinstance(compiled, AnswerForm):
-        return compiled, []
-    return None, [loaded.mistake(path, message) for path, message in compiled]
 
 
 def _kept(job: Job, columns: tuple[str, ...]) -> tuple[str, ...]:

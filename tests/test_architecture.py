@@ -21,7 +21,7 @@ FLOORS = [
     {"rows", "results", "images", "checkpoint", "endpoints", "children", "senders", "pool"},
     {"prices"},
     {"plan", "prepare", "progress"},
-    {"outputs", "asking", "forecast"},
+    {"outputs", "asking", "forecast", "loading"},
     {"runner", "drafting", "report"},
     {"commands"},
     {"cli"},

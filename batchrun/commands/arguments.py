@@ -1,21 +1,21 @@
 """The argument JOB and the loading of its file, shared by the commands; heavy rooms are imported when called."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
-
-from batchrun.errors import UserError
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
     from batchrun.environment import Environment
     from batchrun.jobfile import Loaded
+    from batchrun.options import RunOptions
     from batchrun.prepare import Prepared
     from batchrun.records import Summary
 
@@ -63,19 +63,14 @@ job_argument = click.argument("job", type=JobPath(), metavar="JOB")
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
-def load(path: Path) -> "tuple[Loaded, Environment]":
+def load(path: Path, options: "RunOptions | None" = None) -> "tuple[Loaded, Environment]":
     """Read a job file and its environment; raises JobFileError with all mistakes."""
-    from batchrun.environment import read_environment
-    from batchrun.jobfile import load as load_text
+    from batchrun.loading import load_file
+    from batchrun.options import RunOptions
+    from batchrun.stop import raise_on_termination
 
-    environment = read_environment(path.parent, Path.cwd(), os.environ)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{path}: byte {problem.start + 1} is not UTF-8; save the job file as UTF-8") from None
-    except OSError as problem:
-        raise UserError(f"{path}: {problem.strerror}") from None
-    return load_text(text, path, environment), environment
+    raise_on_termination()
+    return load_file(path, os.environ, Path.cwd(), options or RunOptions())
 
 
 _RUN_FLAGS = (
@@ -106,16 +101,34 @@ def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, **flags: Any
     from batchrun.progress import chosen
     from batchrun.runner import run_job
 
-    loaded, environment = load(path)
-    summary = run_job(loaded, RunOptions(**flags), environment, chosen(quiet=quiet))
+    options = RunOptions(**flags)
+    loaded, environment = load(path, options)
+    summary = run_job(loaded, options, environment, chosen(quiet=quiet))
     if as_json:
         import orjson
 
-        click.echo(orjson.dumps(summary).decode())
+        give(orjson.dumps(summary).decode())
     if not quiet or summary.exit_code:
-        for line in told(summary):
-            click.echo(line, err=True)
+        tell("\n".join(told(summary)))
     return summary.exit_code
+
+
+def give(text: str) -> None:
+    """Write to stdout what was asked for. A reader who has enough (`| head`) changes no exit code."""
+    _written(text, sys.stdout)
+
+
+def tell(text: str) -> None:
+    """Write to stderr; a terminal that is gone changes no exit code."""
+    _written(text, sys.stderr)
+
+
+def _written(text: str, stream: IO[str]) -> None:
+    try:
+        click.echo(text, file=stream)
+    except OSError:
+        # Nothing more is written, not even what is buffered, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def told(summary: "Summary") -> Iterator[str]:
@@ -160,8 +173,9 @@ def opened(path: Path, *, endpoint: str | None) -> "Iterator[tuple[Prepared, Che
     from batchrun.options import RunOptions, merged
     from batchrun.prepare import prepared
 
-    loaded, environment = load(path)
-    job = merged(loaded.job, RunOptions(endpoint=endpoint))
+    options = RunOptions(endpoint=endpoint)
+    loaded, environment = load(path, options)
+    job = merged(loaded.job, options)
     with (
         prepared(loaded, job, environment) as p,
         Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint,
