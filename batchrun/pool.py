@@ -66,7 +66,7 @@ class Pool:
         self.tally = Tally()
         self._send, self._keep, self._valve, self._permits = send, keep, valve, permits
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
-        self._clock, self._wall, self._jitter = time.clock, time.wall, time.jitter
+        self._clock, self._wall, self._jitter, self._speed = time.clock, time.wall, time.jitter, time.speed
         self._queue = Queue(iter(()))
         self._unfinal = sys.maxsize
         self._in_flight: dict[int, Work] = {}
@@ -133,7 +133,7 @@ class Pool:
         end = self._drain_until if self._drain_until is not None else self._rules.deadline
         until = min(self._wake_at, ON_CHANGE if end is None else end)
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if until == ON_CHANGE else max(0.0, until - now)):
+            async with asyncio.timeout(None if until == ON_CHANGE else max(0.0, until - now) / self._speed):
                 await self._wake.wait()
         self._wake.clear()
         self._look_at_the_clock()

@@ -31,11 +31,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Where time and jitter come from: seconds, monotonic and Unix; jitter in [0, 1)."""
+    """Where time and jitter come from: seconds, monotonic and Unix; jitter in [0, 1).
+
+    `speed` is how many seconds of `clock` pass in one second of the event loop: a rehearsal may run faster.
+    """
 
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     jitter: Callable[[], float] = random.random
+    speed: float = 1.0
 
 
 REAL_TIME = Time()

@@ -1,0 +1,83 @@
+"""A whole job for tests: written into a folder, run in this process against a server, its output read back."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from batchrun.environment import Environment
+from batchrun.jobfile import load
+from batchrun.options import RunOptions
+from batchrun.progress import Quiet, Ui
+from batchrun.records import Summary
+from batchrun.runner import run_job
+from batchrun.work import Time
+
+KEY = "sk-or-v1-canary"
+PROMPT = "Label: {{ text }}"
+COLUMNS = {"label": ["good", "bad"], "score": "integer"}
+DETAILS = ["status", "error_code", "error_type", "error_message", "attempts", "model", "cost_usd", "answer_raw"]
+LIMITS = {"concurrency": 10, "timeout": 5, "grace": 1000}
+
+
+def fast(speed: float = 500.0, jitter: float = 0.5) -> Time:
+    """Give a clock for the waits of a run that goes so many times faster; servers and time limits of HTTP are real."""
+    return Time(clock=lambda: time.monotonic() * speed, jitter=lambda: jitter, speed=speed)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run left: its summary, and the output or the partial output if one was written."""
+
+    summary: Summary
+    output: pl.DataFrame | None
+
+    def column(self, name: str) -> list[Any]:
+        """Give a column of the output, in the input's order."""
+        assert self.output is not None, self.summary.reason
+        return self.output[name].to_list()
+
+    def count(self, name: str) -> dict[Any, int]:
+        """Count the values of a column."""
+        values = self.column(name)
+        return {value: values.count(value) for value in dict.fromkeys(values)}
+
+
+def write_job(folder: Path, url: str, *, rows: int | list[str] = 3, model: str = "sim/good", **sections: Any) -> Path:  # noqa: ANN401  (JSON)
+    """Write job.yaml and its input: so many rows, or these texts. `sections` are put over the job's, key by key."""
+    texts = [f"text {number}" for number in range(rows)] if isinstance(rows, int) else rows
+    pl.DataFrame({"text": texts}, schema={"text": pl.String}).write_parquet(folder / "rows.parquet")
+    job: dict[str, Any] = {
+        "input": {"path": "rows.parquet"},
+        "prompt": {"user": PROMPT},
+        "model": {"endpoint": url, "name": model, "api_key_env": "KEY"},
+        "answer": {"columns": COLUMNS},
+        "limits": LIMITS,
+        "output": {"path": "out.parquet", "details": DETAILS},
+    }
+    for name, section in sections.items():
+        both = isinstance(section, Mapping) and name in job
+        job[name] = {**job[name], **section} if both else section
+    path = folder / "job.yaml"
+    path.write_text(json.dumps({name: section for name, section in job.items() if section is not None}))
+    return path
+
+
+def run(
+    path: Path,
+    options: RunOptions | None = None,
+    *,
+    key: str = KEY,
+    sender: str = "reqwest",
+    clock: Time | None = None,
+    ui: Ui | None = None,
+) -> Ran:
+    """Run the job of a file with the real loader and runner; `clock` is a fast one unless told otherwise."""
+    environment = Environment({"test": {"KEY": key, "BATCHRUN_HTTP": sender, "XDG_CACHE_HOME": str(path.parent)}})
+    loaded = load(path.read_text(encoding="utf-8"), path, environment)
+    summary = run_job(loaded, options or RunOptions(), environment, ui or Quiet(), clock or fast())
+    return Ran(summary, pl.read_parquet(summary.output) if summary.output else None)
