@@ -4,6 +4,7 @@ Fields keep the short forms that a user may write; properties give the one form 
 below a field is its description in the job file's JSON Schema.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -338,8 +339,8 @@ class Job:
         return self.file.parent
 
     def resolve(self, path: str) -> Path:
-        """Give a path of the job file as an absolute one."""
-        return self.folder / Path(path).expanduser()
+        """Give a path of the job file as an absolute one, without `..`."""
+        return Path(os.path.normpath(self.folder / Path(path).expanduser()))
 
     @property
     def output_path(self) -> Path:

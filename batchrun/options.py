@@ -40,8 +40,10 @@ def merged(job: Job, options: RunOptions) -> Job:
 
 def _model(model: Model, options: RunOptions) -> Model:
     if options.endpoint is not None and options.endpoint != model.endpoint:
-        # A key is sent only where the file names it for.
-        model = replace(model, endpoint=options.endpoint, api_key_env=None)
+        # A key is sent only where the file names it for; a model file means something to `local` alone.
+        is_file = model.name is not None and model.name.endswith(".gguf")
+        name = model.name if is_file == (options.endpoint == "local") else None
+        model = replace(model, endpoint=options.endpoint, api_key_env=None, name=name)
     return replace(model, api_key_env=options.api_key_env or model.api_key_env)
 
 
