@@ -3,14 +3,28 @@
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from batchrun.errors import BatchrunError, ExitCode
 
+STDERR = 2
+
 
 def main() -> NoReturn:
     """Run the command line; ends the process with its exit code."""
+    _open_standard_streams()
     sys.exit(_guarded(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller closed (`2>&-`): else the next file would get its number, and be written to as stderr."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  (open until the end)
 
 
 def _guarded(arguments: list[str]) -> int:
@@ -26,10 +40,6 @@ def _guarded(arguments: list[str]) -> int:
         return problem.exit_code
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt)
-    except BrokenPipeError:
-        # `batchrun … | head`: the reader has enough; nothing more is written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
     except Exception as problem:  # noqa: BLE001  (the last line of defence: a bug is told in one line)
         return _other(problem, debug=debug)
 
@@ -57,10 +67,9 @@ def _other(problem: Exception, *, debug: bool) -> int:
 
 
 def _say(line: str) -> None:
-    try:
-        print(f"error: {line}" if not line.startswith("interrupted") else line, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # stderr is closed; the exit code still tells
+    with suppress(OSError):  # stderr is gone; the exit code still tells
+        sys.stderr.write(f"{line}\n" if line.startswith("interrupted") else f"error: {line}\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

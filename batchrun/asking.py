@@ -2,12 +2,10 @@
 
 import asyncio
 import resource
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
 
 import uvloop
 
@@ -23,14 +21,13 @@ from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
 from batchrun.permits import Permits
 from batchrun.plan import open_work
 from batchrun.pool import Pool
-from batchrun.prepare import Prepared
+from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.prices import Prices
 from batchrun.progress import Ui
 from batchrun.records import Send, Target
-from batchrun.rows import stamp
 from batchrun.senders import open_sender
 from batchrun.stop import Valve, closed_by_signals
-from batchrun.work import Rules, Tally, Work
+from batchrun.work import Rules, Tally, Time, Work
 
 CONNECT_TIMEOUT = 10.0
 TICK = 0.2
@@ -39,7 +36,10 @@ SPARE_FILES = 64
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What one run asks: `again` and `start` say which questions are open, `most` how many of them are asked."""
+    """What one run asks: `again` and `start` say which questions are open, `most` how many of them are asked.
+
+    `started` is when the run began, on the clock of `time`.
+    """
 
     prepared: Prepared
     checkpoint: Checkpoint
@@ -52,6 +52,8 @@ class Asking:
     budget: Budget
     prices: Prices
     sender: str
+    started: float
+    time: Time
 
 
 def ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
@@ -79,7 +81,7 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
                 with suppress(asyncio.CancelledError):
                     await ticker
                 ui.update(pool.tally)
-            writer.note_low_water(pool.low_water)
+            _note_low_water(pool, asking)
         writer.close()
     if writer.lost:
         valve.close(ExitCode.STORAGE, str(writer.failure))
@@ -92,21 +94,29 @@ async def _tick(pool: Pool, ui: Ui, asking: Asking) -> None:
         await asyncio.sleep(TICK)
         pool.observe()
         ui.update(pool.tally)
-        asking.checkpoint.writer.note_low_water(pool.low_water)
+        _note_low_water(pool, asking)
+
+
+def _note_low_water(pool: Pool, asking: Asking) -> None:
+    asking.checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
 
 
 def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
+    """Give the open questions; whatever goes wrong with them closes the valve, since replies are still under way."""
     p = asking.prepared
-    planned = p.rows.files
 
     def changed() -> bool:
-        if stamp([Path(file.path) for file in planned]) == planned:
+        if not p.input_changed():
             return False
-        valve.close(ExitCode.USER, "the input changed during the run; run again to ask what is new")
+        valve.close(ExitCode.USER, INPUT_CHANGED)
         return True
 
     blocks = asking.checkpoint.open_questions(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
-    return open_work(p.rows, p.renderer.columns, blocks, most=asking.most, changed=changed)
+    try:
+        yield from open_work(p.rows, p.renderer.columns, blocks, most=asking.most, changed=changed)
+    except BatchrunError as problem:
+        if not changed():
+            valve.close(problem.exit_code, str(problem))
 
 
 def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
@@ -124,7 +134,7 @@ def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
             breaker=limits.breaker,
             grace=limits.timeout if limits.grace is None else limits.grace,
             max_failed=asking.max_failed,
-            deadline=None if limits.deadline is None else time.monotonic() + parse_duration(limits.deadline),
+            deadline=None if limits.deadline is None else asking.started + parse_duration(limits.deadline),
             max_tokens=p.max_tokens,
             openrouter=asking.endpoint.openrouter,
             price=asking.prices.likely.get(asking.endpoint.model),
@@ -132,6 +142,7 @@ def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
         form=p.form,
         body_of=p.renderer.body,
         worst_case=worst_case_of(p, asking.prices),
+        time=asking.time,
     )
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 import polars as pl
 
-from batchrun.checkpoint import Checkpoint
-from batchrun.errors import InputError
+from batchrun.checkpoint import Checkpoint, PlanInfo
+from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD
-from batchrun.prepare import Prepared
+from batchrun.plan import stamps_text
+from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.results import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
 
 FRAME = 20_000
@@ -22,9 +23,22 @@ FRAME = 20_000
 
 
 def write(p: Prepared, checkpoint: Checkpoint, path: Path) -> Written:
-    """Write the output as the checkpoint has it now; replaced only if it would differ."""
-    schema = p.schema
-    return write_output(_frames(p, checkpoint), path, schema=schema, escape_formulas=p.job.output.csv.escape_formulas)
+    """Write the output as the checkpoint has it now; replaced only if it would differ.
+
+    Raises InputError when the input changes meanwhile, StorageError where the disk fails; the old file stays then.
+    """
+    escape = p.job.output.csv.escape_formulas
+    return write_output(_frames(p, checkpoint), path, schema=p.schema, escape_formulas=escape)
+
+
+def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
+    """Refuse to join rows with the answers of another input or another prompt (UserError)."""
+    if plan is None:
+        raise UserError("the job has no plan yet: run it first")
+    if plan.stamps != stamps_text(p.rows.files):
+        raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
+    if plan.wording != p.renderer.wording:
+        raise UserError("the job's wording has changed since the last run: run the job again, or change it back")
 
 
 def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
@@ -35,12 +49,14 @@ def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
     for frame in frames:
         outcomes = checkpoint.outcomes(position, FRAME, columns)
         if frame is None and not outcomes:
-            return
+            break
         if frame is not None and len(outcomes) != frame.height:
-            raise InputError("the input has other rows than the plan; run the job again")
+            raise InputError(INPUT_CHANGED)
         kept = [] if frame is None else [frame]
         yield pl.concat([*kept, *_new_columns(p, outcomes)], how="horizontal")
         position += FRAME
+    if p.input_changed():
+        raise InputError(INPUT_CHANGED)
 
 
 def _new_columns(p: Prepared, outcomes: Sequence[tuple[Any, ...]]) -> Iterator[pl.DataFrame]:

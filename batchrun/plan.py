@@ -22,7 +22,7 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
     Empty, so that no plan is reused, where a file is too young to be trusted or local images are part of questions.
     """
     images = any(part.image for turn in job.prompt.turns if not isinstance(turn.content, str) for part in turn.content)
-    if images or any(now - stamp.mtime_ns / 1e9 < YOUNG for stamp in stamps):
+    if images or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
         return ""
     parts = [
         RENDERER_VERSION,
@@ -41,6 +41,11 @@ def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) 
     keys_of = _Keys(renderer, dedupe=dedupe)
     for batch in rows.batches(renderer.columns):
         builder.add(batch.position, *keys_of(batch))
+
+
+def stamps_text(stamps: Sequence[FileStamp]) -> str:
+    """Give what the checkpoint keeps of the input's files."""
+    return orjson.dumps([astuple(stamp) for stamp in stamps]).decode()
 
 
 class _Keys:
@@ -91,7 +96,7 @@ def open_work(
         for position, question in block:
             while position >= batch.position + len(batch.rows):
                 following = next(batches, None)
-                if following is None or changed():
+                if changed() or following is None:
                     return
                 batch = following
             if most is not None and count >= most:

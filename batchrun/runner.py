@@ -4,10 +4,7 @@ import os
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import astuple
 from pathlib import Path
-
-import orjson
 
 from batchrun import __version__, outputs
 from batchrun.asking import Asking, ask, budget_of, serving
@@ -15,19 +12,19 @@ from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock,
 from batchrun.codes import ASKED_AGAIN
 from batchrun.endpoints import Endpoint, KeyProblem, fetch_key
 from batchrun.environment import Environment
-from batchrun.errors import BatchrunError, ConfirmError, ExitCode
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
 from batchrun.job import Job
 from batchrun.jobfile import Loaded
 from batchrun.money import show, to_usd
 from batchrun.options import RunOptions, merged
-from batchrun.plan import fill, fingerprint
+from batchrun.plan import fill, fingerprint, stamps_text
 from batchrun.prepare import Prepared, prepared
 from batchrun.prices import prices_for
 from batchrun.progress import Ui
 from batchrun.records import Summary
 from batchrun.results import Written, check_writable, partial_path
 from batchrun.stop import Terminated, Valve
-from batchrun.work import Tally
+from batchrun.work import REAL_TIME, Tally, Time
 
 RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAGE, ExitCode.SIGINT, ExitCode.SIGTERM}
 UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
@@ -38,7 +35,7 @@ SURPRISE = 100
 """So many answered rows are asked again without a question; more need --yes."""
 
 
-def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui) -> Summary:
+def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
     """Run or resume a job; what ends it before the first request is raised as BatchrunError."""
     job = merged(loaded.job, options)
     with ExitStack() as stack:
@@ -48,17 +45,20 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
             ui.say(f"the old checkpoint is now {old}")
         checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
-        return _Run(p, checkpoint, options, ui, loaded.shown).run()
+        return _Run(p, checkpoint, options, ui, loaded.shown, clock).run()
 
 
 class _Run:
     """One run of one job, with everything open."""
 
-    def __init__(self, p: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str) -> None:
+    def __init__(
+        self, p: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str, clock: Time
+    ) -> None:
+        self._time = clock
         self._p, self._checkpoint, self._options, self._ui, self._shown = p, checkpoint, options, ui, shown
         self._job: Job = p.job
         self._valve = Valve()
-        self._started = time.monotonic()
+        self._started = clock.clock()
         self._tally = Tally()
         self._run_id: int | None = None
         self._asked = 0
@@ -66,9 +66,8 @@ class _Run:
 
     def run(self) -> Summary:
         """Plan, ask what is open, write, and say how it ended."""
-        plan = self._plan()
-        reopened = self._reopen()
-        if not reopened and (counts := self._nothing_new(plan)) is not None:
+        plan = self._reopened(self._plan())
+        if (counts := self._nothing_new(plan)) is not None:
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
         start = self._start(plan)
@@ -85,7 +84,7 @@ class _Run:
             raise
         summary = self._summary(counts)
         self._end(summary.exit_code, summary.reason, counts, plan)
-        return summary
+        return summary if summary.exit_code or not self._valve.closed else self._summary(counts)
 
     # -- plan
 
@@ -96,7 +95,7 @@ class _Run:
         mark = fingerprint(self._job, p.renderer, p.rows.files, now=now)
         if current is not None and mark and current.fingerprint == mark:
             return current
-        stamps = orjson.dumps([astuple(file) for file in p.rows.files]).decode()
+        stamps = stamps_text(p.rows.files)
         builder = checkpoint.new_plan(fingerprint=mark, wording=p.renderer.wording, stamps=stamps, now=now)
         fill(builder, p.rows, p.renderer, dedupe=self._job.dedupe)
         if current is not None and current.wording != p.renderer.wording and not self._options.yes:
@@ -116,19 +115,20 @@ class _Run:
             "add --yes to do that (the old answers are kept, so that changing it back costs nothing)"
         )
 
-    def _reopen(self) -> int:
+    def _reopened(self, plan: PlanInfo) -> PlanInfo:
+        """Give the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
         if self._options.retry is None:
-            return 0
+            return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry or None)
         self._ui.say(f"{reopened:,} failed questions are asked again")
-        return reopened
+        return self._checkpoint.current_plan() or plan
 
     def _nothing_new(self, plan: PlanInfo) -> Counts | None:
         """Give the last run's counts if it finished this very plan and its output still stands."""
         last = self._checkpoint.last_run()
         if last is None or last.plan != plan.number or last.counts is None or not last.output:
             return None
-        counts = last.counts
+        counts = self._checkpoint.counts()
         if counts.pending or MAYBE_OPEN.intersection(counts.errors or ()):
             return None
         return counts if last.output == outputs.state(self._p, plan.number) else None
@@ -184,6 +184,8 @@ class _Run:
                 prices=prices,
                 budget=budget_of(self._p, prices, self._checkpoint.spent(day=utc_day(time.time()))),
                 sender=self._p.sender,
+                started=self._started,
+                time=self._time,
             )
             self._ui.start(self._asked, 0)
             try:
@@ -206,13 +208,21 @@ class _Run:
 
     def _write(self, counts: Counts) -> None:
         """Replace the output if the run finished, else write what is known beside it."""
-        if self._valve.exit_code in UNWRITTEN or self._valve.aborted:
+        if self._valve.exit_code in UNWRITTEN or self._valve.urgent:
             return
-        finished = not counts.pending
+        finished = self._finished(counts)
         path = self._job.output_path if finished else partial_path(self._job.output_path)
-        self._written = outputs.write(self._p, self._checkpoint, path)
-        if finished:
-            outputs.remove_partial(self._job)
+        try:
+            self._written = outputs.write(self._p, self._checkpoint, path)
+            if finished:
+                outputs.remove_partial(self._job)
+        except (StorageError, InputError) as problem:
+            # The answers are kept whatever becomes of the output: the run ends with its summary.
+            self._ui.warn(str(problem))
+            self._valve.close(problem.exit_code, str(problem))
+
+    def _finished(self, counts: Counts) -> bool:
+        return not counts.pending and not self._valve.closed
 
     # -- the books
 
@@ -228,16 +238,21 @@ class _Run:
     def _end(self, exit_code: int, reason: str, counts: Counts | None, plan: PlanInfo) -> None:
         if self._run_id is None:
             return
-        finished = counts is not None and not counts.pending
-        self._checkpoint.end_run(
-            self._run_id,
-            now=time.time(),
-            exit_code=exit_code,
-            reason=reason,
-            counts=counts,
-            resume_at=self._valve.resume_at,
-            output=outputs.state(self._p, plan.number) if finished else None,
-        )
+        finished = counts is not None and self._finished(counts)
+        try:
+            self._checkpoint.end_run(
+                self._run_id,
+                now=time.time(),
+                exit_code=exit_code,
+                reason=reason,
+                counts=counts,
+                resume_at=self._valve.resume_at,
+                output=outputs.state(self._p, plan.number) if finished else None,
+            )
+        except StorageError as problem:
+            # What happened before is what people should read; the next run finds this one not ended.
+            self._ui.warn(f"the run's end can't be noted: {problem}")
+            self._valve.close(problem.exit_code, str(problem))
 
     def _summary(self, counts: Counts) -> Summary:
         exit_code, reason = self._verdict(counts)
@@ -254,7 +269,7 @@ class _Run:
             skipped=counts.skipped,
             asked=self._tally.ok + self._tally.failed,
             requests=self._tally.requests,
-            seconds=round(time.monotonic() - self._started, 3),
+            seconds=round(self._time.clock() - self._started, 3),
             cost_usd=str(to_usd(run_cost)),
             cost_today_usd=str(to_usd(spent(day=utc_day(time.time())))),
             cost_total_usd=str(to_usd(spent())),
@@ -281,7 +296,8 @@ class _Run:
         """Say what a person would do next."""
         command = f"batchrun {self._shown}"
         if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
-            return f"`{command}` resumes with {counts.pending:,} rows"
+            rows = f"resumes with {counts.pending:,} rows" if counts.pending else "goes on: all is answered"
+            return f"`{command}` {rows}"
         if counts.failed:
             return f"`batchrun retry {self._shown}` asks failed rows again"
         return None

@@ -30,24 +30,24 @@ class Valve:
     def __init__(self) -> None:
         self.closed = False
         self.aborted = False
+        self.urgent = False
         self.exit_code: int = ExitCode.DONE
         self.reason = ""
         self.ending: str | None = None
         self.resume_at: float | None = None
         self.on_change: Callable[[], None] = lambda: None
 
-    def close(
-        self, exit_code: int, reason: str, *, ending: str | None = None, resume_at: float | None = None
-    ) -> None:
+    def close(self, exit_code: int, reason: str, *, ending: str | None = None, resume_at: float | None = None) -> None:
         """Start no new request; `resume_at` is the Unix time from which running again makes sense."""
         if not self.closed:
             self.closed = True
             self.exit_code, self.reason, self.ending, self.resume_at = exit_code, reason, ending, resume_at
         self.on_change()
 
-    def abort(self) -> None:
-        """Do not even wait for what is in flight."""
+    def abort(self, *, urgent: bool = False) -> None:
+        """Do not even wait for what is in flight; `urgent`: somebody asked twice, and waits for nothing else either."""
         self.aborted = True
+        self.urgent = urgent
         self.on_change()
 
 
@@ -59,7 +59,7 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
     def received(number: signal.Signals) -> None:
         if valve.closed:
             say("aborting: what is in flight is given up and may be billed")
-            valve.abort()
+            valve.abort(urgent=True)
             return
         valve.close(_EXIT_CODES[number], f"interrupted by {number.name}")
         say("stopping: waiting for what is in flight (once more to abort)")

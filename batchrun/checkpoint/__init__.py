@@ -151,6 +151,10 @@ class Checkpoint:
         """Give what all runs spent, or one, or on one UTC day (see `utc_day`); picodollars."""
         return queries.spent(self._connection, day=day, run_id=run_id)
 
+    def possibly_billed(self) -> int:
+        """Count the requests of all runs whose replies were lost, so that they may be billed beyond what is known."""
+        return queries.possibly_billed(self._connection)
+
     def usage(self) -> Usage:
         """Sum the tokens of the newest 10,000 answers that tell them."""
         return queries.usage(self._connection)

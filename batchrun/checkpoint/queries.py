@@ -185,6 +185,11 @@ def spent(connection: Connection, *, day: str | None, run_id: int | None) -> Pic
     )
 
 
+def possibly_billed(connection: Connection) -> int:
+    """Count the requests of all runs whose replies were lost."""
+    return int(connection.value("SELECT coalesce(sum(possibly_billed), 0) FROM runs"))
+
+
 def reopen_failed(connection: Connection, types: Collection[str] | None) -> int:
     """Make failed answers of the current plan pending: all, or of some types. Give their number."""
     marks = "" if types is None else f"AND error_type IN ({', '.join('?' * len(types))})"

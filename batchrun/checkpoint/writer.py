@@ -52,7 +52,7 @@ _SPENT = """
 INSERT INTO spending(run_id, day, cost) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cost = cost + excluded.cost
 """
 _TOTALS = "UPDATE runs SET requests = requests + ?, cost = cost + ?, possibly_billed = possibly_billed + ? WHERE id = ?"
-_LOW_WATER = "UPDATE plans SET low_water = max(low_water, ?) WHERE current"
+_LOW_WATER = "UPDATE plans SET low_water = ? WHERE current"
 
 # The plain value: SQLite's adapter costs a microsecond for a member of an enum.
 _outcome_values = attrgetter("question", "status._value_", *schema.COLUMNS[1:])
@@ -70,8 +70,9 @@ def utc_day(at: float) -> str:
 class Writer:
     """Commits outcomes in groups on a thread of its own. Its methods are for one thread, the event loop's.
 
-    The first error is held in `failure` and told to `on_failure` in the loop; what could not be kept, and what comes
-    after, is tried again until `close`, which counts in `lost` what then is still not kept.
+    The first error is told to `on_failure` in the loop. Once the disk is full a reserve is given up, so that what is in
+    flight finds room; an error beyond that is held in `failure`, and what could not be kept is tried again until
+    `close`, which counts in `lost` what then is still not kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,6 +81,7 @@ class Writer:
         self._path = path
         self._changed = threading.Condition()
         self._pending: deque[Outcome | FailedAttempt | int] = deque()
+        self._told = False
         self._hurry = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -193,26 +195,28 @@ class Writer:
     def _commit(self, group: Sequence[Outcome | FailedAttempt | int]) -> None:
         outcomes = [item for item in group if isinstance(item, Outcome)]
         attempts = [item for item in group if isinstance(item, FailedAttempt)]
-        low_water = max((item for item in group if isinstance(item, int)), default=0)
+        low_water = next((item for item in reversed(group) if isinstance(item, int)), None)
         try:
             self._write(outcomes, attempts, low_water)
         except (UnicodeEncodeError, OverflowError):
             self._write([_sound(item) for item in outcomes], [_sound(item) for item in attempts], low_water)
         except CheckpointError:
             raise
-        except StorageError:
+        except StorageError as error:
             if not self._give_up_reserve():
                 raise
             self._write(outcomes, attempts, low_water)
+            self._warn(error)
 
-    def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int) -> None:
+    def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int | None) -> None:
         connection, run = self._connection, (self._run_id,)
         with connection.transaction():
             connection.many(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes])
             connection.many(_FAILED, [_attempt_values(attempt) + run for attempt in attempts])
             connection.many(_SPENT, self._by_day(outcomes))
             connection.run(_TOTALS, (*_sums(outcomes), self._run_id))
-            connection.run(_LOW_WATER, (low_water,))
+            if low_water is not None:
+                connection.run(_LOW_WATER, (low_water,))
 
     def _by_day(self, outcomes: Sequence[Outcome]) -> list[tuple[int, str, int]]:
         days: Counter[int] = Counter()
@@ -222,9 +226,13 @@ class Writer:
 
     def _fail(self, error: BatchrunError) -> None:
         with self._changed:
-            first, self.failure = self.failure is None, self.failure or error
+            self.failure = self.failure or error
             self._changed.notify_all()
-        if first and self._on_failure is not None:
+        self._warn(error)
+
+    def _warn(self, error: BatchrunError) -> None:
+        if not self._told and self._on_failure is not None:
+            self._told = True
             self._tell(self._on_failure, error)
 
     def _give_up_reserve(self) -> bool:

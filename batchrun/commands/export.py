@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from batchrun.commands.arguments import debug_option, endpoint_option, job_argument, opened
+from batchrun.commands.arguments import debug_option, endpoint_option, job_argument, opened, tell
 
 
 @click.command("export")
@@ -24,5 +24,6 @@ def command(job: Path, output: Path | None, endpoint: str | None, **_: bool) -> 
     with opened(job, endpoint=endpoint) as (p, checkpoint):
         path = output.absolute() if output else partial_path(p.job.output_path)
         check_writable(path, [Path(file.path) for file in p.rows.files])
+        outputs.check_plan(p, checkpoint.current_plan())
         written = outputs.write(p, checkpoint, path)
-    click.echo(f"{written.rows:,} rows in {path}", err=True)
+    tell(f"{written.rows:,} rows in {path}")

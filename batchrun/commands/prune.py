@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from batchrun.commands.arguments import debug_option, endpoint_option, job_argument, load
+from batchrun.commands.arguments import debug_option, endpoint_option, job_argument, load, tell
 
 DAYS = 30
 
@@ -26,4 +26,4 @@ def command(job: Path, endpoint: str | None, **_: bool) -> None:
     path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
-    click.echo(f"{number:,} answers dropped", err=True)
+    tell(f"{number:,} answers dropped")

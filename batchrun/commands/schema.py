@@ -2,6 +2,8 @@
 
 import click
 
+from batchrun.commands.arguments import give
+
 
 @click.command("schema")
 def command() -> None:
@@ -14,4 +16,4 @@ def command() -> None:
 
     from batchrun.jobfile import schema
 
-    click.echo(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
+    give(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())

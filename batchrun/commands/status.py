@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.commands.arguments import debug_option, endpoint_option, job_argument, load, when
+from batchrun.commands.arguments import debug_option, endpoint_option, give, job_argument, load, tell, when
 from batchrun.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def command(job: Path, endpoint: str | None, *, as_json: bool, verify: bool, **_
     if as_json:
         import orjson
 
-        click.echo(orjson.dumps({"job": loaded.job.name, **facts, "wrong": wrong}).decode())
+        give(orjson.dumps({"job": loaded.job.name, **facts, "wrong": wrong}).decode())
     else:
-        click.echo("\n".join(_lines(facts)))
+        give("\n".join(_lines(facts)))
     if wrong:
-        click.echo("\n".join(f"wrong: {line}" for line in wrong), err=True)
+        tell("\n".join(f"wrong: {line}" for line in wrong))
         sys.exit(ExitCode.STORAGE)
     if verify:
-        click.echo("the checkpoint is sound", err=True)
+        tell("the checkpoint is sound")
 
 
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
         "questions": counts.questions,
         "errors": dict(counts.errors or {}),
         **{name: str(to_usd(amount)) for name, amount in spent.items()},
-        "possibly_billed": sum(run.possibly_billed for run in runs),
+        "possibly_billed": checkpoint.possibly_billed(),
         "checkpoint": str(checkpoint.path),
         "runs": [_run(run) for run in runs],
     }
