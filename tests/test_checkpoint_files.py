@@ -255,8 +255,8 @@ def test_fresh_keeps_the_old_one_and_the_days_money(tmp_path: Path) -> None:
         assert checkpoint.spent() == 7
 
 
-def test_fresh_puts_a_damaged_one_aside_with_its_log(tmp_path: Path) -> None:
-    """A damaged checkpoint is never deleted: it and its log lie there under the new name, byte for byte."""
+def test_fresh_puts_a_damaged_one_aside(tmp_path: Path) -> None:
+    """A damaged checkpoint is never deleted: it lies there under the new name, byte for byte."""
     path = made(tmp_path / "x.sqlite", ["a"], [ok(1, cost=7)])
     harmed = path.read_bytes()[:4096] + b"\xff" * 20_000
     path.write_bytes(harmed)
@@ -265,6 +265,21 @@ def test_fresh_puts_a_damaged_one_aside_with_its_log(tmp_path: Path) -> None:
     assert aside.read_bytes() == harmed
     with Checkpoint.open(path) as checkpoint:
         assert checkpoint.verify() == []
+
+
+def test_fresh_beside_a_reader_keeps_the_log(tmp_path: Path) -> None:
+    """What stands in the log alone, because another program still reads, goes with the old checkpoint."""
+    path = made(tmp_path / "x.sqlite", ["a"])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM answers").fetchone()
+        with Checkpoint.open(path) as checkpoint:
+            checkpoint.writer.start(begin(checkpoint))
+            checkpoint.writer.put(ok(1, cost=7))
+        aside = start_fresh(path, NOON)
+    assert aside is not None
+    with Checkpoint.open(aside, read_only=True) as old, Checkpoint.open(path) as new:
+        assert (old.counts().ok, new.counts().rows, new.spent()) == (1, 0, 7)
 
 
 def test_copies_without_links_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

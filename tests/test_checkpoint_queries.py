@@ -79,8 +79,13 @@ def test_kept_counts_are_never_stale(mixed: Path) -> None:
         last = checkpoint.last_run()
         assert last is not None
         assert (last.counts, last.output, last.exit_code) == (counts, "digest", 1)
+        checkpoint.writer.start(begin(checkpoint))
+        checkpoint.writer.put(ok(6))
+        checkpoint.writer.flush()
+        assert (checkpoint.counts().ok, checkpoint.counts().pending) == (2, 1)
+        checkpoint.end_run(2, now=NOON, exit_code=1, reason="done", counts=checkpoint.counts())
         assert checkpoint.reopen_failed(["timeout"]) == 1
-        assert (checkpoint.counts().failed, checkpoint.counts().pending) == (3, 3)
+        assert (checkpoint.counts().failed, checkpoint.counts().pending) == (3, 2)
 
 
 def test_retry_makes_failed_answers_pending(mixed: Path) -> None:

@@ -9,6 +9,9 @@ from batchrun.checkpoint.connection import Connection
 BATCH = 50_000
 """Rows; keys go into the table in sorted batches, since single random keys cost 18 µs and more each."""
 
+LARGEST_BATCH = 250_000
+"""Rows; what is held in memory of a plan that goes into millions of questions."""
+
 _CURRENT = "SELECT number, fingerprint, wording, stamps, rows, created_at, low_water FROM plans WHERE current"
 
 
@@ -77,9 +80,11 @@ class PlanBuilder:
             raise ValueError(f"row {position} does not follow row {self._start + len(self._keys) - 1}")
         self._keys.extend(keys)
         self._problems.update(problems)
-        while len(self._keys) >= BATCH:
-            self._write(self._keys[:BATCH])
-            del self._keys[:BATCH]
+        # A batch reaches most pages of a large table: larger ones write them less often.
+        batch = max(BATCH, min(LARGEST_BATCH, self._last_id // 20))
+        while len(self._keys) >= batch:
+            self._write(self._keys[:batch])
+            del self._keys[:batch]
 
     def preview(self) -> PlanPreview:
         """Give what the plan means, without making it current; reads as many rows as both plans have."""
