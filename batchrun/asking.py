@@ -12,7 +12,7 @@ import uvloop
 from batchrun import __version__
 from batchrun.budget import Budget, unbounded, worst_case
 from batchrun.checkpoint import Checkpoint
-from batchrun.children import local_server, simulator
+from batchrun.children import LOCAL_PARALLEL, local_server, simulator
 from batchrun.endpoints import Endpoint
 from batchrun.errors import BatchrunError, ExitCode, UserError
 from batchrun.job import Job, parse_duration
@@ -127,7 +127,7 @@ def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
         send,
         asking.checkpoint.writer,
         valve,
-        _permits(p.job, asking.budget),
+        _permits(p.job, asking.endpoint, asking.budget),
         rules=Rules(
             attempts=limits.attempts,
             repairs=repairs,
@@ -146,13 +146,15 @@ def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
     )
 
 
-def _permits(job: Job, budget: Budget) -> Permits:
+def _permits(job: Job, endpoint: Endpoint, budget: Budget) -> Permits:
     limits = job.limits
-    limit = limits.ceiling
+    fixed = endpoint.name == "local" or not isinstance(limits.concurrency, str)
+    limit = min(limits.ceiling, LOCAL_PARALLEL) if endpoint.name == "local" else limits.ceiling
     return Permits(
-        AdaptiveLimit(limit) if isinstance(limits.concurrency, str) else AdaptiveLimit(limit, start=limit),
+        AdaptiveLimit(limit, start=limit) if fixed else AdaptiveLimit(limit),
         Gate(),
         budget,
+        fixed=fixed,
         requests=TokenBucket(limits.requests_per_minute) if limits.requests_per_minute else None,
         tokens=TokenBucket(limits.tokens_per_minute) if limits.tokens_per_minute else None,
     )

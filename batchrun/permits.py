@@ -1,8 +1,10 @@
 """May this request be sent now: the slots, the gate, the rates, the bytes in flight and the budget in one place."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from batchrun.budget import Budget
+from batchrun.codes import Ending
 from batchrun.money import Pico
 from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
 
@@ -32,7 +34,9 @@ class Permits:
         *,
         requests: TokenBucket | None = None,
         tokens: TokenBucket | None = None,
+        fixed: bool = False,
     ) -> None:
+        self._fixed = fixed
         self.limit, self.gate, self.budget = limit, gate, budget
         self._requests, self._tokens = requests, tokens
         self.in_flight = 0
@@ -69,6 +73,16 @@ class Permits:
         self.in_flight += 1
         self._bytes += permit.size
         return NOW
+
+    def learn(self, ending: Ending, now: float, seconds: float, wait: float | None) -> None:
+        """Let the limit learn from a reply that took `seconds` and asked for a `wait`.
+
+        A number that the user fixed is lowered only where the account's budget forces it; a wait that is told teaches
+        a pace only where it comes with a rate limit.
+        """
+        slows = ending.slows and (not self._fixed or ending.code == HTTPStatus.PAYMENT_REQUIRED)
+        waits = wait if ending.code == HTTPStatus.TOO_MANY_REQUESTS else None
+        self.limit.on_reply(now, seconds, slows=slows, in_flight=self.in_flight, waits=waits)
 
     def give_back(self, now: float, permit: Permit, *, spent: Pico, keep: bool, tokens: int | None) -> None:
         """End a request: `spent` is settled, `keep` leaves the reservation (it may be billed), `tokens` were used."""

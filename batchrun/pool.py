@@ -218,9 +218,7 @@ class Pool:
         self.tally.in_flight -= 1
         self.tally.requests += 1
         maybe = self._pay(work, verdict, reply, now)
-        self._permits.limit.on_reply(
-            now, reply.seconds, slows=ending.slows, in_flight=self._permits.in_flight, waits=verdict.wait
-        )
+        self._permits.learn(ending, now, reply.seconds, verdict.wait)
         if self._permits.limit.limit != self.tally.limit:
             self.tally.limit = self._permits.limit.limit
             self._wake.set()
