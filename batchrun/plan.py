@@ -38,7 +38,7 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
 
 def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) -> None:
     """Read the input once and record each row's question, or why it has none."""
-    keys_of = _Keys(renderer, dedupe=dedupe)
+    keys_of = Keys(renderer, dedupe=dedupe)
     for batch in rows.batches(renderer.columns):
         builder.add(batch.position, *keys_of(batch))
 
@@ -48,7 +48,7 @@ def stamps_text(stamps: Sequence[FileStamp]) -> str:
     return orjson.dumps([astuple(stamp) for stamp in stamps]).decode()
 
 
-class _Keys:
+class Keys:
     """The keys of a batch; numbers equal rows where each gets an answer of its own."""
 
     def __init__(self, renderer: Renderer, *, dedupe: bool) -> None:
@@ -56,6 +56,7 @@ class _Keys:
         self._seen: dict[bytes, int] | None = None if dedupe else {}
 
     def __call__(self, batch: Batch) -> tuple[list[bytes | None], dict[int, tuple[str, str]]]:
+        """Give each row's key (None: not asked), and by position why a row can't be asked."""
         keys: list[bytes | None] = []
         problems: dict[int, tuple[str, str]] = {}
         asked = batch.asked

@@ -11,7 +11,7 @@ from batchrun.checkpoint import files, queries, runs
 from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.lock import lock
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, PlanPreview, current_plan
-from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Counts, Usage
+from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Counts, Settled, Usage
 from batchrun.checkpoint.runs import RunInfo
 from batchrun.checkpoint.writer import Writer, utc_day
 from batchrun.errors import CheckpointError, StorageError, UserError
@@ -25,6 +25,7 @@ __all__ = [
     "PlanInfo",
     "PlanPreview",
     "RunInfo",
+    "Settled",
     "Usage",
     "Writer",
     "lock",
@@ -103,6 +104,12 @@ class Checkpoint:
     def count_open(self, *, start: int, again: Collection[str], max_tokens: int | None) -> int:
         """Count what `open_questions` would give."""
         return queries.count_open(self._connection, queries.Open(again, max_tokens), start=start)
+
+    def settled(
+        self, keys: Sequence[bytes], *, again: Collection[str], max_tokens: int | None
+    ) -> dict[bytes, Settled]:
+        """Give what is known of those questions that need not be asked, by key; they need not be in the plan."""
+        return queries.settled(self._connection, queries.Open(again, max_tokens), keys)
 
     def begin_run(self, *, now: float, host: str, pid: int, version: str, job_text: str) -> int:
         """Note that a run begins with the current plan; give its id."""

@@ -13,6 +13,7 @@ UNLIMITED = 2**62
 """A max_tokens of None."""
 
 _SAMPLE = 10_000
+_LOOKED_UP = 500  # keys in one query
 
 _JOIN = "rows r LEFT JOIN answers a ON a.id = r.question_id"
 # SQLite would take the table itself, whose pages hold the texts.
@@ -72,6 +73,16 @@ class Usage:
     answers: int
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A question that is not to be asked: `ok` or `failed`, and what its last attempt used (seconds for `seconds`)."""
+
+    status: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float | None
+
+
 class Open:
     """Which questions are to be asked: without an answer, pending, or failed in a way that `again` names.
 
@@ -110,6 +121,20 @@ def count_open(connection: Connection, which: Open, *, start: int) -> int:
     """Count the open questions from position `start` on."""
     sql = f"SELECT count(*) FROM {_NARROW_JOIN} WHERE r.position >= ? AND {which.sql}"  # noqa: S608  (as above)
     return int(connection.value(sql, (start, *which.values)))
+
+
+def settled(connection: Connection, which: Open, keys: Sequence[bytes]) -> dict[bytes, Settled]:
+    """Give what is known of those questions that are not open, by key, whether a plan has them or not."""
+    found: dict[bytes, Settled] = {}
+    for start in range(0, len(keys), _LOOKED_UP):
+        some = keys[start : start + _LOOKED_UP]
+        sql = (
+            "SELECT q.key, a.status, a.prompt_tokens, a.completion_tokens, a.seconds "  # noqa: S608  (marks only)
+            "FROM questions q JOIN answers a ON a.id = q.id, (SELECT 1 AS first) r "
+            f"WHERE ({which.sql}) IS NOT TRUE AND q.key IN ({', '.join('?' * len(some))})"
+        )
+        found.update((row[0], Settled(*row[1:])) for row in connection.rows(sql, (*which.values, *some)))
+    return found
 
 
 def _end(connection: Connection) -> int:
