@@ -74,7 +74,7 @@ class Survey:
     """What a run would find. Rows that are answered, failed for good, left out, not askable, open; then requests.
 
     `questions` are the distinct open ones, counted exactly up to a million, else with an error of 0.1 %.
-    `characters` is what they hold, `worst` what they can cost at most (None: unknown or not bounded). `answer_tokens`
+    `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or not bounded). `answer_tokens`
     is the mean length of what the job's other questions were answered, where none of these is.
     """
 
@@ -244,27 +244,25 @@ class _Surveyor:
 
 
 class _Sizes:
-    """How many characters a model reads of a request, and how many bytes its body has."""
+    """How many characters the messages of a request have, and how many bytes its body has."""
 
     def __init__(self, p: Prepared) -> None:
         self._renderer = p.renderer
         self._images = any(
             part.image for turn in p.job.prompt.turns if not isinstance(turn.content, str) for part in turn.content
         )
-        # A schema that is sent is read by the model, too.
-        self._schema = 0 if p.form.response_format is None else len(orjson.dumps(p.form.response_format).decode())
         self._around: int | None = None
 
     def __call__(self, values: tuple[Any, ...]) -> tuple[int, int]:
         if self._images:  # the body would hold them whole
-            return self._written(values) + self._schema, 0
+            return self._written(values), 0
         body = self._renderer.body(values)
         if isinstance(body, RowProblem):
             return 0, 0
         whole = len(body) if body.isascii() else len(body.decode())
         if self._around is None:
             self._around = whole - self._written(values)
-        return whole - self._around + self._schema, len(body)
+        return whole - self._around, len(body)
 
     def _written(self, values: tuple[Any, ...]) -> int:
         messages = self._renderer.messages(values)
@@ -286,7 +284,8 @@ def forecast(p: Prepared, found: Survey, prices: Prices) -> Forecast:
         completion = number * used.completion_tokens / used.answers
     else:
         ratio = CHARACTERS_PER_TOKEN
-        prompt = found.characters / ratio + number * MESSAGE_TOKENS * len(p.job.prompt.turns)
+        around = 0 if p.form.response_format is None else len(orjson.dumps(p.form.response_format))
+        prompt = (found.characters + number * around) / ratio + number * MESSAGE_TOKENS * len(p.job.prompt.turns)
         completion = float(number * (_answer_tokens(p) if found.answer_tokens is None else found.answer_tokens))
     if p.max_tokens is not None:
         completion = min(completion, number * p.max_tokens)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from batchrun.checkpoint import files, queries, runs
 from batchrun.checkpoint.connection import Connection
+from batchrun.checkpoint.files import check_place
 from batchrun.checkpoint.lock import lock
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, PlanPreview, current_plan
 from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Counts, Settled, Usage
@@ -28,6 +29,7 @@ __all__ = [
     "Settled",
     "Usage",
     "Writer",
+    "check_place",
     "lock",
     "start_fresh",
     "utc_day",

@@ -52,13 +52,16 @@ def prepare_folder(path: Path) -> None:
     """Make the checkpoint's folder, for its owner alone; refuse network file systems and links (UserError)."""
     with reported(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refuse_network(path)
-        for name in ("", *BESIDE, ".new", ".lock", ".reserve"):
-            place = beside(path, name)
-            if place.is_symlink():
-                raise UserError(
-                    f"{place} is a symbolic link, which is not followed: set checkpoint: to the file itself"
-                )
+        check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a checkpoint on a network file system or behind a link (UserError); nothing is made."""
+    refuse_network(path)
+    for name in ("", *BESIDE, ".new", ".lock", ".reserve"):
+        place = beside(path, name)
+        if place.is_symlink():
+            raise UserError(f"{place} is a symbolic link, which is not followed: set checkpoint: to the file itself")
 
 
 def beside(path: Path, ending: str) -> Path:
