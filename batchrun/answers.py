@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import jsonschema_rs
 import orjson
 
-from batchrun.answerschema import Schema, SchemaMistake, from_columns, from_schema
+from batchrun.answerschema import Schema, SchemaMistake, from_columns, from_schema, kind_of
 from batchrun.job import Answer
 
 TEXT_COLUMN = "answer"
@@ -198,20 +198,13 @@ def _encodable(text: str) -> str:
 
 
 def _typing(schema: Mapping[str, Any]) -> _Typed:
-    """Give what turns a valid value into its column's type: 1.0 into 1, keys in the schema's order."""
-    kinds = schema.get("type")
-    kinds = set(kinds if isinstance(kinds, list) else [kinds]) - {"null"}
-    if kinds == {"object"}:
+    """Give what turns a valid value into its column's type: 1.0 into 1, unions into JSON text, keys in order."""
+    kind = kind_of(schema)
+    if kind == "object":
         return _typed_object({name: _typing(inner) for name, inner in schema["properties"].items()})
-    if kinds == {"array"}:
+    if kind == "list":
         return _typed_list(_typing(schema["items"]))
-    if kinds == {"integer"}:
-        return _integer
-    if kinds == {"number"}:
-        return _number
-    if schema.get("format") == "date":
-        return _date
-    return _as_it_is
+    return _SCALARS.get(kind, _as_it_is)
 
 
 def _typed_object(properties: Mapping[str, _Typed]) -> _Typed:
@@ -248,3 +241,10 @@ def _date(value: str | None) -> str | None:
     if value is not None and value.startswith("0000"):
         raise _UnfitError(f"{value} is before the year 1")
     return value
+
+
+def _json_text(value: Any) -> str | None:  # noqa: ANN401  (any JSON)
+    return None if value is None else orjson.dumps(value).decode()
+
+
+_SCALARS: dict[str, _Typed] = {"integer": _integer, "number": _number, "date": _date, "json": _json_text}

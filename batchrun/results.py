@@ -5,7 +5,6 @@ lists and objects are JSON text, dates ISO 8601, binary data Base64. JSON has no
 """
 
 import filecmp
-import json
 import os
 import re
 import tempfile
@@ -18,6 +17,7 @@ from typing import IO, Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from batchrun.answerschema import kind_of
 from batchrun.errors import StorageError, UserError
 from batchrun.job import Detail
 from batchrun.records import Status
@@ -119,83 +119,27 @@ def answer_columns(answers: Sequence[str | None], columns: Mapping[str, pl.DataT
 
     Each column has its type also when all values are null.
     """
-    shape = pl.Struct(columns)
-    try:
-        decoded = pl.Series(answers, dtype=pl.String).str.json_decode(shape)
-    except pl.exceptions.ComputeError:
-        # some column holds JSON text of any kind of value, which Polars refuses to decode as text
-        fitted = [None if text is None else json.dumps(_fit(json.loads(text), shape)) for text in answers]
-        decoded = pl.Series(fitted, dtype=pl.String).str.json_decode(shape)
-    return decoded.struct.unnest()
+    return pl.Series(answers, dtype=pl.String).str.json_decode(pl.Struct(columns)).struct.unnest()
 
 
-def dtype_of(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> pl.DataType:
-    """Give the type of the column for one property of an answer's JSON Schema.
-
-    `root` is the whole schema, for `$ref`. What has no type of its own (unions, free or recursive objects) is text
-    holding JSON.
-    """
-    return _dtype(schema, root or {}, frozenset())
-
-
-def _dtype(schema: Mapping[str, Any], root: Mapping[str, Any], seen: frozenset[str]) -> pl.DataType:
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        found = {} if reference in seen else _referred(reference, root)
-        return _dtype(found, root, seen | {reference})
-    if "enum" in schema or "const" in schema:
-        return _enum_dtype(schema.get("enum", [schema.get("const")]))
-    branches = [branch for branch in schema.get("anyOf", schema.get("oneOf", ())) if branch.get("type") != "null"]
-    if branches:
-        return _dtype(branches[0], root, seen) if len(branches) == 1 else pl.String()
-    kinds = schema.get("type", ())
-    kind = {kinds} if isinstance(kinds, str) else set(kinds) - {"null"}
-    if kind == {"array"} and isinstance(schema.get("items"), Mapping) and "prefixItems" not in schema:
-        return pl.List(_dtype(schema["items"], root, seen))
-    if kind == {"object"} and schema.get("properties") and not schema.get("additionalProperties"):
-        return pl.Struct({name: _dtype(part, root, seen) for name, part in schema["properties"].items()})
-    return _scalar_dtype(kind, schema.get("format"))
+def dtype_of(schema: Mapping[str, Any]) -> pl.DataType:
+    """Give the type of the column for one property of an answer's JSON Schema."""
+    kind = kind_of(schema)
+    if kind == "enum":
+        return pl.Enum(list(dict.fromkeys(value for value in schema["enum"] if value is not None)))
+    if kind == "list":
+        return pl.List(dtype_of(schema["items"]))
+    if kind == "object":
+        return pl.Struct({name: dtype_of(part) for name, part in schema["properties"].items()})
+    return _SCALARS.get(kind, pl.String())
 
 
-def _scalar_dtype(kind: set[str], form: str | None) -> pl.DataType:
-    if kind == {"string"} and form == "date":
-        return pl.Date()
-    if kind == {"integer"}:
-        return pl.Int64()
-    if kind and kind <= {"integer", "number"}:
-        return pl.Float64()
-    return pl.Boolean() if kind == {"boolean"} else pl.String()
-
-
-def _referred(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow a local reference; one that leads nowhere says nothing of its values."""
-    found: Any = root
-    for step in filter(None, reference.removeprefix("#").split("/")):
-        key = step.replace("~1", "/").replace("~0", "~")
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _enum_dtype(values: Sequence[Any]) -> pl.DataType:
-    given = [value for value in values if value is not None]
-    if given and all(isinstance(value, str) for value in given):
-        return pl.Enum(list(dict.fromkeys(given)))
-    if given and all(isinstance(value, bool) for value in given):
-        return pl.Boolean()
-    if given and all(isinstance(value, int) and not isinstance(value, bool) for value in given):
-        return pl.Int64()
-    return pl.String()
-
-
-def _fit(value: Any, dtype: Any) -> Any:  # noqa: ANN401  (any JSON value)
-    """Make JSON text of what stands where a text column is, and is none."""
-    if isinstance(dtype, pl.Struct) and isinstance(value, dict):
-        return {part.name: _fit(value.get(part.name), part.dtype) for part in dtype.fields}
-    if isinstance(dtype, pl.List) and isinstance(value, list):
-        return [_fit(item, dtype.inner) for item in value]
-    if isinstance(dtype, pl.String) and value is not None and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return value
+_SCALARS: dict[str, pl.DataType] = {
+    "date": pl.Date(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+}
 
 
 class _Counted:
