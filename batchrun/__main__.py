@@ -6,7 +6,8 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode
+from batchrun.errors import BatchrunError, ExitCode, JobFileError
+from batchrun.terminal import lines
 
 STDERR = 2
 
@@ -36,7 +37,8 @@ def _guarded(arguments: list[str]) -> int:
     except BatchrunError as problem:
         if debug:
             traceback.print_exc()
-        _say(str(problem))
+        # Mistakes of a job file begin with their place, so that editors find it.
+        _say(str(problem) if isinstance(problem, JobFileError) else f"error: {problem}")
         return problem.exit_code
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt)
@@ -57,18 +59,24 @@ def _other(problem: Exception, *, debug: bool) -> int:
         return _interrupted(KeyboardInterrupt())
     if isinstance(problem, click.exceptions.Exit):
         return problem.exit_code
-    if isinstance(problem, click.ClickException):
+    if isinstance(problem, click.exceptions.NoArgsIsHelpError):
         problem.show()
+        return problem.exit_code
+    if isinstance(problem, click.ClickException):
+        context = getattr(problem, "ctx", None)
+        where = f" (see `{context.command_path} --help`)" if context is not None else ""
+        _say(f"error: {problem.format_message().rstrip('.')}{where}")
         return problem.exit_code
     if debug:
         traceback.print_exc()
-    _say(f"a bug of batchrun: {type(problem).__name__}: {problem}; run again with --debug and report the traceback")
+    what = f"{type(problem).__name__}: {problem}"
+    _say(f"error: a bug of batchrun: {what}; run again with --debug and report the traceback")
     return ExitCode.BUG
 
 
 def _say(line: str) -> None:
     with suppress(OSError):  # stderr is gone; the exit code still tells
-        sys.stderr.write(f"{line}\n" if line.startswith("interrupted") else f"error: {line}\n")
+        sys.stderr.write(f"{lines(line)}\n")
         sys.stderr.flush()
 
 

@@ -5,6 +5,7 @@ import importlib
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from click_default_group import DefaultGroup
 
 from batchrun import __version__
@@ -45,6 +46,17 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
         if near and word not in COMMANDS and "." not in word and "/" not in word:
             raise click.UsageError(f'no such command "{word}", did you mean "{near[0]}"?')
         return super().resolve_command(context, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer commands, and job files for the command that may be left out."""
+        items: list[CompletionItem] = [
+            CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        run = self.get_command(ctx, self.default_cmd_name)
+        if run is None or incomplete.startswith("-"):
+            return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
+        argument = next(param for param in run.params if isinstance(param, click.Argument))
+        return [*items, *argument.shell_complete(ctx, incomplete)]
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing any of them."""

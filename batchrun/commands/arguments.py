@@ -1,5 +1,6 @@
 """The argument JOB and the loading of its file, shared by the commands; heavy rooms are imported when called."""
 
+import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from batchrun.errors import UserError
+
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
     from batchrun.environment import Environment
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from batchrun.records import Summary
 
 _SUFFIXES = (".yaml", ".yml")
+_DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".sqlite"}
+
+
+def _jobs_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.glob("*") if file.suffix in _SUFFIXES]
 
 
 class JobPath(click.ParamType[Path]):
@@ -27,20 +35,30 @@ class JobPath(click.ParamType[Path]):
 
     name = "job"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401  (click's signature)
-        """Give the path; a missing file is told with what is beside it."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002  (click's signature)
+        """Give the path; a missing file is told with what is beside it (UserError)."""
         path = Path(value)
         if path.is_dir():
-            self.fail(f"{path} is a directory; name a job file in it, such as {path}/x.yaml", param, ctx)
-        if not path.is_file():
-            self.fail(f"there is no job file {path}; `batchrun init FILE` writes one for an input", param, ctx)
+            raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
+        if not path.exists():
+            near = difflib.get_close_matches(path.name, _jobs_in(path.parent), n=1)
+            hint = "`batchrun init FILE` writes one for an input"
+            if near:
+                hint = f"did you mean {path.with_name(near[0])}?"
+            raise UserError(f"there is no job file {path}; {hint}")
+        if path.suffix.lower() in _DATA:
+            raise UserError(f"{path} is no job file; `batchrun init {path}` writes one for it")
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002  (click's signature)
-        """Offer job files and folders."""
-        folder, _, start = incomplete.rpartition("/")
-        entries = sorted(Path(folder or ".").glob(f"{start}*")) if not start.startswith("*") else []
-        return [CompletionItem(str(entry)) for entry in entries if entry.is_dir() or entry.suffix in _SUFFIXES]
+        """Offer job files, also those one folder down."""
+        folder, slash, start = incomplete.rpartition("/")
+        found = [entry for entry in Path((folder + slash) or ".").glob("*") if entry.name.startswith(start)]
+        files = [entry for entry in found if entry.suffix in _SUFFIXES]
+        for entry in found:
+            if entry.is_dir() and not entry.name.startswith("."):
+                files += (inner for inner in entry.glob("*") if inner.suffix in _SUFFIXES)
+        return [CompletionItem(str(file)) for file in sorted(files)]
 
 
 class Money(click.ParamType[Decimal]):

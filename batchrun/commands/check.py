@@ -81,7 +81,7 @@ class _Checked:
         """Look at everything."""
         p = self._p
         self._say("ok", "job file", f"{self._shown}, asks {p.endpoint.model} at {_place(p.endpoint)}")
-        self._say("ok", "input", f"{len(p.rows.files):,} file(s), columns {_names(p.rows.columns)}")
+        self._say("ok", "input", f"{_files(p)}, columns {_names(p.rows.columns)}")
         self._say("ok", "prompt", f"uses {_names(p.renderer.columns)}" if p.renderer.columns else "uses no column")
         self._say("ok", "answer", self._answer())
         self._tried("output", self._output)
@@ -149,7 +149,8 @@ class _Checked:
         else:
             source = "from model.params" if own else "by default; set model.params.max_tokens to change it"
             self._say("ok", "max_tokens", f"{p.max_tokens:,}, {source}")
-        extras = {k: v for k, v in body_extras(p.job, p.endpoint, p.form).items() if k not in p.job.model.params}
+        extras = body_extras(p.job, p.endpoint, p.form)
+        extras.pop("max_tokens", None)
         if extras:
             self._say("ok", "added", f"{orjson.dumps(extras).decode()} (no part of a question's identity)")
 
@@ -170,7 +171,7 @@ class _Checked:
         likely = forecast(p, found, prices)
         self._rows(found)
         self._price(prices)
-        if found.questions:
+        if found.questions and likely.cost is not None:
             self._say("ok", "cost", f"{cost_text(p, found, likely, prices)} ({basis_text(likely)})")
         self._allowed(found, likely, prices, key)
 
@@ -244,6 +245,11 @@ class _Checked:
 
 def _place(endpoint: "Endpoint") -> str:
     return endpoint.base_url or f"endpoint {endpoint.name}"
+
+
+def _files(p: "Prepared") -> str:
+    number = len(p.rows.files)
+    return p.rows.files[0].path if number == 1 else f"{number:,} files"
 
 
 def _names(columns: tuple[str, ...]) -> str:
