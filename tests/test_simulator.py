@@ -147,6 +147,7 @@ ALTERED: dict[str, Any] = {
     "fenced": lambda choice: choice["message"]["content"].startswith("```json\n{"),
     "prose": lambda choice: choice["message"]["content"].startswith("Here is") and "{" in choice["message"]["content"],
     "not-json": lambda choice: "{" not in choice["message"]["content"],
+    "cut-json": lambda choice: choice["finish_reason"] == "stop" and choice["message"]["content"][-1] != "}",
     "truncated": lambda choice: choice["finish_reason"] == "length" and choice["message"]["content"][-1] != "}",
     "content-filter": lambda choice: choice["finish_reason"] == "content_filter",
     "refusal": lambda choice: choice["message"]["refusal"] and choice["message"]["content"] is None,

@@ -115,6 +115,10 @@ def _not_json(draft: Draft) -> None:
     draft.content = "This simulated answer is prose, though JSON was asked for."
 
 
+def _cut_json(draft: Draft) -> None:
+    draft.cut(len(draft.content.encode()) // 8)
+
+
 def _properties(draft: Draft) -> Mapping[str, Any]:
     properties: Mapping[str, Any] = (draft.schema or {}).get("properties", {})
     return properties
@@ -191,6 +195,7 @@ ALTER: dict[str, Callable[[Draft], None]] = {
     "fenced": _fenced,
     "prose": _prose,
     "not-json": _not_json,
+    "cut-json": _cut_json,
     "wrong-enum": _wrong_enum,
     "wrong-type": _wrong_type,
     "extra-key": _extra_key,

@@ -206,6 +206,7 @@ _ANSWERS = (
     _altered("fenced", "the JSON in a code fence"),
     _altered("prose", "the JSON with prose around it"),
     _altered("not-json", "prose in place of JSON"),
+    _altered("cut-json", "the JSON ends in the middle, though finish_reason is stop"),
     _altered("wrong-enum", "an enum's value that is not allowed"),
     _altered("wrong-type", "a value of another type"),
     _altered("extra-key", "a key that the schema does not name"),
