@@ -10,41 +10,27 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from batchrun.answers import AnswerForm, Mismatch, Valid, with_turns
-from batchrun.breaker import Breaker
+from batchrun.answers import AnswerForm, Mismatch, with_turns
+from batchrun.breaker import Breaker, Patience
 from batchrun.codes import TABLE, Action, Blame, Count, Ending
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.judge import judge
 from batchrun.money import ZERO, Pico, show
 from batchrun.permits import NOW, ON_CHANGE, Permit, Permits
 from batchrun.queueing import Queue
-from batchrun.records import FailedAttempt, Outcome, Reply, Request, Send, Status, Verdict
+from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.render import RowProblem
-from batchrun.retry import GATE_PATIENCE, Decision, Tries, decide
+from batchrun.retry import Decision, decide
 from batchrun.stop import Valve
-from batchrun.work import REAL_TIME, Rules, Tally, Time, Work
+from batchrun.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work
 
 BACKLOG = 2_000
+BACKLOG_WAIT = 0.1
 LARGE_BODY = 64 * 2**10
-
-
-class Keep(Protocol):
-    """Where outcomes go; the checkpoint's writer."""
-
-    @property
-    def backlog(self) -> int:
-        """How many outcomes are not yet committed."""
-
-    def put(self, outcome: Outcome) -> None:
-        """Take an outcome; the question is answered only when it is committed."""
-
-    def failed_attempt(self, attempt: FailedAttempt) -> None:
-        """Take a failed attempt."""
-
-    async def room(self) -> None:
-        """Wait until the backlog is bounded again."""
+STARVED = 1_000
+"""So many questions in a row that the cap on spending does not admit stop the run."""
 
 
 class Pool:
@@ -71,22 +57,20 @@ class Pool:
         self._unfinal = sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._breaker = Breaker(rules.breaker)
-        self._last_success = time.clock()
+        self._breaker, self._patience = Breaker(rules.breaker), Patience()
+        self._proven = False
+        self._starved = 0
+        self._least: Pico | None = None
         self._drain_until: float | None = None
         self._wake_at = ON_CHANGE
         self._wake = asyncio.Event()
-        self._crash: BaseException | None = None
+        self._crash: Exception | None = None
 
     async def ask(self, source: Iterator[Work]) -> None:
-        """Ask what the source gives. A bug of ours in a worker is raised after what is in flight has ended."""
+        """Ask what the source gives. What goes wrong in the source or in us is raised after what is in flight ended."""
         self._queue = Queue(source)
-        self._last_success = self._clock()
         self._valve.on_change = self._wake.set
-        while True:
-            self._start_workers()
-            if self._finished():
-                break
+        while not self._finished():
             await self._sleep()
         self._give_back()
         if self._crash is not None:
@@ -96,7 +80,7 @@ class Pool:
     def low_water(self) -> int:
         """The row position below which every question of this run is final."""
         in_flight = (work.position for work in self._in_flight.values())
-        return min(self._unfinal, self._queue.position, *in_flight)
+        return int(min(self._unfinal, self._queue.position, self._breaker.position, *in_flight))
 
     def observe(self) -> None:
         """Bring up to date what the tally shows of time: how long the oldest request is on its way."""
@@ -107,9 +91,16 @@ class Pool:
     # -- the feeder
 
     def _finished(self) -> bool:
-        if self._in_flight:
-            return self._valve.aborted
-        return self._valve.closed or self._queue.empty
+        """Start what may be started now; tell whether all is done that will be done."""
+        self._look_at_the_clock()
+        try:
+            self._start_workers()
+            if not self._in_flight and not self._valve.closed and self._queue.is_empty():
+                self._stop_if_starved()
+                return True
+        except Exception as crash:  # noqa: BLE001  (what is in flight is paid for: it ends first)
+            self._crashed(crash)
+        return self._valve.aborted if self._in_flight else self._valve.closed
 
     def _start_workers(self) -> None:
         self._wake_at = ON_CHANGE
@@ -121,33 +112,40 @@ class Pool:
     def _left(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._wake.set()
-        if not task.cancelled() and (crash := task.exception()) is not None:
-            self._crash = self._crash or crash
-            self._valve.close(ExitCode.BUG, "a bug of batchrun")
+        if not task.cancelled() and isinstance(crash := task.exception(), Exception):
+            self._crashed(crash)
+
+    def _crashed(self, crash: Exception) -> None:
+        self._crash = self._crash or crash
+        self._unfinal = 0
+        if isinstance(crash, BatchrunError):
+            self._valve.close(crash.exit_code, str(crash))
+        else:
+            self._valve.close(ExitCode.BUG, f"a bug of batchrun: {crash!r}")
 
     async def _sleep(self) -> None:
         """Wait for an event, or for the next moment at which something can happen."""
-        now = self._clock()
-        if self._valve.closed and self._drain_until is None:
-            self._drain_until = now + self._rules.grace
-        end = self._drain_until if self._drain_until is not None else self._rules.deadline
+        end = self._rules.deadline if self._drain_until is None else self._drain_until
         until = min(self._wake_at, ON_CHANGE if end is None else end)
+        wait = None if until == ON_CHANGE else max(0.0, until - self._clock()) / self._speed
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if until == ON_CHANGE else max(0.0, until - now) / self._speed):
+            async with asyncio.timeout(wait):
                 await self._wake.wait()
         self._wake.clear()
-        self._look_at_the_clock()
 
     def _look_at_the_clock(self) -> None:
         now = self._clock()
         if self._drain_until is not None:
             if now >= self._drain_until:
                 self._valve.abort()
+        elif self._valve.closed:
+            self._drain_until = now + self._rules.grace
         elif self._rules.deadline is not None and now >= self._rules.deadline:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, "limits.deadline is reached")
-        elif self.tally.gate_why and now - self._last_success > GATE_PATIENCE:
-            reason = f"no success for {GATE_PATIENCE / 60:.0f} minutes: {TABLE[self.tally.gate_why].means}"
-            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=self.tally.gate_why)
+        elif waited := self._patience.lost(now):
+            why = self.tally.gate_why
+            reason = f"no success for {waited / 60:.0f} minutes: {TABLE[why].means}"
+            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=why)
 
     def _later(self, wait: float) -> None:
         self._wake_at = min(self._wake_at, self._clock() + wait)
@@ -156,24 +154,29 @@ class Pool:
 
     def _take(self) -> Work | None:
         """Give the next question with all its permits; or None, and when to look again is known."""
-        if self._valve.closed:
-            return None
         now = self._clock()
-        if (wait := self._permits.open_at(now)) > 0:
-            self._later(wait)
-            return None
-        while (work := self._queue.take(now)) is not None:
+        while not self._valve.closed:
+            wait = self._permits.open_at(now) if self._keep.backlog <= BACKLOG else BACKLOG_WAIT
+            if wait > 0:
+                self._later(wait)
+                break
+            if (work := self._queue.take(now)) is None:
+                self._wake_at = min(self._wake_at, self._queue.next_at)
+                break
             if (permit := self._prepare(work)) is None:
                 continue
-            wait = self._permits.take(now, permit)
-            if wait == NOW:
+            if (wait := self._permits.take(now, permit)) == NOW:
                 work.permit, work.sent_at = permit, now
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
+                self._starved = 0
                 return work
-            self._put_back(work, wait, now)
-            return None
-        self._wake_at = min(self._wake_at, self._queue.next_at)
+            if self._permits.starved is not None and not self._permits.in_flight:
+                self._starve(work, self._permits.starved)
+            else:
+                self._queue.put_back(work, now)
+                self._later(wait)
+                break
         return None
 
     def _prepare(self, work: Work) -> Permit | None:
@@ -187,23 +190,30 @@ class Pool:
         tokens = len(work.body) // 4 + (self._rules.max_tokens or 0)
         return Permit(len(work.body), tokens, self._worst_case(work.body))
 
-    def _put_back(self, work: Work, wait: float, now: float) -> None:
-        self._queue.put_back(work, now)
-        self._later(wait)
-        starved = self._permits.starved
-        if starved is not None and not self._permits.in_flight:
-            self._valve.close(
-                ExitCode.STOPPED_BY_LIMIT,
-                f"limits.max_cost_usd is reached: the next request may cost {show(starved)}",
-                ending="max_cost_usd",
-            )
+    def _starve(self, work: Work, amount: Pico) -> None:
+        """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""
+        self._starved += 1
+        self._least = amount if self._least is None else min(self._least, amount)
+        self._queue.acquit(work)
+        self._return(work)
+        if self._starved >= STARVED:
+            self._stop_if_starved()
+
+    def _stop_if_starved(self) -> None:
+        if self._least is not None:
+            reason = f"limits.max_cost_usd is reached: the next request may cost {show(self._least)}"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
 
     # -- one attempt
 
     async def _work(self, work: Work | None) -> None:
         while work is not None:
-            reply = await self._send(Request(work.body or b""))
-            self._settle(work, reply)
+            try:
+                reply = await self._send(Request(work.body or b""))
+                self._settle(work, reply)
+            except Exception:
+                self._abandon(work)
+                raise
             if self._keep.backlog > BACKLOG:
                 with suppress(BatchrunError):  # the keeper's failure has closed the valve
                     await self._keep.room()
@@ -217,7 +227,7 @@ class Pool:
         del self._in_flight[work.question]
         self.tally.in_flight -= 1
         self.tally.requests += 1
-        maybe = self._pay(work, verdict, reply, now)
+        charge = self._pay(work, verdict, now)
         self._permits.learn(ending, now, reply.seconds, verdict.wait)
         if self._permits.limit.limit != self.tally.limit:
             self.tally.limit = self._permits.limit.limit
@@ -225,47 +235,40 @@ class Pool:
         if ending.action is not Action.CONFIRM:
             self._queue.acquit(work)
         if ending.action is Action.ACCEPT:
-            parsed = self._success(verdict, now)
+            self._succeeded(now)
+            parsed = self._form.parse(verdict.text or "")
             if not isinstance(parsed, Mismatch):
-                self._answer(work, verdict, reply, parsed.json, at)
+                self.tally.ok += 1
+                most = self._rules.max_tokens
+                self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=parsed.json, max_tokens=most))
                 return
             verdict = replace(verdict, ending="schema_mismatch", message=parsed.message)
             work.mismatch = parsed
-        self._keep.failed_attempt(work.failed_attempt(verdict, reply, at=at, maybe=maybe))
+        self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
-        self._refuse(work, work.last, verdict, now - reply.seconds)
+        self._refuse(work, work.last, verdict)
 
-    def _pay(self, work: Work, verdict: Verdict, reply: Reply, now: float) -> bool:
-        """Settle the money of one attempt; true if it may be billed and nobody said how much."""
-        usage = verdict.usage
-        cost = usage.cost
-        if cost is None and self._rules.price is not None and usage.prompt_tokens is not None:
-            cost = self._rules.price.cost(usage.prompt_tokens, usage.completion_tokens or 0)
-        lost = reply.sent and (reply.fault is not None or verdict.ending == "invalid_response")
-        maybe = lost and cost is None
+    def _pay(self, work: Work, verdict: Verdict, now: float) -> Charge:
+        """Settle the money of one attempt."""
+        charge, usage = self._rules.charge(verdict), verdict.usage
         used = None if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
         if work.permit is not None:
-            self._permits.give_back(now, work.permit, spent=cost or ZERO, keep=maybe, tokens=used)
-        work.paid(cost, maybe=maybe)
-        self.tally.cost += cost or 0
-        self.tally.possibly_billed += maybe
-        return maybe
+            self._permits.give_back(now, work.permit, spent=charge.cost or ZERO, keep=charge.keep, tokens=used)
+        work.paid(charge)
+        self.tally.cost += charge.cost or 0
+        self.tally.possibly_billed += charge.maybe
+        return charge
 
-    def _success(self, verdict: Verdict, now: float) -> Valid | Mismatch:
-        self._last_success = now
+    def _succeeded(self, now: float) -> None:
+        self._proven = True
         self._permits.gate.answered(now)
         self._breaker.success()
+        self._patience.answered()
         self.tally.gate_why = ""
-        return self._form.parse(verdict.text or "")
-
-    def _answer(self, work: Work, verdict: Verdict, reply: Reply, answer: str, at: float) -> None:
-        self.tally.ok += 1
-        tokens = self._rules.max_tokens
-        self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=answer, max_tokens=tokens))
 
     # -- what becomes of a question without an answer
 
-    def _refuse(self, work: Work, outcome: Outcome, verdict: Verdict, sent_at: float) -> None:
+    def _refuse(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
         """Repair, retry, wait behind the gate, give up, or stop, as the table and the counts say."""
         ending = TABLE[verdict.ending]
         if ending.count is Count.REPAIRS:
@@ -276,9 +279,9 @@ class Pool:
             work.tries,
             attempts=self._rules.attempts,
             wait=verdict.wait,
-            proven=self.tally.ok > 0,
+            proven=self._proven,
             jitter=self._jitter(),
-            closings=self._permits.gate.refused(sent_at) if ending.action is Action.GATE else 0,
+            closings=self._permits.gate.refused(work.sent_at) if ending.action is Action.GATE else 0,
         )
         if decision.action is Action.FAIL:
             self._fail(work, outcome, ending)
@@ -290,7 +293,9 @@ class Pool:
             self._suspend(work, decision.delay)
         else:
             if decision.action is Action.GATE:
-                self._permits.gate.close(self._clock(), decision.gate, sent_at)
+                now = self._clock()
+                self._permits.gate.close(now, decision.gate, work.sent_at)
+                self._patience.refused(now, decision.delay)
                 self.tally.gate_why = ending.name
             if decision.becomes is Status.PENDING:
                 self._return(work)
@@ -299,21 +304,22 @@ class Pool:
 
     def _repair(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
         """Go on with the conversation: the invalid answer, and what is wrong with it."""
-        if self._valve.closed or work.mismatch is None or work.repairs >= self._rules.repairs:
+        if work.mismatch is None or work.repairs >= self._rules.repairs:
             self._fail(work, outcome, TABLE[verdict.ending])
-            return
-        work.repairs += 1
-        work.turns += self._form.repair_turns(verdict.text or "", work.mismatch)
-        work.body = None
-        self._wait(work, 0.0)
+        elif self._valve.closed:
+            self._return(work)
+        else:
+            work.repairs += 1
+            work.turns += self._form.repair_turns(verdict.text or "", work.mismatch)
+            work.body = None
+            self._wait(work, 0.0)
 
     def _beyond_deadline(self, decision: Decision, verdict: Verdict, ending: Ending) -> bool:
         """Stop where all would wait behind the gate until after the deadline."""
         deadline = self._rules.deadline
-        late = deadline is not None and self._clock() + decision.delay > deadline
-        if late and decision.action is Action.GATE:
-            reason = f"{ending.means}; the wait of {decision.delay:.0f} s goes beyond limits.deadline"
-            resume_at = verdict.resume_at or self._wall() + decision.delay
+        if decision.gate and deadline is not None and self._clock() + decision.gate > deadline:
+            reason = f"{ending.means}; the wait of {decision.gate:.0f} s goes beyond limits.deadline"
+            resume_at = verdict.resume_at or self._wall() + decision.gate
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending=ending.name, resume_at=resume_at)
         return self._valve.closed
 
@@ -327,7 +333,7 @@ class Pool:
     def _suspend(self, work: Work, delay: float) -> None:
         """Send nothing but one confirming retry; other questions with the same reply wait for it uncounted."""
         if not self._queue.suspect(work, self._clock() + delay):
-            work.tries = Tries()
+            work.tries.once -= 1
             self._wait(work, 0.0)
         self._wake.set()
 
@@ -341,16 +347,16 @@ class Pool:
     def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
         if ending.again:
             self._unfinal = min(self._unfinal, work.position)
-        if ending.blames is Blame.UNKNOWN and self._broken(outcome):
+        if ending.blames is Blame.UNKNOWN and self._broken(outcome, work.position):
             return
         self.tally.count_failure(ending.name)
         self._keep.put(outcome)
         self._watch_failures()
 
-    def _broken(self, outcome: Outcome) -> bool:
+    def _broken(self, outcome: Outcome, position: int) -> bool:
         """Ask the breaker; once it has tripped, its failures go back to pending and the run stops."""
         was_tripped = self._breaker.tripped
-        taken_back = self._breaker.failure(outcome)
+        taken_back = self._breaker.failure(outcome, position)
         if taken_back and not was_tripped:
             reason = f"{len(taken_back)} equal failures in a row, no success: {outcome.error_message}"
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=outcome.error_type)
@@ -359,7 +365,6 @@ class Pool:
                 # The checkpoint adds up: what the failure cost is recorded already.
                 self._keep.put(replace(earlier, status=Status.PENDING, attempts=0, cost=ZERO, possibly_billed=0))
         if taken_back:
-            self._unfinal = 0
             self._keep.put(replace(outcome, status=Status.PENDING))
         return bool(taken_back)
 
@@ -377,11 +382,19 @@ class Pool:
 
     def _give_back(self) -> None:
         """At the end: what waits stays pending; what is still in flight may be billed."""
-        for work in self._in_flight.values():
-            self.tally.possibly_billed += 1
-            self._unfinal = min(self._unfinal, work.position)
-            self._keep.put(work.abandoned(at=self._wall()))
+        for work in list(self._in_flight.values()):
+            self._abandon(work)
         for work in self._queue.left:
             self._return(work)
         for task in self._tasks:
             task.cancel()
+
+    def _abandon(self, work: Work) -> None:
+        """Leave a question pending whose reply nobody waits for."""
+        self._unfinal = min(self._unfinal, work.position)
+        self._queue.acquit(work)
+        if self._in_flight.pop(work.question, None) is not None:
+            self.tally.in_flight -= 1
+            self.tally.requests += 1
+            self.tally.possibly_billed += 1
+            self._keep.put(work.abandoned(at=self._wall()))

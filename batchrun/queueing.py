@@ -27,10 +27,12 @@ class Queue:
         """How many questions wait for a retry."""
         return len(self._retries)
 
-    @property
-    def empty(self) -> bool:
-        """True when nothing is left to ask."""
-        return self._source is None and not self._retries and self._spare is None and self._suspect is None
+    def is_empty(self) -> bool:
+        """Tell whether nothing is left to ask; this takes a look at the next new question."""
+        if not self._retries and self._spare is None and self._suspect is None:
+            self._spare = self._fresh()
+            return self._spare is None
+        return False
 
     @property
     def left(self) -> list[Work]:

@@ -1,17 +1,35 @@
-"""A question on its way: the rules for it, what this run has tried and paid, and the records made of that."""
+"""A question on its way: the rules for it, what this run has tried and paid, the records of that and who keeps them."""
 
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from batchrun.answers import Mismatch
+from batchrun.codes import TABLE, Blame
 from batchrun.money import ZERO, Pico, Price
 from batchrun.permits import Permit
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
 from batchrun.render import RowProblem
 from batchrun.retry import Tries
+
+
+class Keep(Protocol):
+    """Where outcomes go; the checkpoint's writer."""
+
+    @property
+    def backlog(self) -> int:
+        """How many outcomes are not yet committed."""
+
+    def put(self, outcome: Outcome) -> None:
+        """Take an outcome; the question is answered only when it is committed."""
+
+    def failed_attempt(self, attempt: FailedAttempt) -> None:
+        """Take a failed attempt."""
+
+    async def room(self) -> None:
+        """Wait until the backlog is bounded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,28 @@ class Rules:
     max_tokens: int | None = None
     openrouter: bool = True
     price: Price | None = None
+
+    def charge(self, verdict: Verdict) -> "Charge":
+        """Say what one attempt costs: as the server says, else by its tokens and the price."""
+        ending, usage, cost = TABLE[verdict.ending], verdict.usage, verdict.usage.cost
+        if cost is None and self.price is not None and usage.prompt_tokens is not None:
+            cost = self.price.cost(usage.prompt_tokens, usage.completion_tokens or 0)
+        wrote = verdict.text is not None and ending.blames is not Blame.SERVER
+        maybe = cost is None and (ending.maybe_billed or (wrote and (self.openrouter or self.price is not None)))
+        return Charge(cost, maybe, keep=maybe or (wrote and cost is None))
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one attempt costs, in picodollars; None where nobody says.
+
+    `maybe`: it may be billed, and nobody said how much. `keep`: what was reserved for it stays reserved; so does the
+    worst case of an answer without any price, since nothing else would hold a cap.
+    """
+
+    cost: Pico | None
+    maybe: bool
+    keep: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +126,11 @@ class Work:
     last: Outcome | None = None
     mismatch: Mismatch | None = None
 
-    def paid(self, cost: Pico | None, *, maybe: bool) -> None:
-        """Count one attempt and its money; `maybe`: it may be billed, and nobody said how much."""
+    def paid(self, charge: Charge) -> None:
+        """Count one attempt and its money."""
         self.attempts += 1
-        self.cost += cost or 0
-        self.possibly_billed += maybe
+        self.cost += charge.cost or 0
+        self.possibly_billed += charge.maybe
 
     def outcome(
         self,
@@ -129,7 +169,7 @@ class Work:
             max_tokens=max_tokens,
         )
 
-    def failed_attempt(self, verdict: Verdict, reply: Reply, *, at: float, maybe: bool) -> FailedAttempt:
+    def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:
         """Give the record of one attempt that brought no answer."""
         return FailedAttempt(
             self.question,
@@ -139,8 +179,8 @@ class Work:
             verdict.http_status,
             verdict.message,
             reply.seconds,
-            cost=verdict.usage.cost or ZERO,
-            possibly_billed=maybe,
+            cost=charge.cost or ZERO,
+            possibly_billed=charge.maybe,
             provider=verdict.provider,
         )
 
@@ -152,7 +192,9 @@ class Work:
             at,
             error_type=problem.error_type,
             error_message=problem.message,
-            attempts=0,
+            attempts=self.attempts,
+            cost=Pico(self.cost),
+            possibly_billed=self.possibly_billed,
         )
 
     def abandoned(self, *, at: float) -> Outcome:
