@@ -6,12 +6,14 @@ aborts; the checkpoint stays consistent either way.
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from batchrun.errors import ExitCode
+from batchrun.eventlog import event
 
 _EXIT_CODES = {
     signal.SIGINT: ExitCode.SIGINT,
@@ -42,6 +44,7 @@ class Valve:
         if not self.closed:
             self.closed = True
             self.exit_code, self.reason, self.ending, self.resume_at = exit_code, reason, ending, resume_at
+            event("stopped", exit_code=exit_code, ending=ending, resume_at=resume_at)
         self.on_change()
 
     def abort(self, *, urgent: bool = False) -> None:
@@ -53,7 +56,13 @@ class Valve:
 
 @contextmanager
 def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None]:
-    """While sending: the first SIGINT, SIGTERM or SIGHUP closes the valve, the second aborts. Needs a running loop."""
+    """While sending: the first SIGINT, SIGTERM or SIGHUP closes the valve, the second aborts. Needs a running loop.
+
+    Outside the main thread no signal arrives, and nothing is watched.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     loop = asyncio.get_running_loop()
 
     def received(number: signal.Signals) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "batchrun"
 # A file may import only from floors below its own. A folder counts as one room.
 FLOORS = [
     {"errors", "money", "job", "terminal"},
-    {"codes", "records"},
+    {"codes", "records", "eventlog"},
     {"answerschema", "templates", "stop", "environment", "waits", "wording", "textscan"},
     {"jobfile", "render", "judge", "answers", "retry", "pacing", "budget", "options"},
     {"permits", "breaker", "textfiles"},
@@ -20,10 +20,10 @@ FLOORS = [
     {"queueing"},
     {"rows", "results", "images", "checkpoint", "endpoints", "children", "senders", "pool"},
     {"prices"},
-    {"plan", "prepare", "progress"},
+    {"plan", "prepare", "progress", "closing"},
     {"outputs", "asking", "forecast", "loading"},
     {"runner", "drafting", "report"},
-    {"commands"},
+    {"commands", "embedding"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -34,6 +34,8 @@ ROOMS = {
     "pydantic_core": {"jobfile"},
     "ruamel": {"jobfile", "yamltext"},
     "jinja2": {"templates", "report"},
+    "markupsafe": {"report"},
+    "pygal": {"report"},
     "jsonschema_rs": {"answers", "answerschema"},
     "sqlite_utils": {"checkpoint"},
     "sqlite3": {"checkpoint"},

@@ -1,0 +1,61 @@
+"""Runs jobs for Python programs: arguments to options, and a thread of its own where an event loop is running."""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal, InvalidOperation
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from batchrun.errors import UserError
+from batchrun.job import Job
+from batchrun.loading import load_file
+from batchrun.options import RunOptions
+from batchrun.progress import chosen
+from batchrun.records import Summary
+from batchrun.runner import run_job
+
+
+def load_job(path: str | PathLike[str]) -> Job:
+    """Read a job file; JobFileError with all mistakes."""
+    loaded, _ = load_file(Path(path), os.environ, Path.cwd(), RunOptions())
+    return loaded.job
+
+
+def run(path: str | PathLike[str], *, quiet: bool, **arguments: Any) -> Summary:  # noqa: ANN401  (batchrun.run types them)
+    """Run or resume a job file; `arguments` are those of RunOptions, as a Python program writes them."""
+    options = _options(arguments)
+    loaded, environment = load_file(Path(path), os.environ, Path.cwd(), options)
+
+    def work() -> Summary:
+        return run_job(loaded, options, environment, chosen(quiet=quiet))
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    with ThreadPoolExecutor(1, thread_name_prefix="batchrun") as thread:
+        return thread.submit(work).result()
+
+
+def _options(arguments: dict[str, Any]) -> RunOptions:
+    output, retry, cost = arguments["output"], arguments["retry"], arguments["max_cost"]
+    return RunOptions(
+        **{
+            **arguments,
+            "output": None if output is None else Path(output),
+            "retry": None if retry is None else frozenset(retry),
+            "max_cost": None if cost is None else _usd(cost),
+        }
+    )
+
+
+def _usd(cost: Decimal | float | str) -> Decimal:
+    try:
+        amount = Decimal(str(cost))
+    except InvalidOperation:
+        raise UserError(f"max_cost is no amount in USD: {cost!r}") from None
+    if not amount.is_finite() or amount <= 0:
+        raise UserError(f"max_cost must be more than 0 USD, not {cost!r}")
+    return amount
