@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import NewType
 
 Pico = NewType("Pico", int)
@@ -25,15 +25,13 @@ def to_usd(amount: int) -> Decimal:
     return Decimal(amount) / PER_USD
 
 
-def show(amount: int) -> str:
+def show(amount: int, rounding: str = ROUND_HALF_EVEN) -> str:
     """Give dollars for people: two significant digits below a cent, cents above a dollar."""
     usd = to_usd(amount)
     if usd == 0:
         return "$0"
-    if abs(usd) >= 1:
-        return f"${usd:,.2f}"
-    digits = max(4, 1 - usd.adjusted())
-    return f"${usd:.{digits}f}"
+    digits = 2 if abs(usd) >= 1 else max(4, 1 - usd.adjusted())
+    return f"${usd.quantize(Decimal(1).scaleb(-digits), rounding):,f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from batchrun.breaker import Breaker, Patience
 from batchrun.codes import TABLE, Action, Blame, Count, Ending
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.judge import judge
-from batchrun.money import ZERO, Pico, show
+from batchrun.money import ZERO, Pico
 from batchrun.permits import NOW, ON_CHANGE, Permit, Permits
 from batchrun.queueing import Queue
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
@@ -201,7 +201,7 @@ class Pool:
 
     def _stop_if_starved(self) -> None:
         if self._least is not None:
-            reason = f"limits.max_cost_usd is reached: the next request may cost {show(self._least)}"
+            reason = self.tally.cap_reached(self._rules.questions, self._least)
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
 
     # -- one attempt

@@ -4,11 +4,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING
 from typing import Any, Protocol
 
 from batchrun.answers import Mismatch
 from batchrun.codes import TABLE, Blame
-from batchrun.money import ZERO, Pico, Price
+from batchrun.money import ZERO, Pico, Price, show
 from batchrun.permits import Permit
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
 from batchrun.render import RowProblem
@@ -34,7 +35,10 @@ class Keep(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a run. Seconds; `max_failed` counts questions, `deadline` is a time on the monotonic clock."""
+    """The rules of a run. Seconds; `max_failed` counts questions, `deadline` is a time on the monotonic clock.
+
+    `questions` is how many the run is to ask.
+    """
 
     attempts: int
     repairs: int
@@ -45,6 +49,7 @@ class Rules:
     max_tokens: int | None = None
     openrouter: bool = True
     price: Price | None = None
+    questions: int = 0
 
     def charge(self, verdict: Verdict) -> "Charge":
         """Say what one attempt costs: as the server says, else by its tokens and the price."""
@@ -105,6 +110,19 @@ class Tally:
         """Count failed questions; a negative number takes them back."""
         self.failed += number
         self.errors[error_type] = self.errors.get(error_type, 0) + number
+
+    def cap_reached(self, questions: int, least: Pico) -> str:
+        """Say why the cap stops a run of so many questions, of which the next one costs at least `least` at worst.
+
+        What the rest needs is told from what the others cost, rounded up.
+        """
+        done = self.ok + self.failed
+        rest = max(1, questions - done)
+        needed = least + (-(-self.cost * rest // done) if self.cost else least * (rest - 1))
+        return (
+            f"limits.max_cost_usd is reached: {show(self.cost)} is spent and the next request may cost {show(least)}; "
+            f"the other {rest:,} questions need about {show(needed, ROUND_CEILING)}"
+        )
 
 
 @dataclass(slots=True)
