@@ -23,8 +23,7 @@ class Budget:
         rest_of_day = None if cap_day is None else max(0, cap_day - spent_today)
         caps = [cap for cap in (cap_run, rest_of_day) if cap is not None]
         self._cap = min(caps) if caps else None
-        self._spent = self._reserved = self._in_flight = 0
-        self._refused = False
+        self._spent = self._reserved = 0
 
     @property
     def spent(self) -> Pico:
@@ -41,29 +40,17 @@ class Budget:
         """What may still be reserved; None without a cap."""
         return None if self._cap is None else Pico(max(0, self._cap - self._spent - self._reserved))
 
-    @property
-    def exhausted(self) -> bool:
-        """True when the last request was refused and nothing in flight can give anything back."""
-        return self._refused and not self._in_flight
-
     def reserve(self, amount: Pico) -> bool:
         """Reserve a request's worst case; False, and nothing reserved, if a cap would not hold."""
-        self._refused = self._cap is not None and self._spent + self._reserved + amount > self._cap
-        if self._refused:
+        if self._cap is not None and self._spent + self._reserved + amount > self._cap:
             return False
         self._reserved += amount
-        self._in_flight += 1
         return True
 
     def settle(self, reserved: Pico, spent: Pico, *, keep: bool = False) -> None:
         """End a request: its cost is spent and its reservation freed; `keep` holds on to it, since it may be billed."""
-        self._in_flight -= 1
         self._spent += spent
         self._reserved -= min(reserved, spent) if keep else reserved
-
-    def needed_to_finish(self, rest: Pico) -> Pico:
-        """Give by how much the cap is too low for `rest`, the cost of what is still to ask."""
-        return ZERO if self.left is None else Pico(max(0, rest - self.left))
 
 
 def worst_case(prompt_bytes: int, messages: int, max_tokens: int, prices: Iterable[Price]) -> Pico:
@@ -92,7 +79,9 @@ def unbounded(job: Job) -> tuple[str, ...]:
     for tool in tools if isinstance(tools, list | tuple) else ():
         if isinstance(tool, dict) and tool.get("type", "function") != "function":
             named.append(f"the tool {tool['type']}")
-    named += [f"params.{name}" for name in ("web_search_options", "audio") if params.get(name) is not None]
+    named += [
+        f"params.{name}" for name in ("web_search_options", "audio", "prediction") if params.get(name) is not None
+    ]
     if params.get("modalities") not in (None, ["text"], ("text",)):
         named.append("params.modalities")
     if params.get("service_tier") and params["service_tier"] not in _BOUND_TIERS:

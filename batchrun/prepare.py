@@ -166,7 +166,7 @@ def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
     for name in ("max_completion_tokens", "max_tokens"):
         if isinstance(value := job.model.params.get(name), int):
             return value
-    return None if endpoint.name == "url" else DEFAULT_MAX_TOKENS
+    return None if endpoint.name == "url" and not endpoint.openrouter else DEFAULT_MAX_TOKENS
 
 
 def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm) -> dict[str, Any]:

@@ -54,8 +54,9 @@ class Rules:
     def charge(self, verdict: Verdict) -> "Charge":
         """Say what one attempt costs: as the server says, else by its tokens and the price."""
         ending, usage, cost = TABLE[verdict.ending], verdict.usage, verdict.usage.cost
-        if cost is None and self.price is not None and usage.prompt_tokens is not None:
-            cost = self.price.cost(usage.prompt_tokens, usage.completion_tokens or 0)
+        tokens = usage.prompt_tokens, usage.completion_tokens
+        if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
+            cost = self.price.cost(tokens[0], tokens[1])
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
         maybe = cost is None and (ending.maybe_billed or (wrote and (self.openrouter or self.price is not None)))
         return Charge(cost, maybe, keep=maybe or (wrote and cost is None))
@@ -118,7 +119,7 @@ class Tally:
         """
         done = self.ok + self.failed
         rest = max(1, questions - done)
-        needed = least + (-(-self.cost * rest // done) if self.cost else least * (rest - 1))
+        needed = least + (-(-self.cost * rest // done) if self.cost and done else least * (rest - 1))
         return (
             f"limits.max_cost_usd is reached: {show(self.cost)} is spent and the next request may cost {show(least)}; "
             f"the other {rest:,} questions need about {show(needed, ROUND_CEILING)}"
