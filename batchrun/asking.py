@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Any
 
 import uvloop
 
@@ -15,15 +16,16 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.children import LOCAL_PARALLEL, local_server, simulator
 from batchrun.endpoints import Endpoint
 from batchrun.errors import BatchrunError, ExitCode, UserError
+from batchrun.eventlog import event
 from batchrun.job import Job, parse_duration
-from batchrun.money import ZERO, Pico, from_usd
+from batchrun.money import ZERO, Pico, from_usd, to_usd
 from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
 from batchrun.permits import Permits
 from batchrun.plan import open_work
 from batchrun.pool import Pool
 from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.prices import Prices
-from batchrun.progress import Ui
+from batchrun.progress import NOTABLE_GATE, Ui
 from batchrun.records import Send, Target
 from batchrun.senders import open_sender
 from batchrun.stop import Valve, closed_by_signals
@@ -31,6 +33,7 @@ from batchrun.work import Rules, Tally, Time, Work
 
 CONNECT_TIMEOUT = 10.0
 TICK = 0.2
+LOG_EVERY = 30.0
 SPARE_FILES = 64
 
 
@@ -38,7 +41,7 @@ SPARE_FILES = 64
 class Asking:
     """What one run asks: `again` and `start` say which questions are open, `most` how many of them are asked.
 
-    `started` is when the run began, on the clock of `time`.
+    `questions` is how many that makes; `started` is when the run began, on the clock of `time`.
     """
 
     prepared: Prepared
@@ -48,6 +51,7 @@ class Asking:
     again: frozenset[str]
     start: int
     most: int | None
+    questions: int
     max_failed: int | None
     budget: Budget
     prices: Prices
@@ -72,8 +76,9 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
     with closed_by_signals(valve, ui.warn):
         writer.start(asking.run_id, failed)
         async with open_sender(_target(asking.prepared.job, asking.endpoint), asking.sender) as send:
-            pool = _pool(asking, send, valve)
-            ticker = asyncio.create_task(_tick(pool, ui, asking))
+            permits = _permits(asking.prepared.job, asking.endpoint, asking.budget)
+            pool = _pool(asking, send, valve, permits)
+            ticker = asyncio.create_task(_tick(pool, permits.gate, ui, asking))
             try:
                 await pool.ask(_questions(asking, valve))
             finally:
@@ -83,18 +88,33 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
                 ui.update(pool.tally)
             _note_low_water(pool, asking)
         writer.close()
+    event("asking_ended", **_facts(pool.tally), lost=writer.lost)
     if writer.lost:
         valve.close(ExitCode.STORAGE, str(writer.failure))
         ui.warn(f"{writer.lost} outcomes could not be kept; these questions are asked (and may be paid) again")
     return pool.tally
 
 
-async def _tick(pool: Pool, ui: Ui, asking: Asking) -> None:
+async def _tick(pool: Pool, gate: Gate, ui: Ui, asking: Asking) -> None:
+    tally, loop, closed_for = pool.tally, asyncio.get_running_loop(), 0.0
+    logged_at = loop.time()
     while True:
         await asyncio.sleep(TICK)
         pool.observe()
-        ui.update(pool.tally)
+        before, closed_for = closed_for, gate.wait(asking.time.clock())
+        ui.update(tally, closed_for)
+        if closed_for > max(before, NOTABLE_GATE):
+            event("gate_closed", why=tally.gate_why, seconds=round(closed_for, 3))
+        if loop.time() - logged_at >= LOG_EVERY:
+            logged_at = loop.time()
+            event("progress", **_facts(tally))
         _note_low_water(pool, asking)
+
+
+def _facts(tally: Tally) -> dict[str, Any]:
+    """Give what the log tells of a tally."""
+    names = ("ok", "failed", "requests", "in_flight", "waiting", "limit", "possibly_billed", "gate_why", "errors")
+    return {**{name: getattr(tally, name) for name in names}, "cost_usd": str(to_usd(tally.cost))}
 
 
 def _note_low_water(pool: Pool, asking: Asking) -> None:
@@ -119,7 +139,7 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
             valve.close(problem.exit_code, str(problem))
 
 
-def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
+def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
     p = asking.prepared
     limits = p.job.limits
     repairs = p.job.answer.repairs if p.job.answer else 0
@@ -127,7 +147,7 @@ def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
         send,
         asking.checkpoint.writer,
         valve,
-        _permits(p.job, asking.endpoint, asking.budget),
+        permits,
         rules=Rules(
             attempts=limits.attempts,
             repairs=repairs,
@@ -138,6 +158,7 @@ def _pool(asking: Asking, send: Send, valve: Valve) -> Pool:
             max_tokens=p.max_tokens,
             openrouter=asking.endpoint.openrouter,
             price=asking.prices.likely.get(asking.endpoint.model),
+            questions=asking.questions,
         ),
         form=p.form,
         body_of=p.renderer.body,

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from batchrun import __version__, outputs
@@ -13,6 +14,7 @@ from batchrun.codes import ASKED_AGAIN
 from batchrun.endpoints import Endpoint, KeyProblem, fetch_key
 from batchrun.environment import Environment
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
+from batchrun.eventlog import event
 from batchrun.job import Job
 from batchrun.jobfile import Loaded
 from batchrun.money import show, to_usd
@@ -20,7 +22,7 @@ from batchrun.options import RunOptions, merged
 from batchrun.plan import fill, fingerprint, stamps_text
 from batchrun.prepare import Prepared, prepared
 from batchrun.prices import prices_for
-from batchrun.progress import Ui
+from batchrun.progress import Goal, Ui
 from batchrun.records import Summary
 from batchrun.results import Written, check_writable, partial_path
 from batchrun.stop import Terminated, Valve
@@ -45,7 +47,15 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
             ui.say(f"the old checkpoint is now {old}")
         checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
-        return _Run(p, checkpoint, options, ui, loaded.shown, clock).run()
+        model, endpoint = p.endpoint.model, job.model.endpoint
+        event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
+        summary = _Run(p, checkpoint, options, ui, loaded.shown, clock).run()
+        event("run_ended", **{name: value for name, value in asdict(summary).items() if name not in _WORDED})
+        return summary
+
+
+_WORDED = {"reason", "next"}
+"""Fields of a summary that may quote a server or a row."""
 
 
 class _Run:
@@ -67,7 +77,9 @@ class _Run:
     def run(self) -> Summary:
         """Plan, ask what is open, write, and say how it ended."""
         plan = self._reopened(self._plan())
+        event("plan_made", plan=plan.number, rows=plan.rows)
         if (counts := self._nothing_new(plan)) is not None:
+            event("nothing_new")
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
         start = self._start(plan)
@@ -180,6 +192,7 @@ class _Run:
                 again=ASKED_AGAIN,
                 start=start,
                 most=self._options.limit,
+                questions=self._asked,
                 max_failed=failures_left,
                 prices=prices,
                 budget=budget_of(self._p, prices, self._checkpoint.spent(day=utc_day(time.time()))),
@@ -187,11 +200,21 @@ class _Run:
                 started=self._started,
                 time=self._time,
             )
-            self._ui.start(self._asked, 0)
+            event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)
+            self._ui.start(self._goal())
             try:
                 self._tally = ask(asking, self._valve, self._ui)
             finally:
                 self._ui.end()
+
+    def _goal(self) -> Goal:
+        """Give what the progress counts to: the whole plan, or with a limit what this run asks."""
+        per_minute = self._job.limits.requests_per_minute
+        if self._options.limit is not None:
+            return Goal(self._asked, per_minute=per_minute)
+        done = self._checkpoint.count_settled(again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
+        ok, failed = done.get("ok", 0), done.get("failed", 0)
+        return Goal(self._asked + ok + failed, ok, failed, per_minute)
 
     def _key_is_good(self, endpoint: Endpoint) -> bool:
         """Ask for the key's state first, so that a wrong key costs no request to the model."""
@@ -214,6 +237,7 @@ class _Run:
         path = self._job.output_path if finished else partial_path(self._job.output_path)
         try:
             self._written = outputs.write(self._p, self._checkpoint, path)
+            event("output_written", path=str(path), finished=finished, changed=self._written.changed)
             if finished:
                 outputs.remove_partial(self._job)
         except (StorageError, InputError) as problem:

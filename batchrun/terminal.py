@@ -1,6 +1,8 @@
 """Text for a terminal: what a row or a model wrote can't move the cursor, change colours or reverse the line."""
 
 import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
 
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
@@ -39,3 +41,13 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def when(at: float) -> str:
+    """Give a Unix time for people, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def place(path: Path, cwd: Path) -> str:
+    """Give a path as people in `cwd` would write it: relative where it is below."""
+    return printable(str(path.relative_to(cwd) if path.is_relative_to(cwd) else path))

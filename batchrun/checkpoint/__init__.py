@@ -107,9 +107,15 @@ class Checkpoint:
         """Count what `open_questions` would give."""
         return queries.count_open(self._connection, queries.Open(again, max_tokens), start=start)
 
-    def settled(
-        self, keys: Sequence[bytes], *, again: Collection[str], max_tokens: int | None
-    ) -> dict[bytes, Settled]:
+    def count_settled(self, *, again: Collection[str], max_tokens: int | None) -> dict[str, int]:
+        """Count the questions of the plan that `open_questions` would not give, by status: `ok` and `failed`."""
+        return queries.count_settled(self._connection, queries.Open(again, max_tokens))
+
+    def failed_attempts(self) -> dict[str, int]:
+        """Count the attempts of all runs that brought no answer, by error_type; most frequent first."""
+        return queries.failed_attempts(self._connection)
+
+    def settled(self, keys: Sequence[bytes], *, again: Collection[str], max_tokens: int | None) -> dict[bytes, Settled]:
         """Give what is known of those questions that need not be asked, by key; they need not be in the plan."""
         return queries.settled(self._connection, queries.Open(again, max_tokens), keys)
 

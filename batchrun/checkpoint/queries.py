@@ -123,6 +123,17 @@ def count_open(connection: Connection, which: Open, *, start: int) -> int:
     return int(connection.value(sql, (start, *which.values)))
 
 
+def count_settled(connection: Connection, which: Open) -> dict[str, int]:
+    """Count the questions of the plan that are not open, by status: `ok` and `failed`."""
+    sql = f"SELECT a.status, count(*) FROM {_NARROW_JOIN} WHERE r.first AND ({which.sql}) IS NOT TRUE GROUP BY 1"  # noqa: S608
+    return dict(connection.rows(sql, which.values))
+
+
+def failed_attempts(connection: Connection) -> dict[str, int]:
+    """Count the attempts of all runs that brought no answer, by error_type."""
+    return dict(connection.rows("SELECT error_type, count(*) FROM failures GROUP BY 1 ORDER BY 2 DESC"))
+
+
 def settled(connection: Connection, which: Open, keys: Sequence[bytes]) -> dict[bytes, Settled]:
     """Give what is known of those questions that are not open, by key, whether a plan has them or not."""
     found: dict[bytes, Settled] = {}

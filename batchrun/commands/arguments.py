@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from batchrun.jobfile import Loaded
     from batchrun.options import RunOptions
     from batchrun.prepare import Prepared
-    from batchrun.records import Summary
 
 _SUFFIXES = (".yaml", ".yml")
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".sqlite"}
@@ -102,6 +101,7 @@ _RUN_FLAGS = (
     click.option("--yes", is_flag=True, help="Do ask many answered rows again when the job's wording changed."),
     click.option("--quiet", is_flag=True, help="Print only problems."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end."),
+    click.option("--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Append JSON lines."),
     debug_option,
 )
 
@@ -113,21 +113,24 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
+def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
     """Run a job with flags, tell how it ended, and give the exit code."""
+    from batchrun.closing import told
+    from batchrun.eventlog import logged
     from batchrun.options import RunOptions
     from batchrun.progress import chosen
     from batchrun.runner import run_job
 
     options = RunOptions(**flags)
-    loaded, environment = load(path, options)
-    summary = run_job(loaded, options, environment, chosen(quiet=quiet))
+    with logged(log):
+        loaded, environment = load(path, options)
+        summary = run_job(loaded, options, environment, chosen(quiet=quiet))
     if as_json:
         import orjson
 
         give(orjson.dumps(summary).decode())
     if not quiet or summary.exit_code:
-        tell("\n".join(told(summary)))
+        tell("\n".join(told(summary, Path.cwd())))
     return summary.exit_code
 
 
@@ -147,38 +150,6 @@ def _written(text: str, stream: IO[str]) -> None:
     except OSError:
         # Nothing more is written, not even what is buffered, when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def told(summary: "Summary") -> Iterator[str]:
-    """Give the lines that people read at the end of a run."""
-    from batchrun.codes import TABLE
-    from batchrun.money import from_usd, show
-    from batchrun.terminal import duration, printable
-
-    counts = [f"{summary.ok:,} ok", f"{summary.failed:,} failed", f"{summary.pending:,} pending"]
-    if summary.skipped:
-        counts.append(f"{summary.skipped:,} skipped")
-    yield f"{summary.rows:,} rows: {', '.join(counts)}"
-    for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
-        yield f"  {number:,} {name}: {TABLE[name].means}; {TABLE[name].do}" if name in TABLE else f"  {number:,} {name}"
-    money = f"{show(from_usd(summary.cost_usd))} this run, {show(from_usd(summary.cost_total_usd))} in all"
-    billed = f", {summary.possibly_billed:,} requests may be billed on top" if summary.possibly_billed else ""
-    yield f"{summary.requests:,} requests in {duration(summary.seconds)}, {money}{billed}"
-    if summary.output:
-        yield f"output: {summary.output}" + ("" if summary.output_changed else " (unchanged)")
-    if summary.exit_code:
-        yield f"stopped: {printable(summary.reason)}" if summary.exit_code > 1 else printable(summary.reason)
-    if summary.resume_at:
-        yield f"it makes sense again from {when(summary.resume_at)} on"
-    if summary.next:
-        yield summary.next
-
-
-def when(at: float) -> str:
-    """Give a Unix time for people, in UTC."""
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 endpoint_option = click.option("--endpoint", metavar="E", help="The checkpoint of a run with the same flag.")

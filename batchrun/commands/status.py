@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.commands.arguments import debug_option, endpoint_option, give, job_argument, load, tell, when
+from batchrun.commands.arguments import debug_option, endpoint_option, give, job_argument, load, tell
 from batchrun.errors import ExitCode
+from batchrun.terminal import duration, place, printable, when
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, RunInfo
@@ -91,7 +92,6 @@ def _run(run: "RunInfo") -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     from batchrun.codes import TABLE
     from batchrun.money import from_usd, show
-    from batchrun.terminal import duration, printable
 
     counts = ", ".join(f"{facts[name]:,} {name}" for name in ("ok", "failed", "pending", "skipped"))
     yield f"{facts['rows']:,} rows ({facts['questions']:,} distinct questions): {counts}"
@@ -108,4 +108,4 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         resume = f", again from {when(run['resume_at'])} on" if run["resume_at"] else ""
         cost = f"{run['requests']:,} requests, {show(from_usd(run['cost_usd']))}"
         yield f"run {run['id']} at {when(run['started_at'])}: {took}, {cost}{code}{resume}"
-    yield f"checkpoint: {facts['checkpoint']}"
+    yield f"checkpoint: {place(Path(facts['checkpoint']), Path.cwd())}"

@@ -1,0 +1,81 @@
+"""The log for machines: one JSON line per event, through the standard library's logging.
+
+An event holds names, numbers and paths, never text of a row, a model or a server, and no key.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from batchrun.errors import BatchrunError, ExitCode, StorageError
+
+EVENTS = {
+    "run_started": "a run has read its job and opened input and checkpoint",
+    "plan_made": "it is known which row asks which question",
+    "nothing_new": "all is answered and the output stands: nothing is to be done",
+    "asking_started": "the first request may be sent",
+    "gate_closed": 'the server said "not now": all requests wait for more than a second',
+    "progress": "how far it is, every 30 seconds",
+    "stopped": "something closed the run: what is in flight still ends",
+    "asking_ended": "nothing is in flight any more, and all outcomes are kept",
+    "output_written": "the output was written, or found as it is to be",
+    "run_ended": "the run is over",
+    "failed": "the run ended without a summary; its problem was printed",
+}
+"""Each event's name and when it is logged; the names are public."""
+
+_LOGGER = logging.getLogger("batchrun.events")
+
+
+def event(name: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON)
+    """Log an event of EVENTS with its facts: JSON values, no text of a row, a model or a server."""
+    if name not in EVENTS:
+        raise ValueError(f"{name} is no event")
+    _LOGGER.info(name, extra={"facts": facts})
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": at, "event": record.getMessage(), **getattr(record, "facts", {})})
+
+
+class _File(logging.FileHandler):
+    """Appends lines; a disk that fails ends the log, never the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002  (logging's own name and signature)
+        _LOGGER.removeHandler(self)
+        problem = sys.exc_info()[1]
+        print(f"the log {self.baseFilename} can't be written any more: {problem}", file=sys.stderr)  # noqa: T201  (logging has no other way out)
+
+
+@contextmanager
+def logged(path: Path | None) -> Iterator[None]:
+    """Append the events of what happens inside to a file; StorageError if it can't be opened. None: no log."""
+    if path is None:
+        yield
+        return
+    try:
+        handler = _File(path, encoding="utf-8")
+    except OSError as problem:
+        raise StorageError(f"the log {path} can't be opened: {problem.strerror}") from None
+    handler.setFormatter(_Lines())
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False
+    try:
+        yield
+    except BaseException as problem:
+        code = problem.exit_code if isinstance(problem, BatchrunError) else ExitCode.BUG
+        event("failed", problem=type(problem).__name__, exit_code=code)
+        raise
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(logging.NOTSET)
+        _LOGGER.propagate = True
+        handler.close()
