@@ -78,7 +78,7 @@ _ENDINGS = (
            "read error_message; if many rows fail alike, look at model.params"),
     Ending("bad_parameters", 400, _JOB, Action.FAIL_IF_PROVEN,
            "the server refuses a parameter or the answer's schema, which are the same for every row",
-           "correct model.params or answer in the job file"),
+           "correct model.params or answer; for a server without strict schemas set answer.mode: object, or prompt"),
     Ending("invalid_model", 400, _JOB, _STOP,
            "the server does not know the model",
            "correct model.name or model.fallbacks"),
@@ -126,7 +126,8 @@ _ENDINGS = (
     # 404
     Ending("no_endpoint", 404, _JOB, _STOP,
            "no provider serves this model with these parameters and routing",
-           "correct model.name, model.params.provider or the account's privacy settings"),
+           "correct model.name, model.params.provider or the account's privacy settings; for a model without strict "
+           "schemas set answer.mode: object, or prompt"),
     Ending("not_found", 404, _JOB, Action.FAIL_IF_PROVEN,
            "the server knows no such address or model", "correct model.endpoint or model.name"),
     Ending("unsupported_input", 404, _ROW, _FAIL,
@@ -189,7 +190,8 @@ _ENDINGS = (
            "leave the row, or ask another model"),
     Ending("refused", None, _ROW, _FAIL, "the model refused to answer", "leave the row, or ask another model"),
     Ending("schema_mismatch", None, _ROW, _RETRY, "the answer does not fit the answer's schema, repairs included",
-           "see answer_raw; describe the columns better, raise answer.repairs, then `batchrun retry`",
+           "see answer_raw; describe the columns better, raise answer.repairs, then `batchrun retry`; a server that "
+           "takes no notice of schemas needs answer.mode: prompt",
            count=Count.REPAIRS),
     # no HTTP reply
     Ending("timeout", None, _SERVER, _RETRY, "no full reply within limits.timeout; it may be billed",
