@@ -1,8 +1,12 @@
 """Runs jobs for Python programs: arguments to options, and a thread of its own where an event loop is running."""
 
 import asyncio
+import functools
+import importlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from os import PathLike
 from pathlib import Path
@@ -31,12 +35,37 @@ def run(path: str | PathLike[str], *, quiet: bool, **arguments: Any) -> Summary:
     def work() -> Summary:
         return run_job(loaded, options, environment, chosen(quiet=quiet))
 
+    main = threading.current_thread() is threading.main_thread()
+    if main and not _loop_is_running():
+        return work()
+    _load_sender()
+    with ThreadPoolExecutor(1, thread_name_prefix="batchrun") as thread:
+        return thread.submit(work).result()
+
+
+def _loop_is_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return work()
-    with ThreadPoolExecutor(1, thread_name_prefix="batchrun") as thread:
-        return thread.submit(work).result()
+        return False
+    return True
+
+
+@functools.cache
+def _load_sender() -> None:
+    """Load the sender's library in a thread that never ends: where the one that loaded it has ended, it crashes."""
+    loaded = threading.Event()
+
+    def load() -> None:
+        try:
+            with suppress(ImportError):  # told by the run
+                importlib.import_module("batchrun.senders.reqwest")
+        finally:
+            loaded.set()
+        threading.Event().wait()
+
+    threading.Thread(target=load, name="batchrun-sender", daemon=True).start()
+    loaded.wait()
 
 
 def _options(arguments: dict[str, Any]) -> RunOptions:
