@@ -20,7 +20,8 @@ def told(summary: Summary, cwd: Path) -> Iterator[str]:
         yield f"  {number:,} {name}{advice(name)}"
     money = f"{show(from_usd(summary.cost_usd))} this run, {show(from_usd(summary.cost_total_usd))} in all"
     billed = f", {summary.possibly_billed:,} requests may be billed on top" if summary.possibly_billed else ""
-    yield f"{summary.requests:,} requests in {duration(summary.seconds)}, {money}{billed}"
+    cached = f", {summary.cached:,} answers from OpenRouter's cache at no cost" if summary.cached else ""
+    yield f"{summary.requests:,} requests in {duration(summary.seconds)}, {money}{billed}{cached}"
     if summary.output:
         yield f"output: {place(Path(summary.output), cwd)}" + ("" if summary.output_changed else " (unchanged)")
     if summary.exit_code:

@@ -186,6 +186,8 @@ class Summary:
 
     Counts are of rows. Money is in USD as decimal text, exact: `cost_usd` of this run, `cost_today_usd` of all runs
     of this job since 00:00 UTC, `cost_total_usd` of all runs ever, `cost_output_usd` of the answers in this output.
+    `possibly_billed` counts requests of this run that may cost more on top, `cached` its answers from OpenRouter's
+    cache, which cost nothing.
     """
 
     job: str
@@ -204,6 +206,7 @@ class Summary:
     cost_total_usd: str
     cost_output_usd: str
     possibly_billed: int
+    cached: int
     errors: Mapping[str, int]
     output: str | None
     output_changed: bool

@@ -10,7 +10,7 @@ from pathlib import Path
 from batchrun import __version__, outputs
 from batchrun.asking import Asking, ask, budget_of, serving
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
-from batchrun.codes import ASKED_AGAIN
+from batchrun.codes import ASKED_AGAIN, TABLE
 from batchrun.endpoints import Endpoint, KeyProblem, fetch_key
 from batchrun.environment import Environment
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
@@ -281,7 +281,7 @@ class _Run:
     def _summary(self, counts: Counts) -> Summary:
         exit_code, reason = self._verdict(counts)
         spent = self._checkpoint.spent
-        run_cost = spent(run_id=self._run_id) if self._run_id is not None else 0
+        run = self._checkpoint.last_run() if self._run_id is not None else None
         return Summary(
             job=self._job.name,
             exit_code=exit_code,
@@ -294,11 +294,12 @@ class _Run:
             asked=self._tally.ok + self._tally.failed,
             requests=self._tally.requests,
             seconds=round(self._time.clock() - self._started, 3),
-            cost_usd=str(to_usd(run_cost)),
+            cost_usd=str(to_usd(run.cost if run else 0)),
             cost_today_usd=str(to_usd(spent(day=utc_day(time.time())))),
             cost_total_usd=str(to_usd(spent())),
             cost_output_usd=str(to_usd(counts.cost)),
             possibly_billed=self._tally.possibly_billed,
+            cached=run.cached if run else 0,
             errors=dict(counts.errors or {}),
             output=str(self._written.path) if self._written else None,
             output_changed=self._written is not None and self._written.changed,
@@ -321,7 +322,8 @@ class _Run:
         command = f"batchrun {self._shown}"
         if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
             rows = f"resumes with {counts.pending:,} rows" if counts.pending else "goes on: all is answered"
-            return f"`{command}` {rows}"
+            advice = f"{TABLE[self._valve.ending].do}; " if self._valve.ending in TABLE else ""
+            return f"{advice}`{command}` {rows}"
         if counts.failed:
             return f"`batchrun retry {self._shown}` asks failed rows again"
         return None

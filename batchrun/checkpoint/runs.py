@@ -7,7 +7,7 @@ from batchrun.checkpoint.queries import Counts, counts_from, counts_to
 from batchrun.money import Pico
 
 _FIELDS = (
-    "id, plan, started_at, ended_at, exit_code, reason, host, pid, version, requests, cost, possibly_billed, "
+    "id, plan, started_at, ended_at, exit_code, reason, host, pid, version, requests, cost, possibly_billed, cached, "
     "output, resume_at, counts"
 )
 
@@ -16,8 +16,8 @@ _FIELDS = (
 class RunInfo:
     """One run. `ended_at` is None while it goes on, and for ever if it was killed; `plan` is the plan's number.
 
-    `output` is what the caller noted of the output that it left. `requests`, `cost` (picodollars) and
-    `possibly_billed` are what was committed, exact also for a killed run.
+    `output` is what the caller noted of the output that it left. `requests`, `cost` (picodollars),
+    `possibly_billed` and `cached` (answers from OpenRouter's cache) are what was committed, also of a killed run.
     """
 
     id: int
@@ -32,6 +32,7 @@ class RunInfo:
     requests: int
     cost: Pico
     possibly_billed: int
+    cached: int
     output: str | None
     resume_at: float | None
     counts: Counts | None

@@ -74,7 +74,7 @@ CREATE TABLE runs(
   id INTEGER PRIMARY KEY, plan INTEGER, started_at REAL NOT NULL, ended_at REAL, exit_code INTEGER, reason TEXT,
   host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL, job TEXT NOT NULL,
   requests INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0, possibly_billed INTEGER NOT NULL DEFAULT 0,
-  counts TEXT, output TEXT, resume_at REAL)
+  cached INTEGER NOT NULL DEFAULT 0, counts TEXT, output TEXT, resume_at REAL)
 """
 
 _FAILURES = """

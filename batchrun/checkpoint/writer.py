@@ -51,7 +51,10 @@ INSERT INTO failures(question_id, at, error_type, error_code, http_status, error
 _SPENT = """
 INSERT INTO spending(run_id, day, cost) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cost = cost + excluded.cost
 """
-_TOTALS = "UPDATE runs SET requests = requests + ?, cost = cost + ?, possibly_billed = possibly_billed + ? WHERE id = ?"
+_TOTALS = """
+UPDATE runs SET requests = requests + ?, cost = cost + ?, possibly_billed = possibly_billed + ?, cached = cached + ?
+WHERE id = ?
+"""
 _LOW_WATER = "UPDATE plans SET low_water = ? WHERE current"
 
 # The plain value: SQLite's adapter costs a microsecond for a member of an enum.
@@ -258,11 +261,12 @@ class Writer:
                 waiter.set_result(None)
 
 
-def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
+def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int, int]:
     return (
         sum(outcome.attempts for outcome in outcomes),
         sum(outcome.cost for outcome in outcomes),
         sum(outcome.possibly_billed for outcome in outcomes),
+        sum(outcome.cached for outcome in outcomes),
     )
 
 

@@ -83,6 +83,7 @@ def _run(run: "RunInfo") -> dict[str, Any]:
         "requests": run.requests,
         "cost_usd": str(to_usd(run.cost)),
         "possibly_billed": run.possibly_billed,
+        "cached": run.cached,
         "resume_at": run.resume_at,
         "pid": run.pid,
         "host": run.host,
@@ -101,11 +102,12 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
     yield "money: " + ", ".join(f"{show(from_usd(facts[f'cost_{key}_usd']))} {name}" for name, key in sums)
     if facts["possibly_billed"]:
-        yield f"{facts['possibly_billed']:,} requests may be billed on top: their replies were lost"
+        yield f"{facts['possibly_billed']:,} requests may be billed on top: their replies were lost or named no cost"
     for run in facts["runs"]:
         took = duration(run["ended_at"] - run["started_at"]) if run["ended_at"] else "not ended: killed, or going on"
         code = "" if run["exit_code"] is None else f", exit {run['exit_code']} ({printable(run['reason'] or '')})"
         resume = f", again from {when(run['resume_at'])} on" if run["resume_at"] else ""
         cost = f"{run['requests']:,} requests, {show(from_usd(run['cost_usd']))}"
+        cost += f", {run['cached']:,} from OpenRouter's cache at no cost" if run["cached"] else ""
         yield f"run {run['id']} at {when(run['started_at'])}: {took}, {cost}{code}{resume}"
     yield f"checkpoint: {place(Path(facts['checkpoint']), Path.cwd())}"
