@@ -49,7 +49,7 @@ class Pool:
         worst_case: Callable[[bytes], Pico],
         time: Time = REAL_TIME,
     ) -> None:
-        self.tally = Tally()
+        self.tally = Tally(limit=permits.limit.limit)
         self._send, self._keep, self._valve, self._permits = send, keep, valve, permits
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
         self._clock, self._wall, self._jitter, self._speed = time.clock, time.wall, time.jitter, time.speed
@@ -229,9 +229,9 @@ class Pool:
         self.tally.requests += 1
         charge = self._pay(work, verdict, now)
         self._permits.learn(ending, now, reply.seconds, verdict.wait)
-        if self._permits.limit.limit != self.tally.limit:
-            self.tally.limit = self._permits.limit.limit
-            self._wake.set()
+        self.tally.limit = self._permits.limit.limit
+        if self._permits.in_flight + 1 < self.tally.limit:
+            self._wake.set()  # this worker goes on with one question; what it gives back may be enough for more
         if ending.action is not Action.CONFIRM:
             self._queue.acquit(work)
         if ending.action is Action.ACCEPT:
@@ -306,8 +306,6 @@ class Pool:
         """Go on with the conversation: the invalid answer, and what is wrong with it."""
         if work.mismatch is None or work.repairs >= self._rules.repairs:
             self._fail(work, outcome, TABLE[verdict.ending])
-        elif self._valve.closed:
-            self._return(work)
         else:
             work.repairs += 1
             work.turns += self._form.repair_turns(verdict.text or "", work.mismatch)

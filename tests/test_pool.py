@@ -192,6 +192,20 @@ def test_a_hiccup_of_the_key_check_stops_nothing() -> None:
     assert asked.statuses == ["ok"] * 100
     assert asked.sent[10][0] > 3
     assert asked.sent[11][0] > asked.sent[10][0]
+    assert {round(at - asked.sent[11][0], 3) for at, _ in asked.sent[11:21]} == {0}
+
+
+def test_each_hiccup_of_the_key_check_is_confirmed_anew() -> None:
+    """Who met a 401 beside the suspect has not used up its confirmation."""
+
+    async def answer(_: int, __: int) -> Reply:
+        began = asyncio.get_running_loop().time() - 1000
+        await asyncio.sleep(1)
+        return refused(401, "User not found.") if began < 1 or 4.5 < began < 6 else answered()
+
+    asked = ask(answer, 6, concurrency=3)
+    assert asked.statuses == ["ok"] * 6
+    assert asked.order[:6] == [1, 2, 3, 1, 2, 3]
 
 
 def test_only_the_suspect_is_sent() -> None:
@@ -291,6 +305,15 @@ def test_the_breaker_takes_back_all_that_tripped_it() -> None:
     assert (asked.pool.tally.failed, sum(asked.pool.tally.errors.values())) == (0, 0)
     assert sum(outcome.attempts for outcome in asked.keep.outcomes) == len(asked.sent)
     assert asked.pool.low_water == 0
+
+
+def test_what_the_breaker_takes_back_is_paid_once() -> None:
+    """Rows that become pending again keep their cost, and the books add up."""
+    billed = Reply(200, body=b'{"error": {"code": 422, "message": "no"}, "usage": {"cost": 0.25}}')
+    asked = ask(by(billed), 10, concurrency=1, breaker=3)
+    assert asked.statuses == ["pending"] * 10
+    assert [asked.keep.last[number].cost for number in (1, 2, 3)] == [USD // 4] * 3
+    assert asked.pool.tally.cost == 3 * USD // 4
 
 
 def test_a_success_resets_the_breaker() -> None:
@@ -460,7 +483,7 @@ def test_the_deadline_stops_the_run() -> None:
 
 
 def test_a_gate_that_opens_after_the_deadline_stops_the_run_now() -> None:
-    """Nobody waits for what comes too late; the time to come back is told. A lone retry stops nothing."""
+    """Nobody waits for what comes too late; the time to come back is told. One question's own wait stops nothing."""
     asked = ask(by(refused(429, wait=600)), 20, concurrency=2, deadline=300)
     assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_LIMIT, 2)
     assert "limits.deadline" in asked.valve.reason
@@ -468,6 +491,9 @@ def test_a_gate_that_opens_after_the_deadline_stops_the_run_now() -> None:
     asked = ask(only(1, refused(500, wait=600)), 20, concurrency=2, deadline=300)
     assert asked.seconds == pytest.approx(300, abs=1)
     assert asked.statuses == ["pending"] + ["ok"] * 19
+    asked = ask(only(1, refused(429)), 8, concurrency=2, deadline=4.2, jitter=0.9)
+    assert asked.statuses == ["pending"] + ["ok"] * 7
+    assert asked.valve.reason == "limits.deadline is reached"
 
 
 def test_too_many_failures_stop_the_run() -> None:
@@ -492,6 +518,13 @@ def test_a_cap_that_admits_nothing_more_stops_the_run() -> None:
     assert asked.peak == 4
 
 
+def test_what_a_reply_gives_back_starts_all_that_it_is_enough_for() -> None:
+    """A large reservation that ends lets as many small ones go as fit, not one."""
+    size = partial(lambda body: Pico(100 if json.loads(body)["number"] == 1 else 10))
+    asked = ask(by(answered(cost=0.0)), 30, budget=Budget(cap_run=Pico(105)), worst_case=size)
+    assert [round(at) for at, _ in asked.sent] == [0] + [1] * 10 + [2] * 10 + [3] * 9
+
+
 def test_one_question_beyond_the_cap_stops_no_other() -> None:
     """What no cap admits stays pending; the others are asked, and then the run ends as stopped by the cap."""
     budget = Budget(cap_run=Pico(100))
@@ -504,9 +537,12 @@ def test_one_question_beyond_the_cap_stops_no_other() -> None:
 
 def test_a_cap_gives_up_after_a_thousand_questions_in_a_row() -> None:
     """A huge input is not read to its end for a question that might be small enough."""
-    asked = ask(by(answered()), 5_000, budget=Budget(cap_run=Pico(5)), worst_case=lambda _: Pico(10))
+    source = (Work(number, number - 1, (number,)) for number in range(1, 5_001))
+    budget = Budget(cap_run=Pico(5))
+    asked = ask(by(answered()), 5_000, budget=budget, worst_case=lambda _: Pico(10), source=lambda: source)
     assert (asked.sent, asked.valve.exit_code) == ([], ExitCode.STOPPED_BY_LIMIT)
     assert asked.pool.low_water == 0
+    assert next(source).question == 1_001
 
 
 @pytest.mark.parametrize("openrouter", [True, False])
