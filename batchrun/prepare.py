@@ -145,8 +145,10 @@ class _Found:
         """Hold prompt and output to the input's columns."""
         if self._loaded.sound("prompt"):
             self._mistakes += _template_mistakes(self._loaded, job, columns)
+        if self._loaded.sound("output", "keep"):
+            self._mistakes += _keep_mistakes(self._loaded, job, columns)
         if self._loaded.sound("output"):
-            self._mistakes += _output_mistakes(self._loaded, job, columns, form)
+            self._mistakes += _clashes(self._loaded, job, columns, form)
 
     def error(self) -> UserError:
         """Give what is to be raised: a lone problem as it is, else all mistakes together."""
@@ -193,17 +195,20 @@ def _template_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> li
     return [loaded.mistake(path, message, line) for path, line, message in template_mistakes(job, columns)]
 
 
-def _output_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...], form: AnswerForm | None) -> list[Mistake]:
-    kept = _kept(job, columns)
-    mistakes = [
-        loaded.mistake(("output", "keep"), f'the input has no column "{name}"{suggestion(name, columns)}')
-        for name in kept
+def _keep_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> list[Mistake]:
+    return [
+        loaded.mistake(("output", "keep", number), f'the input has no column "{name}"{suggestion(name, columns)}')
+        for number, name in enumerate(_kept(job, columns))
         if name not in columns
     ]
+
+
+def _clashes(loaded: Loaded, job: Job, columns: tuple[str, ...], form: AnswerForm | None) -> list[Mistake]:
     prefix = job.output.prefix
     answers = [prefix + name for name in (form.columns if form else ())]
     details = [prefix + name for name in job.output.details]
-    seen = set(kept)
+    seen = set(_kept(job, columns))
+    mistakes = []
     for name in answers + details:
         if name in seen:
             advice = "set output.prefix, or leave it out of output.keep or output.details"

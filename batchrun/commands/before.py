@@ -40,7 +40,8 @@ def rows_line(found: "Survey") -> str:
     told = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "to ask")
     about = "" if found.exact else "about "
     shared = " (equal questions are asked once)" if found.questions < found.open else ""
-    return f"{found.rows:,} rows: {told}; {about}{found.questions:,} requests{shared}"
+    requests = "request" if found.questions == 1 else "requests"
+    return f"{found.rows:,} rows: {told}; {about}{found.questions:,} {requests}{shared}"
 
 
 def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") -> str:

@@ -84,19 +84,20 @@ def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[s
     yield from _request(request)
     if batch.asked is not None and not batch.asked[0]:
         yield f"row {row} is left out by input.where"
-    elif checkpoint is not None and p.job.dedupe:
+    elif p.job.dedupe:  # else its state depends on how many equal rows stand before it
         yield from _state(p, checkpoint, row, batch.rows[0])
     yield ""
 
 
-def _state(p: "Prepared", checkpoint: "Checkpoint", row: int, values: tuple[Any, ...]) -> Iterator[str]:
+def _state(p: "Prepared", checkpoint: "Checkpoint | None", row: int, values: tuple[Any, ...]) -> Iterator[str]:
     from batchrun.codes import ASKED_AGAIN
 
     key = p.renderer.key(values)
-    if isinstance(key, bytes):
+    known = None
+    if checkpoint is not None and isinstance(key, bytes):
         known = checkpoint.settled([key], again=ASKED_AGAIN, max_tokens=p.max_tokens).get(key)
-        told = {"ok": "is answered", "failed": "failed for good (`batchrun retry` asks it again)"}
-        yield f"row {row} {told[known.status] if known else 'is to be asked'}"
+    told = {"ok": "is answered", "failed": "failed for good (`batchrun retry` asks it again)"}
+    yield f"row {row} {told[known.status] if known else 'is to be asked'}"
 
 
 def _request(request: "Shown") -> Iterator[str]:

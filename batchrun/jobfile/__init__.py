@@ -8,7 +8,7 @@ positions.py  where a path of the job stands in the file
 published.py  the JSON Schema of all this, for editors
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import takewhile
@@ -54,9 +54,9 @@ class Loaded:
     mistakes: tuple[Mistake, ...] = ()
     unsound: frozenset[JobPath] = frozenset()
 
-    def sound(self, name: str) -> bool:
-        """Tell whether a part of the job (`input`, `prompt`, …) is as the user meant it."""
-        return not any(path[:1] in {(), (name,)} for path in self.unsound)
+    def sound(self, *path: str) -> bool:
+        """Tell whether a part of the job, such as ("output", "keep"), is as the user meant it."""
+        return not _touches(path, self.unsound)
 
     def mistake(self, path: JobPath, message: str, line: int = 1) -> Mistake:
         """Make a mistake at a path of the job; `line` counts the lines of a text from 1, as Jinja does."""
@@ -137,6 +137,6 @@ def _repair(data: dict[str, Any], path: JobPath) -> None:
         _repair(data, tuple(above))  # something without which the thing that holds it makes no sense
 
 
-def _touches(path: JobPath, silent: set[JobPath]) -> bool:
+def _touches(path: JobPath, silent: Collection[JobPath]) -> bool:
     """Whether a path is, holds or lies in one about which enough was said."""
     return any(other[: len(path)] == path or path[: len(other)] == other for other in silent)

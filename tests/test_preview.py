@@ -1,0 +1,187 @@
+"""`batchrun preview`: the exact requests, how many there are, what they will cost; nothing is sent or written."""
+
+from hashlib import blake2b
+from pathlib import Path
+
+import orjson
+import pytest
+from command_line import JOB, Command, command, files, job, openrouter, simulator
+from hypothesis import given
+from hypothesis import strategies as st
+from simulator_server import Running
+
+from batchrun.forecast import Distinct, likely_seconds
+from batchrun.job import Limits
+
+__all__ = ["command", "job", "openrouter", "simulator"]
+
+pytestmark = pytest.mark.usefixtures("openrouter")
+
+
+def line(out: str, start: str) -> str:
+    """Give the line that begins so."""
+    return next(found for found in out.splitlines() if found.startswith(start))
+
+
+def test_the_request_is_the_one_that_is_sent(command: Command, job: Path, openrouter: Running) -> None:
+    """Roles, texts and every other field of the first request are those of the body that the server then gets."""
+    shown = command("preview", str(job), "-n", "1").out
+    openrouter.change(keep_requests=10)
+    assert command("run", str(job), "--limit", "1", "--quiet").code in {0, 1}
+    body = orjson.loads(openrouter.counters.recorded[0].body)
+    for message in body.pop("messages"):
+        assert f"  {message['role']}:\n    {message['content']}\n" in shown
+    for name, value in body.items():
+        assert f"  {name}: {orjson.dumps(value).decode()}\n" in shown
+
+
+def test_nothing_is_asked_and_nothing_is_written(
+    command: Command, job: Path, openrouter: Running, tmp_path: Path
+) -> None:
+    """Before the first run and after it, a preview leaves no file and asks no model."""
+    before = files(tmp_path)
+    assert command("preview", str(job)).code == 0
+    assert files(tmp_path) == before
+    command("run", str(job), "--quiet")
+    before, asked = files(tmp_path), openrouter.counters.requests
+    assert command("preview", str(job)).code == 0
+    assert files(tmp_path) == before
+    assert openrouter.counters.requests == asked
+
+
+def test_rows_are_counted_as_a_run_would_ask_them(command: Command, job: Path) -> None:
+    """Equal questions count once, rows without a question not at all; what is answered is no longer to ask."""
+    out = command("preview", str(job)).out
+    assert "4 rows: 1 can't be asked, 3 to ask; 2 requests (equal questions are asked once)\n" in out
+    assert "  1 template_error, the first in row 4: " in out
+    command("run", str(job), "--limit", "1", "--quiet")
+    assert "4 rows: 2 answered, 1 can't be asked, 1 to ask; 1 request\n" in command("preview", str(job)).out
+    command("run", str(job), "--quiet")
+    assert "nothing is to be asked" in command("preview", str(job)).out
+
+
+def test_an_edited_prompt_and_an_appended_row_are_counted_before_the_run(command: Command, job: Path) -> None:
+    """The checkpoint's answers count by content: a new row is one request, a new wording is all, the old one none."""
+    command("run", str(job), "--quiet")
+    with (job.parent / "rows.csv").open("a") as file:
+        file.write("5,new\n")
+    assert "1 to ask; 1 request" in command("preview", str(job)).out
+    job.write_text(JOB.replace("Review:", "Text:"))
+    assert "5 rows: 1 can't be asked, 4 to ask; 3 requests" in command("preview", str(job)).out
+    job.write_text(JOB)
+    assert "1 to ask; 1 request" in command("preview", str(job)).out
+
+
+def test_without_dedupe_each_row_is_a_request(command: Command, job: Path) -> None:
+    """dedupe: false makes as many requests as rows, and answers are kept by number."""
+    job.write_text(JOB + "dedupe: false\n")
+    assert "3 to ask; 3 requests\n" in command("preview", str(job)).out
+    command("run", str(job), "--limit", "2", "--quiet")
+    assert "2 answered, 1 can't be asked, 1 to ask; 1 request" in command("preview", str(job)).out
+
+
+@pytest.mark.parametrize(("row", "text"), [(1, "Review: fine"), (2, "Review: bad")])
+def test_one_row_is_shown_by_its_number_from_1(command: Command, job: Path, row: int, text: str) -> None:
+    """--row N shows the N-th row of the input, and no other request."""
+    out = command("preview", str(job), "--row", str(row)).out
+    assert out.startswith(f"row {row}\n")
+    assert f"    {text}\n" in out
+    assert out.count("  user:\n") == 1
+    assert f"row {row} is to be asked" in out
+
+
+def test_a_rows_state_is_told(command: Command, job: Path) -> None:
+    """A row that is answered, left out, or can't be asked says so."""
+    command("run", str(job), "--quiet")
+    assert "row 1 is answered" in command("preview", str(job), "--row", "1").out
+    assert command("preview", str(job), "--row", "4").out.startswith("row 4 can't be asked (template_error): ")
+    job.write_text(JOB.replace("path: rows.csv", "path: rows.csv\n  where: id = '1'"))
+    assert "row 2 is left out by input.where" in command("preview", str(job), "--row", "2").out
+
+
+def test_a_row_beyond_the_end_is_a_mistake(command: Command, job: Path) -> None:
+    """--row 5 of four rows ends with one line and exit 2."""
+    ended = command("preview", str(job), "--row", "5")
+    assert (ended.code, ended.err) == (2, "error: --row 5: the input has fewer rows\n")
+
+
+def test_text_of_a_row_is_escaped(command: Command, job: Path) -> None:
+    """Escape and bidi characters of a cell reach the terminal as escapes; its lines stay below their role."""
+    (job.parent / "rows.csv").write_text('id,text\n1,"a\x1b[2J\u202e\nsystem: b"\n')
+    out = command("preview", str(job)).out
+    assert "    Review: a\\x1b[2J\\u202e\n    system: b\n" in out
+
+
+def test_an_image_is_shown_as_its_path(command: Command, job: Path) -> None:
+    """A preview shows where an image lies, not its bytes; the cost has no upper bound and that is said."""
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\10\6\0\0\0\x1f\x15\xc4\x89"
+    (job.parent / "x.png").write_bytes(png)
+    parts = '"{{ text }}"}, {image: "x.png"}]}]\n'
+    job.write_text(JOB.replace("  system: You label.\n", "").replace(
+        'user: "Review: {{ text }}"\n', "messages: [{role: user, content: [{text: " + parts))  # fmt: skip
+    out = command("preview", str(job)).out
+    assert "    fine\n    [image] x.png\n" in out
+    assert "no upper bound (an image in prompt.messages)" in out
+
+
+def test_the_worst_case_holds(command: Command, job: Path, openrouter: Running) -> None:
+    """What the server bills for all rows is at most the worst case that was told."""
+    text = line(command("preview", str(job)).out, "cost:")
+    worst = float(text.split("at worst $")[1].split()[0])
+    command("run", str(job), "--quiet")
+    assert 0 < openrouter.counters.billed_pico / 1e12 <= worst
+
+
+def test_an_estimate_follows_the_jobs_own_answers(command: Command, job: Path, openrouter: Running) -> None:
+    """After some answers likely tokens are within a tenth of what the rest then uses."""
+    rows = "".join(f"{number},word {number} and another\n" for number in range(200))
+    (job.parent / "rows.csv").write_text(f"id,text\n{rows}")
+    command("run", str(job), "--limit", "50", "--quiet")
+    before = openrouter.counters.prompt_tokens
+    told = line(command("preview", str(job)).out, "tokens:")
+    command("run", str(job), "--quiet")
+    prompts = int(told.split()[2].replace(",", ""))
+    assert prompts == pytest.approx(openrouter.counters.prompt_tokens - before, rel=0.1)
+
+
+def test_an_unknown_price_is_told(command: Command, job: Path) -> None:
+    """Where no list has the model's price, the cost says so and how to set one."""
+    job.write_text(JOB.replace("gpt-4o-mini", "gpt-9"))
+    assert 'cost: unknown: no price is known for "openai/gpt-9"; set model.price' in command("preview", str(job)).out
+
+
+@given(
+    st.lists(st.integers(0, 2_000), max_size=3_000),
+    st.integers(64, 4_096),
+)
+def test_distinct_keys_are_counted_exactly_while_they_fit(numbers: list[int], capacity: int) -> None:
+    """Up to its capacity the count is exact; beyond it the memory stays bounded."""
+    counter = Distinct(capacity)
+    count = sum(counter.first(_digest(number)) for number in numbers)
+    if len(set(numbers)) <= capacity:
+        assert (count, counter.weight) == (len(set(numbers)), 1)
+    assert len(counter._seen) <= capacity
+
+
+def test_many_distinct_keys_are_estimated_in_bounded_memory() -> None:
+    """Twenty times as many keys as fit are counted with an error below a tenth, each of them given twice."""
+    counter = Distinct(2_000)
+    count = sum(counter.first(_digest(number)) for _ in range(2) for number in range(40_000))
+    assert count == pytest.approx(40_000, rel=0.1)
+
+
+def _digest(number: int) -> bytes:
+    return blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        (Limits(concurrency=10), 200.0),
+        (Limits(concurrency=10, requests_per_minute=60), 1_000.0),
+        (Limits(concurrency=10, requests_per_minute=60, tokens_per_minute=1_000), 6_000.0),
+    ],
+)
+def test_the_slowest_limit_makes_the_time(limits: Limits, seconds: float) -> None:
+    """A thousand requests of 2 s take as long as concurrency, requests or tokens a minute allow."""
+    assert likely_seconds(1_000, 100_000, 2.0, limits) == seconds
