@@ -47,14 +47,25 @@ class Ran:
         return {value: values.count(value) for value in dict.fromkeys(values)}
 
 
-def write_job(folder: Path, url: str, *, rows: int | list[str] = 3, model: str = "sim/good", **sections: Any) -> Path:  # noqa: ANN401  (JSON)
-    """Write job.yaml and its input: so many rows, or these texts. `sections` are put over the job's, key by key."""
+def write_job(
+    folder: Path,
+    url: str,
+    *,
+    rows: int | list[str] = 3,
+    model: str | Mapping[str, Any] = "sim/good",
+    **sections: Any,  # noqa: ANN401  (JSON)
+) -> Path:
+    """Write job.yaml and its input: so many rows, or these texts. `sections` are put over the job's, key by key.
+
+    `model` is a name, or what else the job says of its model.
+    """
     texts = [f"text {number}" for number in range(rows)] if isinstance(rows, int) else rows
     pl.DataFrame({"text": texts}, schema={"text": pl.String}).write_parquet(folder / "rows.parquet")
     job: dict[str, Any] = {
         "input": {"path": "rows.parquet"},
         "prompt": {"user": PROMPT},
-        "model": {"endpoint": url, "name": model, "api_key_env": "KEY"},
+        "model": {"endpoint": url, "name": "sim/good", "api_key_env": "KEY"}
+        | ({"name": model} if isinstance(model, str) else dict(model)),
         "answer": {"columns": COLUMNS},
         "limits": LIMITS,
         "output": {"path": "out.parquet", "details": DETAILS},
@@ -80,4 +91,5 @@ def run(
     environment = Environment({"test": {"KEY": key, "BATCHRUN_HTTP": sender, "XDG_CACHE_HOME": str(path.parent)}})
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
     summary = run_job(loaded, options or RunOptions(), environment, ui or Quiet(), clock or fast())
-    return Ran(summary, pl.read_parquet(summary.output) if summary.output else None)
+    output = summary.output or ""
+    return Ran(summary, pl.read_parquet(output) if output.endswith(".parquet") else None)
