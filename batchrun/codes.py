@@ -245,8 +245,8 @@ RELAYED: dict[int, str] = {
 """The ending of a code that is a provider's verdict, which OpenRouter only relays: not on our key, credit or model."""
 
 _ENDING_WORDS = {
-    "in_flight_budget": "openrouter_in_flight_budget in_flight_budget_exhausted",
     "request_over_budget": "weight_exceeds_budget",
+    "in_flight_budget": "openrouter_in_flight_budget in_flight_budget_exhausted",
     "key_limit": "openrouter_key_limit openrouter_guardrail_budget openrouter_workspace_budget key_limit",
     "no_credit": "openrouter_credits insufficient_quota billing_hard_limit_reached",
     "daily_quota": "openrouter_free_tier_daily",

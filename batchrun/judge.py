@@ -257,7 +257,8 @@ def _ending(code: int | None, error: _Error, *, waits: bool) -> str:
 
 def _by_word(code: int | None, error: _Error) -> str | None:
     """Give the ending that words for programs name."""
-    if error.words.isdisjoint(WORDS):
+    retryable = code == HTTPStatus.NOT_FOUND and error.availability.get("retryable") is True
+    if retryable or error.words.isdisjoint(WORDS):
         return None
     found = next(WORDS[word] for word in WORDS if word in error.words)
     if code == HTTPStatus.NOT_FOUND and found == "invalid_model":
