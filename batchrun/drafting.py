@@ -154,7 +154,7 @@ def _input(seen: Look, job: Path) -> Iterator[str]:
         yield f"  csv: {{{', '.join(f'{name}: {value}' for name, value in options.items())}}}"
     where = _condition(seen.column)
     if seen.nulls:
-        yield f"  where: {where}  # {seen.nulls:,} rows have none; they stay in the output as skipped"
+        yield f"  where: {where}  # {seen.nulls:,} of {seen.rows:,} rows stay in the output as skipped"
     else:
         yield f"  # where: {where}  # SQL over one row; the others stay in the output as skipped"
     yield ""

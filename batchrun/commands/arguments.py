@@ -39,7 +39,7 @@ class JobPath(click.ParamType[Path]):
         path = Path(value)
         if path.is_dir():
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
-        if not path.exists():
+        if not os.path.lexists(path):
             near = difflib.get_close_matches(path.name, _jobs_in(path.parent), n=1)
             hint = "`batchrun init FILE` writes one for an input"
             if near:

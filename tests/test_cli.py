@@ -1,0 +1,232 @@
+"""The command line as a whole: help, suggestions, one line for each mistake, completion, and the Python door."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from command_line import JOB, Command, command, job, openrouter, simulator
+from simulator_server import Running
+
+import batchrun
+from batchrun.cli import COMMANDS
+
+__all__ = ["command", "job", "openrouter", "simulator"]
+
+GOLDEN = Path(__file__).parent / "golden"
+HEAVY = (
+    "polars", "pydantic", "httpx", "jinja2", "sqlite_utils", "sqlite3", "orjson", "tqdm", "pyreqwest", "uvloop",
+    "ruamel", "jsonschema_rs", "asyncio",
+)  # fmt: skip
+PUBLIC = {
+    "BatchrunError", "BusyError", "CheckpointError", "ConfirmError", "ExitCode", "InputError", "Job", "JobFileError",
+    "Mistake", "SenderError", "StorageError", "Summary", "UserError", "load_job", "run",
+}  # fmt: skip
+
+
+def loaded_by(code: str) -> set[str]:
+    """Give which heavy libraries a fresh interpreter has loaded after some code."""
+    script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(HEAVY) & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_is_there_and_teaches(command: Command, arguments: list[str]) -> None:
+    """Each command explains itself and each of its options, on stdout, with exit 0."""
+    ended = command(*arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("Usage: batchrun")
+    flags = ended.out.partition("\nOptions:\n")[2].splitlines()
+    options = [line for line in flags if line.startswith("  -") and "  " not in line.strip()]
+    assert not options, "an option without an explanation"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    """Help of every command comes without polars and its like."""
+    calls = [["--help"], *([name, "--help"] for name in COMMANDS)]
+    code = f"from batchrun.__main__ import _guarded\nfor arguments in {calls!r}: assert _guarded(arguments) == 0"
+    assert loaded_by(code) == set()
+
+
+def test_the_package_is_cheap_to_import() -> None:
+    """`import batchrun`, and naming what is public, load no heavy library."""
+    assert loaded_by("import batchrun\nfor name in batchrun.__all__: getattr(batchrun, name)") == set()
+
+
+def test_what_is_public_is_listed() -> None:
+    """The public names are these, and each is there."""
+    assert set(batchrun.__all__) == PUBLIC
+    assert {name for name in PUBLIC if not hasattr(batchrun, name)} == set()
+    with pytest.raises(AttributeError):
+        batchrun.nothing  # type: ignore[attr-defined]  # noqa: B018  (naming it is the test)
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["stauts", "job.yaml"], 'no such command "stauts", did you mean "status"?'),
+        (["chek", "job.yaml"], 'no such command "chek", did you mean "check"?'),
+        (["jop.yaml"], "there is no job file jop.yaml; did you mean job.yaml?"),
+        (["check", "other/x.yaml"], "there is no job file other/x.yaml; `batchrun init FILE` writes one for an input"),
+        (["check", "."], ". is a directory; name a job file in it, such as ./x.yaml"),
+        (["rows.csv"], "rows.csv is no job file; `batchrun init rows.csv` writes one for it"),
+        (["check", "binary.yaml"], "binary.yaml: byte 1 is not UTF-8; save the job file as UTF-8"),
+        (["check", "loop.yaml"], "loop.yaml: "),
+        (["check", "job.yaml", "--api-key-env", "NO_SUCH"], "the key's variable NO_SUCH is not set; looked in"),
+        (["run", "job.yaml", "--limit", "0"], "'--limit'"),
+        (["run", "job.yaml", "--max-cost", "much"], "'much' is no amount in USD"),
+        (["check"], "Missing argument 'JOB' (see `batchrun check --help`)"),
+        (["check", "job.yaml", "--schma"], "'--schema'"),
+        (["retry", "job.yaml", "--only", "429"], "there is no error type 429"),
+        (["status", "job.yaml"], "there is no checkpoint at"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_2(command: Command, tmp_path: Path, arguments: list[str], told: str) -> None:
+    """Whatever is wrong with a command: one line on stderr that says what, no traceback, exit 2."""
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\0\1")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    ended = command(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert told in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_traceback_is_shown_with_debug_alone(
+    command: Command, job: Path, monkeypatch: pytest.MonkeyPatch, *, debug: bool
+) -> None:
+    """A bug of ours is one line and exit 70; --debug adds the traceback."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("batchrun.loading.load_file", broken)
+    ended = command("check", str(job), *(["--debug"] if debug else []))
+    assert ended.code == 70
+    assert ("Traceback" in ended.err) is debug
+    assert "ZeroDivisionError: a bug" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("", {"run", "check", "job.yaml", "jobs/other.yml"}),
+        ("j", {"job.yaml", "jobs/other.yml"}),
+        ("check ", {"job.yaml", "jobs/other.yml"}),
+        ("check jobs/", {"jobs/other.yml"}),
+        ("check job.yaml --sch", {"--schema"}),
+        ("job.yaml --max", {"--max-cost"}),
+    ],
+)
+def test_the_shell_completes_commands_job_files_and_flags(
+    command: Command, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, offered: set[str]
+) -> None:
+    """Completion offers commands, job files (one folder down as well) and flags, and no other file."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "other.yml").touch()
+    monkeypatch.setenv("_BATCHRUN_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"batchrun {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(f"{words}x".split())))
+    found = {line.partition(",")[2] for line in command().out.splitlines()}
+    assert offered <= found
+    assert not {"rows.csv", str(job)} & found
+
+
+GOLDEN_CASES = {
+    "check_openrouter": (JOB, ["check", "job.yaml"]),
+    "check_mistakes": (
+        JOB.replace("{{ text }}", "{{ txt }}").replace("[good, bad]", "strng").replace("rows.csv", "${NO_SUCH}"),
+        ["check", "job.yaml"],
+    ),
+    "check_template": (JOB.replace("{{ text }}", "{{ txt | uper }}"), ["check", "job.yaml"]),
+    "preview_openrouter": (JOB, ["preview", "job.yaml", "-n", "2"]),
+    "preview_row": (JOB, ["preview", "job.yaml", "--row", "4"]),
+    "init": (JOB, ["init", "rows.csv", "-o", "new.yaml"]),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_CASES)
+def test_messages_are_the_golden_ones(
+    command: Command, job: Path, openrouter: Running, tmp_path: Path, name: str
+) -> None:
+    """What people read is what was agreed on; BATCHRUN_GOLDEN=write writes it anew."""
+    text, arguments = GOLDEN_CASES[name]
+    job.write_text(text)
+    ended = command(*arguments)
+    told = f"exit {ended.code}\n{ended.out}{ended.err}".replace(str(tmp_path), "FOLDER").replace(openrouter.url, "URL")
+    file = GOLDEN / f"cli_{name}.txt"
+    if os.environ.get("BATCHRUN_GOLDEN") == "write":
+        file.write_text(told, encoding="utf-8")
+    assert told == file.read_text(encoding="utf-8")
+
+
+def test_the_golden_draft(command: Command, job: Path) -> None:
+    """The job that init writes is the agreed one."""
+    command("init", "rows.csv", "-o", "new.yaml")
+    told = (job.parent / "new.yaml").read_text(encoding="utf-8")
+    file = GOLDEN / "cli_draft.txt"
+    if os.environ.get("BATCHRUN_GOLDEN") == "write":
+        file.write_text(told, encoding="utf-8")
+    assert told == file.read_text(encoding="utf-8")
+
+
+# The Python door
+
+
+@pytest.fixture
+def door(job: Path, tmp_path: Path, openrouter: Running, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a job that a program may run, with a key and a server."""
+    assert openrouter.url
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-canary")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return job
+
+
+def test_a_program_runs_and_resumes_a_job(door: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`run` gives a Summary and is quiet; arguments win over the file; the next call goes on."""
+    first = batchrun.run(door, limit=1, max_cost=1, concurrency=2, output=door.parent / "mine.csv")
+    assert (first.ok, first.pending, first.failed, first.exit_code) == (2, 1, 1, 1)
+    second = batchrun.run(str(door))
+    assert (second.ok, second.pending, second.requests) == (3, 0, 1)
+    assert second.output == str(door.parent / "out.csv")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_program_may_run_a_job_inside_an_event_loop_and_in_threads(door: Path) -> None:
+    """A notebook's loop and threads that come and go can run jobs, one after the other."""
+
+    async def inside() -> batchrun.Summary:
+        return batchrun.run(door, limit=1)
+
+    assert asyncio.run(inside()).ok == 2
+    found: list[batchrun.Summary] = []
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: found.append(batchrun.run(door)))
+        thread.start()
+        thread.join()
+    assert [summary.ok for summary in found] == [3, 3]
+
+
+def test_a_program_gets_mistakes_as_exceptions(door: Path) -> None:
+    """A wrong job raises JobFileError with its mistakes; a wrong amount, a missing file and a missing key UserError."""
+    job = batchrun.load_job(door)
+    assert isinstance(job, batchrun.Job)
+    assert job.model.name == "openai/gpt-4o-mini"
+    with pytest.raises(batchrun.UserError, match="no amount"):
+        batchrun.run(door, max_cost="much")
+    with pytest.raises(batchrun.UserError, match="No such file"):
+        batchrun.load_job("gone.yaml")
+    with pytest.raises(batchrun.UserError, match="NO_SUCH is not set"):
+        batchrun.run(door, api_key_env="NO_SUCH")
+    door.write_text(JOB + "promt: x\n")
+    with pytest.raises(batchrun.JobFileError) as caught:
+        batchrun.run(door)
+    assert [mistake.line for mistake in caught.value.mistakes] == [len(JOB.splitlines()) + 1]
