@@ -17,6 +17,7 @@ COMMANDS = {
     "preview": "Show the exact requests, their number and likely cost.",
     "status": "Show where a job stands: rows, errors, money, runs.",
     "export": "Write the output from the checkpoint, also during a run.",
+    "report": "Write one HTML page: money, progress, errors, answers, rows.",
     "init": "Write a job file for an input, to edit.",
     "prune": "Drop old answers that the input no longer asks for.",
     "simulate": "Serve an OpenRouter simulator on loopback, for trials.",

@@ -51,12 +51,12 @@ class Prices:
     problem: str = ""
 
 
-def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float) -> Prices:
+def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, offline: bool = False) -> Prices:
     """Give the prices of a job. `endpoint` has its final address; `now` is Unix time.
 
     The list is read from `cache_dir` where it is younger than a day, else fetched and written there; one of this
     machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for what is not
-    listed.
+    listed. `offline`: nothing is fetched, a kept list may be older.
     """
     names = (endpoint.model, *job.model.fallbacks)
     if endpoint.name == "local":
@@ -65,7 +65,9 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float) -> Pri
     models: Mapping[str, Listed | None] = {}
     fetched_at, problem = None, ""
     if endpoint.openrouter:
-        models, fetched_at, problem = _list(endpoint, None if is_loopback(endpoint.base_url) else cache_dir, now)
+        models, fetched_at, problem = _list(
+            endpoint, None if is_loopback(endpoint.base_url) else cache_dir, now, offline=offline
+        )
     own = _own_price(job)
     caching = any(name in job.model.params for name in _CACHE_OPTIONS)
     found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}
@@ -138,12 +140,14 @@ def _own_price(job: Job) -> Listed | None:
 
 
 def _list(
-    endpoint: Endpoint, cache_dir: Path | None, now: float
+    endpoint: Endpoint, cache_dir: Path | None, now: float, *, offline: bool
 ) -> tuple[Mapping[str, Listed | None], float | None, str]:
     file = None if cache_dir is None else cache_dir / f"models-{_file_name(endpoint.base_url)}.json"
     kept = None if file is None else _read(file, endpoint.base_url)
     if kept is not None and 0 <= now - kept[1] < KEPT_SECONDS:
         return (*kept, "")
+    if offline:
+        return (*kept, "") if kept is not None else ({}, None, "")
     page = fetch(endpoint, "models")
     models = {} if page.problem else parse_models(page.data)
     if models:

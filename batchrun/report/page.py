@@ -1,0 +1,287 @@
+"""The page: facts in words, charts and tables, as one HTML file that asks nothing of a network."""
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from batchrun import __version__, outputs
+from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
+from batchrun.closing import advice
+from batchrun.errors import ExitCode, StorageError, UserError
+from batchrun.forecast import Forecast, Survey, Used, forecast, survey, worst_of
+from batchrun.money import Pico, show
+from batchrun.prepare import Prepared
+from batchrun.prices import Prices, prices_for
+from batchrun.report import charts
+from batchrun.report.gather import LONGEST, Column, Gathered, Gold, cut, gather, visible
+from batchrun.terminal import duration, when
+
+FOLDER = Path(__file__).parent
+RUNS = 20
+CLASSES = 12
+"""A confusion table has at most so many rows and columns."""
+
+_EXITS = {
+    ExitCode.DONE: "done",
+    ExitCode.SOME_FAILED: "finished, some rows failed",
+    ExitCode.USER: "a mistake in job, key or input",
+    ExitCode.STOPPED_BY_API: "stopped by the API",
+    ExitCode.STOPPED_BY_LIMIT: "stopped by a limit of the job",
+    ExitCode.STORAGE: "disk, checkpoint or senders failed",
+    ExitCode.SIGINT: "interrupted",
+    ExitCode.SIGTERM: "terminated",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Right values against answers: a table where both have few labels, else only the sums."""
+
+    gold: Gold
+    right: int
+    answered: int
+    unanswered: int
+    labels: tuple[str, ...]
+    table: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
+    """Per right value: how often each of `labels` was the answer, and that as a shade from 0 to 9."""
+
+
+def report_path(p: Prepared) -> Path:
+    """Give where the report goes by itself: NAME.report.html beside the output NAME.SUFFIX."""
+    return p.job.output_path.with_name(f"{p.job.output_path.stem}.report.html")
+
+
+def write_report(
+    p: Prepared, checkpoint: Checkpoint, path: Path, *, job_file: str, gold: str | None = None, samples: bool = True
+) -> None:
+    """Write the report to `path`, whole or not at all. `samples`: whether text of rows and servers is in it.
+
+    Raises UserError where input or wording are not those of the last run, StorageError where the disk fails.
+    """
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise UserError(f"{path} is no name for a report; write one that ends in .html")
+    plan = checkpoint.current_plan()
+    outputs.check_plan(p, plan)
+    counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
+    found = gather(p, checkpoint, total=counts.rows, gold=gold, samples=samples)
+    estimates = _Estimates.of(p, found)
+    facts = {
+        **_overview(p, counts, runs, samples=samples),
+        "money": list(estimates.lines(counts, found)),
+        "spent": [
+            ("the answers in this output", show(counts.cost)),
+            ("today (UTC)", show(checkpoint.spent(day=utc_day(time.time())))),
+            ("all runs of this job", show(checkpoint.spent())),
+        ],
+        "possibly_billed": checkpoint.possibly_billed(),
+        "time_charts": list(_time_charts(found, runs)),
+        "errors": list(_errors(counts, checkpoint.failed_attempts(), found)),
+        "columns": list(_columns(found, samples=samples)),
+        "confusion": _confusion(found, samples=samples),
+        "models": found.models.most_common(),
+        "rows": found.rows,
+        "job_text": cut(job_file, 20 * LONGEST) if samples else "",
+        "first_request": found.first_request,
+        "samples": samples,
+    }
+    _write(path, render(facts))
+
+
+def render(facts: dict[str, Any]) -> str:
+    """Give the page. Its policy lets only our own style and script run, known by their digests."""
+    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        facts,
+        policy=policy,
+        style=Markup(style),  # noqa: S704  (our own file)
+        script=Markup(script),  # noqa: S704  (our own file)
+        version=__version__,
+        written=when(time.time()),
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(page, encoding="utf-8", newline="\n")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as problem:
+        raise StorageError(f"{path} can't be written: {problem.strerror}") from None
+
+
+def _overview(p: Prepared, counts: Counts, runs: Sequence[RunInfo], *, samples: bool) -> dict[str, Any]:
+    return {
+        "job": visible(p.job.name),
+        "model": visible(p.endpoint.model),
+        "endpoint": visible(p.job.model.endpoint),
+        "input": ", ".join(map(visible, p.job.input.patterns)),
+        "output": visible(p.job.output.path),
+        "counts": counts,
+        "runs": [_run(run, samples=samples) for run in runs],
+        "work": duration(sum((run.ended_at or run.started_at) - run.started_at for run in runs)),
+    }
+
+
+def _run(run: RunInfo, *, samples: bool) -> dict[str, Any]:
+    exit_text = (
+        "not ended: killed, or going on" if run.exit_code is None else _EXITS.get(run.exit_code, "a bug of ours")
+    )
+    return {
+        "id": run.id,
+        "started": when(run.started_at),
+        "took": duration(run.ended_at - run.started_at) if run.ended_at else "",
+        "requests": run.requests,
+        "cost": show(run.cost),
+        "ok": run.counts.ok if run.counts else None,
+        "failed": run.counts.failed if run.counts else None,
+        "pending": run.counts.pending if run.counts else None,
+        "exit_code": run.exit_code,
+        "exit": exit_text,
+        # A reason may quote what a server said of a row.
+        "reason": cut(run.reason or "") if samples and run.exit_code else "",
+        "version": run.version,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimates:
+    """What the whole job needs at list prices, and at worst."""
+
+    found: Survey
+    likely: Forecast
+    prices: Prices
+    max_tokens: int | None
+
+    @classmethod
+    def of(cls, p: Prepared, gathered: Gathered) -> "_Estimates":
+        """Estimate all questions, as the answers so far had it."""
+        prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
+        found = survey(p, None, worst_of(p, prices))
+        if gathered.told and found.questions:
+            characters = round(found.characters * gathered.told / found.questions)
+            found.used = Used(gathered.told, characters, gathered.prompt_tokens, gathered.completion_tokens)
+        likely = forecast(p, found, prices)
+        return cls(found, likely, prices, p.max_tokens)
+
+    def lines(self, counts: Counts, gathered: Gathered) -> Iterator[tuple[str, str, int, int | None, int | None, str]]:
+        """Give name, explanation, questions, tokens of prompts and of answers, and money."""
+        questions, likely = self.found.questions, self.likely
+        yield (
+            "real", "as the server counted it", len(gathered.finished), gathered.prompt_tokens,
+            gathered.completion_tokens, show(counts.cost),
+        )  # fmt: skip
+        cost, basis = likely.cost, "all questions, at the price that is listed"
+        if cost is None and gathered.finished:
+            cost, basis = Pico(counts.cost * questions // len(gathered.finished)), "all questions, at the cost so far"
+        money = "price unknown" if cost is None else show(cost)
+        yield "likely", basis, questions, likely.prompt_tokens, likely.completion_tokens, money
+        longest = None if self.max_tokens is None else questions * self.max_tokens
+        worst = "not bounded, or price unknown" if self.found.worst is None else show(self.found.worst)
+        yield "at worst", "if all answers were as long as they may be", questions, None, longest, worst
+
+
+def _time_charts(found: Gathered, runs: Sequence[RunInfo]) -> Iterator[tuple[Markup, str]]:
+    asked = [run for run in runs if run.requests]
+    settled = charts.work_seconds([*found.finished, *found.failed_at], asked)
+    if not settled:
+        return
+    answered, failed = (charts.work_seconds(times, asked) for times in (found.finished, found.failed_at))
+    pauses = "; the time between runs is left out" if len(asked) > 1 else ""
+    yield charts.progress("Questions settled", answered, failed), f"Questions settled over time{pauses}"
+    yield charts.throughput("Questions per second", settled), f"Questions per second over time{pauses}"
+    if found.seconds:
+        ordered = sorted(found.seconds)
+        shares = ((0.5, "half"), (0.9, "90 %"), (0.99, "99 %"))
+        told = ", ".join(f"{name} within {ordered[int(share * (len(ordered) - 1))]:.2f} s" for share, name in shares)
+        chart = charts.histogram("Latency of answers", ordered, " s")
+        yield chart, f"Latency of answers: {told}, the slowest {ordered[-1]:.2f} s"
+
+
+def _errors(counts: Counts, attempts: dict[str, int], found: Gathered) -> Iterator[dict[str, Any]]:
+    rows = counts.errors or {}
+    for name in sorted({*rows, *attempts}, key=lambda name: (-rows.get(name, 0), -attempts.get(name, 0))):
+        yield {
+            "name": visible(name),
+            "rows": rows.get(name, 0),
+            "attempts": attempts.get(name, 0),
+            "advice": advice(name).removeprefix(": "),
+            "samples": found.samples.get(name, []),
+        }
+
+
+def _columns(found: Gathered, *, samples: bool) -> Iterator[dict[str, Any]]:
+    for name, column in found.columns.items():
+        drawn = []
+        if column.numbers:
+            drawn.append(charts.histogram(visible(name), column.numbers))
+        if labels := _labels(column, samples=samples):
+            drawn.append(charts.bars(visible(name), labels))
+        numbers = sorted(column.numbers)
+        yield {
+            "name": visible(name),
+            "charts": drawn,
+            "null": column.null,
+            "different": len(column.labels),
+            "more": bool(column.beyond),
+            "range": (f"{numbers[0]:g}", f"{numbers[len(numbers) // 2]:g}", f"{numbers[-1]:g}") if numbers else None,
+        }
+
+
+def _labels(column: Column, *, samples: bool) -> list[tuple[str, int]]:
+    """Give the labels worth a chart: those that the job names, else texts that come again; most frequent first."""
+    if column.declared:
+        counted = {name: column.labels.get(name, 0) for name in column.declared}
+        return sorted(((visible(name), number) for name, number in counted.items()), key=lambda item: -item[1])
+    counts = column.labels.most_common()
+    few = len(counts) <= charts.MOST_BARS or sum(column.labels.values()) >= 2 * len(counts)
+    return [(visible(name), number) for name, number in counts] if samples and few else []
+
+
+def _confusion(found: Gathered, *, samples: bool) -> Confusion | None:
+    gold = found.gold
+    if gold is None:
+        return None
+    answered = sum(number for (_, answer), number in gold.pairs.items() if answer is not None)
+    right = sum(number for (truth, answer), number in gold.pairs.items() if truth == answer)
+    declared = found.columns[gold.answer].declared
+    columns = sorted({*declared, *(answer for _, answer in gold.pairs if answer is not None)})
+    truths = sorted({truth for truth, _ in gold.pairs})
+    few = max(len(columns), len(truths)) <= CLASSES and (samples or {*columns, *truths} <= {*declared})
+    most = max(gold.pairs.values(), default=1)
+    table = tuple(
+        (visible(truth), tuple((number, -(-9 * number // most)) for number in _cells(gold, truth, columns)))
+        for truth in (truths if few else ())
+    )
+    missing = sum(gold.pairs.values()) - answered
+    return Confusion(gold, right, answered, missing, tuple(map(visible, columns)), table)
+
+
+def _cells(gold: Gold, truth: str, columns: Sequence[str]) -> list[int]:
+    return [gold.pairs[truth, answer] for answer in (*columns, None)]
