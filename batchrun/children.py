@@ -1,7 +1,9 @@
 """Starts, watches and stops what `local` and `simulator` need: one of our servers as a child process."""
 
 import json
+import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +21,13 @@ LOCAL_PARALLEL = 4
 """Requests that a local model answers at the same time; more in flight would only wait, against their timeout."""
 LOCAL_CONTEXT = 4096
 _KEPT_LINES = 12
+
+# What an interpreter, a search for libraries and a GPU need. No key: a child's environment is open to its debuggers,
+# its crash reports and its own children, and none of our servers asks anybody else.
+_INHERITED = re.compile(
+    "(PATH|HOME|USER|LANG|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH)|"
+    "(LC_|PYTHON|DYLD_|CUDA_|NVIDIA_|HIP_|ROCR_|VK_|GGML_|OMP_).*"
+)
 
 
 class Child:
@@ -40,6 +49,7 @@ class Child:
             text=True,
             encoding="utf-8",
             errors="replace",
+            env={name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)},
             start_new_session=True,  # a Ctrl-C in the terminal is ours: the child must finish what is in flight
         )
         self._readers = [

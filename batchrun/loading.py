@@ -9,7 +9,7 @@ from batchrun.jobfile import Loaded, examine
 from batchrun.options import RunOptions, merged
 
 LARGEST = 16 * 2**20
-"""Bytes; a larger file is no job file and is not read."""
+"""Bytes; a larger file is no job file, and no more of it is read."""
 
 
 def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOptions) -> tuple[Loaded, Environment]:
@@ -27,9 +27,11 @@ def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOpt
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is too large for a job file")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # a device or a pipe tells no size beforehand
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(f"{path} is too large for a job file ({LARGEST >> 20} MB): rows belong into an input file")
+        return text.decode()
     except UnicodeDecodeError as problem:
         raise UserError(f"{path}: byte {problem.start + 1} is not UTF-8; save the job file as UTF-8") from None
     except OSError as problem:

@@ -40,10 +40,11 @@ def merged(job: Job, options: RunOptions) -> Job:
 
 def _model(model: Model, options: RunOptions) -> Model:
     if options.endpoint is not None and options.endpoint != model.endpoint:
-        # A key is sent only where the file names it for; a model file means something to `local` alone.
+        # Key and headers, which may hold secrets too, go only where the file names them for; a model file means
+        # something to `local` alone.
         is_file = model.name is not None and model.name.endswith(".gguf")
         name = model.name if is_file == (options.endpoint == "local") else None
-        model = replace(model, endpoint=options.endpoint, api_key_env=None, name=name)
+        model = replace(model, endpoint=options.endpoint, api_key_env=None, headers={}, name=name)
     return replace(model, api_key_env=options.api_key_env or model.api_key_env)
 
 
@@ -63,4 +64,3 @@ def _renamed(job: Job, endpoint: str) -> Job:
 
 def _with_name(path: Path, name: str) -> Path:
     return path.with_name(f"{path.stem}.{name}{path.suffix}")
-

@@ -59,7 +59,7 @@ class Target:
     """
 
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     key: Secret | None = None
     timeout: float = 120.0
     connect_timeout: float = 10.0

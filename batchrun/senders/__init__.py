@@ -4,7 +4,9 @@ A sender's module has one function, `open_sender(target, headers, proxy, certifi
 proxy and certificates are well formed and that `target.connect_timeout` is below `target.timeout`.
 """
 
+import html
 import ipaddress
+import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +15,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import cast
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from batchrun.errors import UserError
@@ -21,8 +23,12 @@ from batchrun.records import Reply, Request, Send, Target
 
 KINDS = ("reqwest", "httpx")
 _CONNECT_SHARE = 0.9  # of the total timeout: a failed connect must come first, or nobody knows that nothing was sent
-_SHORTEST_SECRET = 8  # shorter header values would be masked out of ordinary words
-_MASK = "***"
+_SHORTEST_SECRET = 8  # shorter ones ("EMPTY", "x") are no secrets, and would be masked out of ordinary words
+_PUBLIC_HEADERS = {"user-agent", "http-referer", "referer", "x-title", "x-openrouter-cache"}
+_ERROR = b'"error"'
+_MASK = b"***"
+_SUCCESS = 200
+_KEPT_HEADER = "x-generation-id"  # the one header whose text is kept beside an answer
 _ADDRESS = re.compile(r"https?://[\x21-\x7e]+")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -132,22 +138,51 @@ def _certificates(file: str | None) -> tuple[bytes, ...]:
 
 
 def _masked(send: Send, target: Target, proxy: str | None) -> Send:
-    """Mask the secrets of this target in what comes back: libraries quote headers, servers echo them."""
-    key = target.key.reveal() if target.key else ""
-    secrets = [value for value in target.headers.values() if len(value) >= _SHORTEST_SECRET]
+    """Mask the secrets of this target in what comes back: libraries quote headers, servers echo them.
+
+    A header's value may be an ordinary word, so an answer is searched for the key alone; whatever may be an error, for
+    all of them.
+    """
+    key = _spellings([target.key.reveal()] if target.key else [])
+    unseen = [value for name, value in target.headers.items() if name.lower() not in _PUBLIC_HEADERS]
+    words = [word for value in unseen for word in value.split()]
     if password := urlsplit(proxy or "").password:
-        secrets += [password, unquote(password)]
-    key_bytes = key.encode("latin-1")
+        words += [password, unquote(password)]
+    others = _spellings(words)
+    every = key + others
 
     async def send_masked(request: Request) -> Reply:
         reply = await send(request)
-        if key and key_bytes in reply.body:
-            reply = replace(reply, body=reply.body.replace(key_bytes, _MASK.encode()))
+        body = _without(reply.body, key)
+        if others and (reply.status != _SUCCESS or _ERROR in body):
+            body = _without(body, others)
+        if body is not reply.body:
+            reply = replace(reply, body=body)
         if reply.detail:
-            detail = reply.detail
-            for secret in (key, *secrets):
-                detail = detail.replace(secret, _MASK) if secret else detail
-            reply = replace(reply, detail=detail)
+            reply = replace(reply, detail=_without(reply.detail.encode("utf-8", "replace"), every).decode())
+        if _KEPT_HEADER in reply.headers:
+            kept = _without(reply.headers[_KEPT_HEADER].encode("utf-8", "replace"), every).decode()
+            reply = replace(reply, headers={**reply.headers, _KEPT_HEADER: kept})
         return reply
 
     return send_masked
+
+
+def _spellings(secrets: list[str]) -> list[bytes]:
+    """Give secrets as they may stand in a reply: plain, in JSON (also in JSON within JSON), in HTML, in a URL."""
+    spelled = []
+    for secret in secrets:
+        if len(secret) < _SHORTEST_SECRET:
+            continue
+        once = json.dumps(secret)[1:-1]
+        forms = (secret, once, json.dumps(once)[1:-1], once.replace("/", "\\/"), html.escape(secret), quote(secret, ""))
+        spelled += [form.encode() for form in dict.fromkeys(forms)]
+    return spelled
+
+
+def _without(text: bytes, secrets: list[bytes]) -> bytes:
+    """Give the text with the secrets masked; the same object where it holds none."""
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, _MASK)
+    return text
