@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from batchrun.errors import UserError
+from batchrun.terminal import lines
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
@@ -140,8 +141,8 @@ def give(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write to stderr; a terminal that is gone changes no exit code."""
-    _written(text, sys.stderr)
+    """Write lines to stderr, printable whatever they quote; a terminal that is gone changes no exit code."""
+    _written(lines(text), sys.stderr)
 
 
 def _written(text: str, stream: IO[str]) -> None:
