@@ -3,9 +3,6 @@
 import csv
 import importlib.util
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from job_running import Ran, run, write_job
+from plain_server import completion, plain_server
 from simulator_server import Running, running
 
 from batchrun.answers import AnswerForm, Valid
@@ -24,7 +22,6 @@ from batchrun.errors import ExitCode
 from batchrun.job import Answer
 from batchrun.options import RunOptions
 from batchrun.results import answer_columns, dtype_of
-from batchrun.simulator.server import Server
 from batchrun.work import REAL_TIME
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -257,52 +254,22 @@ def test_json_mode(tmp_path: Path) -> None:
     assert '"additionalProperties": false' in body["messages"][0]["content"]
 
 
-class Plain:
-    """A server that knows no response_format: it refuses or ignores it, and does what the prompt says."""
-
-    def __init__(self, *, refuses: bool) -> None:
-        self.refuses = refuses
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401, ARG002  (ASGI)
-        raw = b""
-        while True:
-            event = await receive()
-            raw += event["body"]
-            if not event.get("more_body"):
-                break
-        status, reply = self.answer(json.loads(raw))
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
-        )
-        await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
-
-    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Give status and reply for a request."""
-        if self.refuses and "response_format" in body:
-            return 400, {"error": {"message": "response_format is not supported by this server", "code": 400}}
-        told = "JSON Schema" in body["messages"][0]["content"]
-        text = '{"label": "good", "score": 1}' if told else "It is good, I would say."
-        return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": {}}
+def as_told(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Take no notice of response_format; do what the prompt says."""
+    told = "JSON Schema" in body["messages"][0]["content"]
+    return completion('{"label": "good", "score": 1}' if told else "It is good, I would say.")
 
 
-@contextmanager
-def plain_server(*, refuses: bool) -> Iterator[str]:
-    """Serve such a server; gives its address."""
-    accepts = threading.Event()
-    server = Server(Plain(refuses=refuses), ready=accepts.set)  # type: ignore[arg-type]  # any application would do
-    thread = threading.Thread(target=server.serve_until_stopped, name="plain")
-    thread.start()
-    try:
-        assert accepts.wait(10)
-        yield server.url.removesuffix("/api/v1") + "/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
+def refusing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Refuse response_format; else do what the prompt says."""
+    if "response_format" in body:
+        return 400, {"error": {"message": "response_format is not supported by this server", "code": 400}}
+    return as_told(body)
 
 
 def test_a_server_that_refuses_schemas(tmp_path: Path) -> None:
     """Its 400 stops the run after one question and names answer.mode; `mode: prompt` then works, without new keys."""
-    with plain_server(refuses=True) as url:
+    with plain_server(refusing) as url:
         ran = run(write_job(tmp_path, url, limits={"concurrency": 1}))
         assert (ran.summary.exit_code, ran.summary.requests) == (ExitCode.STOPPED_BY_API, 1)
         assert "response_format is not supported" in ran.summary.reason
@@ -312,7 +279,7 @@ def test_a_server_that_refuses_schemas(tmp_path: Path) -> None:
 
 def test_a_server_that_ignores_schemas(tmp_path: Path) -> None:
     """Its prose is no answer; what people then read names answer.mode, and `mode: prompt` works."""
-    with plain_server(refuses=False) as url:
+    with plain_server(as_told) as url:
         ran = run(write_job(tmp_path, url, answer={"repairs": 0}))
         assert ran.count("answer_raw") == {"It is good, I would say.": 3}
         assert any("answer.mode: prompt" in line for line in told(ran.summary, tmp_path))

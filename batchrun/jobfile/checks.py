@@ -98,7 +98,8 @@ def _model(model: Model) -> Found:
     yield from _endpoint(model)
     if model.name is None and model.endpoint != "local":
         yield ("model", "name"), "model.name is missing"
-    routed = model.endpoint in {"openrouter", "simulator"}
+    # A regional address of OpenRouter, or `batchrun simulate`: both have its path.
+    routed = model.endpoint in {"openrouter", "simulator"} or "/api/v1" in model.endpoint
     if model.fallbacks and not routed:
         yield ("model", "fallbacks"), "model.fallbacks works with openrouter and simulator alone"
     if len(model.fallbacks) > _MAX_FALLBACKS:

@@ -1,0 +1,44 @@
+"""An OpenAI-compatible server for tests that is not OpenRouter: one function gives every reply."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from batchrun.simulator.server import Server
+
+Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+"""Gives status and reply for a request's body."""
+
+
+@contextmanager
+def plain_server(answer: Answer) -> Iterator[str]:
+    """Serve while the block runs; gives the API's address."""
+
+    async def app(_: Any, receive: Any, send: Any) -> None:  # noqa: ANN401  (ASGI)
+        raw, more = b"", True
+        while more:
+            event = await receive()
+            raw += event["body"]
+            more = event.get("more_body", False)
+        status, reply = answer(json.loads(raw))
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
+
+    accepts = threading.Event()
+    server = Server(app, ready=accepts.set)  # type: ignore[arg-type]  # any application would do
+    thread = threading.Thread(target=server.serve_until_stopped, name="plain")
+    thread.start()
+    try:
+        assert accepts.wait(10)
+        yield server.url.replace("/api/v1", "/v1")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def completion(text: str, **usage: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401  (JSON)
+    """Give a good reply with this text."""
+    return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": usage}
