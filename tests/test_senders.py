@@ -352,6 +352,22 @@ def test_reply_at_the_limit(kind: str, *, compress: bool) -> None:
         assert len(reply.body) == (0 if fault else size)
 
 
+@pytest.mark.parametrize("proxied", [False, True])
+def test_what_stands_behind_a_reply_is_no_reply(kind: str, monkeypatch: pytest.MonkeyPatch, *, proxied: bool) -> None:
+    """A server that sends two replies to one request can't answer the next question with the second."""
+    two = answer(b'{"reply":1}') + answer(b'{"reply":"smuggled"}')
+
+    async def scene() -> list[bytes]:
+        target_url = "http://api.test/" if proxied else "/"
+        async with wire({target_url: lambda seen: (two if seen.connection == 1 else OK,)}) as server:
+            if proxied:
+                monkeypatch.setenv("HTTP_PROXY", server.url(""))
+            async with open_sender(target(target_url if proxied else server.url()), kind) as send:
+                return [(await send(ASK)).body for _ in range(3)]
+
+    assert run(scene()) == [b'{"reply":1}', b'{"ok":true}', b'{"ok":true}']
+
+
 def test_flood_after_the_reply(kind: str) -> None:
     """A server that goes on sending after its reply fills no memory, and the next request is asked anew."""
 

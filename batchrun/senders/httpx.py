@@ -13,7 +13,7 @@ import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import httpcore
@@ -216,7 +216,7 @@ class _Sender:
         """Give the slot that was used last, or a new one; connections that the server closed meanwhile are dropped."""
         while self._free:
             slot = self._free.pop()
-            if isinstance(slot, httpcore.AsyncHTTPProxy) or (slot.is_available() and not slot.has_expired()):
+            if _is_clean(slot):
                 return slot
             await slot.aclose()
         if self._proxy is None:
@@ -274,6 +274,20 @@ class _Sender:
         if gunzip and chunks and (not gunzip.eof or gunzip.unused_data):
             raise _ReplyError(Fault.PROTOCOL, "the gzip body does not end where it should")
         return b"".join(chunks)
+
+
+def _is_clean(slot: _Slot) -> bool:
+    """Tell whether a slot is open and holds nothing behind the last reply, which would be read as the next one."""
+    if isinstance(slot, httpcore.AsyncHTTPProxy):
+        return not any(map(_leftover, slot.connections))
+    return slot.is_available() and not slot.has_expired() and not _leftover(slot)
+
+
+def _leftover(connection: Any) -> bytes:  # noqa: ANN401  (one of httpcore's classes, which wrap each other)
+    while (inner := getattr(connection, "_connection", None)) is not None:
+        connection = inner
+    state = getattr(connection, "_h11_state", None)  # httpcore has no public way to it
+    return bytes(state.trailing_data[0]) if state is not None else b""
 
 
 def _fault(error: Exception) -> Fault:
