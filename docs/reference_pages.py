@@ -1,0 +1,159 @@
+"""Write docs/reference/ from the code: `python docs/reference_pages.py`."""  # noqa: INP001  (a script)
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchrun.checkpoint import schema as tables
+from batchrun.cli import COMMANDS, cli
+from batchrun.jobfile import schema
+from batchrun.results import DETAIL_TYPES
+
+MADE = "This page is made from the code by `python docs/reference_pages.py`.\n"
+
+DETAILS: Mapping[str, str] = {
+    "status": "`ok`, `failed`, `pending` (to be asked, or asked again) or `skipped` (left out by `input.where`)",
+    "error_code": "the API's code, 400 to 599, from the HTTP status or from an error inside a 200; null where the "
+    "failure is local",
+    "error_type": "the name in [the table of errors](../errors.md); on every failed row, and on a pending one that had "
+    "an attempt",
+    "error_message": "the server's own words, at most 2,000 characters",
+    "http_status": "the last reply's HTTP status",
+    "attempts": "requests sent for this question, over all runs",
+    "model": "the model that really answered",
+    "provider": "the provider behind OpenRouter",
+    "finish_reason": "why the model stopped",
+    "prompt_tokens": "tokens of the prompt, as the server counted them",
+    "completion_tokens": "tokens of the answer",
+    "cost_usd": "all money for this question, failed attempts and repairs included, on the question's first row",
+    "latency_s": "seconds from sending to the whole reply, of the last attempt",
+    "generation_id": "the server's id of the answer",
+    "finished_at": "when the question was settled, UTC",
+    "key": "the question's identity, 32 hexadecimal digits",
+    "answer_raw": "what the model wrote, of what is not ok",
+}
+
+
+def pages() -> dict[str, str]:
+    """Give every page by its file name."""
+    return {
+        "job-file.md": "\n".join(_job_file()),
+        "commands.md": "\n".join(_commands()),
+        "columns.md": "\n".join(_columns()),
+        "checkpoint.md": "\n".join(_checkpoint()),
+    }
+
+
+def _job_file() -> Iterator[str]:
+    whole = schema()
+    yield "# The job file\n"
+    yield MADE
+    yield "Relative paths are relative to the job file. `${VAR}` expands in paths, the endpoint, the model's name and"
+    yield "headers; `$$` is a dollar. The JSON Schema for editors is [job.schema.json](../job.schema.json).\n"
+    yield from _table(whole, "", whole)
+
+
+def _table(part: Mapping[str, Any], path: str, whole: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("| key | type | default | what it is |", "| --- | --- | --- | --- |")
+    inner: list[tuple[str, Mapping[str, Any]]] = []
+    for name, field in part["properties"].items():
+        required = name in part.get("required", ())
+        default = "**required**" if required else _default(field)
+        yield f"| `{path}{name}` | {_type(field, whole)} | {default} | {_cell(field.get('description', ''))} |"
+        inner += [(f"{path}{name}.", found) for found in _objects(field, whole)]
+    yield ""
+    for where, found in inner:
+        yield f"## `{where.removesuffix('.')}`\n"
+        yield _cell(found.get("description", "")) + "\n"
+        yield from _table(found, where, whole)
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    default = field.get("default")
+    return "" if default is None or isinstance(default, dict) else f"`{str(default).lower()}`"
+
+
+def _objects(field: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if "$ref" in field:
+        found = whole["$defs"][field["$ref"].rpartition("/")[2]]
+        if "properties" in found:
+            yield found
+    for choice in (*field.get("anyOf", ()), *(field[key] for key in ("items",) if isinstance(field.get(key), dict))):
+        yield from _objects(choice, whole)
+
+
+def _type(field: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    if "$ref" in field:
+        return _type(whole["$defs"][field["$ref"].rpartition("/")[2]], whole)
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_type(choice, whole) for choice in field["anyOf"]))
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if field.get("type") == "array":
+        return f"list of {_type(field.get('items', {}), whole)}"
+    kinds = field.get("type", "anything")
+    names = {"object": "mapping", "string": "text"}
+    return " or ".join(names.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield MADE
+    yield "```text"
+    yield _help(cli, "batchrun")
+    yield "```\n"
+    context = click.Context(cli, info_name="batchrun")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        if command is not None:
+            yield f"## batchrun {name}\n"
+            yield "```text"
+            yield _help(command, f"batchrun {name}")
+            yield "```\n"
+
+
+def _help(command: click.Command, name: str) -> str:
+    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    return command.get_help(context)
+
+
+def _columns() -> Iterator[str]:
+    yield "# Columns of the output\n"
+    yield MADE
+    yield "The output has exactly the input's rows in the input's order: the kept input columns (`output.keep`) with"
+    yield "their types, the answer's columns, then the details that `output.details` chooses. `output.prefix` is put"
+    yield "before each new name. A row without an answer has nulls in the answer's columns.\n"
+    yield from ("| detail | type | what it is |", "| --- | --- | --- |")
+    for name, dtype in DETAIL_TYPES.items():
+        yield f"| `{name}` | {str(dtype).split('(')[0]} | {DETAILS[name]} |"
+    yield ""
+
+
+def _checkpoint() -> Iterator[str]:
+    yield "# The checkpoint's tables\n"
+    yield MADE
+    yield "The checkpoint is one SQLite file, `.batchrun/NAME.sqlite` beside the job file. Its tables are public: money"
+    yield "is in picodollars (10⁻¹² USD), times are Unix seconds, a position is a row's number in the input from 0."
+    yield "Read it with any tool, also during a run; only batchrun writes to it.\n"
+    yield "```console"
+    yield "$ sqlite-utils rows jobs/.batchrun/reviews.sqlite results --limit 3"
+    yield "$ datasette jobs/.batchrun/reviews.sqlite"
+    yield "```\n"
+    yield "```sql"
+    yield from (f"{statement.strip()};" for statement in tables.TABLES)
+    yield "```\n"
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).with_name("reference")
+    folder.mkdir(exist_ok=True)
+    for file_name, text in pages().items():
+        (folder / file_name).write_text(text, encoding="utf-8")
