@@ -73,9 +73,9 @@ class Used:
 class Survey:
     """What a run would find. Rows that are answered, failed for good, left out, not askable, open; then requests.
 
-    `questions` are the distinct open ones, counted exactly up to a million, else with an error of 0.1 %.
-    `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or not bounded). `answer_tokens`
-    is the mean length of what the job's other questions were answered, where none of these is.
+    `questions` are the distinct open ones, counted exactly up to a million, beyond it with an error of about 0.2 %.
+    `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or not bounded).
+    `answer_tokens` is the mean length of what the job's other questions were answered, where none of these is.
     """
 
     rows: int = 0
