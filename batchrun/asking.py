@@ -1,9 +1,8 @@
 """One run's asking: the server it needs, the sender, the permits, the pool and the keeper, wired together."""
 
 import asyncio
-import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -27,14 +26,13 @@ from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.prices import Prices
 from batchrun.progress import NOTABLE_GATE, Ui
 from batchrun.records import Send, Target
-from batchrun.senders import open_sender
+from batchrun.senders import Events, open_sender
 from batchrun.stop import Valve, closed_by_signals
 from batchrun.work import Rules, Tally, Time, Work
 
 CONNECT_TIMEOUT = 10.0
 TICK = 0.2
 LOG_EVERY = 30.0
-SPARE_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ class Asking:
 
 def ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
     """Ask until all is settled or the valve is closed; the endpoint is up. The outcomes are committed on return."""
-    _allow_open_files(asking.prepared.job.limits.ceiling)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_ask(asking, valve, ui))
 
@@ -75,23 +72,50 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
 
     with closed_by_signals(valve, ui.warn):
         writer.start(asking.run_id, failed)
-        async with open_sender(_target(asking.prepared.job, asking.endpoint), asking.sender) as send:
-            permits = _permits(asking.prepared.job, asking.endpoint, asking.budget)
-            pool = _pool(asking, send, valve, permits)
-            ticker = asyncio.create_task(_tick(pool, permits.gate, ui, asking))
-            try:
-                await pool.ask(_questions(asking, valve))
-            finally:
-                ticker.cancel()
-                with suppress(asyncio.CancelledError):
-                    await ticker
-                ui.update(pool.tally)
-            _note_low_water(pool, asking)
+        async with AsyncExitStack() as stack:
+            send = await _opened(stack, asking, valve, ui)
+            tally = Tally() if send is None else await _asked(asking, send, valve, ui)
         writer.close()
-    event("asking_ended", **_facts(pool.tally), lost=writer.lost)
+    event("asking_ended", **_facts(tally), lost=writer.lost)
     if writer.lost:
         valve.close(ExitCode.STORAGE, str(writer.failure))
         ui.warn(f"{writer.lost} outcomes could not be kept; these questions are asked (and may be paid) again")
+    return tally
+
+
+async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -> Send | None:
+    """Open the sender, which on Ray takes seconds to minutes; give None if the valve is closed meanwhile."""
+    job = asking.prepared.job
+    events = Events(tell=ui.warn, lost=lambda reason: valve.close(ExitCode.STORAGE, reason))
+    sender = open_sender(_target(job, asking.endpoint), asking.sender, ray=job.ray, events=events)
+    opening = asyncio.create_task(stack.enter_async_context(sender))
+
+    def changed() -> None:
+        opening.cancel()
+
+    valve.on_change = changed
+    try:
+        return await opening
+    except asyncio.CancelledError:
+        if not valve.closed:
+            raise
+        return None
+    finally:
+        valve.on_change = lambda: None
+
+
+async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
+    permits = _permits(asking.prepared.job, asking.endpoint, asking.budget)
+    pool = _pool(asking, send, valve, permits)
+    ticker = asyncio.create_task(_tick(pool, permits.gate, ui, asking))
+    try:
+        await pool.ask(_questions(asking, valve))
+    finally:
+        ticker.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticker
+        ui.update(pool.tally)
+    _note_low_water(pool, asking)
     return pool.tally
 
 
@@ -253,11 +277,3 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
             yield replace(endpoint, base_url=child.url)
     else:
         yield endpoint
-
-
-def _allow_open_files(connections: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + SPARE_FILES
-    if soft < wanted:
-        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -286,7 +286,8 @@ class RayOptions:
     """Where the senders run on Ray."""
 
     address: Text = "auto"
-    """The cluster's address; auto finds or starts one."""
+    """The cluster: auto (the Ray that runs on this machine, else a new one), local (a new one on this machine, with as
+    many processes as senders), or HOST:PORT."""
     senders: AtLeastOne | None = None
     """How many actors send; one for each node when absent."""
     concurrency_per_sender: AtLeastOne | None = None
@@ -327,6 +328,13 @@ class Job:
     """Where requests are sent from: this process, or Ray actors."""
     file: Path = field(default=Path("job.yaml"), metadata={"set_by_loader": True})
     text: str = field(default="", metadata={"set_by_loader": True})
+
+    @property
+    def ray(self) -> RayOptions | None:
+        """The options of the engine `ray`, None where requests are sent from this process."""
+        if isinstance(self.engine, RayEngine):
+            return self.engine.ray
+        return RayOptions() if self.engine == "ray" else None
 
     @property
     def name(self) -> str:

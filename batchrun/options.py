@@ -31,7 +31,7 @@ def merged(job: Job, options: RunOptions) -> Job:
     if options.endpoint is not None and options.endpoint != job.model.endpoint:
         job = _renamed(job, options.endpoint)
     job = replace(job, model=_model(job.model, options), limits=_limits(job.limits, options))
-    if options.engine is not None:
+    if options.engine is not None and (options.engine == "ray") != (job.ray is not None):
         job = replace(job, engine=options.engine)
     if options.output is not None:
         job = replace(job, output=replace(job.output, path=str(options.output.absolute())))

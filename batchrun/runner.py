@@ -25,6 +25,7 @@ from batchrun.prices import prices_for
 from batchrun.progress import Goal, Ui
 from batchrun.records import Summary
 from batchrun.results import Written, check_writable, partial_path
+from batchrun.senders import check_installed
 from batchrun.stop import Terminated, Valve
 from batchrun.work import REAL_TIME, Tally, Time
 
@@ -40,6 +41,7 @@ SURPRISE = 100
 def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
     """Run or resume a job; what ends it before the first request is raised as BatchrunError."""
     job = merged(loaded.job, options)
+    check_installed(job.ray)
     with ExitStack() as stack:
         stack.enter_context(lock(job.checkpoint_path))
         p = stack.enter_context(prepared(loaded, job, environment))

@@ -97,6 +97,7 @@ _RUN_FLAGS = (
     click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="Requests in flight."),
     click.option("--endpoint", metavar="E", help="Ask another endpoint, with a checkpoint and output of its own."),
     click.option("--api-key-env", metavar="V", help="The variable that holds the key."),
+    click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process, or from Ray actors."),
     click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there."),
     click.option("--fresh", is_flag=True, help="Put the checkpoint aside and ask everything anew."),
     click.option("--yes", is_flag=True, help="Do ask many answered rows again when the job's wording changed."),

@@ -51,10 +51,13 @@ def command(job: Path, *, schema: bool, endpoint: str | None, api_key_env: str |
     """
     from batchrun.options import RunOptions, merged
     from batchrun.prepare import prepared
+    from batchrun.senders import check_installed
 
     options = RunOptions(endpoint=endpoint, api_key_env=api_key_env)
     loaded, environment = load(job, options)
-    with prepared(loaded, merged(loaded.job, options), environment) as p:
+    merged_job = merged(loaded.job, options)
+    check_installed(merged_job.ray)
+    with prepared(loaded, merged_job, environment) as p:
         if schema:
             _schema(p)
             return

@@ -41,6 +41,7 @@ _VISIBLE = re.compile(r"[ -~]*", re.ASCII)
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 _WHOLE = 100
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST_PATH = 4_096
 
 
@@ -55,6 +56,7 @@ def check(job: Job) -> Found:
     yield from _output(job.output)
     unusable = list(_unusable(job))
     yield from unusable or _paths(job)
+    yield from _engine(job)
     if job.model.cache and not job.dedupe:
         yield ("model", "cache"), "model.cache would give equal rows one answer, which dedupe: false forbids: drop one"
 
@@ -183,6 +185,17 @@ def _limits(limits: Limits) -> Found:
             parse_duration(limits.deadline)
         except ValueError:
             yield ("limits", "deadline"), "limits.deadline must be a time with its unit, such as 90s, 2h or 1h30m"
+
+
+def _engine(job: Job) -> Found:
+    if job.ray is None or job.ray.address in {"auto", "local"}:
+        return
+    path = ("engine", "ray", "address")
+    if not _HOST_PORT.fullmatch(job.ray.address):
+        near = suggestion(job.ray.address, ("auto", "local"))
+        yield path, f"engine.ray.address must be auto, local or HOST:PORT, such as 10.0.0.5:6379{near}"
+    elif job.model.endpoint in {"local", "simulator"}:
+        yield path, f"the {job.model.endpoint} server can be reached from this machine alone: write address: local"
 
 
 def _output(output: Output) -> Found:

@@ -1,7 +1,8 @@
 """Opens the sender that carries requests to the server, and holds what is true for each of them.
 
 A sender's module has one function, `open_sender(target, headers, proxy, certificates)`. It may assume that headers,
-proxy and certificates are well formed and that `target.connect_timeout` is below `target.timeout`.
+proxy and certificates are well formed and that `target.connect_timeout` is below `target.timeout`. That of ray.py takes
+more: the sender that its actors use, and the options of the engine.
 """
 
 import html
@@ -12,14 +13,20 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from batchrun.errors import UserError
+from batchrun.job import RayOptions
 from batchrun.records import Reply, Request, Send, Target
+from batchrun.senders.ray_actor import NO_EVENTS, Events, allow_open_files
+
+__all__ = ["KINDS", "Events", "check_installed", "open_sender"]
 
 KINDS = ("reqwest", "httpx")
 _CONNECT_SHARE = 0.9  # of the total timeout: a failed connect must come first, or nobody knows that nothing was sent
@@ -38,19 +45,34 @@ _Opener = Callable[[Target, dict[str, str], str | None, tuple[bytes, ...]], Abst
 
 
 @asynccontextmanager
-async def open_sender(target: Target, kind: str = "reqwest") -> AsyncIterator[Send]:
+async def open_sender(
+    target: Target, kind: str = "reqwest", *, ray: RayOptions | None = None, events: Events = NO_EVENTS
+) -> AsyncIterator[Send]:
     """Give the Send that asks `target`; its connections live as long as the block.
 
-    `kind` is the library that sends: reqwest or httpx. Raises UserError where the address, a header, the key, the
-    proxy or the CA file can't be used.
+    `kind` is the library that sends: reqwest or httpx; with `ray` it does so in actors. Raises UserError where the
+    address, a header, the key, the proxy or the CA file can't be used or Ray is not installed, SenderError where no
+    actor comes up.
     """
     if kind not in KINDS:
         raise UserError(f"there is no sender {kind!r}; choose one of {', '.join(KINDS)}")
     proxy = _proxy(_address(target.url))
     within = replace(target, connect_timeout=min(target.connect_timeout, _CONNECT_SHARE * target.timeout))
-    opener = cast("_Opener", import_module(f"batchrun.senders.{kind}").open_sender)
+    if ray is not None:
+        check_installed(ray)
+        on_ray = import_module("batchrun.senders.ray").open_sender
+        opener = cast("_Opener", partial(on_ray, kind=kind, options=ray, events=events))
+    else:
+        allow_open_files(target.concurrency)
+        opener = cast("_Opener", import_module(f"batchrun.senders.{kind}").open_sender)
     async with opener(within, _headers(target), proxy, _certificates(target.ca_file)) as send:
         yield _masked(send, target, proxy)
+
+
+def check_installed(ray: RayOptions | None) -> None:
+    """Raise UserError where the engine needs Ray and it is not installed. Ray is not imported for that."""
+    if ray is not None and find_spec("ray") is None:
+        raise UserError("engine: ray needs Ray, which is not installed here: pip install 'batchrun[ray]'")
 
 
 def _address(url: str) -> SplitResult:
