@@ -20,7 +20,7 @@ from batchrun.jobfile import Loaded
 from batchrun.money import show, to_usd
 from batchrun.options import RunOptions, merged
 from batchrun.plan import fill, fingerprint, stamps_text
-from batchrun.prepare import Prepared, prepared
+from batchrun.prepare import INPUT_CHANGED, Prepared, prepared
 from batchrun.prices import prices_for
 from batchrun.progress import Goal, Ui
 from batchrun.records import Summary
@@ -151,10 +151,10 @@ class _Run:
         """Give the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
         last = self._checkpoint.last_run()
         truncated = last is None or last.counts is None or "truncated" in (last.counts.errors or ())
-        return 0 if truncated and plan.low_water and self._grew() else plan.low_water
+        return 0 if truncated and plan.low_water and self._open(self._p.max_tokens) else plan.low_water
 
-    def _grew(self) -> bool:
-        return self._checkpoint.count_open(start=0, again=(), max_tokens=self._p.max_tokens) > 0
+    def _open(self, max_tokens: int | None) -> int:
+        return self._checkpoint.count_open(start=0, again=(), max_tokens=max_tokens)
 
     # -- ask
 
@@ -165,17 +165,15 @@ class _Run:
             return None
         counts = self._checkpoint.counts()
         standing = sum(number for name, number in (counts.errors or {}).items() if name not in ASKED_AGAIN)
+        standing -= self._open(self._p.max_tokens) - self._open(0)  # truncated rows whose max_tokens grew
         if standing > accepted:
             reason = f"{standing:,} rows failed, more than limits.max_failed accepts; see `batchrun status`"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
         return max(0, accepted - standing)
 
     def _accepted(self) -> int | None:
-        most = self._job.limits.max_failed
-        if isinstance(most, str):
-            plan = self._checkpoint.current_plan()
-            return int(float(most.rstrip("%")) / 100 * (plan.rows if plan else 0))
-        return most
+        plan = self._checkpoint.current_plan()
+        return self._job.limits.accepted_failures(plan.rows if plan else 0)
 
     def _ask(self, start: int) -> None:
         """Ask what is open from position `start` on, unless something already known forbids it."""
@@ -244,8 +242,10 @@ class _Run:
                 outputs.remove_partial(self._job)
         except (StorageError, InputError) as problem:
             # The answers are kept whatever becomes of the output: the run ends with its summary.
-            self._ui.warn(str(problem))
-            self._valve.close(problem.exit_code, str(problem))
+            changed = isinstance(problem, InputError) and self._p.input_changed()
+            reason = INPUT_CHANGED if changed else str(problem)
+            self._ui.warn(reason)
+            self._valve.close(problem.exit_code, reason)
 
     def _finished(self, counts: Counts) -> bool:
         return not counts.pending and not self._valve.closed

@@ -26,7 +26,8 @@ def damage_at(places: int, folder: Path, seed: int) -> Counter[str]:
             whole = {file: file.read_bytes() for file in job.checkpoint.parent.iterdir()}
             open_before = job.questions - job.committed()
             harmed = _harm(job, chance)
-            ledger.received.clear()
+            ledger.settle()
+            ledger.forget()
             end = job.run()
             again = set(ledger.received) - open_before
             assert end.code in {0, 1, STORAGE}, (harmed, end)
@@ -56,7 +57,6 @@ def _killed(folder: Path, ledger: Ledger) -> CrashJob:
     Killer(job, ledger, process.pid, "SIGKILL", ROWS)
     process.communicate()
     ledger.on_event = None
-    ledger.forbidden.clear()
     return job
 
 
@@ -76,6 +76,6 @@ def _harm(job: CrashJob, chance: random.Random) -> str:
     return f"{kind} at {start} of {file.name}"
 
 
-def places(ends: Counter[str]) -> Iterator[str]:
+def lines(ends: Counter[str]) -> Iterator[str]:
     """Give the numbers for people."""
     yield f"{ends.total()} damaged checkpoints: " + ", ".join(f"{number} {name}" for name, number in ends.most_common())

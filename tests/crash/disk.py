@@ -1,6 +1,7 @@
 """Full disks: the checkpoint's, the output's, the one for temporary files; before a run and in its midst."""
 
 import gzip
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,19 +43,16 @@ def fill_up(folder: Path) -> Path:
 
 def job_on(disk: Path, elsewhere: Path, url: str, *, full: str) -> CrashJob:
     """Write a job whose checkpoint, output or temporary files (`full`) lie on the small disk, all else beside."""
-    sections = {
-        "checkpoint": {"checkpoint": str(disk / "job.sqlite")},
-        "output": {"output": {"path": str(disk / "out.csv")}},
-        "temporary": {"input": {"path": "rows.csv.gz", "where": None}},
-    }[full]
-    checkpoint = sections.pop("checkpoint", None)
-    job = write_job(elsewhere, url, TEXTS, **sections)
-    if checkpoint is not None:
-        text = job.path.read_text()
-        job.path.write_text(text.replace("{", f'{{"checkpoint": "{checkpoint}", ', 1))
-    if full == "temporary":
-        job.path.write_text(job.path.read_text().replace(', "where": null', ""))
+    output = {"output": {"path": str(disk / "out.csv")}} if full == "output" else {}
+    job = write_job(elsewhere, url, TEXTS, **output)
+    plan = json.loads(job.path.read_text())
+    if full == "checkpoint":
+        plan["checkpoint"] = str(disk / "job.sqlite")
+    elif full == "temporary":
+        # What is packed is unpacked into a temporary file.
         (elsewhere / "rows.csv.gz").write_bytes(gzip.compress((elsewhere / "rows.csv").read_bytes()))
+        plan["input"]["path"] = "rows.csv.gz"
+    job.path.write_text(json.dumps(plan))
     return job
 
 

@@ -51,9 +51,11 @@ class CrashJob:
         """Give the command that runs the job."""
         return [sys.executable, "-m", "batchrun", str(self.path), *flags]
 
-    def command_of(self, *words: str) -> list[str]:
-        """Give another command on the job: its name, then its flags."""
-        return [sys.executable, "-m", "batchrun", words[0], str(self.path), *words[1:]]
+    def said_by(self, *words: str) -> str:
+        """Run another command on the job, its name first, and give all that it says."""
+        command = [sys.executable, "-m", "batchrun", words[0], str(self.path), *words[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=self.folder, check=False)
+        return done.stdout + done.stderr
 
     def start(self, *flags: str, under: Sequence[str] = ()) -> "subprocess.Popen[str]":
         """Start a run as the leader of a process group of its own, `under` another program."""

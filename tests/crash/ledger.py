@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Ledger:
     forbidden: set[str] = field(default_factory=set)
     forbidden_came: list[str] = field(default_factory=list)
     in_flight: int = 0
+    connections: int = 0
     latency: tuple[float, float] = (0.005, 0.03)
     on_event: Callable[[], None] | None = None
     held: bool = False
@@ -43,6 +45,22 @@ class Ledger:
     def requests(self) -> int:
         """How many requests came."""
         return self.received.total()
+
+    def forget(self) -> None:
+        """Begin the books anew, for another job."""
+        self.received.clear()
+        self.answered.clear()
+        self.bodies.clear()
+        self.forbidden.clear()
+        self.forbidden_came.clear()
+
+    def settle(self) -> None:
+        """Wait until all that an ended process had sent is in the books: its last bytes may still be on their way."""
+        patience = time.monotonic() + 30
+        while self.connections or self.in_flight:
+            if time.monotonic() > patience:
+                raise RuntimeError("connections of an ended process stay open")
+            time.sleep(0.001)
 
     def release(self) -> None:
         """Let the replies leave that were held; from any thread."""
@@ -87,6 +105,7 @@ class _Conversation(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._ledger.connections += 1
 
     def data_received(self, data: bytes) -> None:
         self._read += data
@@ -126,6 +145,7 @@ class _Conversation(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         del error
         self._transport = None
+        self._ledger.connections -= 1
 
 
 @contextmanager
