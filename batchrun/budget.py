@@ -35,11 +35,6 @@ class Budget:
         """What requests in flight may still cost, and what may have been billed."""
         return Pico(self._reserved)
 
-    @property
-    def left(self) -> Pico | None:
-        """What may still be reserved; None without a cap."""
-        return None if self._cap is None else Pico(max(0, self._cap - self._spent - self._reserved))
-
     def reserve(self, amount: Pico) -> bool:
         """Reserve a request's worst case; False, and nothing reserved, if a cap would not hold."""
         if self._cap is not None and self._spent + self._reserved + amount > self._cap:

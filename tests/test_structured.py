@@ -183,17 +183,18 @@ def messages(simulator: Running) -> list[list[dict[str, str]]]:
 def test_a_repair_goes_on_with_the_conversation(tmp_path: Path) -> None:
     """The invalid answer and what is wrong with it follow the question; `retry` begins anew without them."""
     with running(keep_requests=9, faults={"wrong-type:always": 1.0}) as simulator:
-        path = write_job(tmp_path, simulator.url, rows=1)
+        path = write_job(tmp_path, simulator.url, rows=1, answer={"repairs": 2})
         assert run(path).summary.failed == 1
-        question, repair = messages(simulator)
-        assert repair[: len(question)] == question
-        assert [turn["role"] for turn in repair[len(question) :]] == ["assistant", "user"]
+        question, first, repair = messages(simulator)
+        assert first[: len(question)] == question
+        assert repair[: len(first)] == first
+        assert [turn["role"] for turn in repair[len(question) :]] == ["assistant", "user"] * 2
         assert repair[-2]["content"] == '{"label":["simulated"],"score":' + repair[-2]["content"].rpartition(":")[2]
         assert "label" in repair[-1]["content"]
         assert run(path).summary.requests == 0, "a run does not ask again what failed for good"
         simulator.change(faults={})
         assert run(path, RunOptions(retry=frozenset())).summary.ok == 1
-        assert messages(simulator)[2:] == [question]
+        assert messages(simulator)[3:] == [question]
 
 
 def test_raising_repairs_asks_nothing_again(tmp_path: Path) -> None:
