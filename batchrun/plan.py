@@ -6,7 +6,7 @@ from dataclasses import astuple
 
 import orjson
 
-from batchrun.checkpoint import PlanBuilder
+from batchrun.checkpoint import PlanBuilder, PlanInfo
 from batchrun.job import Job
 from batchrun.render import RENDERER_VERSION, Renderer, RowProblem, nth_key
 from batchrun.rows import Batch, FileStamp, Rows
@@ -41,6 +41,13 @@ def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) 
     keys_of = Keys(renderer, dedupe=dedupe)
     for batch in rows.batches(renderer.columns):
         builder.add(batch.position, *keys_of(batch))
+
+
+def known_files(plan: PlanInfo | None) -> tuple[FileStamp, ...]:
+    """Give the files that a plan was made from, as they were found; none where they were too young to be trusted."""
+    if plan is None or not plan.fingerprint:
+        return ()
+    return tuple(FileStamp(*one) for one in orjson.loads(plan.stamps))
 
 
 def stamps_text(stamps: Sequence[FileStamp]) -> str:

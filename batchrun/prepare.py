@@ -1,6 +1,6 @@
 """All that can be known before a request: endpoint, rows, prompt, answer, output; all mistakes are told at once."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from batchrun.job import Job
 from batchrun.jobfile import Loaded, check, suggestion
 from batchrun.render import Renderer, template_mistakes
 from batchrun.results import DETAIL_TYPES, dtype_of
-from batchrun.rows import Rows, open_rows, stamp
+from batchrun.rows import FileStamp, Rows, open_rows, stamp
 
 T = TypeVar("T")
 
@@ -61,8 +61,12 @@ class Prepared:
 
 
 @contextmanager
-def prepared(loaded: Loaded, job: Job, environment: Environment) -> Iterator[Prepared]:
+def prepared(
+    loaded: Loaded, job: Job, environment: Environment, known: Collection[FileStamp] = ()
+) -> Iterator[Prepared]:
     """Open the input and check everything against it. `job` is the loaded one with the flags applied.
+
+    `known` are files that need not be checked again.
 
     Raises JobFileError with all mistakes, those of the file as well; where there is just one and the file has no
     place for it, InputError, or UserError for a missing key.
@@ -74,7 +78,7 @@ def prepared(loaded: Loaded, job: Job, environment: Environment) -> Iterator[Pre
         job = replace(job, model=replace(job.model, name=endpoint.model))
     with ExitStack() as stack:
         form = found.compiled(job)
-        rows = found.tried("input", lambda: stack.enter_context(open_rows(job.input, job.folder)))
+        rows = found.tried("input", lambda: stack.enter_context(open_rows(job.input, job.folder, known)))
         if rows is not None:
             found.compare(job, rows.columns, form)
         if endpoint is None or rows is None or form is None or found.any:

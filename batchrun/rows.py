@@ -8,9 +8,10 @@ offset becomes UTC. JSONL takes its types from the whole file; a field with text
 import difflib
 import glob
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,13 +37,17 @@ _CSV_TYPES: dict[CsvType, pl.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells that a file is still the one that was read. Bytes; nanoseconds."""
+    """What tells that a file is still the one that was read. Bytes; nanoseconds.
+
+    `sound` holds the CSV options with which Polars reads the file as it is; empty where that is not known.
+    """
 
     path: str
     size: int
     mtime_ns: int
     ctime_ns: int
     inode: int
+    sound: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +104,26 @@ def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:
 
 
 @contextmanager
-def open_rows(input: Input, folder: Path) -> Iterator["Rows"]:  # noqa: A002  (the job file's word)
+def open_rows(
+    input: Input,  # noqa: A002  (the job file's word)
+    folder: Path,
+    known: Collection[FileStamp] = (),
+) -> Iterator["Rows"]:
     """Open the input's files and check them; private copies, where they are needed, live as long.
 
-    Text files are read once from end to end to find what Polars would misread. Raises InputError with file, line and
-    the option to set.
+    Text files are read once from end to end to find what Polars would misread, but for CSV files that `known` tells to
+    be sound. Raises InputError with file, line and the option to set.
     """
     paths = expand(input, folder)
+    options = repr(input.csv)
+    sound = {one for one in known if one.sound == options}
     stamps = stamp(paths)
     with tempfile.TemporaryDirectory(prefix="batchrun-", ignore_cleanup_errors=True) as temporary:
-        sources = _settle([_source(path, input, folder, Path(temporary)) for path in paths])
-        yield Rows(sources, stamps, input.where)
+        make = partial(_source, input_=input, folder=folder, temporary=Path(temporary))
+        sources = _settle([make(path, is_sound=one in sound) for path, one in zip(paths, stamps, strict=True)])
+        read_as_is = [source.csv is not None and source.csv.path == source.csv.original for source in sources]
+        files = [replace(one, sound=options if plain else "") for one, plain in zip(stamps, read_as_is, strict=True)]
+        yield Rows(sources, tuple(files), input.where)
 
 
 class Rows:
@@ -185,11 +199,11 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> _Source:
+def _source(path: Path, input_: Input, folder: Path, temporary: Path, *, is_sound: bool) -> _Source:
     kind = _kind(path)
     name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
     if kind == "csv":
-        return _csv_source(check_csv(path, name, input_.csv, temporary), input_)
+        return _csv_source(check_csv(path, name, input_.csv, temporary, is_sound=is_sound), input_)
     checked = check_json_lines(path, name, temporary) if kind == "jsonl" else None
     try:
         if checked is not None:

@@ -19,7 +19,7 @@ from batchrun.job import Job
 from batchrun.jobfile import Loaded
 from batchrun.money import show, to_usd
 from batchrun.options import RunOptions, merged
-from batchrun.plan import fill, fingerprint, stamps_text
+from batchrun.plan import fill, fingerprint, known_files, stamps_text
 from batchrun.prepare import INPUT_CHANGED, Prepared, prepared
 from batchrun.prices import prices_for
 from batchrun.progress import Goal, Ui
@@ -44,11 +44,15 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
     check_installed(job.ray)
     with ExitStack() as stack:
         stack.enter_context(lock(job.checkpoint_path))
-        p = stack.enter_context(prepared(loaded, job, environment))
+        checkpoint = None
+        if job.checkpoint_path.exists() and not options.fresh and not loaded.mistakes:
+            checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
+        known = known_files(checkpoint.current_plan()) if checkpoint else ()
+        p = stack.enter_context(prepared(loaded, job, environment, known))
         check_writable(job.output_path, [Path(file.path) for file in p.rows.files])
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
             ui.say(f"the old checkpoint is now {old}")
-        checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
+        checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
         model, endpoint = p.endpoint.model, job.model.endpoint
         event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
         summary = _Run(p, checkpoint, options, ui, loaded.shown, clock).run()

@@ -89,11 +89,11 @@ class JsonLinesFile:
         return None
 
 
-def check_csv(path: Path, name: str, options: CsvOptions, temporary: Path) -> CsvFile:
+def check_csv(path: Path, name: str, options: CsvOptions, temporary: Path, *, is_sound: bool = False) -> CsvFile:
     """Read a CSV or TSV file once and give it in a form that Polars reads without surprises.
 
-    `temporary` is a private folder for copies. Raises InputError with file, line and the option to set; StorageError
-    where a copy can't be written.
+    `temporary` is a private folder for copies; of a file that is known to be sound just the first record is read.
+    Raises InputError with file, line and the option to set; StorageError where a copy can't be written.
     """
     separator = options.separator or ("\t" if ".tsv" in path.name.lower() else ",")
     _one_byte(separator, "separator")
@@ -102,7 +102,9 @@ def check_csv(path: Path, name: str, options: CsvOptions, temporary: Path) -> Cs
     encoding = _encoding(path, name, options.encoding)
     scan = CsvScan(name, separator, options)
     copy = path
-    if encoding != "utf-8":
+    if is_sound:
+        scan.head(_utf8(path, name, encoding))
+    elif encoding != "utf-8":
         copy = _copy(scan.run, path, name, encoding, temporary)
     elif scan.run(_utf8(path, name, encoding)):
         scan = CsvScan(name, separator, options)

@@ -72,6 +72,10 @@ class CsvScan:
             buffer = buffer[position:]
         return blank_lines
 
+    def head(self, chunks: Iterator[bytes]) -> None:
+        """Read the first record only, of a file whose other records were checked before."""
+        self._first_record(chunks)
+
     def _first_record(self, chunks: Iterator[bytes]) -> tuple[bytes, int]:
         """Learn line end and columns from the first record; give what was read, and where the rows begin in it."""
         q = re.escape(self._quote)
