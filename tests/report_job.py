@@ -87,7 +87,10 @@ def write_job(folder: Path, url: str, rows: int = 90) -> Path:
         "input": {"path": "rows.parquet", "where": "text not like 'row 3 %'"},
         "prompt": {"system": "You label.", "user": "{{ text }}"},
         "model": {"endpoint": url, "name": "test/model", "price": PRICE, "params": {"max_tokens": 100}},
-        "answer": {"columns": {"label": ["good", "bad", "mixed"], "score": "integer", "reason": "string?"}, "repairs": 0},
+        "answer": {
+            "columns": {"label": ["good", "bad", "mixed"], "score": "integer", "reason": "string?"},
+            "repairs": 0,
+        },
         "limits": {"concurrency": 4},
         "output": {"path": "out.parquet"},
     }

@@ -30,5 +30,5 @@ def command(
 
     with opened(job, endpoint=endpoint) as (p, checkpoint):
         path = output.absolute() if output else report_path(p)
-        write_report(p, checkpoint, path, job_file=p.job.text, gold=gold, samples=not no_samples)
+        write_report(p, checkpoint, path, gold=gold, samples=not no_samples)
     tell(f"the report is {place(path, Path.cwd())}")

@@ -1,6 +1,7 @@
 """Charts as SVG elements for the page: drawn by pygal, coloured by the page's style sheet."""
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +12,16 @@ from pygal.style import Style
 
 from batchrun.checkpoint import RunInfo
 
+# Its hook for pygal's own plugins, of which we use none, is of a kind that Python 3.11 warns of at any later import.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+
 WIDTH, HEIGHT, BAR_HEIGHT = 420, 200, 20
 POINTS, BINS = 120, 30
 MOST_BARS = 12
 LONGEST_LABEL = 32
 _TAIL = 0.99
+
+_KEPT = {"g", "rect", "path", "circle", "text"}
 
 # Sizes are for pygal's own arithmetic; the page's style sheet repeats them.
 _OPTIONS: dict[str, Any] = {
@@ -39,7 +45,9 @@ def bars(title: str, counts: Sequence[tuple[str, int]]) -> Markup:
     chart = pygal.HorizontalBar(
         **_OPTIONS, height=40 + BAR_HEIGHT * len(shown), show_x_labels=False, show_x_guides=False, min_scale=2
     )
-    names = [f"{name[:LONGEST_LABEL] or '(empty)'}  {number:,} ({number / total:.0%})" for name, number in shown]
+    names = [
+        f"\u2068{name[:LONGEST_LABEL] or '(empty)'}\u2069 · {number:,} ({number / total:.0%})" for name, number in shown
+    ]
     chart.x_labels = names[::-1]
     chart.add(title, [number for _, number in shown[::-1]])
     return _drawn(chart, title)
@@ -50,10 +58,8 @@ def histogram(title: str, values: Sequence[float], unit: str = "") -> Markup:
     ordered = sorted(values)
     low, high = ordered[0], ordered[min(len(ordered) - 1, math.ceil(_TAIL * len(ordered)))]
     whole = all(float(value).is_integer() for value in ordered)
-    width = max((high - low) / BINS, 1e-9)
-    if whole:
-        width = max(1.0, math.ceil((high - low + 1) / BINS))
-    counts = [0] * (int((high - low) / width) + 1)
+    width = math.ceil((high - low + 1) / BINS) if whole else (high - low) / BINS or 1.0
+    counts = [0] * (int((high - low) / width) + 1 if whole else BINS)
     for value in ordered:
         counts[min(int((value - low) / width), len(counts) - 1)] += 1
     shift = width / 2 if whole and width == 1 else 0.0
@@ -74,7 +80,7 @@ def progress(title: str, answered: Sequence[float], failed: Sequence[float]) -> 
 
 def throughput(title: str, settled: Sequence[float]) -> Markup:
     """Draw questions per second over time; times in seconds of work, ascending."""
-    width = max(settled[-1] / POINTS * 2, 1.0)
+    width = max(settled[-1] / BINS, 0.1)
     counts = [0] * (int(settled[-1] / width) + 1)
     for at in settled:
         counts[int(at / width)] += 1
@@ -107,8 +113,9 @@ def _cumulative(times: Sequence[float]) -> list[tuple[float, int]]:
 def _spans(title: str, spans: Sequence[tuple[float, float, float]], show: Callable[[float], str]) -> Markup:
     chart = pygal.Histogram(**_OPTIONS, height=HEIGHT, min_scale=3, max_scale=6)
     chart.x_value_formatter = show
-    chart.value_formatter = "{:,.3g}".format
-    chart.add(title, spans)
+    chart.value_formatter = lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.3g}"  # noqa: PLR2004  (digits)
+    tips = (f"{show(start)} to {show(end)}: {value:,.6g}" for value, start, end in spans)
+    chart.add(title, [{"value": span, "label": tip} for span, tip in zip(spans, tips, strict=True)])
     return _drawn(chart, title)
 
 
@@ -123,14 +130,13 @@ def _drawn(chart: Any, title: str) -> Markup:  # noqa: ANN401  (pygal has no typ
     def plain(root: Any) -> Any:  # noqa: ANN401  (an element)
         """Leave shapes and texts alone: no script, no style, no comment; a value is shown by the browser's tooltip."""
         for parent in list(root.iter()):
+            told = [child.text for child in parent.findall("desc")]
             for child in list(parent):
-                if not isinstance(child.tag, str) or child.tag == "defs" or "tooltip-overlay" in child.get("class", ""):
+                if child.tag not in _KEPT or "tooltip-overlay" in child.get("class", ""):
                     parent.remove(child)
-                elif child.tag == "desc" and child.get("class") == "value":
-                    child.tag, child.attrib = "title", {}
-                elif child.tag == "desc":
-                    parent.remove(child)
-        root.find("title").text = title
+            if told or parent is root:
+                parent.insert(0, parent.makeelement("title", {}))
+                parent[0].text = told[0] if told else title
         root.attrib.pop("id", None)
         root.set("role", "img")
         return root

@@ -160,7 +160,7 @@ class _Walk:
         if outcome["first"] and status in {"ok", "failed"}:
             self._count(outcome)
         if self._samples:
-            self._show(position, values[: self._width], outcome)
+            self._show(position, values[: self._width], outcome, answer)
 
     def _answer(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         if self._structured:
@@ -183,7 +183,9 @@ class _Walk:
         names = (outcome["model"], outcome["provider"])
         found.models[" at ".join(visible(name) for name in names if name) or "not told"] += 1
 
-    def _show(self, position: int, values: Sequence[Any], outcome: Mapping[str, Any]) -> None:
+    def _show(
+        self, position: int, values: Sequence[Any], outcome: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> None:
         failed, found = outcome["status"] == "failed", self.found
         self._failed += failed
         if position % self._step and not (failed and self._failed <= FAILED_ROWS):
@@ -193,7 +195,7 @@ class _Walk:
             position + 1,
             outcome["status"],
             cut(messages[-1][1]) if messages else "",
-            cut(outcome["answer"] if outcome["status"] == "ok" else outcome["raw"] or ""),
+            cut(self._told(answer) or outcome["raw"] or ""),
             outcome["error_type"] or "",
             cut(outcome["error_message"] or ""),
             show(outcome["cost"]) if outcome["cost"] else "",
@@ -203,6 +205,12 @@ class _Walk:
         found.first_request = found.first_request or messages
         if failed and len(some := found.samples[row.error]) < SAMPLES:
             some.append(row)
+
+    def _told(self, answer: Mapping[str, Any]) -> str:
+        """Give an answer's columns one a line; a text as it is."""
+        if not self._structured:
+            return "".join(answer.values())
+        return "\n".join(f"{name}: {'null' if value is None else label(value)}" for name, value in answer.items())
 
     def _messages(self, values: Sequence[Any]) -> tuple[tuple[str, str], ...]:
         """Give (role, text) of a row's messages; none where they can't be rendered."""

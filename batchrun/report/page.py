@@ -16,12 +16,12 @@ from batchrun import __version__, outputs
 from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
 from batchrun.closing import advice
 from batchrun.errors import ExitCode, StorageError, UserError
-from batchrun.forecast import Forecast, Survey, Used, forecast, survey, worst_of
+from batchrun.forecast import Used, forecast, survey, worst_of
 from batchrun.money import Pico, show
 from batchrun.prepare import Prepared
-from batchrun.prices import Prices, prices_for
+from batchrun.prices import prices_for
 from batchrun.report import charts
-from batchrun.report.gather import LONGEST, Column, Gathered, Gold, cut, gather, visible
+from batchrun.report.gather import Column, Gathered, Gold, Row, cut, gather, visible
 from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent
@@ -60,7 +60,7 @@ def report_path(p: Prepared) -> Path:
 
 
 def write_report(
-    p: Prepared, checkpoint: Checkpoint, path: Path, *, job_file: str, gold: str | None = None, samples: bool = True
+    p: Prepared, checkpoint: Checkpoint, path: Path, *, gold: str | None = None, samples: bool = True
 ) -> None:
     """Write the report to `path`, whole or not at all. `samples`: whether text of rows and servers is in it.
 
@@ -68,55 +68,40 @@ def write_report(
     """
     if path.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"{path} is no name for a report; write one that ends in .html")
-    plan = checkpoint.current_plan()
-    outputs.check_plan(p, plan)
+    outputs.check_plan(p, checkpoint.current_plan())
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
     found = gather(p, checkpoint, total=counts.rows, gold=gold, samples=samples)
-    estimates = _Estimates.of(p, found)
-    facts = {
-        **_overview(p, counts, runs, samples=samples),
-        "money": list(estimates.lines(counts, found)),
-        "spent": [
-            ("the answers in this output", show(counts.cost)),
-            ("today (UTC)", show(checkpoint.spent(day=utc_day(time.time())))),
-            ("all runs of this job", show(checkpoint.spent())),
-        ],
-        "possibly_billed": checkpoint.possibly_billed(),
-        "time_charts": list(_time_charts(found, runs)),
-        "errors": list(_errors(counts, checkpoint.failed_attempts(), found)),
-        "columns": list(_columns(found, samples=samples)),
-        "confusion": _confusion(found, samples=samples),
-        "models": found.models.most_common(),
-        "rows": found.rows,
-        "job_text": cut(job_file, 20 * LONGEST) if samples else "",
-        "first_request": found.first_request,
-        "samples": samples,
-    }
-    _write(path, render(facts))
+    page = _page(
+        job=p.job,
+        model=p.endpoint.model,
+        counts=counts,
+        runs=runs,
+        exits=_EXITS,
+        seconds=sum((run.ended_at or run.started_at) - run.started_at for run in runs),
+        money=list(_money(p, counts, found)),
+        spent=(counts.cost, checkpoint.spent(day=utc_day(time.time())), checkpoint.spent()),
+        possibly_billed=checkpoint.possibly_billed(),
+        time_charts=list(_time_charts(found, runs)),
+        errors=list(_errors(counts, checkpoint.failed_attempts(), found)),
+        columns=list(_columns(found, samples=samples)),
+        confusion=_confusion(found, samples=samples),
+        found=found,
+        samples=samples,
+        version=__version__,
+        now=time.time(),
+    )
+    _write(path, page)
 
 
-def render(facts: dict[str, Any]) -> str:
+def _page(**facts: Any) -> str:  # noqa: ANN401  (what the template names)
     """Give the page. Its policy lets only our own style and script run, known by their digests."""
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
-        facts,
-        policy=policy,
-        style=Markup(style),  # noqa: S704  (our own file)
-        script=Markup(script),  # noqa: S704  (our own file)
-        version=__version__,
-        written=when(time.time()),
-    )
+    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
+    files = FileSystemLoader(FOLDER)
+    templates = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    templates.filters.update(usd=show, when=when, duration=duration, visible=visible, cut=cut)
+    ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
+    return templates.get_template("page.html.j2").render(facts, policy=f"{policy}; base-uri 'none'", **ours)
 
 
 def _digest(text: str) -> str:
@@ -136,75 +121,26 @@ def _write(path: Path, page: str) -> None:
         raise StorageError(f"{path} can't be written: {problem.strerror}") from None
 
 
-def _overview(p: Prepared, counts: Counts, runs: Sequence[RunInfo], *, samples: bool) -> dict[str, Any]:
-    return {
-        "job": visible(p.job.name),
-        "model": visible(p.endpoint.model),
-        "endpoint": visible(p.job.model.endpoint),
-        "input": ", ".join(map(visible, p.job.input.patterns)),
-        "output": visible(p.job.output.path),
-        "counts": counts,
-        "runs": [_run(run, samples=samples) for run in runs],
-        "work": duration(sum((run.ended_at or run.started_at) - run.started_at for run in runs)),
-    }
-
-
-def _run(run: RunInfo, *, samples: bool) -> dict[str, Any]:
-    exit_text = (
-        "not ended: killed, or going on" if run.exit_code is None else _EXITS.get(run.exit_code, "a bug of ours")
-    )
-    return {
-        "id": run.id,
-        "started": when(run.started_at),
-        "took": duration(run.ended_at - run.started_at) if run.ended_at else "",
-        "requests": run.requests,
-        "cost": show(run.cost),
-        "ok": run.counts.ok if run.counts else None,
-        "failed": run.counts.failed if run.counts else None,
-        "pending": run.counts.pending if run.counts else None,
-        "exit_code": run.exit_code,
-        "exit": exit_text,
-        # A reason may quote what a server said of a row.
-        "reason": cut(run.reason or "") if samples and run.exit_code else "",
-        "version": run.version,
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Estimates:
-    """What the whole job needs at list prices, and at worst."""
-
-    found: Survey
-    likely: Forecast
-    prices: Prices
-    max_tokens: int | None
-
-    @classmethod
-    def of(cls, p: Prepared, gathered: Gathered) -> "_Estimates":
-        """Estimate all questions, as the answers so far had it."""
-        prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
-        found = survey(p, None, worst_of(p, prices))
-        if gathered.told and found.questions:
-            characters = round(found.characters * gathered.told / found.questions)
-            found.used = Used(gathered.told, characters, gathered.prompt_tokens, gathered.completion_tokens)
-        likely = forecast(p, found, prices)
-        return cls(found, likely, prices, p.max_tokens)
-
-    def lines(self, counts: Counts, gathered: Gathered) -> Iterator[tuple[str, str, int, int | None, int | None, str]]:
-        """Give name, explanation, questions, tokens of prompts and of answers, and money."""
-        questions, likely = self.found.questions, self.likely
-        yield (
-            "real", "as the server counted it", len(gathered.finished), gathered.prompt_tokens,
-            gathered.completion_tokens, show(counts.cost),
-        )  # fmt: skip
-        cost, basis = likely.cost, "all questions, at the price that is listed"
-        if cost is None and gathered.finished:
-            cost, basis = Pico(counts.cost * questions // len(gathered.finished)), "all questions, at the cost so far"
-        money = "price unknown" if cost is None else show(cost)
-        yield "likely", basis, questions, likely.prompt_tokens, likely.completion_tokens, money
-        longest = None if self.max_tokens is None else questions * self.max_tokens
-        worst = "not bounded, or price unknown" if self.found.worst is None else show(self.found.worst)
-        yield "at worst", "if all answers were as long as they may be", questions, None, longest, worst
+def _money(
+    p: Prepared, counts: Counts, gathered: Gathered
+) -> Iterator[tuple[str, str, int, int | None, int | None, str]]:
+    """Give name, meaning, questions, tokens of prompts and of answers, and money: real, likely, at worst."""
+    answers = len(gathered.finished)
+    tokens = (gathered.prompt_tokens, gathered.completion_tokens)
+    yield "real", "as the server counted it", answers, *tokens, show(counts.cost)
+    prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
+    found = survey(p, None, worst_of(p, prices))
+    if gathered.told and found.questions:
+        found.used = Used(gathered.told, round(found.characters * gathered.told / found.questions), *tokens)
+    likely = forecast(p, found, prices)
+    cost, basis = likely.cost, "all questions, at the price that is listed"
+    if cost is None and answers:
+        cost, basis = Pico(counts.cost * found.questions // answers), "all questions, at the cost so far"
+    money = "price unknown" if cost is None else show(cost)
+    yield "likely", basis, found.questions, likely.prompt_tokens, likely.completion_tokens, money
+    longest = None if p.max_tokens is None else found.questions * p.max_tokens
+    worst = "not bounded, or price unknown" if found.worst is None else show(found.worst)
+    yield "at worst", "if all answers were as long as they may be", found.questions, None, longest, worst
 
 
 def _time_charts(found: Gathered, runs: Sequence[RunInfo]) -> Iterator[tuple[Markup, str]]:
@@ -214,26 +150,27 @@ def _time_charts(found: Gathered, runs: Sequence[RunInfo]) -> Iterator[tuple[Mar
         return
     answered, failed = (charts.work_seconds(times, asked) for times in (found.finished, found.failed_at))
     pauses = "; the time between runs is left out" if len(asked) > 1 else ""
-    yield charts.progress("Questions settled", answered, failed), f"Questions settled over time{pauses}"
+    yield (
+        charts.progress("Questions settled", answered, failed),
+        f"Questions answered (green) and failed (red) over time{pauses}",
+    )
     yield charts.throughput("Questions per second", settled), f"Questions per second over time{pauses}"
     if found.seconds:
         ordered = sorted(found.seconds)
         shares = ((0.5, "half"), (0.9, "90 %"), (0.99, "99 %"))
-        told = ", ".join(f"{name} within {ordered[int(share * (len(ordered) - 1))]:.2f} s" for share, name in shares)
+        told = ", ".join(f"{name} within {ordered[int(share * (len(ordered) - 1))]:.2g} s" for share, name in shares)
         chart = charts.histogram("Latency of answers", ordered, " s")
-        yield chart, f"Latency of answers: {told}, the slowest {ordered[-1]:.2f} s"
+        yield chart, f"Latency of answers: {told}, the slowest {ordered[-1]:.2g} s"
 
 
-def _errors(counts: Counts, attempts: dict[str, int], found: Gathered) -> Iterator[dict[str, Any]]:
+def _errors(
+    counts: Counts, attempts: dict[str, int], found: Gathered
+) -> Iterator[tuple[str, int, int, str, list[Row]]]:
+    """Give each error's name, rows, attempts, advice and sample rows."""
     rows = counts.errors or {}
     for name in sorted({*rows, *attempts}, key=lambda name: (-rows.get(name, 0), -attempts.get(name, 0))):
-        yield {
-            "name": visible(name),
-            "rows": rows.get(name, 0),
-            "attempts": attempts.get(name, 0),
-            "advice": advice(name).removeprefix(": "),
-            "samples": found.samples.get(name, []),
-        }
+        samples = found.samples.get(name, [])
+        yield visible(name), rows.get(name, 0), attempts.get(name, 0), advice(name).removeprefix(": "), samples
 
 
 def _columns(found: Gathered, *, samples: bool) -> Iterator[dict[str, Any]]:
