@@ -148,6 +148,8 @@ def _utf8(path: Path, name: str, encoding: str) -> Iterator[bytes]:
                 before = error.object[: error.start].decode(encoding, "ignore")
                 line += before.count("\n") or before.count("\r")
                 raise InputError(f"{name}:{line}: {_bad_bytes(error, path)}") from None
+            except UnicodeError as error:  # no byte is wrong, but the whole is no such text
+                raise InputError(f"{name}: no {encoding} ({error}); set input.csv.encoding (utf-16-le, …)") from None
             if not raw:
                 return
             line += chunk.count(b"\n") or chunk.count(b"\r")
