@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,4 +78,5 @@ def logged(path: Path | None) -> Iterator[None]:
         _LOGGER.removeHandler(handler)
         _LOGGER.setLevel(logging.NOTSET)
         _LOGGER.propagate = True
-        handler.close()
+        with suppress(OSError):  # what it could not write before, it can't write now
+            handler.close()
