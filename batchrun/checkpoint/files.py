@@ -45,7 +45,10 @@ def reported(path: Path) -> Iterator[None]:
         if error.errno in _WRONG_PLACE:
             line = f"the checkpoint can't be kept at {path} ({error.strerror}): set checkpoint: to a path you may write"
             raise UserError(line) from error
-        raise StorageError(f"the disk fails or is full under the checkpoint {path}: {error.strerror}") from error
+        raise StorageError(
+            f"the disk fails or is full under the checkpoint {path} ({error.strerror}): mend that, then run the same "
+            "command again"
+        ) from error
 
 
 def prepare_folder(path: Path) -> None:

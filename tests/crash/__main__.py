@@ -11,7 +11,7 @@ from crash import damage, kills, starts, syscalls
 KILLS = {"SIGKILL": 1_000, "SIGTERM": 60, "SIGINT": 60, "SIGINT twice": 40, "SIGTERM, then SIGKILL": 40}
 POINTS = 38
 """Kills at each of the eight calls: 304."""
-FAILURES = 6
+FAILURES = 54
 PLACES = 100
 STARTS = 100
 

@@ -124,13 +124,13 @@ def check_end(job: CrashJob, ledger: Ledger, wanted: bytes) -> None:
     assert "is sound" in verified, verified
 
 
-def fail_at_calls(each: int, folder: Path, seed: int) -> Points:
+def fail_at_calls(count: int, folder: Path, seed: int) -> Points:
     """Let calls fail from some moment on: the run ends with exit 5 and a line, and goes on once the disk is well."""
     points, chance = Points(), random.Random(seed)  # noqa: S311  (a seed, not a secret)
     texts = sample_texts(ROWS)
     with serving(Ledger()) as ledger:
         wanted = reference(folder / "reference", ledger.url, texts)
-        for call, error in FAILURES * each:
+        for call, error in (chance.sample(FAILURES, len(FAILURES)) * count)[:count]:
             ledger.forget()
             job = write_job(folder / f"job{points.jobs}", ledger.url, texts)
             if chance.random() < 0.5:

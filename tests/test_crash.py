@@ -1,0 +1,267 @@
+"""Kills, full disks, damage, lost terminals: samples of what `make crash` does in full, on real processes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from crash import damage, disk, kills, starts, syscalls
+from crash.harness import DONE, STORAGE, CrashJob, ended, environment, write_job
+from crash.ledger import Ledger, serving
+
+SAMPLE = {"SIGKILL": 12, "SIGTERM": 2, "SIGINT": 2, "SIGINT twice": 2, "SIGTERM, then SIGKILL": 2}
+TEXTS = [f"text {number}" for number in range(200)]
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    with serving(Ledger()) as server:
+        yield server
+
+
+@pytest.fixture
+def strace() -> None:
+    if reason := syscalls.why_not():
+        print(f"\nkills at system calls are not tested: {reason}")  # noqa: T201  (who reads the log should know)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with disk.small_disk(tmp_path / "disk") as folder:
+        if folder is None:
+            print("\nfull disks are not tested: no right to mount a small one")  # noqa: T201  (as above)
+            pytest.skip("no right to mount a small disk")
+        yield folder
+
+
+def seed() -> int:
+    """Give another seed each day: the sample wanders, a failure names it."""
+    return random.SystemRandom().randrange(10**6)
+
+
+def test_kills_in_flight(tmp_path: Path) -> None:
+    """Whatever kills a run: nothing committed is asked again, drains lose nothing, the output is as if unkilled."""
+    print(f"seed {(number := seed())}")  # noqa: T201  (to repeat a failure)
+    figures = kills.kill_until(SAMPLE, tmp_path, number, rows=1_500)
+    assert sum(figures.landed.values()) >= 20
+    assert figures.twice["SIGTERM"] == figures.twice["SIGINT"] == 0
+    assert all(figures.twice[kind] <= figures.exposed[kind] for kind in SAMPLE)
+
+
+@pytest.mark.usefixtures("strace")
+def test_kills_at_system_calls(tmp_path: Path) -> None:
+    """Killed at any call of commit or output, files are old-complete or new-complete, and nothing is asked again."""
+    print(f"seed {(number := seed())}")  # noqa: T201  (as above)
+    points = syscalls.kill_at_calls(3, tmp_path, number)
+    assert set(points.landed) == set(syscalls.CALLS)
+
+
+@pytest.mark.usefixtures("strace")
+def test_calls_that_fail(tmp_path: Path) -> None:
+    """ENOSPC and EIO from calls end a run with exit 5 and a line; once the disk is well, it goes on."""
+    print(f"seed {(number := seed())}")  # noqa: T201  (as above)
+    points = syscalls.fail_at_calls(4, tmp_path, number)
+    assert any("exit 5" in name for name in points.failed)
+
+
+def test_damaged_checkpoints(tmp_path: Path) -> None:
+    """A damaged checkpoint is refused with advice, or does no harm: never a traceback, never a start from nothing."""
+    print(f"seed {(number := seed())}")  # noqa: T201  (as above)
+    assert damage.damage_at(8, tmp_path, number).total() == 8
+
+
+def test_many_starts_at_once(tmp_path: Path) -> None:
+    """Of ten starts at the same time exactly one sends; the others leave with exit 75 and name it."""
+    assert len(starts.start_together(10, tmp_path)) == 10
+
+
+def test_checkpoint_disk_fills_in_midst(tmp_path: Path, small_disk: Path, ledger: Ledger) -> None:
+    """The sending stops, the reserve takes in what was in flight, exit 5; with space again nothing is bought twice."""
+    job = disk.job_on(small_disk, tmp_path / "job", ledger.url, full="checkpoint")
+    end, filler = disk.fill_in_midst(job, ledger, 1_000, lambda: disk.fill_up(small_disk))
+    assert end.code == STORAGE, end.said
+    assert "free some, then run the same command again" in end.said
+    assert "could not be kept" not in end.said
+    assert ledger.requests < len(disk.TEXTS)
+    filler.unlink()
+    assert (end := job.run()).code == DONE, end.said
+    assert set(ledger.received.values()) == {1}
+    assert len(ledger.received) == len(disk.TEXTS)
+
+
+def test_checkpoint_disk_is_full_before(tmp_path: Path, small_disk: Path, ledger: Ledger) -> None:
+    """On a full disk a run ends with exit 5 before its first request."""
+    job = disk.job_on(small_disk, tmp_path / "job", ledger.url, full="checkpoint")
+    filler = disk.fill_up(small_disk)
+    assert (end := job.run()).code == STORAGE, end.said
+    assert "run" in end.said.splitlines()[-1]
+    assert ledger.requests == 0
+    filler.unlink()
+    assert job.run().code == DONE
+
+
+def test_output_disk_fills_in_midst(tmp_path: Path, small_disk: Path, ledger: Ledger) -> None:
+    """The answers are kept, exit 5; with space again the output is written without a request."""
+    job = disk.job_on(small_disk, tmp_path / "job", ledger.url, full="output")
+    end, filler = disk.fill_in_midst(job, ledger, 1_000, lambda: disk.fill_up(small_disk))
+    assert end.code == STORAGE, end.said
+    assert "No space left" in end.said
+    assert "goes on" in end.said.splitlines()[-1]
+    filler.unlink()
+    before = ledger.requests
+    assert job.run().code == DONE
+    assert ledger.requests == before == len(disk.TEXTS)
+    assert sorted(file.name for file in small_disk.iterdir()) == ["out.csv"]
+
+
+def test_temporary_disk_is_full(
+    tmp_path: Path, small_disk: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room to unpack an input is one line before the first request."""
+    job = disk.job_on(small_disk, tmp_path / "job", ledger.url, full="temporary")
+    disk.fill_up(small_disk)
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    end = job.run()
+    assert end.code in {STORAGE, DONE}, end.said  # where another folder for temporary files has room, it is taken
+    assert "Traceback" not in end.said
+    assert ledger.requests == (0 if end.code else len(disk.TEXTS))
+
+
+def test_file_size_limit(tmp_path: Path, ledger: Ledger) -> None:
+    """A limit on the size of files (ulimit -f) that no reserve fits in is told before the first request."""
+    job = write_job(tmp_path, ledger.url, TEXTS)
+    end = job.run(under=["bash", "-c", 'ulimit -f 2000; exec "$@"', "bash"])
+    assert end.code == STORAGE, end.said
+    assert "4 MB must be free" in end.said
+    assert ledger.requests == 0
+
+
+LOST = {
+    "stderr is closed": '"$@" 2>&-',
+    "all is closed": '"$@" <&- >&- 2>&-',
+    "stdout's reader leaves": 'set -o pipefail; "$@" --json | true',
+    "stderr's reader leaves": 'set -o pipefail; "$@" 2>&1 >/dev/null | true',
+    "no terminal": 'setsid -w "$@" < /dev/null',
+    "full device": '"$@" --json > /dev/full 2>&1',
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_lost_streams_change_nothing(tmp_path: Path, ledger: Ledger, how: str) -> None:
+    """Whatever the caller closes or leaves: the run is done, the exit code is right, no file of ours is written to."""
+    job = write_job(tmp_path, ledger.url, TEXTS)
+    end = job.run(under=["bash", "-c", LOST[how], "bash"])
+    assert end.code == DONE, end.said
+    assert "Traceback" not in end.said
+    assert "Exception ignored" not in end.said
+    assert ledger.requests == len(TEXTS)
+    assert job.output.read_text().count(",ok,") == len(TEXTS)
+    assert "sound" in job.said_by("status", "--verify")
+
+
+def strike(job: CrashJob, ledger: Ledger, action: Callable[[int], None], after: int = 100) -> tuple[int, str]:
+    """Run a job, and do something to it after so many arrivals and replies; give its exit code and what it said."""
+    process = job.start()
+    left = [after]
+
+    def event() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            action(process.pid)
+
+    ledger.on_event = event
+    end = ended(process)
+    ledger.on_event = None
+    return end.code, end.said
+
+
+def test_hangup_drains(tmp_path: Path, ledger: Ledger) -> None:
+    """A terminal that goes (SIGHUP) ends a run like SIGTERM: what is in flight is kept, the same command resumes."""
+    job = write_job(tmp_path, ledger.url, TEXTS)
+    code, said = strike(job, ledger, lambda pid: os.kill(pid, signal.SIGHUP))
+    assert code == 143, said
+    assert set(ledger.received) <= job.committed()
+    assert job.run().code == DONE
+    assert set(ledger.received.values()) == {1}
+
+
+def test_grace_bounds_a_drain(tmp_path: Path, ledger: Ledger) -> None:
+    """What is still in flight after the grace is given up and counted; the rest is kept and in the partial output."""
+    job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "grace": 0.2})
+
+    process = job.start()
+
+    def event() -> None:
+        ledger.held = ledger.held or ledger.requests > 60
+        if len(ledger.waiting) == 8 == ledger.in_flight:
+            ledger.on_event = None
+            os.kill(process.pid, signal.SIGTERM)
+
+    ledger.on_event = event
+    end = ended(process)
+    assert end.code == 143, end.said
+    assert "8 requests may be billed on top" in end.said
+    assert (tmp_path / "out.partial.csv").read_text().count("\n") == len(TEXTS) + 1
+    ledger.release()
+    assert job.run().code == DONE
+    assert ledger.requests == len(TEXTS) + 8
+
+
+def test_deadline_stops_and_resumes(tmp_path: Path, ledger: Ledger) -> None:
+    """A deadline ends the run with exit 4; the same command goes on."""
+    job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 4, "deadline": "2s"})
+    ledger.latency = (0.2, 0.3)
+    end = job.run()
+    assert end.code == 4, end.said
+    assert "limits.deadline" in end.said
+    assert "resumes with" in end.said.splitlines()[-1]
+    ledger.latency = (0.0, 0.001)
+    assert job.run().code == DONE
+    assert set(ledger.received.values()) == {1}
+
+
+def test_export_during_a_run(tmp_path: Path, ledger: Ledger) -> None:
+    """While a run goes on, export and status show what is committed, prune is told to wait, and the run ends well."""
+    job = write_job(tmp_path, ledger.url, TEXTS)
+    said: dict[str, str] = {}
+
+    def look(_: int) -> None:
+        said["export"] = job.said_by("export", "-o", str(tmp_path / "now.csv"))
+        said["status"] = job.said_by("status")
+        said["prune"] = job.said_by("prune")
+
+    code, told = strike(job, ledger, look, after=300)
+    assert code == DONE, told
+    assert "200 rows in" in said["export"]
+    lines = (tmp_path / "now.csv").read_text().splitlines()[1:]
+    assert len(lines) == 200
+    assert {line.split(",")[0] for line in lines} == {str(number) for number in range(200)}
+    assert "200 rows" in said["status"]
+    assert "another run of this job is going on" in said["prune"]
+    assert set(ledger.received.values()) == {1}
+
+
+def test_read_only_places_are_found_before_a_request(tmp_path: Path, small_disk: Path, ledger: Ledger) -> None:
+    """A checkpoint or an output on a disk that is mounted read-only costs no request."""
+    jobs = [disk.job_on(small_disk, tmp_path / full, ledger.url, full=full) for full in ("checkpoint", "output")]
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for job in jobs:
+        end = job.run()
+        assert end.code in {2, STORAGE}, end.said
+        assert "written" in end.said or "write" in end.said
+    assert ledger.requests == 0
+
+
+def test_start_needs_no_home(tmp_path: Path, ledger: Ledger) -> None:
+    """Cron's poor environment (no HOME, no TERM, a short PATH, / as working directory) is enough."""
+    job = write_job(tmp_path, ledger.url, TEXTS[:5])
+    poor = {name: value for name, value in environment().items() if name == "PYTHONPATH"} | {"PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "batchrun", str(job.path)]
+    done = subprocess.run(command, env=poor, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == DONE, done.stderr
+    assert job.output.exists()
