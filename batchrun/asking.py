@@ -72,10 +72,12 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
 
     with closed_by_signals(valve, ui.warn):
         writer.start(asking.run_id, failed)
-        async with AsyncExitStack() as stack:
-            send = await _opened(stack, asking, valve, ui)
-            tally = Tally() if send is None else await _asked(asking, send, valve, ui)
-        writer.close()
+        try:
+            async with AsyncExitStack() as stack:
+                send = await _opened(stack, asking, valve, ui)
+                tally = Tally() if send is None else await _asked(asking, send, valve, ui)
+        finally:
+            writer.close()
     event("asking_ended", **_facts(tally), lost=writer.lost)
     if writer.lost:
         valve.close(ExitCode.STORAGE, str(writer.failure))

@@ -15,8 +15,11 @@ import pytest
 from job_running import fast, run, write_job
 from simulator_server import Running, running
 
+from batchrun import pool
 from batchrun.errors import ExitCode
+from batchrun.judge import judge
 from batchrun.options import RunOptions
+from batchrun.records import Reply, Verdict
 from batchrun.work import REAL_TIME
 
 API, LIMIT, SOME = ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.SOME_FAILED
@@ -183,6 +186,30 @@ def test_the_deadline_stops_the_run(simulator: Running, tmp_path: Path) -> None:
     assert (ran.summary.exit_code, ran.summary.reason) == (LIMIT, "limits.deadline is reached")
     assert 0 < ran.summary.pending < 60
     assert simulator.counters.requests == ran.summary.ok
+
+
+def test_a_bug_of_ours_loses_no_answer(simulator: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised after what is in flight has ended and is committed; the run, on record as 70, can be resumed."""
+    replies = 0
+
+    def broken(reply: Reply, *, now: float, openrouter: bool = True) -> Verdict:
+        nonlocal replies
+        replies += 1
+        if replies == 15:
+            raise RuntimeError("a bug")
+        return judge(reply, now=now, openrouter=openrouter)
+
+    monkeypatch.setattr(pool, "judge", broken)
+    simulator.change(latency=0.05)
+    path = write_job(tmp_path, simulator.url, rows=50)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(path)
+    sent = simulator.counters.requests
+    assert 20 <= sent <= 30
+    assert rows_of(tmp_path, "SELECT exit_code, requests, possibly_billed FROM runs") == [(70, sent, 1)]
+    assert rows_of(tmp_path, "SELECT count(*) FROM answers WHERE status = 'ok'") == [(sent - 1,)]
+    assert run(path).count("status") == {"ok": 50}
+    assert simulator.counters.requests == 51
 
 
 # -- what is accepted, and what is asked again
