@@ -11,6 +11,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import orjson
 import polars as pl
 import pytest
 from job_running import fast, write_job
+from packaging.requirements import Requirement
 from simulator_server import Running, running
 from wire_server import Script, Seen, answer
 from wire_thread import Everywhere, served
@@ -439,6 +441,40 @@ def test_a_job_file_without_end_is_not_read(tmp_path: Path) -> None:
     for path in (large, Path("/dev/zero")):
         with pytest.raises(BatchrunError, match=rf"too large for a job file \({LARGEST >> 20} MB\)"):
             load_file(path, {}, tmp_path, RunOptions())
+
+
+# What comes from others
+
+
+def test_every_dependency_has_bounds_and_hashes() -> None:
+    """Each requirement is bounded below and above (certificates: below), and locked within them, with its hashes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = project["dependencies"] + [text for extra in project["optional-dependencies"].values() for text in extra]
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, re.MULTILINE))
+    for requirement in map(Requirement, texts):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name == "batchrun":
+            continue
+        kinds = {bound.operator for bound in requirement.specifier}
+        assert kinds >= ({">="} if name == "certifi" else {">=", "<"}), requirement
+        assert requirement.specifier.contains(locked[name]), requirement
+    assert len(re.findall(r"^[a-z0-9-]+==.*(?: \\\n    --hash=sha256:[0-9a-f]{64})+", lock, re.MULTILINE)) == len(
+        locked
+    )
+
+
+def test_every_dependency_has_its_licence() -> None:
+    """docs/licences.md lists what is locked (`make licences`), and nothing whose licence would spread to its users."""
+    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    listed = {
+        name: (version, licence)
+        for name, version, licence in re.findall(r"^\| (\S+) \| (\S+) \| ([^|]+) \|", page, re.MULTILINE)
+    }
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, re.MULTILINE))
+    assert {name: version for name, (version, _) in listed.items() if name != "package"} == locked
+    assert not [name for name, (_, licence) in listed.items() if re.search("(?<!L)GPL", licence)]
 
 
 # The page about all this
