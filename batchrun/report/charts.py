@@ -64,13 +64,14 @@ def histogram(title: str, values: Sequence[float], unit: str = "") -> Markup:
         counts[min(int((value - low) / width), len(counts) - 1)] += 1
     shift = width / 2 if whole and width == 1 else 0.0
     spans = [(number, low - shift + at * width, low - shift + (at + 1) * width) for at, number in enumerate(counts)]
-    return _spans(title, spans, lambda at: f"{at:,.4g}{unit}" if abs(at) < 1_000 else f"{at:.0f}{unit}")  # noqa: PLR2004  (years keep their form)
+    chart = _spans(title, spans, lambda at: f"{at:,.4g}{unit}" if abs(at) < 1_000 else f"{at:.0f}{unit}")  # noqa: PLR2004  (years keep their form)
+    return _drawn(chart, title)
 
 
 def progress(title: str, answered: Sequence[float], failed: Sequence[float]) -> Markup:
     """Draw how many questions were settled over time; times in seconds of work, ascending."""
     chart = pygal.XY(**_OPTIONS, height=HEIGHT, show_dots=False, min_scale=3, max_scale=6, xrange=None)
-    chart.x_value_formatter = _time_format(max([*answered[-1:], *failed[-1:], 1.0]))
+    _mark_times(chart, max(*answered[-1:], *failed[-1:], 0.0, 0.0))
     chart.value_formatter = "{:,.0f}".format
     chart.add("answered", _cumulative(answered))
     if failed:
@@ -85,7 +86,9 @@ def throughput(title: str, settled: Sequence[float]) -> Markup:
     for at in settled:
         counts[int(at / width)] += 1
     spans = [(number / width, at * width, (at + 1) * width) for at, number in enumerate(counts)]
-    return _spans(title, spans, _time_format(settled[-1]))
+    chart = _spans(title, spans, lambda at: f"{at:.4g} s")
+    _mark_times(chart, settled[-1])
+    return _drawn(chart, title)
 
 
 def work_seconds(times: Sequence[float], runs: Sequence[RunInfo]) -> list[float]:
@@ -110,20 +113,23 @@ def _cumulative(times: Sequence[float]) -> list[tuple[float, int]]:
     return [(0.0, 0), *((times[index], index + 1) for index in sorted(chosen))]
 
 
-def _spans(title: str, spans: Sequence[tuple[float, float, float]], show: Callable[[float], str]) -> Markup:
+def _spans(title: str, spans: Sequence[tuple[float, float, float]], show: Callable[[float], str]) -> Any:  # noqa: ANN401  (pygal's chart)
     chart = pygal.Histogram(**_OPTIONS, height=HEIGHT, min_scale=3, max_scale=6)
     chart.x_value_formatter = show
     chart.value_formatter = lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.3g}"  # noqa: PLR2004  (digits)
     tips = (f"{show(start)} to {show(end)}: {value:,.6g}" for value, start, end in spans)
     chart.add(title, [{"value": span, "label": tip} for span, tip in zip(spans, tips, strict=True)])
-    return _drawn(chart, title)
+    return chart
 
 
-def _time_format(longest: float) -> Callable[[float], str]:
-    for size, unit in ((3_600, "h"), (60, "min")):
-        if longest > 3 * size:
-            return lambda at: f"{at / size:.3g} {unit}"
-    return lambda at: f"{at:.3g} s"
+def _mark_times(chart: Any, longest: float) -> None:  # noqa: ANN401  (pygal has no type information)
+    """Put round times on the x axis, in the unit that fits the longest one."""
+    size, unit = next(((size, unit) for size, unit in ((3_600, "h"), (60, "min")) if longest > 3 * size), (1, "s"))
+    rough = longest / size / 5 or 1.0
+    decade = 10.0 ** math.floor(math.log10(rough))
+    step = next(decade * factor for factor in (1, 2, 5, 10) if decade * factor >= rough)
+    chart.x_labels = [at * step * size for at in range(int(longest / size / step) + 1)]
+    chart.x_value_formatter = lambda at: f"{at / size:.3g} {unit}"
 
 
 def _drawn(chart: Any, title: str) -> Markup:  # noqa: ANN401  (pygal has no type information)

@@ -127,20 +127,20 @@ def _money(
     """Give name, meaning, questions, tokens of prompts and of answers, and money: real, likely, at worst."""
     answers = len(gathered.finished)
     tokens = (gathered.prompt_tokens, gathered.completion_tokens)
-    yield "real", "as the server counted it", answers, *tokens, show(counts.cost)
+    yield "real", "as counted", answers, *tokens, show(counts.cost)
     prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
     found = survey(p, None, worst_of(p, prices))
     if gathered.told and found.questions:
         found.used = Used(gathered.told, round(found.characters * gathered.told / found.questions), *tokens)
     likely = forecast(p, found, prices)
-    cost, basis = likely.cost, "all questions, at the price that is listed"
+    cost, basis = likely.cost, "at list price"
     if cost is None and answers:
-        cost, basis = Pico(counts.cost * found.questions // answers), "all questions, at the cost so far"
+        cost, basis = Pico(counts.cost * found.questions // answers), "at the cost so far"
     money = "price unknown" if cost is None else show(cost)
     yield "likely", basis, found.questions, likely.prompt_tokens, likely.completion_tokens, money
     longest = None if p.max_tokens is None else found.questions * p.max_tokens
     worst = "not bounded, or price unknown" if found.worst is None else show(found.worst)
-    yield "at worst", "if all answers were as long as they may be", found.questions, None, longest, worst
+    yield "at worst", "all answers of full length", found.questions, None, longest, worst
 
 
 def _time_charts(found: Gathered, runs: Sequence[RunInfo]) -> Iterator[tuple[Markup, str]]:
