@@ -17,7 +17,7 @@ from batchrun.codes import HIGHEST_CODE, LOWEST_CODE, RELAYED, STATUSES, TABLE, 
 from batchrun.money import PER_USD, ZERO, Pico, from_usd
 from batchrun.records import Fault, Reply, Usage, Verdict
 from batchrun.waits import midnight_after, reset_of, seconds_of, time_of, wait_of
-from batchrun.wording import MESSAGE_LENGTH, clean, first_words, is_page, page_words
+from batchrun.wording import MESSAGE_LENGTH, clean, first_words, is_page, mended, page_words
 
 _LARGEST_USD = 1_000_000
 _LARGEST_COUNT = 2**53
@@ -34,9 +34,8 @@ def judge(reply: Reply, *, now: float, openrouter: bool = True) -> Verdict:
         return Verdict(_fault(reply), clean(reply.detail))
     if not _SUCCESS <= reply.status < LOWEST_CODE:
         return _refusal(_read_error(reply, _parse(reply.body)), reply, now)
-    try:
-        data = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
+    data = _parse(reply.body)
+    if data is None:
         return _unreadable(reply)
     if type(data) is not dict:
         return _invalid("the reply is not a JSON object", reply)
@@ -304,7 +303,7 @@ def _parse(body: bytes) -> Any:  # noqa: ANN401
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        return None
+        return mended(body)
 
 
 def _read_error(reply: Reply, data: Any) -> _Error:  # noqa: ANN401

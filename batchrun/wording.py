@@ -1,8 +1,11 @@
 """Foreign words made fit for people: from servers, providers and libraries."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 MESSAGE_LENGTH = 2_000
 _PAGE_WORDS = 200
@@ -16,6 +19,18 @@ def clean(text: str) -> str:
     line = _CONTROLS.sub(" ", text[: 8 * MESSAGE_LENGTH]).strip()
     masked = _KEYS.sub("***", line)
     return masked if len(masked) <= MESSAGE_LENGTH else masked[: MESSAGE_LENGTH - 1] + "…"
+
+
+def mended(body: bytes) -> Any:  # noqa: ANN401  (any JSON)
+    """Read JSON with half characters or bytes that are no UTF-8: marks stand in their place. None where it is no JSON.
+
+    A server that cuts an answer inside an emoji writes such a half.
+    """
+    try:
+        value = json.loads(body.decode("utf-8-sig", "replace"))
+        return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:

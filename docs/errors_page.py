@@ -18,8 +18,9 @@ inside a 200, and is empty where the failure is local).
 - **May be billed** marks attempts whose cost nobody told: what was reserved for them stays reserved under a cap.
 
 Rate limits cost no attempt. A wait that the server asks for is kept; one longer than an hour stops the run, and so do
-15 minutes without any answer behind a gate. After `limits.breaker` equal failures in a row that blame nobody (unknown
-below), without any success between them, the run stops too.
+15 minutes without any answer behind a gate (more where a told wait is longer). After `limits.breaker` equal failures in
+a row that blame nobody (unknown below), without any success between them, the run stops too, and takes them back: those
+rows are pending. A lost reply that may be billed is asked for once more, never a third time in one run.
 """
 
 COLUMNS = ("error_type", "code", "what it means", "what to do", "blames", "now", "next run", "slows", "may be billed")

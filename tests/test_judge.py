@@ -337,6 +337,21 @@ def test_what_the_model_wrote_is_kept_where_it_is_no_answer() -> None:
     assert (judged(200, broken).text, judged(200, broken).code) == ("par", 502)
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (rb"cut in an emoji \ud83d", "cut in an emoji ?"),
+        (b"no UTF-8 \xff", "no UTF-8 \ufffd"),
+        (rb"\\ud83d", r"\ud83d"),
+    ],
+)
+def test_half_characters_cost_no_answer(content: bytes, text: str) -> None:
+    """A text that was cut inside a character is read with a mark in its place, and judged as what it is."""
+    body = b'\xef\xbb\xbf{"choices": [{"message": {"content": "' + content + b'"}, "finish_reason": "length"}]}'
+    verdict = judge(Reply(200, body=body), now=0.0)
+    assert (verdict.ending, verdict.text) == ("truncated", text)
+
+
 def test_tool_calls_are_an_answer() -> None:
     """A model that calls a tool did not answer nothing."""
     verdict = judged(200, answer(None, "tool_calls", tool_calls=[{"id": "c"}]))
