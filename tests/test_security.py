@@ -29,11 +29,14 @@ from wire_server import Script, Seen, answer
 from wire_thread import Everywhere, served
 
 import batchrun.results
+from batchrun.__main__ import _guarded
+from batchrun.answers import AnswerForm
 from batchrun.cli import COMMANDS, Commands, cli
 from batchrun.closing import told
 from batchrun.environment import Environment
 from batchrun.errors import BatchrunError
 from batchrun.eventlog import logged
+from batchrun.job import Answer
 from batchrun.jobfile import load
 from batchrun.loading import LARGEST, load_file
 from batchrun.options import RunOptions
@@ -200,9 +203,16 @@ ECHOES: dict[str, Any] = {
 @pytest.mark.parametrize("slashes", [False, True])
 @pytest.mark.parametrize(("name", "status"), [*((name, 200) for name in ECHOES), ("error", 400), ("packed error", 401)])
 def test_no_echo_brings_a_secret_into_anything_that_is_left(
-    tmp_path: Path, kind: str, name: str, status: int, *, slashes: bool
+    tmp_path: Path,
+    kind: str,
+    name: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    slashes: bool,
 ) -> None:
-    """A server that quotes key and header in an error, in JSON within JSON, a header or an answer gets them masked."""
+    """What quotes key and header in an error, in JSON within JSON, a header or an answer is masked, in all commands."""
     body = json.dumps(ECHOES[name])
     body = body.replace("/", "\\/") if slashes else body
     reply = answer(body.encode(), status=f"{status} X", headers=[f"x-generation-id: {KEY}", "content-type: text/json"])
@@ -212,6 +222,20 @@ def test_no_echo_brings_a_secret_into_anything_that_is_left(
     assert all(seen.headers[MINE.lower()] == HEADER for seen in server.seen)
     assert leaks(left) == []
     assert "***" in (next(tmp_path.glob("out*.jsonl"))).read_text()
+    for variable, value in {"KEY": KEY, "HEADER": HEADER, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(variable, value)
+    # Signals belong to the test runner.
+    monkeypatch.setattr("batchrun.stop.raise_on_termination", lambda: None)
+    words = [["report"], ["export"], ["status"], ["status", "--json"], ["preview", "--row", "1"], ["check"]]
+    for command, *flags in words:
+        try:
+            code = _guarded([command, str(tmp_path / "job.yaml"), *flags])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        assert code == 0
+    assert (tmp_path / "out.report.html").stat().st_size > 0
+    assert found_in(tmp_path) == []
+    assert not holds("".join(capfd.readouterr()).encode())
 
 
 def test_words_that_are_no_secret_are_left_alone() -> None:
@@ -290,6 +314,15 @@ def test_fallbacks_go_to_the_endpoint_that_the_job_names(tmp_path: Path) -> None
             go(job)
     assert seen_models
     assert all(models[-2:] == ["https://other.invalid/v1", "b"] for models in seen_models)
+
+
+def test_a_schema_fetches_nothing() -> None:
+    """A reference to another server in answer.schema is a mistake in words, not a request."""
+    with served(Everywhere((answer(b'{"type":"string"}'),))) as server:
+        schema = {"type": "object", "properties": {"a": {"$ref": server.url("/schema.json")}}}
+        found = AnswerForm.compile(Answer(schema=schema))
+    assert isinstance(found, list)
+    assert server.connections == 0
 
 
 # Processes
@@ -483,7 +516,8 @@ def test_every_dependency_has_its_licence() -> None:
 def test_the_page_names_tests_that_exist() -> None:
     """Each test that docs/security.md names as its witness is there, and no threat is without one."""
     page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("|")][2:]
+    table = page.partition("## Threats, defences, tests")[2]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 30
     for threat, _defence, witnesses in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", witnesses)
