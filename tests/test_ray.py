@@ -203,14 +203,16 @@ def test_a_global_rate_holds_over_two_actors(tmp_path: Path) -> None:
         assert done.summary.ok == 160
         at = sorted(recorded.at for recorded in server.counters.recorded if recorded.path.endswith("completions"))
         busiest = max(bisect_right(at, start + 1.0) - index for index, start in enumerate(at))
-    # 20 a second, and one window of exchanges (20 ms) of jitter on the way: at most one request more.
-    assert busiest <= 21
+    # 20 a second; batches and a busy machine move a request by some hundredths of a second. Rates of each actor's own
+    # would bring 40.
+    assert busiest <= 25
+    assert at[-1] - at[0] >= 159 / 20 - 0.5
 
 
 @full
 def test_a_stop_code_stops_all_actors(tmp_path: Path) -> None:
     """When the credit ends, no actor starts anything new: only what was in flight is still sent."""
-    with running(latency=0.1, schedule=((1.0, {"faults": {"402": 1.0}}),)) as server:
+    with running(latency=0.1, schedule=((1.0, {"faults": {"402-insufficient": 1.0}}),)) as server:
         job = write_job(tmp_path, server.url, rows=2_000, engine=local(), limits={"concurrency": 20})
         done = run(job, clock=REAL_TIME)
         assert (done.summary.exit_code, done.summary.failed) == (3, 0)
@@ -314,28 +316,23 @@ def test_driver_of_a_cluster_killed(tmp_path: Path, cluster: Cluster) -> None:
 
 
 @full
-def test_all_nodes_are_lost(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any sender for a while the run ends with exit 5 and keeps its answers."""
-    monkeypatch.setattr(on_ray, "Timing", lambda: Timing(patience=3.0, backoff=0.2, create=5.0))
+def test_all_nodes_are_lost(tmp_path: Path, cluster: Any) -> None:  # noqa: ANN401  (Cluster has no types)
+    """Without any sender for a minute the run ends with exit 5; on another Ray the same command goes on."""
     with running(latency=0.05) as server:
         engine = {"ray": {"address": cluster.address, "senders": 1}}
-        job = write_job(tmp_path, server.url, rows=20_000, engine=engine, limits={"concurrency": 20})
-
-        def pull() -> None:
-            eventually(lambda: server.counters.requests > 100)
-            for node in cluster.worker_nodes.copy():
-                cluster.remove_node(node, allow_graceful=False)
-
-        import threading  # noqa: PLC0415  (this test alone)
-
-        thread = threading.Thread(target=pull)
-        thread.start()
-        done = run(job, clock=REAL_TIME)
-        thread.join()
-    assert done.summary.exit_code == 5
-    assert "no sender runs on Ray" in done.summary.reason
-    assert done.summary.ok > 50
-    assert done.summary.next is not None
+        job = write_job(tmp_path, server.url, rows=2_000, engine=engine, limits={"concurrency": 20})
+        driver = Driver(job)
+        eventually(lambda: server.counters.requests > 100)
+        for node in cluster.worker_nodes.copy():
+            cluster.remove_node(node, allow_graceful=False)
+        code, summary, err = driver.ended()
+        assert code == 5, err
+        assert "no sender runs on Ray" in summary["reason"]
+        assert summary["ok"] + summary["pending"] == 2_000
+        assert summary["ok"] > 50
+        again = run(write_job(tmp_path, server.url, rows=2_000), clock=REAL_TIME)
+    assert again.summary.ok == 2_000
+    assert server.counters.asked_again <= 20
 
 
 # Single faults

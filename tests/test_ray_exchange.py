@@ -1,12 +1,14 @@
 """The exchanges between driver and actor, in one process: what is lost is neither sent twice nor forgotten."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,11 @@ from hypothesis import strategies as st
 from wire_server import End, Script, Seen, answer, wire
 
 from batchrun import senders
+from batchrun.environment import Environment
 from batchrun.errors import UserError
 from batchrun.job import RayOptions
+from batchrun.jobfile import Loaded, examine
+from batchrun.options import RunOptions, merged
 from batchrun.records import Fault, Reply, Secret, Target
 from batchrun.senders.ray_actor import BATCH, Delivery, RemoteSender
 
@@ -283,3 +288,55 @@ def test_local_runs_import_no_ray() -> None:
     """Whatever a run from this process imports, Ray is not among it."""
     code = "import sys, batchrun.runner, batchrun.senders.reqwest; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# The job file and the flag
+
+
+def examined(engine: object, endpoint: str = "openrouter") -> Loaded:
+    """Read a job with this engine."""
+    job = {
+        "input": {"path": "rows.csv"},
+        "prompt": {"user": "x"},
+        "model": {"endpoint": endpoint, "name": "m"},
+        "output": {"path": "out.csv"},
+        "engine": engine,
+    }
+    return examine(json.dumps(job), Path("/jobs/job.yaml"), Environment({}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "endpoint", "says"),
+    [
+        ({"ray": {"address": "ray://head:10001"}}, "openrouter", "HOST:PORT"),
+        ({"ray": {"address": "locale"}}, "openrouter", 'did you mean "local"'),
+        ({"ray": {"address": "10.0.0.5:6379"}}, "simulator", "from this machine alone"),
+        ({"ray": {"address": "10.0.0.5:6379"}}, "openrouter", None),
+        ({"ray": {"address": "[fe80::1]:6379"}}, "openrouter", None),
+        ({"ray": {"address": "local"}}, "simulator", None),
+        ("ray", "simulator", None),
+    ],
+)
+def test_addresses(engine: object, endpoint: str, says: str | None) -> None:
+    """An address that Ray can't have, or from which the server can't be reached, is told before anything starts."""
+    found = [mistake.message for mistake in examined(engine, endpoint).mistakes]
+    assert len(found) == (says is not None)
+    assert says is None or says in found[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag", "then"),
+    [
+        ("local", None, None),
+        ("local", "ray", RayOptions()),
+        ("ray", "local", None),
+        ({"ray": {"senders": 3}}, "ray", RayOptions(senders=3)),
+        ({"ray": {"senders": 3}}, None, RayOptions(senders=3)),
+        ({"ray": {"senders": 3}}, "local", None),
+    ],
+)
+def test_the_flag_chooses_the_engine(
+    engine: object, flag: Literal["local", "ray"] | None, then: RayOptions | None
+) -> None:
+    """--engine wins over the file, whose options for Ray stay."""
+    assert merged(examined(engine).job, RunOptions(engine=flag)).ray == then

@@ -45,9 +45,13 @@ async def connected(address: str, url: str, key: Secret | None) -> AsyncIterator
         await _probe(address)
     # What Ray prints about its processes on stdout is no output of ours.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: ASYNC230, PTH123  (a device)
-        with _own_signals(), _without(key):
-            _start(address, url)
         try:
+            try:
+                with _own_signals(), _without(key):
+                    _start(address, url)
+            except SystemExit:  # of the handler that Ray sets; ours, in the loop, learns of the signal as well
+                await asyncio.sleep(1.0)
+                raise SenderError("engine: a signal ended the start of Ray") from None
             yield _nodes()
         finally:
             with _own_signals():
