@@ -76,6 +76,18 @@ def test_list_is_kept_for_a_day(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_offline_nothing_is_fetched(tmp_path: Path) -> None:
+    """Offline an old list stands in, and without one the price is unknown; the server is not asked."""
+    with running() as simulator:
+        at = endpoint(simulator.url)
+        assert prices_for(job(), at, tmp_path, NOW, offline=True).likely == {}
+        assert not list(tmp_path.iterdir())
+        fetched = prices_for(job(), at, tmp_path, NOW)
+    old = prices_for(job(), at, tmp_path, NOW + 10 * KEPT_SECONDS, offline=True)
+    assert (old.likely, old.fetched_at, old.problem) == (fetched.likely, NOW, "")
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_kept_list_is_private_and_whole(tmp_path: Path) -> None:
     """The kept list is one file that only its owner reads, in a folder made for it."""
     with running() as simulator:
@@ -151,7 +163,7 @@ def test_other_endpoints(tmp_path: Path) -> None:
 )
 def test_variants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *, known: bool) -> None:
     """Variants that only choose a provider have the model's price; those that add or change something do not."""
-    monkeypatch.setattr("batchrun.prices._list", lambda *_: (parse_models(listed()), NOW, ""))
+    monkeypatch.setattr("batchrun.prices._list", lambda *_, **__: (parse_models(listed()), NOW, ""))
     found = prices_for(job(name), endpoint("https://x", name), tmp_path, NOW)
     assert (name in found.worst) is known
 
@@ -169,7 +181,7 @@ def test_dearest_override_counts_for_the_worst_case() -> None:
 def test_cache_writes_count_where_the_job_asks_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Writing a prompt cache may cost more than the prompt itself."""
     pricing = listed(input_cache_write="0.00000125", input_cache_write_1h="0.000002")
-    monkeypatch.setattr("batchrun.prices._list", lambda *_: (parse_models(pricing), NOW, ""))
+    monkeypatch.setattr("batchrun.prices._list", lambda *_, **__: (parse_models(pricing), NOW, ""))
     plain = prices_for(job("m"), endpoint("https://x", "m"), tmp_path, NOW)
     caching = prices_for(job("m", params={"cache_control": {}}), endpoint("https://x", "m"), tmp_path, NOW)
     assert plain.worst["m"].prompt == 1_000_000

@@ -70,6 +70,7 @@ def test_the_report_tells_how_the_job_stands(text: str) -> None:
     compared = [n for n in numbers if n % 9]
     right = sum((n + (n % 11 == 0)) % 3 == n % 3 for n in compared)
     assert f"{right / len(compared):.1%} of {len(compared)} answers in label are equal to it ({right})" in words
+    assert sum(map(int, re.findall(r'class="s\d right">(\d+)<', text))) == right
     assert words.count("finished, some rows failed (exit 1)") == 2
     assert "All 90 rows" in words
 

@@ -5,7 +5,6 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from batchrun.money import Pico, show
 from batchrun.prepare import Prepared
 from batchrun.prices import prices_for
 from batchrun.report import charts
-from batchrun.report.gather import Column, Gathered, Gold, Row, cut, gather, visible
+from batchrun.report.gather import Column, Gathered, Row, cut, gather, visible
 from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent
@@ -39,19 +38,6 @@ _EXITS = {
     ExitCode.SIGINT: "interrupted",
     ExitCode.SIGTERM: "terminated",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """Right values against answers: a table where both have few labels, else only the sums."""
-
-    gold: Gold
-    right: int
-    answered: int
-    unanswered: int
-    labels: tuple[str, ...]
-    table: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
-    """Per right value: how often each of `labels` was the answer, and that as a shade from 0 to 9."""
 
 
 def report_path(p: Prepared) -> Path:
@@ -201,24 +187,21 @@ def _labels(column: Column, *, samples: bool) -> list[tuple[str, int]]:
     return [(visible(name), number) for name, number in counts] if samples and few else []
 
 
-def _confusion(found: Gathered, *, samples: bool) -> Confusion | None:
+def _confusion(found: Gathered, *, samples: bool) -> dict[str, Any] | None:
+    """Give how many answers are right, and the labels of a table where there are few."""
     gold = found.gold
     if gold is None:
         return None
-    answered = sum(number for (_, answer), number in gold.pairs.items() if answer is not None)
-    right = sum(number for (truth, answer), number in gold.pairs.items() if truth == answer)
     declared = found.columns[gold.answer].declared
-    columns = sorted({*declared, *(answer for _, answer in gold.pairs if answer is not None)})
+    answers = sorted({*declared, *(answer for _, answer in gold.pairs if answer is not None)})
     truths = sorted({truth for truth, _ in gold.pairs})
-    few = max(len(columns), len(truths)) <= CLASSES and (samples or {*columns, *truths} <= {*declared})
-    most = max(gold.pairs.values(), default=1)
-    table = tuple(
-        (visible(truth), tuple((number, -(-9 * number // most)) for number in _cells(gold, truth, columns)))
-        for truth in (truths if few else ())
-    )
-    missing = sum(gold.pairs.values()) - answered
-    return Confusion(gold, right, answered, missing, tuple(map(visible, columns)), table)
-
-
-def _cells(gold: Gold, truth: str, columns: Sequence[str]) -> list[int]:
-    return [gold.pairs[truth, answer] for answer in (*columns, None)]
+    few = max(len(answers), len(truths)) <= CLASSES and (samples or {*answers, *truths} <= {*declared})
+    return {
+        "gold": gold,
+        "right": sum(number for (truth, answer), number in gold.pairs.items() if truth == answer),
+        "answered": sum(number for (_, answer), number in gold.pairs.items() if answer is not None),
+        "total": gold.pairs.total(),
+        "answers": [*answers, None] if few else [],
+        "truths": truths if few else [],
+        "most": max(gold.pairs.values(), default=1),
+    }
