@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,9 @@ from sqlite_utils import Database
 from batchrun.errors import CheckpointError, StorageError
 
 Row = tuple[Any, ...]
+
+MOST_VALUES = 1_000
+"""Values in one statement."""
 
 _BUSY_SECONDS = 30.0
 _PRAGMAS = (
@@ -75,6 +79,20 @@ class Connection:
         """Run one statement for each of the values."""
         with guarded(self.path):
             self._conn.executemany(sql, values)
+
+    def insert(self, into: str, rows: Sequence[Sequence[Any]], conflict: str = "") -> None:
+        """Insert rows of one width: `into` is "table(columns)", `conflict` the clause after the values.
+
+        Many go in one statement: between two of them Python's lock is given up, and has to be waited for.
+        """
+        if not rows:
+            return
+        size = MOST_VALUES // len(rows[0])
+        marks = f"({', '.join('?' * len(rows[0]))})"
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            values = ", ".join([marks] * len(block))
+            self.run(f"INSERT INTO {into} VALUES {values} {conflict}", list(chain.from_iterable(block)))  # noqa: S608  (marks only)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrun.checkpoint import schema
-from batchrun.checkpoint.connection import Connection
+from batchrun.checkpoint.connection import MOST_VALUES, Connection
 
 BATCH = 50_000
 """Rows; keys go into the table in sorted batches, since single random keys cost 18 µs and more each."""
@@ -69,7 +69,6 @@ class PlanBuilder:
         with connection.transaction():
             connection.run("DROP TABLE IF EXISTS rows_next")
             connection.run(schema.rows_table("rows_next"))
-        connection.run("CREATE TEMP TABLE IF NOT EXISTS batch(key BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, position: int, keys: Sequence[bytes | None], problems: Mapping[int, tuple[str, str]]) -> None:
         """Take the next rows: `position` of the first, their keys (None: not asked), and by position why a row fails.
@@ -142,32 +141,32 @@ class PlanBuilder:
             self._last_id += len(new)
             self._seen.extend(bytes(len(new)))
             new.sort()
-            connection.many("INSERT INTO questions(key, id) VALUES (?, ?)", ((key, ids[key]) for key in new))
+            connection.insert("questions(key, id)", [(key, ids[key]) for key in new])
             self._write_rows(keys, ids)
         self._start += len(keys)
 
     def _known(self, keys: list[bytes]) -> dict[bytes, int]:
-        self._connection.run("DELETE FROM temp.batch")
-        self._connection.many("INSERT INTO temp.batch(key) VALUES (?)", ((key,) for key in keys))
-        # CROSS JOIN keeps SQLite from turning the order round: sorted keys walk through the table once.
-        return dict(
-            self._connection.rows("SELECT q.key, q.id FROM temp.batch b CROSS JOIN questions q ON q.key = b.key")
-        )
+        """Give the ids of those keys that are questions already; sorted keys walk through the table once."""
+        known: dict[bytes, int] = {}
+        for start in range(0, len(keys), MOST_VALUES):
+            some = keys[start : start + MOST_VALUES]
+            marks = ", ".join("?" * len(some))
+            known.update(self._connection.rows(f"SELECT key, id FROM questions WHERE key IN ({marks})", some))  # noqa: S608
+        return known
 
     def _write_rows(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
         seen, problems = self._seen, self._problems
         rows: list[tuple[int, int | None, int, bytes | None]] = []
-        failed: list[tuple[int, str, str]] = []
+        failed: list[tuple[int, str, str, int]] = []
         for position, key in enumerate(keys, self._start):
             if key is None:
                 if position in problems:
-                    failed.append((position, *problems.pop(position)))
+                    failed.append((position, *problems.pop(position), 0))
                 else:
                     rows.append((position, None, 0, None))
                 continue
             number = ids[key]
             rows.append((position, number, 1 - seen[number], key))
             seen[number] = 1
-        into = "INSERT INTO rows_next(position, question_id, first, key"
-        self._connection.many(f"{into}) VALUES (?, ?, ?, ?)", rows)
-        self._connection.many(f"{into}, error_type, error_message) VALUES (?, NULL, 0, NULL, ?, ?)", failed)
+        self._connection.insert("rows_next(position, question_id, first, key)", rows)
+        self._connection.insert("rows_next(position, error_type, error_message, first)", failed)

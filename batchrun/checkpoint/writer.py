@@ -40,10 +40,8 @@ _SET = ", ".join(
     f"{name} = {f'answers.{name} + ' if name in schema.ADDED_UP else ''}excluded.{name}"
     for name in (*schema.COLUMNS, "run_id")
 )
-_KEEP = f"""
-INSERT INTO answers(id, {", ".join(schema.COLUMNS)}, run_id) VALUES ({", ".join("?" * (len(schema.COLUMNS) + 2))})
-ON CONFLICT(id) DO UPDATE SET {_SET}
-"""  # noqa: S608  (constants only)
+_KEEP = f"answers(id, {', '.join(schema.COLUMNS)}, run_id)"
+_ADD = f"ON CONFLICT(id) DO UPDATE SET {_SET}"
 _FAILED = """
 INSERT INTO failures(question_id, at, error_type, error_code, http_status, error_message, seconds, cost,
                      possibly_billed, provider, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -214,7 +212,7 @@ class Writer:
     def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int | None) -> None:
         connection, run = self._connection, (self._run_id,)
         with connection.transaction():
-            connection.many(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes])
+            connection.insert(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes], _ADD)
             connection.many(_FAILED, [_attempt_values(attempt) + run for attempt in attempts])
             connection.many(_SPENT, self._by_day(outcomes))
             connection.run(_TOTALS, (*_sums(outcomes), self._run_id))
