@@ -73,7 +73,8 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ([f"batchrun.{alias.name}" for alias in node.names] if node.module == "batchrun" else [node.module])
+            inside = [f"batchrun.{alias.name}" for alias in node.names]
+            yield from inside if node.module == "batchrun" else [node.module]
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -89,7 +90,7 @@ def test_imports_go_down(path: Path) -> None:
         if not module.startswith("batchrun."):
             continue
         other = module.split(".")[1]
-        if other == room or other in {"__version__"}:
+        if other == room or other == "__version__":
             continue
         assert room not in ASIDE, f"{room} stands aside but imports {module}"
         if room == "commands" and other in ASIDE:
