@@ -90,7 +90,7 @@ def test_imports_go_down(path: Path) -> None:
         if not module.startswith("batchrun."):
             continue
         other = module.split(".")[1]
-        if other == room or other == "__version__":
+        if other in (room, "__version__"):
             continue
         assert room not in ASIDE, f"{room} stands aside but imports {module}"
         if room == "commands" and other in ASIDE:
