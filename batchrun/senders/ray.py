@@ -8,6 +8,7 @@ they end as a reset that may be billed, and the pool asks again.
 import asyncio
 import heapq
 import random
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -50,8 +51,8 @@ async def open_sender(
     Raises SenderError where Ray can't be reached, or no actor comes up.
     """
     timing = timing or Timing()
-    most = options.concurrency_per_sender or target.concurrency
-    plain = replace(target, headers={}, key=None, concurrency=most)
+    most = options.concurrency_per_sender or sys.maxsize  # else the permits of the caller are the bound
+    plain = replace(target, headers={}, key=None)
     async with connected(options.address, target.url, target.key) as nodes:
         senders = options.senders or nodes
         window = timing.window if senders <= _FEW else max(timing.window, _LONG_WINDOW)
