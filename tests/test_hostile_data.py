@@ -348,8 +348,10 @@ def test_pages_are_given_up_in_time(monkeypatch: pytest.MonkeyPatch, name: str) 
         base = server.url("/api/v1")
         endpoint = endpoints.Endpoint("url", base, base, "m", openrouter=True, key=Secret("sk-canary"))
         page = endpoints.fetch(endpoint, "models")
+        sent = server.sent
     assert page.problem.startswith(f"GET {base}/models")
     assert not page.data
+    assert "drip" not in name or sent < 80, "the whole drip was waited for"
 
 
 def test_a_page_that_is_compressed_is_not_unpacked() -> None:
