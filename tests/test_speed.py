@@ -1,0 +1,139 @@
+"""A guard against slow decay: CPU a row and memory, held to twice what they were; and files that are read only once."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchrun.checkpoint import PlanInfo
+from batchrun.errors import InputError
+from batchrun.job import CsvOptions, Input
+from batchrun.plan import known_files, stamps_text
+from batchrun.rows import FileStamp, open_rows
+
+ROWS = 6_000
+MOST_LOOPS = 40.0
+"""Turns of the calibration loop that one row may cost: twice what it cost when this was written."""
+MOST_MEMORY = 290.0
+"""MB at the peak; it was 145 when this was written."""
+
+SERVER = """
+import asyncio, json
+reply = {"id": "gen-1", "model": "m", "choices": [{"finish_reason": "stop", "message": {"content": "good, all told"}}],
+         "usage": {"prompt_tokens": 150, "completion_tokens": 12, "cost": 0.0000297}}
+body = json.dumps(reply).encode()
+head = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\ncontent-length: %d\\r\\n\\r\\n"
+answer = head % len(body) + body
+async def talk(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\\r\\n\\r\\n")
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\\r\\n")[0]))
+            writer.write(answer)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+async def main():
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, backlog=1000)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+MEASURE = """
+import json, re, sys, time
+from batchrun.__main__ import main
+
+def turn():
+    made = json.loads('{"a": [1, 2, 3], "b": {"c": "text", "d": null}}')
+    return json.dumps({"x": made, "y": [str(number) for number in range(5)]})
+
+def cpu(work):
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+def job(path):
+    sys.argv = ["batchrun", path, "--quiet"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+
+small, large, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
+job(small)  # imports, compiles, connects
+loops = [cpu(lambda: [turn() for _ in range(10_000)]) / 10_000]
+cost = cpu(lambda: job(large)) / rows
+loops.append(cpu(lambda: [turn() for _ in range(10_000)]) / 10_000)
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
+print(json.dumps({"loops": cost / (sum(loops) / 2), "us": cost * 1e6, "mb": peak}))
+"""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Serve one good reply from a process of its own, whose CPU time is not ours."""
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        server.kill()
+
+
+def a_job(folder: Path, url: str, rows: int) -> Path:
+    """Write a job and its CSV of so many rows, old enough to be trusted."""
+    folder.mkdir()
+    table = folder / "rows.csv"
+    text = "lorem ipsum dolor sit amet " * 16
+    table.write_text("id,text\n" + "".join(f'{row},"{row} {text}"\n' for row in range(rows)))
+    job = {
+        "input": {"path": "rows.csv"},
+        "prompt": {"system": "You label reviews.", "user": "Review: {{ text }}"},
+        "model": {"endpoint": url, "name": "m"},
+        "limits": {"concurrency": 64},
+        "output": {"path": "out.parquet"},
+    }
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(job))
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_a_row_costs_no_more_than_twice_what_it_did(tmp_path: Path, url: str) -> None:
+    """A whole job costs at most twice the CPU a row, counted in turns of a loop in the same process, and the memory."""
+    jobs = [str(a_job(tmp_path / name, url, rows)) for name, rows in (("small", 100), ("large", ROWS))]
+    command = [sys.executable, "-c", MEASURE, *jobs, str(ROWS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    found = json.loads(done.stdout)
+    assert found["loops"] < MOST_LOOPS, found
+    assert found["mb"] < MOST_MEMORY, found
+
+
+def test_a_file_that_is_known_to_be_sound_is_not_read_again(tmp_path: Path) -> None:
+    """Of a CSV file that was found sound with the same options just the first record is read; with others all of it."""
+    path = tmp_path / "rows.csv"
+    path.write_text('id,text\n1,a\n2,b"c\n')  # a stray quote, which a check would find
+    stat = path.stat()
+    stamps = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    given = Input("rows.csv")
+    with open_rows(given, tmp_path, [FileStamp(*stamps, sound=repr(given.csv))]) as rows:
+        assert rows.columns == ("id", "text")
+    for sound in ("", repr(CsvOptions(separator=";"))):
+        with (
+            pytest.raises(InputError, match=r"rows\.csv:3"),
+            open_rows(given, tmp_path, [FileStamp(*stamps, sound=sound)]),
+        ):
+            pass
+
+
+def test_a_plan_remembers_the_files_that_were_sound(tmp_path: Path) -> None:
+    """What a plan was made from and found sound need not be checked again, unless it was too young to be trusted."""
+    (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
+    given = Input("rows.csv")
+    with open_rows(given, tmp_path) as rows:
+        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), 1, 0.0, 0)
+    assert known_files(plan) == rows.files
+    assert [one.sound for one in known_files(plan)] == [repr(given.csv)]
+    assert known_files(replace(plan, fingerprint="")) == ()
