@@ -14,6 +14,7 @@ from crash.harness import DONE, STORAGE, CrashJob, ended, environment, write_job
 from crash.ledger import Ledger, serving
 
 SAMPLE = {"SIGKILL": 12, "SIGTERM": 2, "SIGINT": 2, "SIGINT twice": 2, "SIGTERM, then SIGKILL": 2}
+SLOW_MACHINE = pytest.mark.timeout(600)
 TEXTS = [f"text {number}" for number in range(200)]
 
 
@@ -44,6 +45,7 @@ def seed() -> int:
     return random.SystemRandom().randrange(10**6)
 
 
+@SLOW_MACHINE
 def test_kills_in_flight(tmp_path: Path) -> None:
     """Whatever kills a run: nothing committed is asked again, drains lose nothing, the output is as if unkilled."""
     print(f"seed {(number := seed())}")  # noqa: T201  (to repeat a failure)
@@ -53,6 +55,7 @@ def test_kills_in_flight(tmp_path: Path) -> None:
     assert all(figures.twice[kind] <= figures.exposed[kind] for kind in SAMPLE)
 
 
+@SLOW_MACHINE
 @pytest.mark.usefixtures("strace")
 def test_kills_at_system_calls(tmp_path: Path) -> None:
     """Killed at any call of commit or output, files are old-complete or new-complete, and nothing is asked again."""
@@ -61,6 +64,7 @@ def test_kills_at_system_calls(tmp_path: Path) -> None:
     assert set(points.landed) == set(syscalls.CALLS)
 
 
+@SLOW_MACHINE
 @pytest.mark.usefixtures("strace")
 def test_calls_that_fail(tmp_path: Path) -> None:
     """ENOSPC and EIO from calls end a run with exit 5 and a line; once the disk is well, it goes on."""
@@ -69,6 +73,7 @@ def test_calls_that_fail(tmp_path: Path) -> None:
     assert any("exit 5" in name for name in points.failed)
 
 
+@SLOW_MACHINE
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     """A damaged checkpoint is refused with advice, or does no harm: never a traceback, never a start from nothing."""
     print(f"seed {(number := seed())}")  # noqa: T201  (as above)

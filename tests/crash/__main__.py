@@ -17,7 +17,11 @@ STARTS = 100
 
 
 def _kills(folder: Path) -> Iterable[str]:
-    return kills.kill_until(KILLS, folder, seed=1).lines()
+    return kills.kill_until(KILLS, folder, seed=1, tell=_tell).lines()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  (a run of half an hour should show that it lives)
 
 
 def _calls(folder: Path) -> Iterable[str]:

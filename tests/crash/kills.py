@@ -4,6 +4,7 @@ import os
 import random
 import signal
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,10 +92,13 @@ class Killer:
 
 
 def kill_until(
-    counts: dict[str, int], folder: Path, seed: int, figures: Figures | None = None, rows: int = ROWS
+    counts: dict[str, int], folder: Path, seed: int, rows: int = ROWS, tell: Callable[[str], None] | None = None
 ) -> Figures:
-    """Kill runs of jobs until so many kills of each kind have landed with requests in flight; check each job's end."""
-    figures = figures or Figures()
+    """Kill runs of jobs until so many kills of each kind have landed with requests in flight; check each job's end.
+
+    `tell` is told how far it is, after each job.
+    """
+    figures = Figures()
     chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)
     texts = sample_texts(rows)
     with serving(Ledger()) as ledger:
@@ -108,6 +112,8 @@ def kill_until(
             assert set(ledger.received) == job.questions
             figures.jobs += 1
             figures.requests += ledger.requests
+            if tell is not None:
+                tell(f"{figures.jobs} jobs, {figures.landed.total()} kills")
     return figures
 
 
