@@ -1,7 +1,7 @@
 """May this request be sent now: the slots, the gate, the rates, the bytes in flight and the budget in one place."""
 
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from batchrun.budget import Budget
 from batchrun.codes import Ending
@@ -14,8 +14,7 @@ ON_CHANGE = float("inf")
 """Wait until something in flight ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(NamedTuple):
     """What was granted for one request, to be given back when it ends."""
 
     size: int

@@ -9,7 +9,6 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from batchrun.answers import AnswerForm, Mismatch, with_turns
@@ -242,7 +241,7 @@ class Pool:
                 most = self._rules.max_tokens
                 self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=parsed.json, max_tokens=most))
                 return
-            verdict = replace(verdict, ending="schema_mismatch", message=parsed.message)
+            verdict = verdict._replace(ending="schema_mismatch", message=parsed.message)
             work.mismatch = parsed
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
@@ -361,9 +360,9 @@ class Pool:
             for earlier in taken_back[:-1]:
                 self.tally.count_failure(earlier.error_type or "", -1)
                 # The checkpoint adds up: what the failure cost is recorded already.
-                self._keep.put(replace(earlier, status=Status.PENDING, attempts=0, cost=ZERO, possibly_billed=0))
+                self._keep.put(earlier._replace(status=Status.PENDING, attempts=0, cost=ZERO, possibly_billed=0))
         if taken_back:
-            self._keep.put(replace(outcome, status=Status.PENDING))
+            self._keep.put(outcome._replace(status=Status.PENDING))
         return bool(taken_back)
 
     def _watch_failures(self) -> None:
@@ -376,7 +375,7 @@ class Pool:
         """Leave a question pending for the next run, with what it has cost."""
         self._unfinal = min(self._unfinal, work.position)
         if work.last is not None:
-            self._keep.put(replace(work.last, status=Status.PENDING))
+            self._keep.put(work.last._replace(status=Status.PENDING))
 
     def _give_back(self) -> None:
         """At the end: what waits stays pending; what is still in flight may be billed."""

@@ -71,9 +71,8 @@ class Kept:
         """The outcome of each question as it stands: the last one, with all its attempts and money."""
         found: dict[int, Outcome] = {}
         for new in self.outcomes:
-            old = found.get(new.question, replace(new, attempts=0, cost=ZERO, possibly_billed=0))
-            found[new.question] = replace(
-                new,
+            old = found.get(new.question, new._replace(attempts=0, cost=ZERO, possibly_billed=0))
+            found[new.question] = new._replace(
                 attempts=old.attempts + new.attempts,
                 cost=Pico(old.cost + new.cost),
                 possibly_billed=old.possibly_billed + new.possibly_billed,

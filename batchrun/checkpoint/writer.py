@@ -5,7 +5,6 @@ import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
@@ -271,10 +270,9 @@ def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int, int]:
 def _sound(item: _Kept) -> _Kept:
     """Make what a server or a path said fit for SQLite: no lone surrogates, no integer beyond 64 bits."""
     changes: dict[str, Any] = {}
-    for field in fields(item):
-        value = getattr(item, field.name)
+    for name, value in item._asdict().items():
         if type(value) is str:
-            changes[field.name] = value.encode("utf-8", "replace").decode()
+            changes[name] = value.encode("utf-8", "replace").decode()
         elif type(value) is int and abs(value) > _LARGEST:
-            changes[field.name] = _LARGEST
-    return replace(item, **changes)
+            changes[name] = _LARGEST
+    return item._replace(**changes)
