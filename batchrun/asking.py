@@ -16,7 +16,7 @@ from batchrun.children import LOCAL_PARALLEL, local_server, simulator
 from batchrun.endpoints import Endpoint
 from batchrun.errors import BatchrunError, ExitCode, UserError
 from batchrun.eventlog import event
-from batchrun.job import Job, parse_duration
+from batchrun.job import Job
 from batchrun.money import ZERO, Pico, from_usd, to_usd
 from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
 from batchrun.permits import Permits
@@ -180,7 +180,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
             breaker=limits.breaker,
             grace=limits.timeout if limits.grace is None else limits.grace,
             max_failed=asking.max_failed,
-            deadline=None if limits.deadline is None else asking.started + parse_duration(limits.deadline),
+            deadline=None if limits.deadline_seconds is None else asking.started + limits.deadline_seconds,
             max_tokens=p.max_tokens,
             openrouter=asking.endpoint.openrouter,
             price=asking.prices.likely.get(asking.endpoint.model),
