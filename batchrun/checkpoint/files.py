@@ -117,6 +117,8 @@ def create(path: Path, fill: Callable[[Connection], None]) -> None:
                 connection.run(f"PRAGMA application_id = {schema.APPLICATION_ID}")
                 connection.run(f"PRAGMA user_version = {schema.VERSION}")
                 fill(connection)
+            # Closing would merge the log as well, but say nothing where the disk is full, and the name is for one file.
+            connection.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.close()
         new.replace(path)

@@ -59,7 +59,7 @@ def _filters(job: CrashJob, call: str) -> list[str]:
     if call != "openat":
         return []
     places = [str(job.checkpoint) + ending for ending in ("", "-wal", "-shm", ".new", ".lock", ".reserve")]
-    return [word for place in [*places, str(job.folder)] for word in ("-P", place)]
+    return [word for place in places for word in ("-P", place)]
 
 
 def _strace(job: CrashJob, call: str, action: str) -> list[str]:
