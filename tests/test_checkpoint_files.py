@@ -6,8 +6,6 @@ import random
 import shutil
 import sqlite3
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -306,32 +304,3 @@ def test_creation_that_was_killed_is_begun_again(tmp_path: Path) -> None:
     with contextlib.closing(Checkpoint.open(tmp_path / "x.sqlite")) as checkpoint:
         assert checkpoint.current_plan() is None
     assert [file.name for file in tmp_path.iterdir()] == ["x.sqlite"]
-
-
-def test_a_new_checkpoint_gets_its_name_whole(tmp_path: Path) -> None:
-    """Where the disk fills while the file is made, at whatever byte, there is none afterwards, and never a half one."""
-    made_some = False
-    for size in range(0, 120_000, 4_000):
-        path = tmp_path / str(size) / "x.sqlite"
-        command = [sys.executable, "-c", SMALL, str(path), str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode in {0, 5}, done.stderr
-        made_some |= path.exists()
-        if path.exists():
-            with Checkpoint.open(path) as checkpoint:
-                assert checkpoint.verify() == []
-    assert made_some
-
-
-SMALL = """
-import resource, sys
-from pathlib import Path
-from batchrun.checkpoint import Checkpoint
-from batchrun.errors import StorageError
-size = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-try:
-    Checkpoint.open(Path(sys.argv[1])).close()
-except StorageError:
-    sys.exit(5)
-"""

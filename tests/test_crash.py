@@ -1,5 +1,6 @@
 """Kills, full disks, damage, lost terminals: samples of what `make crash` does in full, on real processes."""
 
+import contextlib
 import os
 import random
 import signal
@@ -12,6 +13,9 @@ import pytest
 from crash import damage, disk, kills, starts, syscalls
 from crash.harness import DONE, STORAGE, CrashJob, ended, environment, write_job
 from crash.ledger import Ledger, serving
+
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import StorageError
 
 SAMPLE = {"SIGKILL": 12, "SIGTERM": 2, "SIGINT": 2, "SIGINT twice": 2, "SIGTERM, then SIGKILL": 2}
 SLOW_MACHINE = pytest.mark.timeout(600)
@@ -108,6 +112,23 @@ def test_checkpoint_disk_is_full_before(tmp_path: Path, small_disk: Path, ledger
     assert ledger.requests == 0
     filler.unlink()
     assert job.run().code == DONE
+
+
+def test_a_new_checkpoint_gets_its_name_whole(small_disk: Path) -> None:
+    """Wherever the disk fills while a checkpoint is made, there is none afterwards or a sound one, never a half one."""
+    made = 0
+    for pages in range(40):
+        filler = disk.fill_up(small_disk)
+        os.truncate(filler, filler.stat().st_size - pages * 4096)
+        path = small_disk / f"{pages}.sqlite"
+        with contextlib.suppress(StorageError):
+            Checkpoint.open(path).close()
+        filler.unlink()
+        if path.exists():
+            made += 1
+            with Checkpoint.open(path) as checkpoint:
+                assert checkpoint.verify() == []
+    assert 0 < made < 40
 
 
 def test_output_disk_fills_in_midst(tmp_path: Path, small_disk: Path, ledger: Ledger) -> None:
