@@ -7,6 +7,7 @@ offset becomes UTC. JSONL takes its types from the whole file; a field with text
 
 import difflib
 import glob
+import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from batchrun.textfiles import CsvFile, JsonLinesFile, check_csv, check_json_lin
 
 _TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
+# Polars reads eight row groups of a Parquet file ahead and more, which may be 200 MB and brings nothing here.
+os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
+
 _PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 _MASK = "\0asked"
 _CSV_TYPES: dict[CsvType, pl.DataType] = {
