@@ -11,13 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job import timed, write_job, write_rows
 
-SETTLED, TAIL = 25.0, 5.0  # seconds that do not count, at the beginning and at the end
+TAIL = 5.0  # seconds at the end that do not count
 SERVE = """
 import json, sys
 from batchrun.simulator import Config, serve
@@ -27,31 +27,33 @@ serve(Config().changed(json.loads(sys.argv[1])), until_stdin_closes=True)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A simulator, rows for about so many seconds, and the fixed settings to compare with."""
+    """A simulator, rows, fixed settings to compare with, and the seconds after which a run has settled."""
 
     name: str
     simulator: Mapping[str, Any]
     rows: int
-    fixed: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    fixed: tuple[Mapping[str, Any], ...]
+    settled: float = 25.0
 
 
 CASES = (
     Case("20 at once", {"latency": 0.3, "hidden_concurrency": 20}, 5_000, ({"concurrency": 20},)),
-    Case("200 at once", {"latency": 0.6, "hidden_concurrency": 200}, 25_000, ({"concurrency": 200},)),
+    Case("200 at once", {"latency": 0.6, "hidden_concurrency": 200}, 35_000, ({"concurrency": 200},), settled=60),
     Case(
-        "3,000 a minute",
-        {"latency": 0.3, "requests_per_minute": 3_000},
+        "500 in ten seconds",
+        {"latency": 0.3, "requests_per_minute": 500, "minute": 10},
         6_000,
         ({"concurrency": 64, "requests_per_minute": 2_990},),
+        settled=60,
     ),
     Case(
-        "100 at once, from 40 s to 70 s only 30",
+        "100 at once, from 40 s to 60 s only 30",
         {
             "latency": 0.5,
             "hidden_concurrency": 100,
-            "schedule": [[40, {"hidden_concurrency": 30}], [70, {"hidden_concurrency": 100}]],
+            "schedule": [[40, {"hidden_concurrency": 30}], [60, {"hidden_concurrency": 100}]],
         },
-        14_000,
+        13_000,
         ({"concurrency": 30}, {"concurrency": 100}),
     ),
 )
@@ -83,7 +85,7 @@ def run(case: Case, limits: Mapping[str, Any]) -> tuple[float, float]:
             sys.exit(done.stderr)
         with closing(sqlite3.connect(folder / ".batchrun" / "job.sqlite")) as connection:
             begin, end = connection.execute("SELECT min(finished_at), max(finished_at) FROM answers").fetchone()
-            span = (begin + SETTLED, end - TAIL)
+            span = (begin + case.settled, end - TAIL)
             count = "SELECT count(*) FROM {} WHERE {} BETWEEN ? AND ?"
             answers = connection.execute(count.format("answers", "finished_at"), span).fetchone()[0]
             refused = connection.execute(count.format("failures", "at"), span).fetchone()[0]
