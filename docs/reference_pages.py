@@ -108,21 +108,16 @@ def _commands() -> Iterator[str]:
     yield "# Commands\n"
     yield MADE
     yield "```text"
-    yield _help(cli, "batchrun")
+    context = click.Context(cli, info_name="batchrun", **{**cli.context_settings, "terminal_width": 100})
+    yield context.get_help()
     yield "```\n"
-    context = click.Context(cli, info_name="batchrun")
     for name in COMMANDS:
         command = cli.get_command(context, name)
         if command is not None:
             yield f"## batchrun {name}\n"
             yield "```text"
-            yield _help(command, f"batchrun {name}")
+            yield click.Context(command, context, info_name=name).get_help()
             yield "```\n"
-
-
-def _help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
-    return command.get_help(context)
 
 
 def _columns() -> Iterator[str]:
