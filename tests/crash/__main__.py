@@ -1,5 +1,6 @@
 """Runs the whole harness and prints its figures: `make crash`, or `python -m crash [kills calls failures …]`."""
 
+import signal
 import sys
 import tempfile
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from crash import damage, kills, starts, syscalls
 
+SEED = 1
 KILLS = {"SIGKILL": 1_000, "SIGTERM": 60, "SIGINT": 60, "SIGINT twice": 40, "SIGTERM, then SIGKILL": 40}
 POINTS = 38
 """Kills at each of the eight calls: 304."""
@@ -17,7 +19,7 @@ STARTS = 100
 
 
 def _kills(folder: Path) -> Iterable[str]:
-    return kills.kill_until(KILLS, folder, seed=1, tell=_tell).lines()
+    return kills.kill_until(KILLS, folder, SEED, tell=_tell).lines()
 
 
 def _tell(line: str) -> None:
@@ -25,15 +27,15 @@ def _tell(line: str) -> None:
 
 
 def _calls(folder: Path) -> Iterable[str]:
-    return [reason] if (reason := syscalls.why_not()) else syscalls.kill_at_calls(POINTS, folder, seed=2).lines()
+    return [reason] if (reason := syscalls.why_not()) else syscalls.kill_at_calls(POINTS, folder, SEED).lines()
 
 
 def _failures(folder: Path) -> Iterable[str]:
-    return [reason] if (reason := syscalls.why_not()) else syscalls.fail_at_calls(FAILURES, folder, seed=3).lines()
+    return [reason] if (reason := syscalls.why_not()) else syscalls.fail_at_calls(FAILURES, folder, SEED).lines()
 
 
 def _damage(folder: Path) -> Iterable[str]:
-    return damage.lines(damage.damage_at(PLACES, folder, seed=4))
+    return damage.lines(damage.damage_at(PLACES, folder, SEED))
 
 
 def _starts(folder: Path) -> Iterable[str]:
@@ -51,6 +53,8 @@ PARTS: dict[str, Callable[[Path], Iterable[str]]] = {
 
 def main() -> None:
     """Run the parts that are named, or all; the first broken promise ends it with an AssertionError."""
+    # A shell ignores SIGINT for what it starts with &, and a run keeps to what its parent ignores.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in sys.argv[1:] or PARTS:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="crash-") as folder:

@@ -16,6 +16,9 @@ IN_FLIGHT = 64
 UNCOMMITTED = 1_000
 """Answers that may be on their way to the disk at most: a group of 500 that is being committed, and the next one."""
 
+MOST_JOBS = 50
+"""More jobs than kills and so many mean that some kind never lands."""
+
 EARLY = 0.9
 """So many kills come early in a run; the others when the commits are in full swing."""
 
@@ -104,6 +107,7 @@ def kill_until(
     with serving(Ledger()) as ledger:
         wanted = reference(folder / "reference", ledger.url, texts)
         while any(figures.landed[kind] < count for kind, count in counts.items()):
+            assert figures.jobs < MOST_JOBS + sum(counts.values()), f"kills do not land: {figures}"
             ledger.forget()
             job = write_job(folder / f"job{figures.jobs}", ledger.url, texts)
             _kill_one_job(job, ledger, counts, chance, figures)

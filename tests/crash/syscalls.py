@@ -42,7 +42,8 @@ class Points:
         """Give the numbers for people."""
         kills = ", ".join(f"{call} {number}" for call, number in sorted(self.landed.items()))
         failures = ", ".join(f"{name} {number}" for name, number in sorted(self.failed.items()))
-        return [f"{self.landed.total()} kills at calls in {self.jobs} jobs: {kills}", f"injected failures: {failures}"]
+        said = [f"{self.landed.total()} kills at calls in {self.jobs} jobs: {kills}"] if kills else []
+        return said + ([f"{self.failed.total()} runs whose calls failed: {failures}"] if failures else [])
 
 
 def why_not() -> str:
