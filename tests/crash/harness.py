@@ -22,10 +22,14 @@ MINUTES = 180
 
 @dataclass(frozen=True)
 class CrashJob:
-    """A job file with its input. `texts` are its rows' questions, None where `input.where` leaves a row out."""
+    """A job file with its input. `texts` are its rows' questions, None where `input.where` leaves a row out.
+
+    `settled` are the statuses of answers that are never asked again.
+    """
 
     folder: Path
     texts: tuple[str | None, ...]
+    settled: tuple[str, ...] = ("ok", "failed")
 
     @property
     def path(self) -> Path:
@@ -76,7 +80,8 @@ class CrashJob:
         with closing(sqlite3.connect(f"file:{self.checkpoint}?mode=ro", uri=True, timeout=30)) as connection:
             found = connection.execute(
                 "SELECT r.position FROM rows r JOIN answers a ON a.id = r.question_id "
-                "WHERE a.status IN ('ok', 'failed')"
+                f"WHERE a.status IN ({', '.join('?' * len(self.settled))})",  # noqa: S608  (marks only)
+                self.settled,
             )
             return {text for (position,) in found if (text := self.texts[position]) is not None}
 
