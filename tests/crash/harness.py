@@ -79,8 +79,8 @@ class CrashJob:
             return set()
         with closing(sqlite3.connect(f"file:{self.checkpoint}?mode=ro", uri=True, timeout=30)) as connection:
             found = connection.execute(
-                "SELECT r.position FROM rows r JOIN answers a ON a.id = r.question_id "
-                f"WHERE a.status IN ({', '.join('?' * len(self.settled))})",  # noqa: S608  (marks only)
+                "SELECT r.position FROM rows r JOIN answers a ON a.id = r.question_id "  # noqa: S608  (marks only)
+                f"WHERE a.status IN ({', '.join('?' * len(self.settled))})",
                 self.settled,
             )
             return {text for (position,) in found if (text := self.texts[position]) is not None}
