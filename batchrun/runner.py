@@ -94,7 +94,7 @@ class _Run:
         self._begin()
         try:
             if self._asked:
-                self._ask(start)
+                self._ask(plan, start)
             counts = self._checkpoint.counts()
             self._write(counts)
         except BaseException as problem:
@@ -153,35 +153,24 @@ class _Run:
 
     def _start(self, plan: PlanInfo) -> int:
         """Give the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
-        last = self._checkpoint.last_run()
-        truncated = last is None or last.counts is None or "truncated" in (last.counts.errors or ())
-        return 0 if truncated and plan.low_water and self._open(self._p.max_tokens) else plan.low_water
-
-    def _open(self, max_tokens: int | None) -> int:
-        return self._checkpoint.count_open(start=0, again=(), max_tokens=max_tokens)
+        return 0 if self._checkpoint.has_truncated(max_tokens=self._p.max_tokens) else plan.low_water
 
     # -- ask
 
-    def _failures_left(self) -> int | None:
-        """Give how many more questions may fail; failures that stand count against limits.max_failed."""
-        accepted = self._accepted()
+    def _failures_left(self, standing: int, plan: PlanInfo) -> int | None:
+        """Give how many more questions may fail; the rows that failed for good count against limits.max_failed."""
+        accepted = self._job.limits.accepted_failures(plan.rows)
         if accepted is None:
             return None
-        counts = self._checkpoint.counts()
-        standing = sum(number for name, number in (counts.errors or {}).items() if name not in ASKED_AGAIN)
-        standing -= self._open(self._p.max_tokens) - self._open(0)  # truncated rows whose max_tokens grew
         if standing > accepted:
             reason = f"{standing:,} rows failed, more than limits.max_failed accepts; see `batchrun status`"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
         return max(0, accepted - standing)
 
-    def _accepted(self) -> int | None:
-        plan = self._checkpoint.current_plan()
-        return self._job.limits.accepted_failures(plan.rows if plan else 0)
-
-    def _ask(self, start: int) -> None:
+    def _ask(self, plan: PlanInfo, start: int) -> None:
         """Ask what is open from position `start` on, unless something already known forbids it."""
-        failures_left = self._failures_left()
+        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
+        failures_left = self._failures_left(failed.rows, plan)
         if self._valve.closed:
             return
         with serving(self._p.endpoint) as endpoint:
@@ -205,20 +194,18 @@ class _Run:
                 time=self._time,
             )
             event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)
-            self._ui.start(self._goal())
+            self._ui.start(self._goal(plan.questions, failed.questions))
             try:
                 self._tally = ask(asking, self._valve, self._ui)
             finally:
                 self._ui.end()
 
-    def _goal(self) -> Goal:
+    def _goal(self, questions: int, failed: int) -> Goal:
         """Give what the progress counts to: the whole plan, or with a limit what this run asks."""
         per_minute = self._job.limits.requests_per_minute
         if self._options.limit is not None:
             return Goal(self._asked, per_minute=per_minute)
-        done = self._checkpoint.count_settled(again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
-        ok, failed = done.get("ok", 0), done.get("failed", 0)
-        return Goal(self._asked + ok + failed, ok, failed, per_minute)
+        return Goal(questions, questions - self._asked - failed, failed, per_minute)
 
     def _key_is_good(self, endpoint: Endpoint) -> bool:
         """Ask for the key's state first, so that a wrong key costs no request to the model."""
@@ -319,7 +306,7 @@ class _Run:
             return self._valve.exit_code, self._valve.reason
         if counts.pending and self._options.limit is None:
             return ExitCode.SOME_FAILED, f"{counts.pending:,} rows are pending"
-        if counts.failed > (self._accepted() or 0):
+        if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
             return ExitCode.SOME_FAILED, f"{counts.failed:,} rows failed"
         return ExitCode.DONE, "done"
 

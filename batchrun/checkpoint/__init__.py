@@ -12,7 +12,7 @@ from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.files import check_place
 from batchrun.checkpoint.lock import lock
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, PlanPreview, current_plan
-from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Counts, Settled, Usage
+from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Counts, Failed, Settled, Usage
 from batchrun.checkpoint.runs import RunInfo
 from batchrun.checkpoint.writer import Writer, utc_day
 from batchrun.errors import CheckpointError, StorageError, UserError
@@ -22,6 +22,7 @@ __all__ = [
     "OUTCOME_COLUMNS",
     "Checkpoint",
     "Counts",
+    "Failed",
     "PlanBuilder",
     "PlanInfo",
     "PlanPreview",
@@ -107,9 +108,13 @@ class Checkpoint:
         """Count what `open_questions` would give."""
         return queries.count_open(self._connection, queries.Open(again, max_tokens), start=start)
 
-    def count_settled(self, *, again: Collection[str], max_tokens: int | None) -> dict[str, int]:
-        """Count the questions of the plan that `open_questions` would not give, by status: `ok` and `failed`."""
-        return queries.count_settled(self._connection, queries.Open(again, max_tokens))
+    def count_failed(self, *, again: Collection[str], max_tokens: int | None) -> Failed:
+        """Count what failed in the current plan and would not be given by `open_questions`."""
+        return queries.count_failed(self._connection, queries.Open(again, max_tokens))
+
+    def has_truncated(self, *, max_tokens: int | None) -> bool:
+        """Tell whether answers, of whatever plan, were cut off at fewer tokens than `max_tokens`."""
+        return queries.has_truncated(self._connection, queries.Open((), max_tokens))
 
     def failed_attempts(self) -> dict[str, int]:
         """Count the attempts of all runs that brought no answer, by error_type; most frequent first."""

@@ -12,18 +12,20 @@ BATCH = 50_000
 LARGEST_BATCH = 250_000
 """Rows; what is held in memory of a plan that goes into millions of questions."""
 
-_CURRENT = "SELECT number, fingerprint, wording, stamps, rows, created_at, low_water FROM plans WHERE current"
+_FIELDS = "number, fingerprint, wording, stamps, rows, questions, created_at, low_water"
+_CURRENT = f"SELECT {_FIELDS} FROM plans WHERE current"  # noqa: S608  (a constant)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanInfo:
-    """The current plan: what it was made from, its rows, and the position below which every row is final."""
+    """The current plan: what it was made from, its rows and questions, the position below which all is final."""
 
     number: int
     fingerprint: str
     wording: str
     stamps: str
     rows: int
+    questions: int
     created_at: float
     low_water: int
 
@@ -61,6 +63,7 @@ class PlanBuilder:
         self._keys: list[bytes | None] = []
         self._problems: dict[int, tuple[str, str]] = {}
         self._start = 0
+        self._questions = 0
         self._last_id: int = connection.value("SELECT coalesce(max(id), 0) FROM questions")
         # One byte a question tells whether a row before had it; ids are dense.
         self._seen = bytearray(self._last_id + 1)
@@ -115,12 +118,12 @@ class PlanBuilder:
             connection.run(schema.RESULTS)
             connection.run("DELETE FROM plans")
             connection.run(
-                "INSERT INTO plans(number, current, fingerprint, wording, stamps, created_at, rows) "
-                "VALUES (?, 1, ?, ?, ?, ?, ?)",
-                (number, *self._head, self._start),
+                "INSERT INTO plans(number, current, fingerprint, wording, stamps, created_at, rows, questions) "
+                "VALUES (?, 1, ?, ?, ?, ?, ?, ?)",
+                (number, *self._head, self._start, self._questions),
             )
         fingerprint, wording, stamps, now = self._head
-        return PlanInfo(number, fingerprint, wording, stamps, self._start, now, 0)
+        return PlanInfo(number, fingerprint, wording, stamps, self._start, self._questions, now, 0)
 
     def discard(self) -> None:
         """Leave the current plan as it is."""
@@ -166,7 +169,9 @@ class PlanBuilder:
                     rows.append((position, None, 0, None))
                 continue
             number = ids[key]
-            rows.append((position, number, 1 - seen[number], key))
+            first = 1 - seen[number]
+            rows.append((position, number, first, key))
             seen[number] = 1
+            self._questions += first
         self._connection.insert("rows_next(position, question_id, first, key)", rows)
         self._connection.insert("rows_next(position, error_type, error_message, first)", failed)

@@ -83,6 +83,14 @@ class Settled:
     seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Rows that failed and are not to be asked again, and the distinct questions that are among them."""
+
+    rows: int
+    questions: int
+
+
 class Open:
     """Which questions are to be asked: without an answer, pending, or failed in a way that `again` names.
 
@@ -91,9 +99,10 @@ class Open:
 
     def __init__(self, again: Collection[str], max_tokens: int | None) -> None:
         marks = ", ".join("?" * len(again))
+        self.failure = f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?)"
+        """Whether a failed answer is open."""
         self.sql = (
-            "r.first AND (a.id IS NULL OR a.status NOT IN ('ok', 'failed') OR a.status = 'failed' AND "
-            f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?))"
+            f"r.first AND (a.id IS NULL OR a.status NOT IN ('ok', 'failed') OR a.status = 'failed' AND {self.failure})"
         )
         self.values = (*again, UNLIMITED if max_tokens is None else max_tokens)
 
@@ -123,10 +132,19 @@ def count_open(connection: Connection, which: Open, *, start: int) -> int:
     return int(connection.value(sql, (start, *which.values)))
 
 
-def count_settled(connection: Connection, which: Open) -> dict[str, int]:
-    """Count the questions of the plan that are not open, by status: `ok` and `failed`."""
-    sql = f"SELECT a.status, count(*) FROM {_NARROW_JOIN} WHERE r.first AND ({which.sql}) IS NOT TRUE GROUP BY 1"  # noqa: S608
-    return dict(connection.rows(sql, which.values))
+def count_failed(connection: Connection, which: Open) -> Failed:
+    """Count what failed for good in the current plan."""
+    sql = (
+        "SELECT count(*), coalesce(sum(first), 0) FROM rows WHERE error_type IS NOT NULL OR question_id IN ("  # noqa: S608  (as above)
+        f"SELECT id FROM answers a INDEXED BY answers_failed WHERE status = 'failed' AND {which.failure} IS NOT TRUE)"
+    )
+    return Failed(*connection.rows(sql, which.values)[0])
+
+
+def has_truncated(connection: Connection, which: Open) -> bool:
+    """Tell whether any answer that was cut off would be asked again."""
+    sql = "SELECT 1 FROM answers WHERE status = 'failed' AND error_type = 'truncated' AND max_tokens < ? LIMIT 1"
+    return bool(connection.rows(sql, which.values[-1:]))
 
 
 def failed_attempts(connection: Connection) -> dict[str, int]:
@@ -264,6 +282,7 @@ _INVARIANTS = {
     ),
     "the plan does not have as many rows as it says": (
         "SELECT count(*) FROM plans WHERE current AND (rows <> (SELECT count(*) FROM rows) "
+        "OR questions <> (SELECT coalesce(sum(first), 0) FROM rows) "
         "OR rows <> (SELECT coalesce(max(position) + 1, 0) FROM rows))"
     ),
     "an answer belongs to no question": "SELECT count(*) FROM answers WHERE id NOT IN (SELECT id FROM questions)",

@@ -62,11 +62,14 @@ CREATE TABLE answers(
 # Counting and resuming read this narrow copy, never the pages with the texts.
 _STATES = "CREATE INDEX answers_state ON answers(id, status, error_type, max_tokens, cost)"
 
+# What failed is rare: a run that begins asks for it alone.
+_FAILED = "CREATE INDEX answers_failed ON answers(error_type, max_tokens) WHERE status = 'failed'"
+
 _PLANS = """
 CREATE TABLE plans(
   number INTEGER PRIMARY KEY, current INTEGER NOT NULL, fingerprint TEXT NOT NULL, wording TEXT NOT NULL,
-  stamps TEXT NOT NULL, rows INTEGER NOT NULL, created_at REAL NOT NULL, low_water INTEGER NOT NULL DEFAULT 0,
-  counts TEXT)
+  stamps TEXT NOT NULL, rows INTEGER NOT NULL, questions INTEGER NOT NULL, created_at REAL NOT NULL,
+  low_water INTEGER NOT NULL DEFAULT 0, counts TEXT)
 """
 
 _RUNS = """
@@ -114,5 +117,5 @@ def rows_table(name: str) -> str:
     )
 
 
-TABLES = (_QUESTIONS, _ANSWERS, _STATES, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, RESULTS)
+TABLES = (_QUESTIONS, _ANSWERS, _STATES, _FAILED, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, RESULTS)
 """What a new checkpoint is made of, in order."""
