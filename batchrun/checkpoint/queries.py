@@ -184,23 +184,34 @@ def counts(connection: Connection) -> Counts:
     kept = connection.value("SELECT counts FROM plans WHERE current")
     if kept is not None:
         return counts_from(kept, connection)
-    found = connection.rows(
-        f"SELECT {schema.STATUS}, coalesce(r.error_type, a.error_type), count(*), "  # noqa: S608  (constants only)
-        "coalesce(sum(r.first), 0), coalesce(sum(CASE WHEN r.first THEN a.cost END), 0) "
-        f"FROM {_NARROW_JOIN} GROUP BY 1, 2"
-    )
-    by_status = dict.fromkeys(("ok", "failed", "pending", "skipped"), 0)
-    errors: dict[str, int] = {}
-    for status, error, number, _, _ in found:
-        by_status[status] += number
-        if status == "failed":
-            errors[str(error)] = errors.get(str(error), 0) + number
+    rows, asked, problems, questions = connection.rows(
+        "SELECT count(*), count(question_id), count(error_type), coalesce(sum(first), 0) FROM rows"
+    )[0]
+    ok, failed, cost = connection.rows(
+        "SELECT coalesce(sum(a.status = 'ok'), 0), coalesce(sum(a.status = 'failed'), 0), "
+        "coalesce(sum(CASE WHEN r.first THEN a.cost END), 0) "
+        "FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
+    )[0]
     return Counts(
-        rows=sum(by_status.values()),
-        **by_status,
-        questions=sum(row[3] for row in found),
-        cost=Pico(sum(row[4] for row in found)),
-        errors=errors,
+        rows=rows,
+        ok=ok,
+        failed=failed + problems,
+        pending=asked - ok - failed,
+        skipped=rows - asked - problems,
+        questions=questions,
+        cost=Pico(cost),
+        errors=_errors(connection) if failed or problems else {},
+    )
+
+
+def _errors(connection: Connection) -> dict[str, int]:
+    """Count failed rows by error_type."""
+    failed = "SELECT id FROM answers INDEXED BY answers_failed WHERE status = 'failed'"
+    return dict(
+        connection.rows(
+            f"SELECT coalesce(r.error_type, a.error_type), count(*) FROM {_NARROW_JOIN} "  # noqa: S608  (constants only)
+            f"WHERE r.error_type IS NOT NULL OR r.question_id IN ({failed}) GROUP BY 1 ORDER BY 1"
+        )
     )
 
 
