@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from batchrun.answers import Mismatch
 from batchrun.codes import TABLE, Blame
@@ -62,8 +62,7 @@ class Rules:
         return Charge(cost, maybe, keep=maybe or (wrote and cost is None))
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What one attempt costs, in picodollars; None where nobody says.
 
     `maybe`: it may be billed, and nobody said how much. `keep`: what was reserved for it stays reserved; so does the

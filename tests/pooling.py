@@ -182,6 +182,6 @@ def _sending(answer: Answering, asked: Asked) -> Callable[[Request], Awaitable[R
             reply = await answer(number, counts[number])
         finally:
             asked.in_flight -= 1
-        return replace(reply, seconds=asyncio.get_running_loop().time() - started)
+        return reply._replace(seconds=asyncio.get_running_loop().time() - started)
 
     return send

@@ -247,8 +247,8 @@ def test_a_signal_while_ray_starts(tmp_path: Path, number: signal.Signals) -> No
 
 
 def children_of(pid: int) -> str:
-    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "args="], capture_output=True, text=True, check=False)
-    return found.stdout
+    command = ["ps", "-ww", "--ppid", str(pid), "-o", "args="]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 @full

@@ -233,7 +233,7 @@ def test_connect_timeout_above_the_total(kind: str) -> None:
     async def scene() -> Reply:
         async with wire({}, greeting=(End.HANG,)) as server:
             https = server.url().replace("http:", "https:")
-            return await once(kind, target(https, timeout=0.5, connect_timeout=10.0))
+            return await once(kind, target(https, timeout=2.0, connect_timeout=10.0))
 
     reply = run(scene())
     assert (reply.fault, reply.sent) == (Fault.CONNECT, False)

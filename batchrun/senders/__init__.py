@@ -179,12 +179,12 @@ def _masked(send: Send, target: Target, proxy: str | None) -> Send:
         if others and (reply.status != _SUCCESS or _ERROR in body):
             body = _without(body, others)
         if body is not reply.body:
-            reply = replace(reply, body=body)
+            reply = reply._replace(body=body)
         if reply.detail:
-            reply = replace(reply, detail=_without(reply.detail.encode("utf-8", "replace"), every).decode())
+            reply = reply._replace(detail=_without(reply.detail.encode("utf-8", "replace"), every).decode())
         if _KEPT_HEADER in reply.headers:
             kept = _without(reply.headers[_KEPT_HEADER].encode("utf-8", "replace"), every).decode()
-            reply = replace(reply, headers={**reply.headers, _KEPT_HEADER: kept})
+            reply = reply._replace(headers={**reply.headers, _KEPT_HEADER: kept})
         return reply
 
     return send_masked
