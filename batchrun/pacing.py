@@ -239,7 +239,7 @@ class AdaptiveLimit:
         if self._doubling:
             self._go_to(now, self.limit * 2 if full else self.limit, self._rate)
         elif self._step or self._is_quiet(now):
-            self._step = self._step * 2 or 1
+            self._step = min(self._step * 2, self._ceiling) or 1
             limit = self.limit + self._step if full else self.limit
             held_back = self._rate < _IDLE_PACE * self._replies / max(now - self._round_at, 1e-9)
             self._go_to(now, limit, self._rate * (1 + _PACE_STEP * self._step * held_back))

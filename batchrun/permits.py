@@ -80,7 +80,7 @@ class Permits:
         a pace only where it comes with a rate limit.
         """
         slows = ending.slows and (not self._fixed or ending.code == HTTPStatus.PAYMENT_REQUIRED)
-        waits = wait if ending.code == HTTPStatus.TOO_MANY_REQUESTS else None
+        waits = wait if wait is not None and ending.code == HTTPStatus.TOO_MANY_REQUESTS else None
         self.limit.on_reply(now, seconds, slows=slows, in_flight=self.in_flight, waits=waits)
 
     def give_back(self, now: float, permit: Permit, *, spent: Pico, keep: bool, tokens: int | None) -> None:

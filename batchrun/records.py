@@ -90,10 +90,10 @@ class Reply(NamedTuple):
     status: int = 0
     headers: Mapping[str, str] = _NO_HEADERS
     body: bytes = b""
+    seconds: float = 0.0
     fault: Fault | None = None
     sent: bool = True
     detail: str = ""
-    seconds: float = 0.0
 
 
 Send = Callable[[Request], Awaitable[Reply]]

@@ -57,9 +57,11 @@ class Rules:
         tokens = usage.prompt_tokens, usage.completion_tokens
         if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
             cost = self.price.cost(tokens[0], tokens[1])
+        if cost is not None:
+            return Charge(cost, maybe=False, keep=False)
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
-        maybe = cost is None and (ending.maybe_billed or (wrote and (self.openrouter or self.price is not None)))
-        return Charge(cost, maybe, keep=maybe or (wrote and cost is None))
+        maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
+        return Charge(None, maybe, keep=maybe or wrote)
 
 
 class Charge(NamedTuple):
@@ -163,28 +165,28 @@ class Work:
         """Give how the question stands after this reply."""
         good = status is Status.OK
         usage = verdict.usage
-        return Outcome(
+        return Outcome(  # in the order of its fields: by their names it would take four times as long
             self.question,
             status,
             at,
-            answer=answer,
-            raw=None if good else verdict.text,
-            error_type=None if good else verdict.ending,
-            error_code=None if good else verdict.code,
-            error_message=None if good else verdict.message,
-            http_status=verdict.http_status,
-            attempts=self.attempts,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cost=Pico(self.cost),
-            possibly_billed=self.possibly_billed,
-            cached=usage.cached,
-            model=verdict.model,
-            provider=verdict.provider,
-            finish_reason=verdict.finish_reason,
-            generation_id=verdict.generation_id,
-            seconds=reply.seconds,
-            max_tokens=max_tokens,
+            answer,
+            None if good else verdict.text,
+            None if good else verdict.ending,
+            None if good else verdict.code,
+            None if good else verdict.message,
+            verdict.http_status,
+            self.attempts,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            Pico(self.cost),
+            self.possibly_billed,
+            usage.cached,
+            verdict.model,
+            verdict.provider,
+            verdict.finish_reason,
+            verdict.generation_id,
+            reply.seconds,
+            max_tokens,
         )
 
     def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:

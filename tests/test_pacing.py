@@ -304,6 +304,16 @@ def test_a_server_that_queues_is_not_buried() -> None:
     assert limit.limit < 24
 
 
+def test_a_limit_goes_on_at_its_ceiling() -> None:
+    """Millions of answers at the ceiling, round after round, are nothing to fail at."""
+    limit, now = AdaptiveLimit(8, start=8), 0.0
+    for _ in range(20_000):
+        now += 0.05
+        limit.on_reply(now, 0.4, slows=False, in_flight=7)
+    assert limit.limit == 8
+    assert limit.wait(now) == 0
+
+
 def test_many_refusals_halve_a_limit_that_held_once_a_round_trip() -> None:
     """Refusals of requests that were sent before the decrease do not decrease again."""
     limit = AdaptiveLimit(64, start=64)

@@ -256,7 +256,7 @@ class _Sender:
             content = await self._read(response, headers.get("content-encoding", "identity").strip().lower())
         finally:
             await response.aclose()
-        return Reply(response.status, headers, content, seconds=time.monotonic() - started)
+        return Reply(response.status, headers, content, time.monotonic() - started)
 
     async def _read(self, response: httpcore.Response, encoding: str) -> bytes:
         """Give the body, decompressed; no more than the limit is ever decompressed."""

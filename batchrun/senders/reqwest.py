@@ -67,7 +67,7 @@ class _Sender:
         seconds = time.monotonic() - started
         if body is None:
             return Reply(status, headers, fault=Fault.TOO_LARGE, detail=self._limit, seconds=seconds)
-        return Reply(status, headers, body, seconds=seconds)
+        return Reply(status, headers, body, seconds)
 
     @property
     def _limit(self) -> str:
