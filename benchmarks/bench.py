@@ -59,14 +59,17 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
     """Compare whole jobs with the rate of wrk in the same rounds."""
     settings = [(0, 256, 50_000, "reqwest"), (0, 256, 50_000, "httpx")]
     settings += [(500, in_flight, rows, "reqwest") for in_flight, rows in LATENT]
-    table: Table = [("latency, in flight, sender", "wrk", "rows/s", "of wrk", "CPU µs a row", "peak MB", "whole job s")]
+    head = ("latency, in flight, sender", "wrk", "rows/s", "of wrk", "CPU µs a row", "pyreqwest alone")
+    table: Table = [(*head, "peak MB", "whole job s")]
     for latency, in_flight, rows, sender in settings:
         ceilings: list[float] = []
         found: list[Measured] = []
+        alone: list[float] = []
         for _ in range(rounds):
             url = server.url(latency)
             ceilings.append(wrk(f"{url}/chat/completions", in_flight, cpu=CLIENT_CPU, seconds=WRK_SECONDS, body=body()))
             found.append(measure(inputs(folder, rows), rows, url, in_flight, sender=sender))
+            alone.append(client_alone(url, in_flight, rows))
         ceiling, rate = statistics.median(ceilings), median(found, lambda one: one.rate)
         ratio = statistics.median(one.rate / most for one, most in zip(found, ceilings, strict=True))
         table.append(
@@ -76,12 +79,21 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
                 f"{rate:,.0f}",
                 f"{ratio:.0%}",
                 f"{median(found, lambda one: one.cpu_us):.0f}",
+                f"{statistics.median(alone):.0f}",
                 f"{median(found, lambda one: one.rss):.0f}",
                 f"{median(found, lambda one: one.wall):.1f}",
             )
         )
         print(table[-1], flush=True)
     return table
+
+
+def client_alone(url: str, in_flight: int, requests: int) -> float:
+    """Give the CPU µs that a request takes by the client library, without anything around it."""
+    done = timed([sys.executable, str(HERE / "alone.py"), url, str(in_flight), str(requests)])
+    if done.exit_code:
+        sys.exit(done.stderr)
+    return float(done.stdout)
 
 
 def installed(name: str) -> Path | None:
