@@ -55,7 +55,7 @@ class Asking:
     max_failed: int | None
     budget: Budget
     prices: Prices
-    sender: str
+    sender: str | None
     started: float
     time: Time
 

@@ -40,7 +40,7 @@ class Prepared:
     kept: tuple[str, ...]
     answers: Mapping[str, pl.DataType]
     max_tokens: int | None
-    sender: str
+    sender: str | None
     cache_dir: Path
 
     @property
@@ -100,7 +100,7 @@ def prepared(
             _kept(job, rows.columns),
             {name: dtype_of(schema) for name, schema in form.columns.items()},
             max_tokens(job, endpoint),
-            environment.get("BATCHRUN_HTTP", "reqwest"),
+            environment.get("BATCHRUN_HTTP"),
             Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchrun",
         )
 

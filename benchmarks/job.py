@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stub import stub
+from stub import KEY, stub
 
 CLIENT_CPU, STUB_CPU = 0, 1
 WORDS = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et"
@@ -38,7 +38,9 @@ def timed(command: Sequence[str], *, cpu: int | None = CLIENT_CPU, env: Mapping[
     command = command if cpu is None else ["taskset", "-c", str(cpu), *command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **(env or {})})
+        process = subprocess.Popen(
+            command, stdout=out, stderr=err, env={**os.environ, "BENCHMARK_KEY": KEY, **(env or {})}
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -64,8 +66,8 @@ def write_rows(path: Path, rows: int) -> None:
     os.utime(path, (old, old))
 
 
-def write_job(folder: Path, rows: Path, url: str, in_flight: int | str, *, suffix: str = ".parquet") -> Path:
-    """Write the job file that all measurements use."""
+def write_job(folder: Path, rows: Path, url: str, in_flight: int | str, *, ca_file: Path | None = None) -> Path:
+    """Write the job file that all measurements use; `ca_file` is the authority of an https URL."""
     path = folder / "job.yaml"
     job = {
         "input": {"path": str(rows)},
@@ -74,9 +76,11 @@ def write_job(folder: Path, rows: Path, url: str, in_flight: int | str, *, suffi
             "endpoint": url,
             "name": "openai/gpt-4o-mini",
             "params": {"temperature": 0, "max_tokens": 200},
+            "api_key_env": "BENCHMARK_KEY",
+            **({} if ca_file is None else {"ca_file": str(ca_file)}),
         },
         "limits": {"concurrency": in_flight},
-        "output": {"path": f"out{suffix}"},
+        "output": {"path": "out.parquet"},
     }
     path.write_text(json.dumps(job))
     return path
@@ -92,12 +96,14 @@ class Measured:
     rss: float
 
 
-def measure(rows: Path, count: int, url: str, in_flight: int, *, sender: str = "reqwest") -> Measured:
+def measure(
+    rows: Path, count: int, url: str, in_flight: int, *, sender: str | None = None, ca_file: Path | None = None
+) -> Measured:
     """Run a job in a folder of its own and measure it from outside, all in: start-up, plan, output."""
     with tempfile.TemporaryDirectory(prefix="batchrun-job-") as name:
-        job = write_job(Path(name), rows, url, in_flight)
+        job = write_job(Path(name), rows, url, in_flight, ca_file=ca_file)
         command = [sys.executable, "-m", "batchrun", str(job), "--json", "--quiet"]
-        done = timed(command, env={"BATCHRUN_HTTP": sender})
+        done = timed(command, env={"BATCHRUN_HTTP": sender} if sender else None)
         if done.exit_code:
             sys.exit(done.stderr)
         summary = json.loads(done.stdout)
@@ -124,14 +130,17 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--latency", type=int, default=0, help="milliseconds: 0, 200 or 500")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sender", default="reqwest", help="reqwest or httpx")
+    parser.add_argument("--sender", help="reqwest or httptools, whatever the address")
+    parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchrun-rows-") as folder, stub(STUB_CPU) as server:
         rows = Path(folder) / "rows.csv"
         write_rows(rows, options.rows)
         found = []
         for _ in range(options.rounds):
-            one = measure(rows, options.rows, server.url(options.latency), options.in_flight, sender=options.sender)
+            url = server.url(options.latency, tls=options.tls)
+            ca_file = server.ca_file if options.tls else None
+            one = measure(rows, options.rows, url, options.in_flight, sender=options.sender, ca_file=ca_file)
             print(f"{one.rate:8.0f} rows/s  {one.cpu_us:6.1f} µs CPU a row  {one.rss:5.0f} MB  {one.wall:6.2f} s")
             found.append(one)
         cpu = statistics.median(one.cpu_us for one in found)

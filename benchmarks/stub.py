@@ -1,4 +1,4 @@
-"""A server that answers at once, or after a fixed time: nginx with the echo module, in a temporary folder."""
+"""A server that answers at once, or after a fixed time: nginx with the echo module, else the simulator."""
 
 import json
 import os
@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import trustme
 
 LATENCIES = (0, 200, 500)
 """Milliseconds; each has an address of its own."""
@@ -72,50 +74,88 @@ http {{
   default_type application/json;
   server {{
     listen 127.0.0.1:{port} backlog=8192;
+    listen 127.0.0.1:{tls_port} ssl backlog=8192;
+    ssl_certificate {folder}/server.pem;
+    ssl_certificate_key {folder}/server.pem;
 {locations}
   }}
 }}
 """
 
 
+SIMULATE = """
+import sys
+from batchrun.simulator import Config, serve
+serve(Config(latency=int(sys.argv[1]) / 1000), until_stdin_closes=True)
+"""
+KEY = "sk-or-v1-benchmark"
+
+
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """A running stub; `name` says what it is."""
+    """A running stub; `name` says what it is. `ca_file` holds the authority of its TLS addresses, where it has them."""
 
     name: str
-    port: int
+    addresses: Mapping[int, str]
+    tls: str | None = None
+    ca_file: Path | None = None
 
-    def url(self, latency: int) -> str:
+    def url(self, latency: int, *, tls: bool = False) -> str:
         """Give the base URL whose replies take so many milliseconds."""
-        return f"http://127.0.0.1:{self.port}/{latency}"
+        return f"{self.tls}/{latency}" if tls else self.addresses[latency]
 
 
 @contextmanager
 def stub(cpu: int) -> Iterator[Stub]:
-    """Serve on one CPU for as long as the block; exits with what to install where nginx is missing."""
-    if shutil.which("nginx") is None or not ECHO_MODULE.exists():
-        sys.exit("the stub is nginx with the echo module: apt-get install nginx-light libnginx-mod-http-echo")
-    with tempfile.TemporaryDirectory(prefix="batchrun-stub-") as folder:
-        port = _free_port()
-        file = Path(folder) / "nginx.conf"
-        file.write_text(_configuration(folder, port, cpu))
-        server = subprocess.Popen(["nginx", "-c", str(file), "-p", folder, "-e", f"{folder}/error.log"])
-        try:
-            _wait_for(port)
-            yield Stub(_version(), port)
-        finally:
-            server.terminate()
-            server.wait()
+    """Serve on one CPU for as long as the block: nginx; the simulator, which is far slower, where it is missing."""
+    with tempfile.TemporaryDirectory(prefix="batchrun-stub-") as name, ExitStack() as stack:
+        if shutil.which("nginx") is not None and ECHO_MODULE.exists():
+            yield stack.enter_context(_nginx(cpu, Path(name)))
+            return
+        print("the simulator answers in place of nginx with its echo module, and will be what limits the rates:")
+        print("apt-get install nginx-light libnginx-mod-http-echo")
+        urls = {latency: stack.enter_context(_simulator(cpu, latency)) for latency in LATENCIES}
+        yield Stub("the simulator", urls)
 
 
-def _configuration(folder: str, port: int, cpu: int) -> str:
+@contextmanager
+def _nginx(cpu: int, folder: Path) -> Iterator[Stub]:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    port, tls_port = _free_port(), _free_port()
+    file = folder / "nginx.conf"
+    file.write_text(_configuration(folder, port, tls_port, cpu))
+    server = subprocess.Popen(["nginx", "-c", str(file), "-p", str(folder), "-e", f"{folder}/error.log"])
+    try:
+        _wait_for(port)
+        urls = {latency: f"http://127.0.0.1:{port}/{latency}" for latency in LATENCIES}
+        yield Stub(_version(), urls, f"https://127.0.0.1:{tls_port}", folder / "ca.pem")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextmanager
+def _simulator(cpu: int, latency: int) -> Iterator[str]:
+    command = ["taskset", "-c", str(cpu), sys.executable, "-c", SIMULATE, str(latency)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        if server.stdout is None or server.stdin is None:
+            raise RuntimeError("the simulator has no pipes")
+        yield json.loads(server.stdout.readline())["url"]
+        server.stdin.close()
+
+
+def _configuration(folder: Path, port: int, tls_port: int, cpu: int) -> str:
     answer = json.dumps(ANSWER)
     locations = "\n".join(
         f"    location /{latency}/chat/completions {{ {_sleep(latency)}echo '{answer}'; }}" for latency in LATENCIES
     )
     affinity = "".join("1" if number == cpu else "0" for number in reversed(range(os.cpu_count() or 1)))
     module = f"load_module {ECHO_MODULE};"
-    return CONFIGURATION.format(module=module, affinity=affinity, folder=folder, port=port, locations=locations)
+    return CONFIGURATION.format(
+        module=module, affinity=affinity, folder=folder, port=port, tls_port=tls_port, locations=locations
+    )
 
 
 def _sleep(latency: int) -> str:
@@ -148,6 +188,7 @@ def wrk(url: str, connections: int, *, cpu: int, seconds: int, body: bytes) -> f
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
         headers = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
+        headers += f'wrk.headers["Authorization"] = "Bearer {KEY}"\n'
         script.write_text(f"{headers}wrk.body = [==[{body.decode()}]==]\n")
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url]
         text = pinned(command, cpu)

@@ -23,7 +23,7 @@ from batchrun.records import Reply, Verdict
 from batchrun.work import REAL_TIME
 
 API, LIMIT, SOME = ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.SOME_FAILED
-both_senders = pytest.mark.parametrize("sender", ["reqwest", "httpx"])
+both_senders = pytest.mark.parametrize("sender", ["reqwest", "httptools"])
 
 
 @pytest.fixture(scope="module")

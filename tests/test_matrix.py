@@ -14,7 +14,7 @@ from batchrun.codes import TABLE, Action, Count
 from batchrun.simulator import cases
 
 ATTEMPTS, REPAIRS, SENT, EMPTY = 5, 1, 2, 4
-SENDERS = ("reqwest", "httpx")
+SENDERS = ("reqwest", "httptools")
 
 
 @dataclass(frozen=True)

@@ -594,5 +594,5 @@ def test_wrong_proxy(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_kind() -> None:
     """A sender that does not exist is named with those that do."""
-    with pytest.raises(UserError, match="reqwest, httpx"):
+    with pytest.raises(UserError, match="reqwest, httptools"):
         run(once("curl", target("http://127.0.0.1:9/")))
