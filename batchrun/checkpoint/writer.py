@@ -120,9 +120,9 @@ class Writer:
         self._take(position)
 
     def _take(self, item: Outcome | FailedAttempt | int) -> None:
-        with self._changed:
-            self._pending.append(item)
-            if len(self._pending) in {1, GROUP}:
+        self._pending.append(item)  # atomic, so the lock is for those alone whom the thread may wait for
+        if len(self._pending) in {1, GROUP}:
+            with self._changed:
                 self._changed.notify_all()
 
     async def room(self) -> None:
