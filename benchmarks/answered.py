@@ -3,6 +3,7 @@
 `python benchmarks/answered.py JOB ROWS` prints the microseconds of CPU that the plan took a row.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ TEXT = "positive, all told a fine thing to have around the house"
 
 def build(job: Path, rows: int) -> None:
     """Plan a job and answer all its rows but the last hundredth."""
-    loaded, environment = load_file(job, {}, job.parent, RunOptions())
+    loaded, environment = load_file(job, os.environ, job.parent, RunOptions())
     with (
         prepared(loaded, loaded.job, environment) as p,
         Checkpoint.open(loaded.job.checkpoint_path) as checkpoint,

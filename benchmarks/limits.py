@@ -77,10 +77,9 @@ def run(case: Case, limits: Mapping[str, Any]) -> tuple[float, float]:
         write_rows(folder / "rows.csv", case.rows)
         path = write_job(folder, folder / "rows.csv", url, "auto")
         job = json.loads(path.read_text())
-        model = {**job["model"], "api_key_env": "SIMULATED_KEY"}
-        path.write_text(json.dumps({**job, "model": model, "limits": dict(limits)}))
+        path.write_text(json.dumps({**job, "limits": dict(limits)}))
         command = [sys.executable, "-m", "batchrun", str(path), "--quiet"]
-        done = timed(command, cpu=None, env={"SIMULATED_KEY": "sk-or-v1-simulated"})
+        done = timed(command, cpu=None)
         if done.exit_code:
             sys.exit(done.stderr)
         with closing(sqlite3.connect(folder / ".batchrun" / "job.sqlite")) as connection:

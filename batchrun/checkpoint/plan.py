@@ -15,6 +15,8 @@ LARGEST_BATCH = 250_000
 _FIELDS = "number, fingerprint, wording, stamps, rows, questions, created_at, low_water"
 _CURRENT = f"SELECT {_FIELDS} FROM plans WHERE current"  # noqa: S608  (a constant)
 
+_BEFORE = "SELECT key, question_id FROM rows WHERE position BETWEEN ? AND ? AND question_id IS NOT NULL"
+
 
 @dataclass(frozen=True, slots=True)
 class PlanInfo:
@@ -138,7 +140,8 @@ class PlanBuilder:
     def _write(self, keys: list[bytes | None]) -> None:
         connection = self._connection
         with connection.transaction():
-            ids = self._known(sorted({key for key in keys if key is not None}))
+            ids = self._before(len(keys))
+            ids.update(self._known(sorted({key for key in keys if key is not None and key not in ids})))
             new = [key for key in dict.fromkeys(keys) if key is not None and key not in ids]
             ids.update(zip(new, range(self._last_id + 1, self._last_id + 1 + len(new)), strict=True))
             self._last_id += len(new)
@@ -147,6 +150,11 @@ class PlanBuilder:
             connection.insert("questions(key, id)", [(key, ids[key]) for key in new])
             self._write_rows(keys, ids)
         self._start += len(keys)
+
+    def _before(self, count: int) -> dict[bytes, int]:
+        """Give the questions that the current plan has for the next rows: most rows stay where they were."""
+        span = (self._start, self._start + count - 1)
+        return dict(self._connection.rows(_BEFORE, span))
 
     def _known(self, keys: list[bytes]) -> dict[bytes, int]:
         """Give the ids of those keys that are questions already; sorted keys walk through the table once."""
