@@ -1,38 +1,44 @@
-"""The client library alone: the same requests by pyreqwest, replies thrown away. `alone.py URL IN_FLIGHT REQUESTS`.
+"""One sender alone: the same request again and again, replies thrown away. Run by bench.py.
 
-Prints the microseconds of CPU that one took: what no job that sends with it can go below. Run by bench.py.
+`alone.py URL KIND IN_FLIGHT REQUESTS CA_FILE` prints, as JSON, the microseconds of CPU that a request took, and how
+many of them in the event loop's thread, where all the rest of a job has to find its time.
 """
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Iterator
 
 import uvloop
 from bench import body
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.http import Url
+
+from batchrun.records import Request, Send, Target
+from batchrun.senders import open_sender
 
 
-async def _worker(client: Client, url: Url, request: bytes, numbers: Iterator[int]) -> None:
+async def _worker(send: Send, request: Request, numbers: Iterator[int]) -> None:
     for _ in numbers:
-        async with client.post(url).body_bytes(request).build_streamed() as response:
-            await response.bytes()
+        reply = await send(request)
+        if reply.status != 200:
+            sys.exit(f"status {reply.status}: {reply.detail}")
 
 
-async def _alone(url: Url, in_flight: int, requests: int) -> float:
-    request, numbers = body(), iter(range(requests))
-    async with ClientBuilder().no_proxy().default_headers({"content-type": "application/json"}).build() as client:
-        before = time.process_time()
-        await asyncio.gather(*(_worker(client, url, request, numbers) for _ in range(in_flight)))
-        return (time.process_time() - before) / requests * 1e6
+async def _alone(target: Target, kind: str, requests: int) -> dict[str, float]:
+    request, numbers = Request(body()), iter(range(requests))
+    async with open_sender(target, kind) as send:
+        cpu, loop = time.process_time(), time.thread_time()
+        await asyncio.gather(*(_worker(send, request, numbers) for _ in range(target.concurrency)))
+        cpu, loop = time.process_time() - cpu, time.thread_time() - loop
+    return {"us": cpu / requests * 1e6, "loop_us": loop / requests * 1e6}
 
 
 def main() -> None:
-    """Send, and print the figure."""
-    url, in_flight, requests = sys.argv[1:]
+    """Send, and print the figures."""
+    url, kind, in_flight, requests, ca_file = sys.argv[1:]
+    target = Target(f"{url}/chat/completions", ca_file=ca_file or None, concurrency=int(in_flight))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(runner.run(_alone(Url(f"{url}/chat/completions"), int(in_flight), int(requests))))
+        print(json.dumps(runner.run(_alone(target, kind, int(requests)))))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,29 @@ PEERS = {
     "langchain-openai": ["langchain-openai"],
     "lm-deluge": ["lm-deluge"],
     "async-batch-llm": ["async-batch-llm[openai]"],
+    "bespokelabs-curator": ["bespokelabs-curator"],
+    "ondine": ["ondine"],
+    "batchllm-ai": ["batchllm-ai"],
 }
 PEER_ROWS, PEER_IN_FLIGHT, PEER_LATENCY = 5_000, 256, 200
-LATENT = ((1_000, 20_000), (2_000, 40_000), (5_000, 100_000))  # in flight, rows
+JOBS = (
+    # scheme, latency in ms, in flight, rows, sender (None: the one that suits the scheme)
+    ("http", 0, 256, 200_000, None),
+    ("http", 0, 256, 200_000, "reqwest"),
+    ("http", 500, 1_000, 20_000, None),
+    ("http", 500, 2_000, 40_000, None),
+    ("http", 500, 5_000, 100_000, None),
+    ("https", 0, 256, 200_000, None),
+    ("https", 500, 1_000, 20_000, None),
+)
+ALONE = (
+    ("http", 0, 256, 100_000),
+    ("http", 500, 5_000, 50_000),
+    ("https", 0, 256, 50_000),
+    ("https", 500, 1_000, 20_000),
+)
+SENDERS = {"http": "httptools", "https": "reqwest"}
+PARTS = (("us", ".0f"), ("loop_us", "(.0f)"))
 WRK_SECONDS = 10
 Table = list[Sequence[str]]
 
@@ -57,29 +77,26 @@ def inputs(folder: Path, rows: int) -> Path:
 
 def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
     """Compare whole jobs with the rate of wrk in the same rounds."""
-    settings = [(0, 256, 50_000, "reqwest"), (0, 256, 50_000, "httpx")]
-    settings += [(500, in_flight, rows, "reqwest") for in_flight, rows in LATENT]
-    head = ("latency, in flight, sender", "wrk", "rows/s", "of wrk", "CPU µs a row", "pyreqwest alone")
-    table: Table = [(*head, "peak MB", "whole job s")]
-    for latency, in_flight, rows, sender in settings:
+    head = ("address, latency, in flight, sender", "wrk", "rows/s", "of wrk", "CPU µs a row", "peak MB", "whole job s")
+    table: Table = [head]
+    for scheme, latency, in_flight, rows, sender in JOBS:
+        tls = scheme == "https"
+        if tls and server.tls is None:
+            continue
+        url, ca_file = server.url(latency, tls=tls), server.ca_file if tls else None
         ceilings: list[float] = []
         found: list[Measured] = []
-        alone: list[float] = []
         for _ in range(rounds):
-            url = server.url(latency)
             ceilings.append(wrk(f"{url}/chat/completions", in_flight, cpu=CLIENT_CPU, seconds=WRK_SECONDS, body=body()))
-            found.append(measure(inputs(folder, rows), rows, url, in_flight, sender=sender))
-            alone.append(client_alone(url, in_flight, rows))
-        ceiling, rate = statistics.median(ceilings), median(found, lambda one: one.rate)
+            found.append(measure(inputs(folder, rows), rows, url, in_flight, sender=sender, ca_file=ca_file))
         ratio = statistics.median(one.rate / most for one, most in zip(found, ceilings, strict=True))
         table.append(
             (
-                f"{latency} ms, {in_flight:,}, {sender}",
-                f"{ceiling:,.0f}",
-                f"{rate:,.0f}",
+                f"{scheme}, {latency} ms, {in_flight:,}, {sender or SENDERS[scheme]}",
+                f"{statistics.median(ceilings):,.0f}",
+                f"{median(found, lambda one: one.rate):,.0f}",
                 f"{ratio:.0%}",
                 f"{median(found, lambda one: one.cpu_us):.0f}",
-                f"{statistics.median(alone):.0f}",
                 f"{median(found, lambda one: one.rss):.0f}",
                 f"{median(found, lambda one: one.wall):.1f}",
             )
@@ -88,12 +105,28 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
     return table
 
 
-def client_alone(url: str, in_flight: int, requests: int) -> float:
-    """Give the CPU µs that a request takes by the client library, without anything around it."""
-    done = timed([sys.executable, str(HERE / "alone.py"), url, str(in_flight), str(requests)])
+def senders(server: Stub, rounds: int) -> Table:
+    """Time the senders alone, replies thrown away: what no job can go below, and which one suits an address."""
+    table: Table = [("address, latency, in flight", *(f"{kind}, CPU µs a request" for kind in SENDERS.values()))]
+    for scheme, latency, in_flight, requests in ALONE:
+        tls = scheme == "https"
+        if tls and server.tls is None:
+            continue
+        cells = []
+        for kind in SENDERS.values():
+            arguments = [server.url(latency, tls=tls), kind, str(in_flight), str(requests), str(server.ca_file or "")]
+            found = [_alone(arguments) for _ in range(rounds)]
+            cells.append(" ".join(f"{statistics.median(one[part] for one in found):{form}}" for part, form in PARTS))
+        table.append((f"{scheme}, {latency} ms, {in_flight:,}", *cells))
+        print(table[-1], flush=True)
+    return table
+
+
+def _alone(arguments: list[str]) -> dict[str, float]:
+    done = timed([sys.executable, str(HERE / "alone.py"), *arguments])
     if done.exit_code:
         sys.exit(done.stderr)
-    return float(done.stdout)
+    return dict(json.loads(done.stdout))
 
 
 def installed(name: str) -> Path | None:
@@ -203,7 +236,7 @@ def main() -> None:
     """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description="Compare batchrun with the wire's ceiling and with other tools.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["jobs", "peers", "start-up"], help="print one table, write none")
+    parser.add_argument("--only", choices=["jobs", "senders", "peers", "start-up"], help="print one table, write none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchrun-bench-") as name, stub(STUB_CPU) as server:
         folder = Path(name)
@@ -213,6 +246,10 @@ def main() -> None:
         if options.only in {None, "jobs"}:
             title = "Whole jobs on one core. Rows/s is from the first request to the last reply, all else is all in."
             tables.append((title, whole_jobs(folder, server, options.rounds)))
+        if options.only in {None, "senders"}:
+            tables.append(
+                ("The senders alone on one core; in brackets the event loop's thread.", senders(server, options.rounds))
+            )
         if options.only in {None, "peers"}:
             title = f"{PEER_ROWS:,} rows, {PEER_LATENCY} ms, {PEER_IN_FLIGHT} in flight, one core; rows/s is all in."
             tables.append((title, peers(folder, server, options.rounds)))

@@ -206,7 +206,7 @@ GOOD = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": "s
 DRIP: Script = (0.2, b" ") * 50
 SERVERS: dict[str, tuple[Script, set[str]]] = {
     "hang": ((End.HANG,), {"timeout"}),
-    "drip of headers": ((b"HTTP/1.1 200 OK\r\n", repeat(b"x-a: b\r\n", 3), *DRIP), {"timeout"}),
+    "drip of headers": ((b"HTTP/1.1 200 OK\r\n", repeat(b"x-a: b\r\n", 3), b"x-a: b", *DRIP), {"timeout"}),
     "drip of a body": ((b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n", *DRIP), {"timeout"}),
     "endless headers": ((b"HTTP/1.1 200 OK\r\n", repeat(b"x-a: " + b"b" * 1000 + b"\r\n")), {"invalid_response"}),
     "endless line": ((b"HTTP/1.1 200 ", repeat(b"O" * 10_000)), {"invalid_response"}),

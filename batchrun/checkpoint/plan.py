@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrun.checkpoint import schema
-from batchrun.checkpoint.connection import MOST_VALUES, Connection
+from batchrun.checkpoint.connection import MOST_VALUES, Connection, Row
 
 BATCH = 50_000
 """Rows; keys go into the table in sorted batches, since single random keys cost 18 µs and more each."""
@@ -15,7 +15,11 @@ LARGEST_BATCH = 250_000
 _FIELDS = "number, fingerprint, wording, stamps, rows, questions, created_at, low_water"
 _CURRENT = f"SELECT {_FIELDS} FROM plans WHERE current"  # noqa: S608  (a constant)
 
-_BEFORE = "SELECT key, question_id FROM rows WHERE position BETWEEN ? AND ? AND question_id IS NOT NULL"
+_ROWS = "position, question_id, first, key, error_type, error_message"
+_BEFORE = (
+    "SELECT key, question_id, error_type, error_message FROM rows WHERE position BETWEEN ? AND ? ORDER BY position"
+)
+_COPY = f"INSERT INTO rows_next({_ROWS}) SELECT {_ROWS} FROM rows WHERE position BETWEEN ? AND ?"  # noqa: S608  (constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class PlanBuilder:
         self._keys: list[bytes | None] = []
         self._problems: dict[int, tuple[str, str]] = {}
         self._start = 0
-        self._questions = 0
+        self._as_before = True  # so far every row is what the current plan has in its place
         self._last_id: int = connection.value("SELECT coalesce(max(id), 0) FROM questions")
         # One byte a question tells whether a row before had it; ids are dense.
         self._seen = bytearray(self._last_id + 1)
@@ -113,6 +117,7 @@ class PlanBuilder:
         connection.run("PRAGMA synchronous = FULL")
         with connection.transaction():
             number = connection.value("SELECT coalesce(max(number), 0) + 1 FROM plans")
+            questions = connection.value("SELECT coalesce(sum(first), 0) FROM rows_next")
             # The view would stop the renaming of a table that it names.
             connection.run("DROP VIEW results")
             connection.run("DROP TABLE rows")
@@ -122,10 +127,10 @@ class PlanBuilder:
             connection.run(
                 "INSERT INTO plans(number, current, fingerprint, wording, stamps, created_at, rows, questions) "
                 "VALUES (?, 1, ?, ?, ?, ?, ?, ?)",
-                (number, *self._head, self._start, self._questions),
+                (number, *self._head, self._start, questions),
             )
         fingerprint, wording, stamps, now = self._head
-        return PlanInfo(number, fingerprint, wording, stamps, self._start, self._questions, now, 0)
+        return PlanInfo(number, fingerprint, wording, stamps, self._start, questions, now, 0)
 
     def discard(self) -> None:
         """Leave the current plan as it is."""
@@ -138,23 +143,45 @@ class PlanBuilder:
             self._keys = []
 
     def _write(self, keys: list[bytes | None]) -> None:
-        connection = self._connection
-        with connection.transaction():
-            ids = self._before(len(keys))
-            ids.update(self._known(sorted({key for key in keys if key is not None and key not in ids})))
-            new = [key for key in dict.fromkeys(keys) if key is not None and key not in ids]
-            ids.update(zip(new, range(self._last_id + 1, self._last_id + 1 + len(new)), strict=True))
-            self._last_id += len(new)
-            self._seen.extend(bytes(len(new)))
-            new.sort()
-            connection.insert("questions(key, id)", [(key, ids[key]) for key in new])
-            self._write_rows(keys, ids)
+        """Write the next rows; most stay where they were, and are copied or at least looked up there, in order."""
+        span = (self._start, self._start + len(keys) - 1)
+        with self._connection.transaction():
+            before = self._connection.rows(_BEFORE, span)
+            if self._as_before and self._stand(before, keys):
+                self._connection.run(_COPY, span)
+            else:
+                self._end_copying()
+                self._insert(keys, {key: number for key, number, *_ in before if number is not None})
         self._start += len(keys)
 
-    def _before(self, count: int) -> dict[bytes, int]:
-        """Give the questions that the current plan has for the next rows: most rows stay where they were."""
-        span = (self._start, self._start + count - 1)
-        return dict(self._connection.rows(_BEFORE, span))
+    def _stand(self, before: list[Row], keys: list[bytes | None]) -> bool:
+        """Tell whether the current plan has these very rows, and take their problems if it has."""
+        problems = {position: row[2:] for position, row in enumerate(before, self._start) if row[2] is not None}
+        found = {at: problem for at, problem in self._problems.items() if at < self._start + len(keys)}
+        if problems != found or [row[0] for row in before] != keys:
+            return False
+        for position in found:
+            del self._problems[position]
+        return True
+
+    def _end_copying(self) -> None:
+        """From here on rows are looked at one by one: which questions had rows before them has to be known."""
+        if self._as_before:
+            self._as_before = False
+            sql = "SELECT question_id FROM rows_next WHERE first"
+            for (number,) in self._connection.rows(sql):
+                self._seen[number] = 1
+
+    def _insert(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
+        """Write rows; `ids` are those of some of their questions."""
+        ids.update(self._known(sorted({key for key in keys if key is not None and key not in ids})))
+        new = [key for key in dict.fromkeys(keys) if key is not None and key not in ids]
+        ids.update(zip(new, range(self._last_id + 1, self._last_id + 1 + len(new)), strict=True))
+        self._last_id += len(new)
+        self._seen.extend(bytes(len(new)))
+        new.sort()
+        self._connection.insert("questions(key, id)", [(key, ids[key]) for key in new])
+        self._insert_rows(keys, ids)
 
     def _known(self, keys: list[bytes]) -> dict[bytes, int]:
         """Give the ids of those keys that are questions already; sorted keys walk through the table once."""
@@ -165,7 +192,7 @@ class PlanBuilder:
             known.update(self._connection.rows(f"SELECT key, id FROM questions WHERE key IN ({marks})", some))  # noqa: S608
         return known
 
-    def _write_rows(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
+    def _insert_rows(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
         seen, problems = self._seen, self._problems
         rows: list[tuple[int, int | None, int, bytes | None]] = []
         failed: list[tuple[int, str, str, int]] = []
@@ -180,6 +207,5 @@ class PlanBuilder:
             first = 1 - seen[number]
             rows.append((position, number, first, key))
             seen[number] = 1
-            self._questions += first
         self._connection.insert("rows_next(position, question_id, first, key)", rows)
         self._connection.insert("rows_next(position, error_type, error_message, first)", failed)
