@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Never, Protocol
-
-from tqdm import tqdm
+from typing import IO, TYPE_CHECKING, Never, Protocol
 
 from batchrun.money import show
 from batchrun.terminal import duration, lines
 from batchrun.work import Tally
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PLAIN_EVERY = 30.0
 SLOW = 10.0
@@ -153,13 +154,18 @@ class Bar(Plain):
 
     def say(self, line: str) -> None:
         """Print above the bar."""
+        if self._bar is None:
+            self._print(line)
+            return
         with suppress(OSError, ValueError):
-            tqdm.write(lines(line), file=self._stream or sys.stderr)
+            self._bar.write(lines(line), file=self._stream or sys.stderr)
 
     warn = say
 
     def start(self, goal: Goal) -> None:
         """Draw the bar, with what earlier runs settled already in it."""
+        from tqdm import tqdm  # noqa: PLC0415  (50 ms that a run without a terminal can save)
+
         super().start(goal)
         stream = self._stream or sys.stderr
         with suppress(OSError, ValueError):

@@ -12,7 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 SYSTEM = "You label product reviews. Answer with one word, positive or negative, and a short reason."
@@ -121,12 +123,89 @@ async def async_batch_llm(texts: Sequence[str], url: str, in_flight: int) -> Seq
         return [str(one.output) if one.success else None for one in batch.results]
 
 
+async def bespokelabs_curator(texts: Sequence[str], url: str, in_flight: int) -> Sequence[str | None]:
+    """Ask by Bespoke Curator's LLM, in a thread: it starts a loop of its own."""
+    with TemporaryDirectory() as home:  # it writes its cache, its telemetry's id and the data set's cache under home
+        os.environ |= {"HOME": home, "TELEMETRY_ENABLED": "false", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        # It would download the tokenizer that LiteLLM, on which it depends, brings along.
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(resources.files("litellm.litellm_core_utils.tokenizers"))
+        from bespokelabs import curator
+
+        model = curator.LLM(
+            MODEL,
+            backend="openai",
+            system_prompt=SYSTEM,
+            generation_params={"temperature": 0, "max_tokens": TOKENS},
+            backend_params={
+                "base_url": url,
+                "api_key": "none",
+                "request_timeout": TIMEOUT,
+                "max_concurrent_requests": in_flight,
+                "max_requests_per_minute": 100_000_000,
+                "max_tokens_per_minute": 100_000_000_000,
+            },
+        )
+        done = await asyncio.to_thread(model, [f"Review: {text}" for text in texts])
+        return list(done.dataset["response"])
+
+
+async def ondine(texts: Sequence[str], url: str, in_flight: int) -> Sequence[str | None]:
+    """Ask by Ondine's pipeline, in a thread: it starts a loop of its own."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import pandas as pd
+    from ondine import PipelineBuilder
+
+    with TemporaryDirectory() as checkpoints:
+        pipeline = (
+            PipelineBuilder.create()
+            .from_dataframe(pd.DataFrame({"text": texts}), input_columns=["text"], output_columns=["answer"])
+            .with_prompt("Review: {text}", system_message=SYSTEM)
+            .with_llm(
+                provider="openai_compatible",
+                model=f"openai/{MODEL}",
+                base_url=url,
+                api_key="none",
+                temperature=0,
+                max_tokens=TOKENS,
+                extra_params={"timeout": TIMEOUT},
+            )
+            .with_concurrency(in_flight)
+            .with_checkpoint_dir(checkpoints)
+            .with_progress_mode("none")
+            .build()
+        )
+        result = await asyncio.to_thread(pipeline.execute)
+        return list(result.to_pandas()["answer"])
+
+
+async def batchllm_ai(texts: Sequence[str], url: str, in_flight: int) -> Sequence[str | None]:
+    """Ask by BatchLLM's process_items."""
+    from batchllm import BatchConfig, BatchProcessor
+
+    config = BatchConfig(
+        model=MODEL,
+        system_prompt=SYSTEM,
+        prompt_template="Review: {input}",
+        max_concurrent=in_flight,
+        timeout=TIMEOUT,
+        max_tokens=TOKENS,
+        temperature=0,
+        api_key="none",
+        base_url=url,
+    )
+    results = await BatchProcessor(config).process_items(list(texts))
+    return [one.output_text for one in results]
+
+
 PEERS: dict[str, Peer] = {
     "openai": openai,
     "litellm": litellm,
     "langchain-openai": langchain_openai,
     "lm-deluge": lm_deluge,
     "async-batch-llm": async_batch_llm,
+    "bespokelabs-curator": bespokelabs_curator,
+    "ondine": ondine,
+    "batchllm-ai": batchllm_ai,
 }
 
 
