@@ -147,7 +147,7 @@ class AdaptiveLimit:
         self._pace: TokenBucket | None = None
         self._rate = self._good_rate = math.inf
         self._reference: tuple[int, float] | None = None
-        self._failed_at = self._told_at = self._refused_at = -math.inf
+        self._failed_at = self._told_at = self._open_at = self._refused_at = -math.inf
         self._noise = 0.0
         self._answers = self._told = self._quiet = 0
         self._quiet_seconds = _QUIET_SECONDS
@@ -168,7 +168,7 @@ class AdaptiveLimit:
         """Learn from a reply that took `seconds`; `in_flight` are the others, `waits` is the wait the server told."""
         sent_at = now - seconds
         if slows:
-            self._on_refusal(now, sent_at, told=waits is not None)
+            self._on_refusal(now, sent_at, waits)
             return
         self._answers += 1
         self._quiet += 1
@@ -185,7 +185,7 @@ class AdaptiveLimit:
         if self._replies >= max(min(self._peak, self.limit), _SMALLEST_ROUND):
             self._end_round(now)
 
-    def _on_refusal(self, now: float, sent_at: float, *, told: bool) -> None:
+    def _on_refusal(self, now: float, sent_at: float, waits: float | None) -> None:
         if self._refused_at == -math.inf:
             self._refused_at = now
         if sent_at < self._round_at:
@@ -193,23 +193,23 @@ class AdaptiveLimit:
         self._refusals += 1
         if self.limit > self._good or self._rate > self._good_rate:
             tolerated = _TOLERATED_DOUBLING if self._doubling else _TIMES_NOISE * self._noise
-            if told and self._rate < math.inf:
-                self._good_rate = max(math.sqrt(self._good_rate * self._rate), self._measure(now))
-            if told or self._refusals > tolerated * self.limit:
+            if waits is not None and self._rate < math.inf:
+                self._good_rate = max(math.sqrt(self._good_rate * self._rate), self._measure(now, waits))
+            if waits is not None or self._refusals > tolerated * self.limit:
                 self._give_up(now, self._good, self._good_rate)
-        elif told:
-            self._learn(now, sent_at)
+        elif waits is not None:
+            self._learn(now, sent_at, waits)
         elif self._refusals >= max(_FEWEST_HEAVY, _HEAVY * self.limit):
             self._good = max(1, self.limit // 2)
             self._give_up(now, self._good, self._rate)
 
-    def _learn(self, now: float, sent_at: float) -> None:
+    def _learn(self, now: float, sent_at: float, waits: float) -> None:
         """Take the rate of the answers since an earlier told wait as the pace, unless refusals are rare."""
         self._told += 1
         if sent_at < self._told_at or self._answers < _FEWEST_TO_LEARN:
             return
-        rare, unsure = self._told * _NOISE <= self._answers, now - self._told_at < _LONG_ENOUGH
-        measured = self._measure(now)
+        rare, unsure = self._told * _NOISE <= self._answers, now + waits - self._open_at < _LONG_ENOUGH
+        measured = self._measure(now, waits)
         if rare or not measured:
             return
         if self._pace is None or not unsure:
@@ -217,10 +217,13 @@ class AdaptiveLimit:
         self._good_rate = self._rate * (1 - _PACE_STEP)
         self._give_up(now, self.limit, self._good_rate)
 
-    def _measure(self, now: float) -> float:
-        """Give the answers per second since the last call, 0 at the first."""
-        measured = self._answers / max(now - self._told_at, 1e-9)
-        self._told_at, self._answers, self._told = now, 0, 0
+    def _measure(self, now: float, waits: float) -> float:
+        """Give the answers per second since the last call, 0 at the first; from the end of its wait to that of this.
+
+        A server that counts by the minute tells when the minute ends: so whole minutes are measured.
+        """
+        measured = self._answers / max(now + waits - self._open_at, 1e-9)
+        self._told_at, self._open_at, self._answers, self._told = now, now + waits, 0, 0
         return measured
 
     def _give_up(self, now: float, limit: int, rate: float) -> None:

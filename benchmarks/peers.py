@@ -125,9 +125,17 @@ async def async_batch_llm(texts: Sequence[str], url: str, in_flight: int) -> Seq
 
 async def bespokelabs_curator(texts: Sequence[str], url: str, in_flight: int) -> Sequence[str | None]:
     """Ask by Bespoke Curator's LLM, in a thread: it starts a loop of its own."""
-    with TemporaryDirectory() as home:  # it writes its cache, its telemetry's id and the data set's cache under home
-        os.environ |= {"HOME": home, "TELEMETRY_ENABLED": "false", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        # It would download the tokenizer that LiteLLM, on which it depends, brings along.
+    with TemporaryDirectory() as home:  # under home it keeps its cache, that of its data sets and its telemetry's id
+        os.environ |= {
+            "HOME": home,
+            "TELEMETRY_ENABLED": "false",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            # no progress bars
+            "CURATOR_DISABLE_RICH_DISPLAY": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "TQDM_DISABLE": "1",
+        }
+        # LiteLLM brings along the tokenizer that would be downloaded; its import needs the variables above.
         os.environ["TIKTOKEN_CACHE_DIR"] = str(resources.files("litellm.litellm_core_utils.tokenizers"))
         from bespokelabs import curator
 

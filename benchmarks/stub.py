@@ -192,6 +192,8 @@ def wrk(url: str, connections: int, *, cpu: int, seconds: int, body: bytes) -> f
         script.write_text(f"{headers}wrk.body = [==[{body.decode()}]==]\n")
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url]
         text = pinned(command, cpu)
+    if "Non-2xx" in text:
+        sys.exit(f"wrk gets errors: {text}")
     return float(next(line.split(":")[1] for line in text.splitlines() if line.startswith("Requests/sec")))
 
 

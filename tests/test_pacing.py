@@ -248,6 +248,7 @@ def servers(throws: random.Random) -> dict[str, tuple[Server, float, float, floa
         "200 at once": (Concurrency(lambda _: 200), 200 * rate, 120, 240),
         "from 200 down to 20": (Concurrency(lambda now: 200 if now < 100 else 20), 20 * rate, 160, 300),
         "from 20 up to 200": (Concurrency(lambda now: 20 if now < 100 else 200), 200 * rate, 200, 300),
+        "20 a minute": (Window(20), 20 / 60, 300, 1500),
         "600 a minute": (Window(600), 10, 300, 1500),
         "one in a hundred refused at random": (Noise(0.01, throws), 0.99 * 256 * rate, 60, 150),
         "no limit": (Concurrency(lambda _: 10_000), 256 * rate, 30, 60),
@@ -259,7 +260,7 @@ def servers(throws: random.Random) -> dict[str, tuple[Server, float, float, floa
 def test_the_limit_converges(name: str, spread: float) -> None:
     """Once settled: at least 95 % of the best fixed setting's answers, fewer than 1 % refusals of our making."""
     server, best, settled, end = servers(dice())[name]
-    if name != "600 a minute":
+    if not isinstance(server, Window):
         best /= math.exp(spread**2 / 2)
     simulation = Simulation(server, AdaptiveLimit(256), spread)
     simulation.run(settled)
