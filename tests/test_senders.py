@@ -193,6 +193,19 @@ def test_concurrency_is_the_callers(kind: str) -> None:
     assert run(scene()).status == 200
 
 
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
+def test_connection_closed_at_once(kind: str, end: End) -> None:
+    """A server that accepts and leaves, before or while the request is sent, is a broken connection, at once."""
+
+    async def scene() -> list[Reply]:
+        async with wire({}, greeting=(end,)) as server, open_sender(target(server.url(), timeout=60.0), kind) as send:
+            return [await send(ASK) for _ in range(20)]
+
+    for reply in run(scene()):
+        assert reply.fault in {Fault.CONNECT, Fault.RESET}
+        assert reply.seconds < 30
+
+
 # Time
 
 
