@@ -61,6 +61,7 @@ async def openai(texts: Sequence[str], url: str, in_flight: int) -> Sequence[str
 
 async def litellm(texts: Sequence[str], url: str, in_flight: int) -> Sequence[str | None]:
     """Ask by LiteLLM's acompletion, with workers written by hand."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its price list is fetched on import
     import litellm as library
 
     async def ask(text: str) -> str:
