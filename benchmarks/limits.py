@@ -40,21 +40,25 @@ CASES = (
     Case("20 at once", {"latency": 0.3, "hidden_concurrency": 20}, 5_000, ({"concurrency": 20},)),
     Case("200 at once", {"latency": 0.6, "hidden_concurrency": 200}, 35_000, ({"concurrency": 200},), settled=60),
     Case(
-        "500 in ten seconds",
-        {"latency": 0.3, "requests_per_minute": 500, "minute": 10},
-        6_000,
+        "3,000 a minute",
+        {"latency": 0.3, "requests_per_minute": 3_000},
+        15_000,
         ({"concurrency": 64, "requests_per_minute": 2_990},),
-        settled=60,
+        settled=120,
     ),
     Case(
-        "100 at once, from 40 s to 60 s only 30",
-        {
-            "latency": 0.5,
-            "hidden_concurrency": 100,
-            "schedule": [[40, {"hidden_concurrency": 30}], [60, {"hidden_concurrency": 100}]],
-        },
-        13_000,
-        ({"concurrency": 30}, {"concurrency": 100}),
+        "100 at once, from 40 s on only 30",
+        {"latency": 0.5, "hidden_concurrency": 100, "schedule": [[40, {"hidden_concurrency": 30}]]},
+        12_000,
+        ({"concurrency": 30},),
+        settled=70,
+    ),
+    Case(
+        "30 at once, from 40 s on 100",
+        {"latency": 0.5, "hidden_concurrency": 30, "schedule": [[40, {"hidden_concurrency": 100}]]},
+        15_000,
+        ({"concurrency": 100},),
+        settled=70,
     ),
 )
 
