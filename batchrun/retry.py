@@ -124,7 +124,7 @@ def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float) 
         return CONFIRM_WAIT * (1 + jitter)
     if ending.count is Count.EMPTY and wait is None:
         return EMPTY_WAITS[min(number, len(EMPTY_WAITS)) - 1] * (1 + 0.2 * jitter)
-    return _delay(number, wait, jitter)
+    return _delay(number, wait, jitter, gated=ending.action is Action.GATE)
 
 
 def backoff(number: int, jitter: float, base: float = BASE, cap: float = CAP) -> float:
@@ -132,9 +132,12 @@ def backoff(number: int, jitter: float, base: float = BASE, cap: float = CAP) ->
     return jitter * min(cap, base * 2.0 ** min(number - 1, 32))
 
 
-def _delay(number: int, wait: float | None, jitter: float) -> float:
-    """Never come earlier than the server asked, never all at once, and never in a tight loop of zero waits."""
+def _delay(number: int, wait: float | None, jitter: float, *, gated: bool) -> float:
+    """Never come earlier than the server asked, never all at once, and never in a tight loop of zero waits.
+
+    The gate opens slowly by itself, so that behind it a moment is jitter enough: more would waste a server's quota.
+    """
     if wait is None:
         return backoff(number, jitter)
-    upward = wait + jitter * max(0.1, wait / 10)
+    upward = wait + jitter * (0.1 if gated else max(0.1, wait / 10))
     return upward if wait >= 1 else max(upward, backoff(number, jitter))

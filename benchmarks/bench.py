@@ -50,7 +50,6 @@ ALONE = (
     ("https", 500, 1_000, 20_000),
 )
 SENDERS = {"http": "httptools", "https": "reqwest"}
-PARTS = (("us", ".0f"), ("loop_us", "(.0f)"))
 WRK_SECONDS = 10
 Table = list[Sequence[str]]
 
@@ -116,7 +115,8 @@ def senders(server: Stub, rounds: int) -> Table:
         for kind in SENDERS.values():
             arguments = [server.url(latency, tls=tls), kind, str(in_flight), str(requests), str(server.ca_file or "")]
             found = [_alone(arguments) for _ in range(rounds)]
-            cells.append(" ".join(f"{statistics.median(one[part] for one in found):{form}}" for part, form in PARTS))
+            us, loop_us = (statistics.median(one[part] for one in found) for part in ("us", "loop_us"))
+            cells.append(f"{us:.0f} ({loop_us:.0f})")
         table.append((f"{scheme}, {latency} ms, {in_flight:,}", *cells))
         print(table[-1], flush=True)
     return table

@@ -51,7 +51,7 @@ async def open_sender(
     """Give the Send that asks `target`; its connections live as long as the block.
 
     `kind` is the library that sends: reqwest, httptools, or (None) the one that suits the address: TLS is better left
-    to reqwest's thread, plain HTTP costs a third where no thread is asked. With `ray` it sends in actors. Raises
+    to reqwest's thread, plain HTTP costs half where no thread is asked. With `ray` it sends in actors. Raises
     UserError where the address, a header, the key, the proxy or the CA file can't be used or Ray is not installed,
     SenderError where no actor comes up.
     """

@@ -1,6 +1,6 @@
 """Sends with asyncio and httptools, the parser of Node.js: one connection for each request in flight, no other thread.
 
-Everything happens in the event loop's thread, so that a request over plain HTTP costs a third of what it does where
+Everything happens in the event loop's thread, so that a request over plain HTTP costs half of what it does where
 another thread sends (docs/performance.md).
 """
 
