@@ -16,10 +16,10 @@ from batchrun.plan import known_files, stamps_text
 from batchrun.rows import FileStamp, open_rows
 
 ROWS = 6_000
-MOST_LOOPS = 40.0
-"""Turns of the calibration loop that one row may cost: twice what it cost when this was written."""
-MOST_MEMORY = 290.0
-"""MB at the peak; it was 145 when this was written."""
+MOST_LOOPS = 28.0
+"""Turns of the calibration loop that one row may cost: twice what it cost when this was written (10 to 16)."""
+MOST_MEMORY = 270.0
+"""MB at the peak; it was 134 when this was written."""
 
 SERVER = """
 import asyncio, json
