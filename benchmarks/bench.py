@@ -235,7 +235,7 @@ def written(tables: Sequence[tuple[str, Table]], server: Stub, rounds: int) -> s
 def main() -> None:
     """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description="Compare batchrun with the wire's ceiling and with other tools.")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["jobs", "senders", "peers", "start-up"], help="print one table, write none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchrun-bench-") as name, stub(STUB_CPU) as server:
