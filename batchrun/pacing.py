@@ -222,7 +222,8 @@ class AdaptiveLimit:
 
         A server that counts by the minute tells when the minute ends: so whole minutes are measured.
         """
-        measured = self._answers / max(now + waits - self._open_at, 1e-9)
+        seconds = now + waits - self._open_at
+        measured = self._answers / seconds if seconds > 0 else 0.0
         self._told_at, self._open_at, self._answers, self._told = now, now + waits, 0, 0
         return measured
 

@@ -20,6 +20,7 @@ _BEFORE = (
     "SELECT key, question_id, error_type, error_message FROM rows WHERE position BETWEEN ? AND ? ORDER BY position"
 )
 _COPY = f"INSERT INTO rows_next({_ROWS}) SELECT {_ROWS} FROM rows WHERE position BETWEEN ? AND ?"  # noqa: S608  (constants)
+_FIRST = "SELECT question_id FROM rows_next WHERE position BETWEEN ? AND ? AND first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +167,11 @@ class PlanBuilder:
 
     def _end_copying(self) -> None:
         """From here on rows are looked at one by one: which questions had rows before them has to be known."""
-        if self._as_before:
-            self._as_before = False
-            sql = "SELECT question_id FROM rows_next WHERE first"
-            for (number,) in self._connection.rows(sql):
+        if not self._as_before:
+            return
+        self._as_before = False
+        for start in range(0, self._start, BATCH):
+            for (number,) in self._connection.rows(_FIRST, (start, start + BATCH - 1)):
                 self._seen[number] = 1
 
     def _insert(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
