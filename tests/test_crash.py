@@ -216,6 +216,26 @@ def test_hangup_drains(tmp_path: Path, ledger: Ledger) -> None:
     assert set(ledger.received.values()) == {1}
 
 
+def test_a_drain_that_answers_the_last_question_says_so(tmp_path: Path, ledger: Ledger) -> None:
+    """A stop with everything in flight is an interruption that says that all is answered; the next asks nothing."""
+    job = write_job(tmp_path, ledger.url, TEXTS[:8], limits={"concurrency": 8})
+    ledger.held = True
+    process = job.start()
+
+    def event() -> None:
+        if len(ledger.waiting) == 8:
+            ledger.on_event = None
+            os.kill(process.pid, signal.SIGTERM)
+            ledger.release()
+
+    ledger.on_event = event
+    end = ended(process)
+    assert end.code == 143, end.said
+    assert "goes on: all is answered" in end.said
+    assert job.run().code == DONE
+    assert ledger.requests == 8
+
+
 def test_grace_bounds_a_drain(tmp_path: Path, ledger: Ledger) -> None:
     """What is still in flight after the grace is given up and counted; the rest is kept and in the partial output."""
     job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "grace": 0.2})
