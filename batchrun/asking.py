@@ -12,6 +12,7 @@ from typing import Any
 import uvloop
 
 from batchrun import __version__
+from batchrun.adaptive import AdaptiveLimit
 from batchrun.budget import Budget, unbounded, worst_case
 from batchrun.checkpoint import Checkpoint
 from batchrun.children import LOCAL_PARALLEL, local_server, simulator
@@ -20,7 +21,7 @@ from batchrun.errors import BatchrunError, ExitCode, UserError
 from batchrun.eventlog import event
 from batchrun.job import Job
 from batchrun.money import ZERO, Pico, from_usd, to_usd
-from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
+from batchrun.pacing import Gate, TokenBucket
 from batchrun.permits import Permits
 from batchrun.plan import open_work
 from batchrun.pool import Pool

@@ -3,10 +3,11 @@
 from http import HTTPStatus
 from typing import NamedTuple
 
+from batchrun.adaptive import AdaptiveLimit
 from batchrun.budget import Budget
 from batchrun.codes import Ending
 from batchrun.money import Pico
-from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
+from batchrun.pacing import Gate, TokenBucket
 
 BYTES_IN_FLIGHT = 256 * 2**20
 NOW = 0.0

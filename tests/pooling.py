@@ -8,11 +8,12 @@ from typing import Any
 
 from virtual_time import run
 
+from batchrun.adaptive import AdaptiveLimit
 from batchrun.answers import AnswerForm
 from batchrun.budget import Budget
 from batchrun.job import Answer
 from batchrun.money import ZERO, Pico
-from batchrun.pacing import AdaptiveLimit, Gate
+from batchrun.pacing import Gate
 from batchrun.permits import Permits
 from batchrun.pool import Pool
 from batchrun.records import FailedAttempt, Fault, Outcome, Reply, Request

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "batchrun"
 FLOORS = [
     {"errors", "money", "job", "terminal"},
     {"codes", "records", "eventlog"},
-    {"answerschema", "templates", "stop", "environment", "waits", "wording", "textscan"},
-    {"jobfile", "render", "judge", "answers", "retry", "pacing", "budget", "options"},
+    {"answerschema", "templates", "stop", "environment", "waits", "wording", "textscan", "pacing"},
+    {"jobfile", "render", "judge", "answers", "retry", "adaptive", "budget", "options"},
     {"permits", "breaker", "textfiles"},
     {"work"},
     {"queueing"},

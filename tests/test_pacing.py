@@ -1,4 +1,4 @@
-"""pacing: gates, rates and the adaptive limit, in simulated time."""
+"""pacing and adaptive: gates, rates and the adaptive limit, in simulated time."""
 
 import heapq
 import math
@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrun.adaptive import AdaptiveLimit
 from batchrun.codes import TABLE
-from batchrun.pacing import AdaptiveLimit, Gate, TokenBucket
+from batchrun.pacing import Gate, TokenBucket
 from batchrun.retry import Tries, decide
 
 # -- the gate
@@ -193,9 +194,10 @@ class Fixed:
 class Simulation:
     """Discrete events: as many requests as gate, pace and limit allow; refusals come at once."""
 
-    def __init__(self, server: Server, limit: AdaptiveLimit | Fixed, spread: float) -> None:
+    def __init__(self, server: Server, limit: AdaptiveLimit | Fixed, spread: float, latency: float = LATENCY) -> None:
         self.server, self.limit, self.gate, self.dice = server, limit, Gate(), dice()
-        self.spread, self.now, self.sequence, self.in_service = spread, 0.0, 0, 0
+        self.latency, self.spread = latency, spread
+        self.now, self.sequence, self.in_service = 0.0, 0, 0
         self.events: list[tuple[float, int, float, bool]] = []
         self.answers = self.refusals = 0
 
@@ -218,7 +220,7 @@ class Simulation:
             self.limit.started(self.now)
             good = self.server.admit(self.now, self.in_service)
             self.in_service += good
-            seconds = LATENCY * self.dice.lognormvariate(0, self.spread) if good else REFUSAL
+            seconds = self.latency * self.dice.lognormvariate(0, self.spread) if good else REFUSAL
             self.sequence += 1
             heapq.heappush(self.events, (self.now + seconds, self.sequence, self.now, good))
         return math.inf
@@ -239,15 +241,35 @@ class Simulation:
         self.limit.on_reply(at, at - sent_at, slows=not good, in_flight=len(self.events), waits=waits)
 
 
+def fall(now: float) -> int:
+    """Give a hidden limit that falls."""
+    return 200 if now < 100 else 20
+
+
+def rise(now: float) -> int:
+    """Give a hidden limit that rises."""
+    return 20 if now < 100 else 200
+
+
+def steps(now: float) -> int:
+    """Give a hidden limit that falls twice in short order."""
+    return 20 if now < 60 else 15 if now < 100 else 10
+
+
 def servers(throws: random.Random) -> dict[str, tuple[Server, float, float, float]]:
     """Give by name a server, its best rate per second at no spread, and when it has settled and the trace ends."""
     rate = 1 / LATENCY
     return {
         "20 at once": (Concurrency(lambda _: 20), 20 * rate, 60, 240),
         "20 at once, told to wait": (Concurrency(lambda _: 20, wait=1.0), 20 * rate, 300, 600),
+        "2 at once, told to wait": (Concurrency(lambda _: 2, wait=1.0), 2 * rate, 300, 900),
         "200 at once": (Concurrency(lambda _: 200), 200 * rate, 120, 240),
-        "from 200 down to 20": (Concurrency(lambda now: 200 if now < 100 else 20), 20 * rate, 160, 300),
-        "from 20 up to 200": (Concurrency(lambda now: 20 if now < 100 else 200), 200 * rate, 200, 300),
+        "200 at once, told to wait": (Concurrency(lambda _: 200, wait=1.0), 200 * rate, 60, 240),
+        "from 200 down to 20": (Concurrency(fall), 20 * rate, 160, 300),
+        "from 20 up to 200": (Concurrency(rise), 200 * rate, 200, 300),
+        "from 200 down to 20, told to wait": (Concurrency(fall, wait=1.0), 20 * rate, 130, 400),
+        "from 20 up to 200, told to wait": (Concurrency(rise, wait=1.0), 200 * rate, 200, 400),
+        "20, then 15, then 10 at once, told to wait": (Concurrency(steps, wait=1.0), 10 * rate, 160, 400),
         "20 a minute": (Window(20), 20 / 60, 300, 1500),
         "600 a minute": (Window(600), 10, 300, 1500),
         "one in a hundred refused at random": (Noise(0.01, throws), 0.99 * 256 * rate, 60, 150),
@@ -268,6 +290,17 @@ def test_the_limit_converges(name: str, spread: float) -> None:
     natural = server.share if isinstance(server, Noise) else 0.0
     assert answers >= 0.95 * best * (end - settled)
     assert refusals < (0.01 + natural) * (answers + refusals)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_a_limit_falls_while_answers_take_longer_than_the_told_wait(spread: float) -> None:
+    """Refusals one after the other, with no answer to what was sent in between, are one fall and no rate."""
+    server, latency = Concurrency(lambda now: 100 if now < 400 else 30, wait=1.0), 5.0
+    simulation = Simulation(server, AdaptiveLimit(256), spread, latency)
+    simulation.run(600)
+    answers, refusals = simulation.run(2_000)
+    assert answers >= 0.95 * 30 / (latency * math.exp(spread**2 / 2)) * 1_400
+    assert refusals < 0.01 * (answers + refusals)
 
 
 def test_a_rate_is_learned_where_no_number_in_flight_fits() -> None:
