@@ -11,14 +11,14 @@ from batchrun.errors import BatchrunError, ExitCode, JobFileError
 from batchrun.terminal import lines
 
 STDERR = 2
-RARE = 200_000
+GC_THRESHOLD = 200_000
 """New objects, beyond those freed, after which the garbage collector looks for cycles. It walks what is in flight, and
 what is imported, for little: no row makes a cycle (docs/performance.md)."""
 
 
 def main() -> NoReturn:
     """Run the command line; ends the process with its exit code."""
-    gc.set_threshold(RARE)
+    gc.set_threshold(GC_THRESHOLD)
     _open_standard_streams()
     sys.exit(_guarded(sys.argv[1:]))
 
