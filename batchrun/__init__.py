@@ -9,6 +9,7 @@ from decimal import Decimal
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from batchrun._version import __version__ as __version__
 from batchrun.errors import (
     BatchrunError,
     BusyError,
@@ -26,10 +27,9 @@ from batchrun.errors import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from batchrun.job import Job
+    from batchrun.job.spec import Job
     from batchrun.records import Summary
 
-__version__ = "0.1.0"
 
 __all__ = [
     "BatchrunError",
@@ -49,7 +49,7 @@ __all__ = [
     "run",
 ]
 
-_LATER = {"Job": "batchrun.job", "Summary": "batchrun.records"}
+_LATER = {"Job": "batchrun.job.spec", "Summary": "batchrun.records"}
 
 
 if not TYPE_CHECKING:  # a type checker would let every name through
@@ -63,7 +63,7 @@ if not TYPE_CHECKING:  # a type checker would let every name through
 
 def load_job(path: str | PathLike[str]) -> "Job":
     """Read a job file. Raises JobFileError with all mistakes, UserError for a file that can't be read."""
-    from batchrun.embedding import load_job as load  # noqa: PLC0415  (importing batchrun is cheap)
+    from batchrun.runner.python import load_job as load  # noqa: PLC0415  (importing batchrun is cheap)
 
     return load(path)
 
@@ -89,7 +89,7 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
     the first request is raised: UserError (also JobFileError, InputError, ConfirmError), StorageError, BusyError.
     It may be called inside a running event loop, such as a notebook's, which it blocks.
     """
-    from batchrun.embedding import run as started  # noqa: PLC0415  (as above)
+    from batchrun.runner.python import run as started  # noqa: PLC0415  (as above)
 
     return started(
         path,

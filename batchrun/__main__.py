@@ -36,7 +36,7 @@ def _open_standard_streams() -> None:
 def _guarded(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
-        from batchrun.cli import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
+        from batchrun.cli.main import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
 
         return int(cli.main(arguments, prog_name="batchrun", standalone_mode=False) or 0)
     except BatchrunError as problem:

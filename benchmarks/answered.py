@@ -11,12 +11,12 @@ from pathlib import Path
 from stub import ANSWER
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.loading import load_file
+from batchrun.job.options import RunOptions
 from batchrun.money import Pico
-from batchrun.options import RunOptions
-from batchrun.plan import fill, fingerprint, stamps_text
-from batchrun.prepare import prepared
 from batchrun.records import Outcome, Status
+from batchrun.runner.loading import load_file
+from batchrun.runner.plan import fill, fingerprint, stamps_text
+from batchrun.runner.prepare import prepared
 
 OPEN = 100  # one row in so many is left open
 TEXT = "positive, all told a fine thing to have around the house"

@@ -20,7 +20,7 @@ from job import timed, write_job, write_rows
 TAIL = 5.0  # seconds at the end that do not count
 SERVE = """
 import json, sys
-from batchrun.simulator import Config, serve
+from batchrun.servers.simulator import Config, serve
 serve(Config().changed(json.loads(sys.argv[1])), until_stdin_closes=True)
 """
 

@@ -85,7 +85,7 @@ http {{
 
 SIMULATE = """
 import sys
-from batchrun.simulator import Config, serve
+from batchrun.servers.simulator import Config, serve
 serve(Config(latency=int(sys.argv[1]) / 1000), until_stdin_closes=True)
 """
 KEY = "sk-or-v1-benchmark"

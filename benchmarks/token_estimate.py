@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import polars as pl
 
-from batchrun.children import local_server
-from batchrun.endpoints import default_model
-from batchrun.forecast import CHARACTERS_PER_TOKEN, MESSAGE_TOKENS
+from batchrun.api.endpoints import default_model
+from batchrun.runner.children import local_server
+from batchrun.runner.forecast import CHARACTERS_PER_TOKEN, MESSAGE_TOKENS
 
 SYSTEM = "You label texts. Answer with one word."
 FIRST, MOST = 100, 1_000

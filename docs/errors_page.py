@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from batchrun.codes import LOCAL, TABLE, Action, Count, Ending
+from batchrun.api.codes import LOCAL, TABLE, Action, Count, Ending
 
 HEAD = """\
 # How a row can end

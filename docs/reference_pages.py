@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from batchrun.checkpoint import schema as tables
-from batchrun.cli import COMMANDS, cli
-from batchrun.jobfile import schema
-from batchrun.results import DETAIL_TYPES
+from batchrun.cli.main import COMMANDS, cli
+from batchrun.job.parse import schema
+from batchrun.table.write import DETAIL_TYPES
 
 MADE = "This page is made from the code by `python docs/reference_pages.py`.\n"
 

@@ -46,7 +46,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Signals belong to the test runner.
-    monkeypatch.setattr("batchrun.stop.raise_on_termination", lambda: None)
+    monkeypatch.setattr("batchrun.runner.stop.raise_on_termination", lambda: None)
 
     def run(*arguments: str) -> Ended:
         capsys.readouterr()
@@ -71,7 +71,7 @@ def simulator() -> Iterator[Running]:
 def openrouter(simulator: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
     """Put the simulator in OpenRouter's place, with fresh books."""
     simulator.reset()
-    monkeypatch.setattr("batchrun.endpoints.OPENROUTER_URL", simulator.url)
+    monkeypatch.setattr("batchrun.api.endpoints.OPENROUTER_URL", simulator.url)
     return simulator
 
 

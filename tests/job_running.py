@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.environment import Environment
-from batchrun.jobfile import load
-from batchrun.options import RunOptions
-from batchrun.progress import Quiet, Ui
+from batchrun.job.environment import Environment
+from batchrun.job.options import RunOptions
+from batchrun.job.parse import load
 from batchrun.records import Summary
-from batchrun.runner import run_job
-from batchrun.work import Time
+from batchrun.runner.progress import Quiet, Ui
+from batchrun.runner.run import run_job
+from batchrun.runner.work import Time
 
 KEY = "sk-or-v1-canary"
 PROMPT = "Label: {{ text }}"

@@ -8,18 +8,18 @@ from typing import Any
 
 from virtual_time import run
 
-from batchrun.adaptive import AdaptiveLimit
-from batchrun.answers import AnswerForm
-from batchrun.budget import Budget
-from batchrun.job import Answer
+from batchrun.job.spec import Answer
 from batchrun.money import ZERO, Pico
-from batchrun.pacing import Gate
-from batchrun.permits import Permits
-from batchrun.pool import Pool
+from batchrun.prompt.answers import AnswerForm
+from batchrun.prompt.render import RowProblem
 from batchrun.records import FailedAttempt, Fault, Outcome, Reply, Request
-from batchrun.render import RowProblem
-from batchrun.stop import Valve
-from batchrun.work import Rules, Time, Work
+from batchrun.runner.adaptive import AdaptiveLimit
+from batchrun.runner.budget import Budget
+from batchrun.runner.pacing import Gate
+from batchrun.runner.permits import Permits
+from batchrun.runner.pool import Pool
+from batchrun.runner.stop import Valve
+from batchrun.runner.work import Rules, Time, Work
 
 BEGINNING, WALL = 1000.0, 1_700_000_000.0
 FORM = AnswerForm.compile(None)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.answers import AnswerForm, Mismatch, Valid, with_turns
-from batchrun.job import Answer, AnswerMode
+from batchrun.job.spec import Answer, AnswerMode
+from batchrun.prompt.answers import AnswerForm, Mismatch, Valid, with_turns
 
 COLUMNS = {"label": ["good", "bad"], "n": "integer", "x": "number?", "day": "date?", "tags": ["string"],
            "where": {"city": "string", "country": "string?"}}  # fmt: skip

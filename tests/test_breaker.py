@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.breaker import NOWHERE, Breaker, Patience
 from batchrun.records import Outcome, Status
-from batchrun.retry import GATE_PATIENCE
+from batchrun.runner.breaker import NOWHERE, Breaker, Patience
+from batchrun.runner.retry import GATE_PATIENCE
 
 
 def failure(question: int, error_type: str = "bad_request", code: int = 400) -> Outcome:

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from batchrun import children
 from batchrun.errors import SenderError
+from batchrun.runner import children
 
 STARTER = """
 import sys, time
-from batchrun import children
+from batchrun.runner import children
 with children.simulator() as child:
     print(child.url, child._process.pid, flush=True)
     time.sleep(60)

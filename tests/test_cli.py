@@ -10,7 +10,7 @@ from command_line import JOB, Command, command, job, openrouter, simulator
 from simulator_server import Running
 
 import batchrun
-from batchrun.cli import COMMANDS
+from batchrun.cli.main import COMMANDS
 
 __all__ = ["command", "job", "openrouter", "simulator"]
 
@@ -105,7 +105,7 @@ def test_a_traceback_is_shown_with_debug_alone(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("batchrun.loading.load_file", broken)
+    monkeypatch.setattr("batchrun.runner.loading.load_file", broken)
     ended = command("check", str(job), *(["--debug"] if debug else []))
     assert ended.code == 70
     assert ("Traceback" in ended.err) is debug

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.codes import (
+from batchrun.api.codes import (
     ASKED_AGAIN,
     LOCAL,
     RELAYED,

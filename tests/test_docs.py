@@ -15,9 +15,9 @@ import orjson
 import pytest
 from ruamel.yaml import YAML
 
-from batchrun.cli import COMMANDS, cli
-from batchrun.endpoints import default_model
-from batchrun.jobfile import load, schema
+from batchrun.api.endpoints import default_model
+from batchrun.cli.main import COMMANDS, cli
+from batchrun.job.parse import load, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator_server import running
 
-from batchrun.endpoints import (
+from batchrun.api.endpoints import (
     Endpoint,
     KeyInfo,
     KeyProblem,
@@ -25,7 +25,7 @@ from batchrun.endpoints import (
     resolve,
 )
 from batchrun.errors import UserError
-from batchrun.job import Input, Job, Model, Output, Prompt
+from batchrun.job.spec import Input, Job, Model, Output, Prompt
 from batchrun.records import Secret
 
 CANARY = "sk-or-v1-canary"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.environment import Environment, read_environment
 from batchrun.errors import UserError
+from batchrun.job.environment import Environment, read_environment
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrun.codes import SEED_CODES
+from batchrun.api.codes import SEED_CODES
 from batchrun.errors import ExitCode
-from batchrun.jobfile import load
+from batchrun.job.parse import load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.endpoints import default_model
-from batchrun.environment import Environment
-from batchrun.jobfile import load
-from batchrun.prepare import prepared
+from batchrun.api.endpoints import default_model
+from batchrun.job.environment import Environment
+from batchrun.job.parse import load
+from batchrun.runner.prepare import prepared
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 ENVIRONMENT = Environment({"test": {"OPENROUTER_API_KEY": "sk-or-v1-test"}})

@@ -22,7 +22,7 @@ from simulator_server import Running, running
 from wire_server import End, Script, answer, chunked
 from wire_thread import Everywhere, served
 
-from batchrun import endpoints
+from batchrun.api import endpoints
 from batchrun.records import Secret
 from batchrun.senders import KINDS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from batchrun.images import ImageFiles
-from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
-from batchrun.render import Renderer, RowProblem
+from batchrun.job.spec import Input, Job, Message, Model, Output, Part, Prompt
+from batchrun.prompt.attachments import ImageFiles
+from batchrun.prompt.render import Renderer, RowProblem
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from simulator_server import Running
 
-from batchrun.drafting import draft, look
-from batchrun.jobfile import load
-from batchrun.render import template_mistakes
-from batchrun.rows import open_rows
+from batchrun.cli.drafting import draft, look
+from batchrun.job.parse import load
+from batchrun.prompt.render import template_mistakes
+from batchrun.table.read import open_rows
 
 __all__ = ["command", "simulator"]
 
@@ -42,7 +42,7 @@ FORMATS: dict[str, Callable[[Path], object]] = {
 
 def run(command: Command, monkeypatch: pytest.MonkeyPatch, server: Running, job: Path) -> None:
     """Hold that a job runs without a mistake, a simulator in this process standing in for its own."""
-    monkeypatch.setattr("batchrun.asking.simulator", lambda: nullcontext(server))
+    monkeypatch.setattr("batchrun.runner.asking.simulator", lambda: nullcontext(server))
     ended = command("run", str(job), "--limit", "40", "--quiet")
     assert (ended.code, ended.err) == (0, "")
 

@@ -15,12 +15,12 @@ import pytest
 from job_running import fast, run, write_job
 from simulator_server import Running, running
 
-from batchrun import pool
+from batchrun.api.judge import judge
 from batchrun.errors import ExitCode
-from batchrun.judge import judge
-from batchrun.options import RunOptions
+from batchrun.job.options import RunOptions
 from batchrun.records import Reply, Verdict
-from batchrun.work import REAL_TIME
+from batchrun.runner import pool
+from batchrun.runner.work import REAL_TIME
 
 API, LIMIT, SOME = ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.SOME_FAILED
 both_senders = pytest.mark.parametrize("sender", ["reqwest", "httptools"])

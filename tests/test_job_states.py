@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from job_running import run
 
-from batchrun import plan
 from batchrun.errors import BusyError
-from batchrun.options import RunOptions
+from batchrun.job.options import RunOptions
 from batchrun.records import Summary
+from batchrun.runner import plan
 
 MOST_KILLS = 1
 """In one life; each costs a second."""

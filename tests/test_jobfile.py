@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from batchrun import job
 from batchrun.errors import JobFileError
-from batchrun.job import CostCap, Job, Limits, Model, RayEngine, parse_duration
-from batchrun.jobfile import Loaded, Positions, check, load, schema, suggestion
-from batchrun.jobfile.checks import RESERVED
-from batchrun.jobfile.yamltext import MAX_CHARACTERS, parse
+from batchrun.job import spec as job
+from batchrun.job.checks import RESERVED
+from batchrun.job.parse import Loaded, Positions, check, load, schema, suggestion
+from batchrun.job.spec import CostCap, Job, Limits, Model, RayEngine, parse_duration
+from batchrun.job.yamltext import MAX_CHARACTERS, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.codes import LOCAL, SEED_CODES, TABLE, Action
-from batchrun.judge import judge
+from batchrun.api.codes import LOCAL, SEED_CODES, TABLE, Action
+from batchrun.api.judge import judge
 from batchrun.money import from_usd
 from batchrun.records import Fault, Reply, Verdict
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from batchrun import children
 from batchrun.errors import SenderError
-from batchrun.local_server import default_model, parse
+from batchrun.runner import children
+from batchrun.servers.local import default_model, parse
 
 pytest.importorskip("xllamacpp")
-COMMAND = [sys.executable, "-m", "batchrun.local_server"]
+COMMAND = [sys.executable, "-m", "batchrun.servers.local"]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_missing_packages_are_told_in_one_line(missing: str, words: str) -> None
         "import importlib.util, sys\n"
         "real = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name, *more: None if name == {missing!r} else real(name, *more)\n"
-        "from batchrun.local_server import main\n"
+        "from batchrun.servers.local import main\n"
         "sys.argv[1:] = []\n"
         "main()\n"
     )

@@ -10,8 +10,8 @@ import pytest
 from job_running import KEY, Ran, fast, run, write_job
 from simulator_server import Running, running
 
-from batchrun.codes import TABLE, Action, Count
-from batchrun.simulator import cases
+from batchrun.api.codes import TABLE, Action, Count
+from batchrun.servers.simulator import cases
 
 ATTEMPTS, REPAIRS, SENT, EMPTY = 5, 1, 2, 4
 SENDERS = ("reqwest", "httptools")

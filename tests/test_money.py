@@ -13,12 +13,12 @@ from job_running import Ran, fast, run, write_job
 from plain_server import completion, plain_server
 from simulator_server import Running, running
 
-from batchrun.closing import told
-from batchrun.commands.status import command as status
+from batchrun.cli.status import command as status
 from batchrun.errors import ExitCode, UserError
-from batchrun.options import RunOptions
-from batchrun.progress import Quiet
-from batchrun.work import Tally
+from batchrun.job.options import RunOptions
+from batchrun.runner.closing import told
+from batchrun.runner.progress import Quiet
+from batchrun.runner.work import Tally
 
 MINI = "openai/gpt-4o-mini"
 PER_USD = Decimal(10**12)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.adaptive import AdaptiveLimit
-from batchrun.codes import TABLE
-from batchrun.pacing import Gate, TokenBucket
-from batchrun.retry import Tries, decide
+from batchrun.api.codes import TABLE
+from batchrun.runner.adaptive import AdaptiveLimit
+from batchrun.runner.pacing import Gate, TokenBucket
+from batchrun.runner.retry import Tries, decide
 
 # -- the gate
 

@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 from pooling import TYPED, WALL, Answering, Kept, answered, ask, lost, refused
 
-from batchrun.budget import Budget
 from batchrun.errors import ExitCode, InputError
 from batchrun.money import Pico
+from batchrun.prompt.render import RowProblem
 from batchrun.records import Fault, Reply, Status
-from batchrun.render import RowProblem
-from batchrun.work import Work
+from batchrun.runner.budget import Budget
+from batchrun.runner.work import Work
 
 EMPTY = answered("", usage=None)
 USD = 10**12

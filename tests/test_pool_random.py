@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pooling import TYPED, Asked, answered, ask, lost, refused
 
-from batchrun.budget import Budget
-from batchrun.codes import ASKED_AGAIN, TABLE
+from batchrun.api.codes import ASKED_AGAIN, TABLE
+from batchrun.api.judge import judge
 from batchrun.errors import ExitCode
-from batchrun.judge import judge
 from batchrun.money import Pico
 from batchrun.records import Fault, Reply
+from batchrun.runner.budget import Budget
 
 WORST = Pico(2 * 10**9)
 GOOD = answered('{"label": "good"}')

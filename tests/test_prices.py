@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator_server import running
 
-from batchrun.endpoints import Endpoint
-from batchrun.job import Input, Job, Model, Output, PriceOption, Prompt
+from batchrun.api.endpoints import Endpoint
+from batchrun.api.prices import KEPT_SECONDS, Prices, parse_models, prices_for
+from batchrun.job.spec import Input, Job, Model, Output, PriceOption, Prompt
 from batchrun.money import Pico, Price
-from batchrun.prices import KEPT_SECONDS, Prices, parse_models, prices_for
 
 NOW = 1_800_000_000.0
 MINI = Price(Pico(150_000), Pico(600_000))
@@ -24,7 +24,7 @@ MINI = Price(Pico(150_000), Pico(600_000))
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the simulator for a server on another machine, whose list is kept."""
-    monkeypatch.setattr("batchrun.prices.is_loopback", lambda _url: False)
+    monkeypatch.setattr("batchrun.api.prices.is_loopback", lambda _url: False)
 
 
 def job(name: str = "openai/gpt-4o-mini", **model: Any) -> Job:  # noqa: ANN401  (any field of Model)
@@ -163,7 +163,7 @@ def test_other_endpoints(tmp_path: Path) -> None:
 )
 def test_variants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *, known: bool) -> None:
     """Variants that only choose a provider have the model's price; those that add or change something do not."""
-    monkeypatch.setattr("batchrun.prices._list", lambda *_, **__: (parse_models(listed()), NOW, ""))
+    monkeypatch.setattr("batchrun.api.prices._list", lambda *_, **__: (parse_models(listed()), NOW, ""))
     found = prices_for(job(name), endpoint("https://x", name), tmp_path, NOW)
     assert (name in found.worst) is known
 
@@ -181,7 +181,7 @@ def test_dearest_override_counts_for_the_worst_case() -> None:
 def test_cache_writes_count_where_the_job_asks_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Writing a prompt cache may cost more than the prompt itself."""
     pricing = listed(input_cache_write="0.00000125", input_cache_write_1h="0.000002")
-    monkeypatch.setattr("batchrun.prices._list", lambda *_, **__: (parse_models(pricing), NOW, ""))
+    monkeypatch.setattr("batchrun.api.prices._list", lambda *_, **__: (parse_models(pricing), NOW, ""))
     plain = prices_for(job("m"), endpoint("https://x", "m"), tmp_path, NOW)
     caching = prices_for(job("m", params={"cache_control": {}}), endpoint("https://x", "m"), tmp_path, NOW)
     assert plain.worst["m"].prompt == 1_000_000

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from job_running import run, write_job
 from simulator_server import running
 
-from batchrun.closing import told
-from batchrun.codes import TABLE
-from batchrun.options import RunOptions
-from batchrun.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Quiet, chosen, line
+from batchrun.api.codes import TABLE
+from batchrun.job.options import RunOptions
 from batchrun.records import Summary
-from batchrun.work import Tally
+from batchrun.runner.closing import told
+from batchrun.runner.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Quiet, chosen, line
+from batchrun.runner.work import Tally
 
 
 class Clock:

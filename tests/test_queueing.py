@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.queueing import NEVER, Queue
-from batchrun.work import Work
+from batchrun.runner.queueing import NEVER, Queue
+from batchrun.runner.work import Work
 
 
 def work(number: int) -> Work:

@@ -30,13 +30,13 @@ from test_senders import until
 from wire_server import End, Script, Seen, answer, wire
 
 from batchrun.errors import SenderError
-from batchrun.job import RayOptions
-from batchrun.options import RunOptions
+from batchrun.job.options import RunOptions
+from batchrun.job.spec import RayOptions
 from batchrun.records import Fault, Reply, Request, Secret, Target
+from batchrun.runner.work import REAL_TIME
 from batchrun.senders import Events, _headers, open_sender
 from batchrun.senders import ray as on_ray
 from batchrun.senders.ray_remote import Timing
-from batchrun.work import REAL_TIME
 
 full = pytest.mark.skipif(os.environ.get("RAY_SUITE") != "full", reason="runs with make ray")
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]

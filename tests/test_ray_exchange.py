@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from wire_server import End, Script, Seen, answer, wire
 
 from batchrun import senders
-from batchrun.environment import Environment
 from batchrun.errors import UserError
-from batchrun.job import RayOptions
-from batchrun.jobfile import Loaded, examine
-from batchrun.options import RunOptions, merged
+from batchrun.job.environment import Environment
+from batchrun.job.options import RunOptions, merged
+from batchrun.job.parse import Loaded, examine
+from batchrun.job.spec import RayOptions
 from batchrun.records import Fault, Reply, Secret, Target
 from batchrun.senders.ray_actor import BATCH, Delivery, RemoteSender
 
@@ -286,7 +286,7 @@ def test_the_watchdog_ends_a_request_without_a_reply() -> None:
 
 def test_local_runs_import_no_ray() -> None:
     """Whatever a run from this process imports, Ray is not among it."""
-    code = "import sys, batchrun.runner, batchrun.senders.reqwest; sys.exit('ray' in sys.modules)"
+    code = "import sys, batchrun.runner.run, batchrun.senders.reqwest; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from nasty_files import READ, Nasty
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job import CsvOptions, Detail, Input
-from batchrun.results import (
+from batchrun.job.spec import CsvOptions, Detail, Input
+from batchrun.table.read import open_rows
+from batchrun.table.write import (
     DETAIL_TYPES,
     SUFFIXES,
     answer_columns,
@@ -24,7 +25,6 @@ from batchrun.results import (
     partial_path,
     write_output,
 )
-from batchrun.rows import open_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 Row = tuple[Any, ...]

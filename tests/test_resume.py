@@ -15,7 +15,7 @@ from crash.ledger import TOKENS, Ledger, serving
 from job_running import Ran, run
 
 from batchrun.errors import CheckpointError, ConfirmError, ExitCode, InputError, StorageError, UserError
-from batchrun.options import RunOptions
+from batchrun.job.options import RunOptions
 from batchrun.records import Summary
 
 COST = 2 * TOKENS / 1_000_000
@@ -195,7 +195,7 @@ def test_a_finished_output_outlives_an_unfinished_run(job: Job) -> None:
 
 def test_output_is_made_again_without_a_request(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output that was touched, deleted or overwritten, or is wanted otherwise, is right after the next run."""
-    monkeypatch.setattr("batchrun.plan.YOUNG", float("-inf"))  # this input is as young as the test
+    monkeypatch.setattr("batchrun.runner.plan.YOUNG", float("-inf"))  # this input is as young as the test
     job.rows(numbered(10))
     job.requests()
     whole = job.output.read_bytes()

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.codes import TABLE, Action, Count
+from batchrun.api.codes import TABLE, Action, Count
 from batchrun.records import Status
-from batchrun.retry import BASE, CAP, LONGEST_WAIT, Decision, Tries, backoff, decide
+from batchrun.runner.retry import BASE, CAP, LONGEST_WAIT, Decision, Tries, backoff, decide
 
 jitters = st.floats(0, 1, exclude_max=True)
 

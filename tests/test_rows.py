@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from nasty_files import READ, REFUSED, Nasty
 
 from batchrun.errors import InputError
-from batchrun.job import CsvOptions, Input
-from batchrun.rows import expand, open_rows, stamp
+from batchrun.job.spec import CsvOptions, Input
+from batchrun.table.read import expand, open_rows, stamp
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PEOPLE = b"id,text\n1,x\nq,\n"

@@ -28,24 +28,24 @@ from simulator_server import Running, running
 from wire_server import Script, Seen, answer
 from wire_thread import Everywhere, served
 
-import batchrun.results
+import batchrun.table.write
 from batchrun.__main__ import _guarded
-from batchrun.answers import AnswerForm
-from batchrun.cli import COMMANDS, Commands, cli
-from batchrun.closing import told
-from batchrun.environment import Environment
+from batchrun.cli.main import COMMANDS, Commands, cli
 from batchrun.errors import BatchrunError
-from batchrun.eventlog import logged
-from batchrun.job import Answer
-from batchrun.jobfile import load
-from batchrun.loading import LARGEST, load_file
-from batchrun.options import RunOptions
-from batchrun.progress import Goal, Plain
+from batchrun.job.environment import Environment
+from batchrun.job.options import RunOptions
+from batchrun.job.parse import load
+from batchrun.job.spec import Answer
+from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Reply, Request, Secret, Summary, Target
-from batchrun.runner import run_job
+from batchrun.runner.closing import told
+from batchrun.runner.loading import LARGEST, load_file
+from batchrun.runner.log import logged
+from batchrun.runner.progress import Goal, Plain
+from batchrun.runner.run import run_job
+from batchrun.runner.work import Tally
 from batchrun.senders import KINDS, _masked
-from batchrun.simulator import cases
-from batchrun.work import Tally
+from batchrun.servers.simulator import cases
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-or-v1-canary/4711+key"
@@ -225,7 +225,7 @@ def test_no_echo_brings_a_secret_into_anything_that_is_left(
     for variable, value in {"KEY": KEY, "HEADER": HEADER, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(variable, value)
     # Signals belong to the test runner.
-    monkeypatch.setattr("batchrun.stop.raise_on_termination", lambda: None)
+    monkeypatch.setattr("batchrun.runner.stop.raise_on_termination", lambda: None)
     words = [["report"], ["export"], ["status"], ["status", "--json"], ["preview", "--row", "1"], ["check"]]
     for command, *flags in words:
         try:
@@ -310,7 +310,7 @@ def test_fallbacks_go_to_the_endpoint_that_the_job_names(tmp_path: Path) -> None
     with served(Everywhere(note)) as server:
         job = secret_job(tmp_path, "openrouter", more={"fallbacks": ["https://other.invalid/v1", "b"]})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("batchrun.endpoints.OPENROUTER_URL", server.url("/api/v1"))
+            patch.setattr("batchrun.api.endpoints.OPENROUTER_URL", server.url("/api/v1"))
             go(job)
     assert seen_models
     assert all(models[-2:] == ["https://other.invalid/v1", "b"] for models in seen_models)
@@ -355,7 +355,7 @@ def test_no_child_knows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     left = go(secret_job(tmp_path, "simulator"), looks=[look])
     assert left.summary is not None
     assert left.summary.ok == 2
-    assert any(b"batchrun.simulator" in text for text in seen)
+    assert any(b"batchrun.servers.simulator" in text for text in seen)
     assert not any(holds(text) for text in seen)
 
 
@@ -409,9 +409,9 @@ def test_what_batchrun_creates_for_itself_is_its_owners_alone(
     job = secret_job(work, sim.url, input={"path": "rows.csv", "csv": {"encoding": "latin-1"}})
     (work / "rows.csv").write_bytes(b"text\nf\xfcr\n")
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setattr("batchrun.prices.is_loopback", lambda _url: False)
+    monkeypatch.setattr("batchrun.api.prices.is_loopback", lambda _url: False)
     during: dict[str, int] = {}
-    real = batchrun.results._write
+    real = batchrun.table.write._write
 
     def look() -> None:
         during.update(modes(tmp_path))
@@ -420,7 +420,7 @@ def test_what_batchrun_creates_for_itself_is_its_owners_alone(
         look()
         real(frames, file, suffix, escape_formulas=escape_formulas)
 
-    monkeypatch.setattr("batchrun.results._write", write)
+    monkeypatch.setattr("batchrun.table.write._write", write)
     mask = os.umask(0)
     try:
         left = go(job, looks=[look])
@@ -451,7 +451,7 @@ def test_links_that_somebody_planted_are_not_followed(
     tmp_path: Path, sim: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link in the place of an output, a partial output or the price list is replaced; what it points to stays."""
-    monkeypatch.setattr("batchrun.prices.is_loopback", lambda _url: False)
+    monkeypatch.setattr("batchrun.api.prices.is_loopback", lambda _url: False)
     victim = tmp_path / "victim"
     victim.write_text("precious")
     port = sim.url.removeprefix("http://").removesuffix("/api/v1").replace(":", "-")

@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator_server import Running, running
 
-from batchrun.simulator import Config, cases, catalogue, chat, generate
-from batchrun.simulator.account import Account, Hold
-from batchrun.simulator.altering import ALTER
-from batchrun.simulator.app import CHAT
-from batchrun.simulator.completion import usd
-from batchrun.simulator.config import parse_faults, parse_latency
-from batchrun.simulator.wire import WIRE
+from batchrun.servers.simulator import Config, cases, catalogue, chat, generate
+from batchrun.servers.simulator.account import Account, Hold
+from batchrun.servers.simulator.altering import ALTER
+from batchrun.servers.simulator.app import CHAT
+from batchrun.servers.simulator.completion import usd
+from batchrun.servers.simulator.config import parse_faults, parse_latency
+from batchrun.servers.simulator.wire import WIRE
 
 SCHEMA = {
     "type": "object",
@@ -685,8 +685,17 @@ def test_the_books_can_be_read_and_reset_over_http(sim: Running, client: httpx.C
 
 
 def test_the_process_tells_its_address_and_ends_with_its_parent() -> None:
-    """`python -m batchrun.simulator` prints one line of JSON when it accepts, nothing else, and ends with stdin."""
-    command = [sys.executable, "-m", "batchrun.simulator", "--until-stdin-closes", "--faults", "429=1", "--seed", "7"]
+    """`python -m batchrun.servers.simulator` prints one line of JSON once it accepts, and ends with its stdin."""
+    command = [
+        sys.executable,
+        "-m",
+        "batchrun.servers.simulator",
+        "--until-stdin-closes",
+        "--faults",
+        "429=1",
+        "--seed",
+        "7",
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
@@ -705,7 +714,7 @@ def test_the_process_tells_its_address_and_ends_with_its_parent() -> None:
 
 def test_a_wrong_option_is_one_clear_line() -> None:
     """A fault that does not exist ends the command with exit 2 and its name."""
-    command = [sys.executable, "-m", "batchrun.simulator", "--faults", "42=0.1"]
+    command = [sys.executable, "-m", "batchrun.servers.simulator", "--faults", "42=0.1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert 'no case "42"' in done.stderr

@@ -11,9 +11,9 @@ import pytest
 
 from batchrun.checkpoint import PlanInfo
 from batchrun.errors import InputError
-from batchrun.job import CsvOptions, Input
-from batchrun.plan import known_files, stamps_text
-from batchrun.rows import FileStamp, open_rows
+from batchrun.job.spec import CsvOptions, Input
+from batchrun.runner.plan import known_files, stamps_text
+from batchrun.table.read import FileStamp, open_rows
 
 ROWS = 6_000
 MOST_LOOPS = 28.0

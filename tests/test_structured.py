@@ -15,14 +15,14 @@ from job_running import Ran, run, write_job
 from plain_server import completion, plain_server
 from simulator_server import Running, running
 
-from batchrun.answers import AnswerForm, Valid
-from batchrun.closing import told
-from batchrun.endpoints import default_model
+from batchrun.api.endpoints import default_model
 from batchrun.errors import ExitCode
-from batchrun.job import Answer
-from batchrun.options import RunOptions
-from batchrun.results import answer_columns, dtype_of
-from batchrun.work import REAL_TIME
+from batchrun.job.options import RunOptions
+from batchrun.job.spec import Answer
+from batchrun.prompt.answers import AnswerForm, Valid
+from batchrun.runner.closing import told
+from batchrun.runner.work import REAL_TIME
+from batchrun.table.write import answer_columns, dtype_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

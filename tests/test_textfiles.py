@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.errors import InputError, StorageError
-from batchrun.job import CsvOptions
-from batchrun.textfiles import check_csv, check_json_lines
-from batchrun.textscan import CsvScan, JsonLinesScan
+from batchrun.job.spec import CsvOptions
+from batchrun.table.textfiles import check_csv, check_json_lines
+from batchrun.table.textscan import CsvScan, JsonLinesScan
 
 LINES = st.lists(st.sampled_from(["1,2", '"a""b","c\nd"', '"",', "", '5" 6",x', "é,中", "1,2\r"]), max_size=12)
 

@@ -11,10 +11,10 @@ import orjson
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
-from batchrun.jobfile import suggestion
+from batchrun.job.parse import suggestion
 from batchrun.money import show
-from batchrun.prepare import INPUT_CHANGED, Prepared
-from batchrun.render import RowProblem
+from batchrun.prompt.render import RowProblem
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared
 
 ROWS, FAILED_ROWS = 3_000, 1_000
 """Rows in the table; so many of them are kept for the failed ones."""

@@ -11,16 +11,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchrun import __version__, outputs
+from batchrun._version import __version__
+from batchrun.api.prices import prices_for
 from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
-from batchrun.closing import advice
 from batchrun.errors import ExitCode, StorageError, UserError
-from batchrun.forecast import Used, forecast, survey, worst_of
 from batchrun.money import Pico, show
-from batchrun.prepare import Prepared
-from batchrun.prices import prices_for
 from batchrun.report import charts
 from batchrun.report.gather import Column, Gathered, Row, cut, gather, visible
+from batchrun.runner import outputs
+from batchrun.runner.closing import advice
+from batchrun.runner.forecast import Used, forecast, survey, worst_of
+from batchrun.runner.prepare import Prepared
 from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent

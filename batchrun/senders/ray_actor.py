@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
-from batchrun import __version__
+from batchrun._version import __version__
 from batchrun.records import Reply, Request, Send, Target
 
 BATCH = 256

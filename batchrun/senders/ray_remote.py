@@ -17,7 +17,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from batchrun import __version__
+from batchrun._version import __version__
 from batchrun.records import Fault, Reply
 from batchrun.senders.ray_actor import BATCH, BATCH_BYTES, Delivery, Done
 

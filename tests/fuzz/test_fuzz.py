@@ -16,21 +16,21 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.answers import AnswerForm, Valid
-from batchrun.codes import TABLE
-from batchrun.drafting import draft, look
-from batchrun.environment import Environment
+from batchrun.api.codes import TABLE
+from batchrun.api.judge import judge
+from batchrun.api.wording import MESSAGE_LENGTH
+from batchrun.cli.drafting import draft, look
 from batchrun.errors import InputError, JobFileError, UserError
-from batchrun.job import Answer, CsvOptions, Input, Job, Model, Output, Prompt
-from batchrun.jobfile import load
-from batchrun.judge import judge
-from batchrun.options import RunOptions, merged
-from batchrun.prepare import prepared
+from batchrun.job.environment import Environment
+from batchrun.job.options import RunOptions, merged
+from batchrun.job.parse import load
+from batchrun.job.spec import Answer, CsvOptions, Input, Job, Model, Output, Prompt
+from batchrun.prompt.answers import AnswerForm, Valid
+from batchrun.prompt.render import KEY_BYTES, Renderer, RowProblem, template_mistakes
 from batchrun.records import Fault, Reply
-from batchrun.render import KEY_BYTES, Renderer, RowProblem, template_mistakes
-from batchrun.rows import open_rows
+from batchrun.runner.prepare import prepared
+from batchrun.table.read import open_rows
 from batchrun.terminal import printable
-from batchrun.wording import MESSAGE_LENGTH
 
 T = TypeVar("T", bound=Callable[..., Any])
 EXAMPLES = int(os.environ.get("BATCHRUN_FUZZ_EXAMPLES", "40"))

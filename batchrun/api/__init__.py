@@ -1,0 +1,1 @@
+"""What a server wants, what it said, and what it costs."""

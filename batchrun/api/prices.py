@@ -1,0 +1,205 @@
+"""What models cost: OpenRouter's list, kept on disk for a day, or the job's own words."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchrun.api.endpoints import Endpoint, fetch, is_loopback
+from batchrun.job.spec import Job
+from batchrun.money import ZERO, Pico, Price, from_usd
+
+KEPT_SECONDS = 86_400
+LAYOUT = 1
+_FREE = Price(ZERO, ZERO)
+_MILLION = 1_000_000
+_DEAREST_USD = 1_000
+"""A price per token or request beyond this is no price."""
+_CACHE_OPTIONS = ("cache_control", "prompt_cache_key", "prompt_cache_options")
+_SAME_PRICE = re.compile(r":(?:nitro|floor|exacto)$")
+"""Variants that only choose among a model's providers; `:online` adds a search that tokens do not bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model's prices: as listed, the dearest that overrides and reasoning bring, and for writing its prompt cache."""
+
+    likely: Price
+    worst: Price
+    cache_write: Pico = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a job's model and fallbacks cost, by name; one whose price is not known is absent.
+
+    `names` are all models that the endpoint lists. `fetched_at` is the list's Unix time, None where no list was
+    needed or to be had; `problem` says in one line why a list could not be fetched (an older one may stand in).
+    """
+
+    likely: Mapping[str, Price] = field(default_factory=dict)
+    worst: Mapping[str, Price] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    fetched_at: float | None = None
+    problem: str = ""
+
+
+def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, offline: bool = False) -> Prices:
+    """Give the prices of a job. `endpoint` has its final address; `now` is Unix time.
+
+    The list is read from `cache_dir` where it is younger than a day, else fetched and written there; one of this
+    machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for what is not
+    listed. `offline`: nothing is fetched, a kept list may be older.
+    """
+    names = (endpoint.model, *job.model.fallbacks)
+    if endpoint.name == "local":
+        free = dict.fromkeys(names, _FREE)
+        return Prices(free, free)
+    models: Mapping[str, Listed | None] = {}
+    fetched_at, problem = None, ""
+    if endpoint.openrouter:
+        models, fetched_at, problem = _list(
+            endpoint, None if is_loopback(endpoint.base_url) else cache_dir, now, offline=offline
+        )
+    own = _own_price(job)
+    caching = any(name in job.model.params for name in _CACHE_OPTIONS)
+    found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}
+    known = {name: listed for name, listed in found.items() if listed is not None}
+    return Prices(
+        {name: listed.likely for name, listed in known.items()},
+        {name: _worst(listed, caching=caching) for name, listed in known.items()},
+        tuple(models),
+        fetched_at,
+        problem,
+    )
+
+
+def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
+    """Read GET /models leniently: prices by model, None where a model has no fixed price."""
+    entries = data.get("data")
+    models: dict[str, Listed | None] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            continue
+        pricing = entry.get("pricing")
+        models[entry["id"]] = listed = _listed(pricing) if isinstance(pricing, dict) else None
+        slug = entry.get("canonical_slug")
+        if isinstance(slug, str):
+            models.setdefault(slug, listed)
+    return models
+
+
+def _listed(pricing: Mapping[str, Any]) -> Listed | None:
+    """Read one model's prices; what is not a price at least zero makes them unknown."""
+    overrides = pricing.get("overrides")
+    tiers = [pricing, *(tier for tier in (overrides if isinstance(overrides, list) else ()) if isinstance(tier, dict))]
+    try:
+        tables = [{name: _amount(tier[name]) for name in _FIELDS if tier.get(name) is not None} for tier in tiers]
+        likely = Price(tables[0]["prompt"], tables[0]["completion"], tables[0].get("request", ZERO))
+    except (KeyError, ValueError):
+        return None
+
+    def dearest(*names: str) -> Pico:
+        return max((table[name] for table in tables for name in names if name in table), default=ZERO)
+
+    worst = Price(dearest("prompt"), dearest("completion", "internal_reasoning"), dearest("request"))
+    return Listed(likely, worst, dearest("input_cache_write", "input_cache_write_1h"))
+
+
+_FIELDS = ("prompt", "completion", "request", "internal_reasoning", "input_cache_write", "input_cache_write_1h")
+
+
+def _amount(value: object) -> Pico:
+    """Read USD for one token or request. Raises ValueError for what is no price."""
+    try:
+        usd = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError from None
+    if not (usd.is_finite() and 0 <= usd <= _DEAREST_USD):
+        raise ValueError
+    return from_usd(usd)
+
+
+def _worst(listed: Listed, *, caching: bool) -> Price:
+    price = listed.worst
+    return Price(max(price.prompt, listed.cache_write), price.completion, price.request) if caching else price
+
+
+def _own_price(job: Job) -> Listed | None:
+    if job.model.price is None:
+        return None
+    price = Price(from_usd(job.model.price.prompt / _MILLION), from_usd(job.model.price.completion / _MILLION))
+    return Listed(price, price)
+
+
+def _list(
+    endpoint: Endpoint, cache_dir: Path | None, now: float, *, offline: bool
+) -> tuple[Mapping[str, Listed | None], float | None, str]:
+    file = None if cache_dir is None else cache_dir / f"models-{_file_name(endpoint.base_url)}.json"
+    kept = None if file is None else _read(file, endpoint.base_url)
+    if kept is not None and 0 <= now - kept[1] < KEPT_SECONDS:
+        return (*kept, "")
+    if offline:
+        return (*kept, "") if kept is not None else ({}, None, "")
+    page = fetch(endpoint, "models")
+    models = {} if page.problem else parse_models(page.data)
+    if models:
+        if file is not None:
+            _write(file, endpoint.base_url, models, now)
+        return models, now, ""
+    problem = page.problem or "GET /models listed no model"
+    return (*kept, problem) if kept is not None else ({}, None, problem)
+
+
+def _file_name(base_url: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(base_url).netloc)
+
+
+def _read(file: Path, base_url: str) -> tuple[dict[str, Listed | None], float] | None:
+    """Read a kept list; one that is damaged or of another layout or address is as if it were not there."""
+    try:
+        kept = json.loads(file.read_bytes())
+        if (kept["layout"], kept["url"]) != (LAYOUT, base_url):
+            return None
+        return {name: _unpacked(numbers) for name, numbers in kept["models"].items()}, float(kept["fetched_at"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write(file: Path, base_url: str, models: Mapping[str, Listed | None], now: float) -> None:
+    """Keep a list: readable by its owner alone, whole or not at all. A disk that refuses costs a fetch, no more."""
+    packed = {name: listed and _packed(listed) for name, listed in models.items()}
+    text = json.dumps({"layout": LAYOUT, "url": base_url, "fetched_at": now, "models": packed})
+    with suppress(OSError):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(name).replace(file)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+
+
+def _packed(listed: Listed) -> list[int]:
+    prices = (listed.likely, listed.worst)
+    return [
+        *(amount for price in prices for amount in (price.prompt, price.completion, price.request)),
+        listed.cache_write,
+    ]
+
+
+def _unpacked(numbers: Sequence[int] | None) -> Listed | None:
+    if numbers is None:
+        return None
+    likely_prompt, likely_completion, likely_request, prompt, completion, request, write = (
+        Pico(int(n)) for n in numbers
+    )
+    return Listed(Price(likely_prompt, likely_completion, likely_request), Price(prompt, completion, request), write)

@@ -1,0 +1,174 @@
+"""The argument JOB and the loading of its file, shared by the commands; heavy rooms are imported when called."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from batchrun.errors import UserError
+from batchrun.terminal import lines
+
+if TYPE_CHECKING:
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.job.environment import Environment
+    from batchrun.job.options import RunOptions
+    from batchrun.job.parse import Loaded
+    from batchrun.runner.prepare import Prepared
+
+_SUFFIXES = (".yaml", ".yml")
+_DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".sqlite"}
+
+
+def _jobs_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.glob("*") if file.suffix in _SUFFIXES]
+
+
+class JobPath(click.ParamType[Path]):
+    """A job file; the shell completes YAML files."""
+
+    name = "job"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002  (click's signature)
+        """Give the path; a missing file is told with what is beside it (UserError)."""
+        path = Path(value)
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
+        if not os.path.lexists(path):
+            near = difflib.get_close_matches(path.name, _jobs_in(path.parent), n=1)
+            hint = "`batchrun init FILE` writes one for an input"
+            if near:
+                hint = f"did you mean {path.with_name(near[0])}?"
+            raise UserError(f"there is no job file {path}; {hint}")
+        if path.suffix.lower() in _DATA:
+            raise UserError(f"{path} is no job file; `batchrun init {path}` writes one for it")
+        return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002  (click's signature)
+        """Offer job files, also those one folder down."""
+        folder, slash, start = incomplete.rpartition("/")
+        found = [entry for entry in Path((folder + slash) or ".").glob("*") if entry.name.startswith(start)]
+        files = [entry for entry in found if entry.suffix in _SUFFIXES]
+        for entry in found:
+            if entry.is_dir() and not entry.name.startswith("."):
+                files += (inner for inner in entry.glob("*") if inner.suffix in _SUFFIXES)
+        return [CompletionItem(str(file)) for file in sorted(files)]
+
+
+class Money(click.ParamType[Decimal]):
+    """An amount in USD, exact."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:  # noqa: ANN401  (click's signature)
+        """Give the amount; it is positive."""
+        try:
+            amount = Decimal(str(value).removeprefix("$"))
+        except InvalidOperation:
+            self.fail(f"{value!r} is no amount in USD, such as 2.50", param, ctx)
+        if not amount.is_finite() or amount <= 0:
+            self.fail(f"{value!r} is not a positive amount in USD", param, ctx)
+        return amount
+
+
+job_argument = click.argument("job", type=JobPath(), metavar="JOB")
+debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+def load(path: Path, options: "RunOptions | None" = None) -> "tuple[Loaded, Environment]":
+    """Read a job file and its environment; raises JobFileError with all mistakes."""
+    from batchrun.job.options import RunOptions
+    from batchrun.runner.loading import load_file
+    from batchrun.runner.stop import raise_on_termination
+
+    raise_on_termination()
+    return load_file(path, os.environ, Path.cwd(), options or RunOptions())
+
+
+_RUN_FLAGS = (
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Ask at most N questions; the rest waits."),
+    click.option("--max-cost", type=Money(), metavar="USD", help="A hard cap on what this run may spend."),
+    click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="Requests in flight."),
+    click.option("--endpoint", metavar="E", help="Ask another endpoint, with a checkpoint and output of its own."),
+    click.option("--api-key-env", metavar="V", help="The variable that holds the key."),
+    click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process, or from Ray actors."),
+    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there."),
+    click.option("--fresh", is_flag=True, help="Put the checkpoint aside and ask everything anew."),
+    click.option("--yes", is_flag=True, help="Do ask many answered rows again when the job's wording changed."),
+    click.option("--quiet", is_flag=True, help="Print only problems."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end."),
+    click.option("--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Append JSON lines."),
+    debug_option,
+)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a run."""
+    for flag in reversed(_RUN_FLAGS):
+        command = flag(command)
+    return command
+
+
+def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
+    """Run a job with flags, tell how it ended, and give the exit code."""
+    from batchrun.job.options import RunOptions
+    from batchrun.runner.closing import told
+    from batchrun.runner.log import logged
+    from batchrun.runner.progress import chosen
+    from batchrun.runner.run import run_job
+
+    options = RunOptions(**flags)
+    with logged(log):
+        loaded, environment = load(path, options)
+        summary = run_job(loaded, options, environment, chosen(quiet=quiet))
+    if as_json:
+        import orjson
+
+        give(orjson.dumps(summary).decode())
+    if not quiet or summary.exit_code:
+        tell("\n".join(told(summary, Path.cwd())))
+    return summary.exit_code
+
+
+def give(text: str) -> None:
+    """Write to stdout what was asked for. A reader who has enough (`| head`) changes no exit code."""
+    _written(text, sys.stdout)
+
+
+def tell(text: str) -> None:
+    """Write lines to stderr, printable whatever they quote; a terminal that is gone changes no exit code."""
+    _written(lines(text), sys.stderr)
+
+
+def _written(text: str, stream: IO[str]) -> None:
+    try:
+        click.echo(text, file=stream)
+    except OSError:
+        # Nothing more is written, not even what is buffered, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+endpoint_option = click.option("--endpoint", metavar="E", help="The checkpoint of a run with the same flag.")
+
+
+@contextmanager
+def opened(path: Path, *, endpoint: str | None) -> "Iterator[tuple[Prepared, Checkpoint]]":
+    """Open a job's input and its checkpoint for reading; a run may go on beside."""
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.job.options import RunOptions, merged
+    from batchrun.runner.prepare import prepared
+
+    options = RunOptions(endpoint=endpoint)
+    loaded, environment = load(path, options)
+    job = merged(loaded.job, options)
+    with (
+        prepared(loaded, job, environment) as p,
+        Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint,
+    ):
+        yield p, checkpoint

@@ -1,0 +1,291 @@
+"""`batchrun check JOB`: everything that can be known before a request to the model."""
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.cli.arguments import debug_option, give, job_argument, load
+from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line
+from batchrun.errors import BatchrunError, ExitCode
+from batchrun.money import ZERO, from_usd, show
+from batchrun.terminal import printable, short
+
+if TYPE_CHECKING:
+    from batchrun.api.endpoints import Endpoint, KeyInfo
+    from batchrun.api.prices import Prices
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.job.environment import Environment
+    from batchrun.runner.forecast import Forecast, Survey
+    from batchrun.runner.prepare import Prepared
+
+_NAMED = 12
+_WIDTH = 60
+
+EXAMPLES = """\\b
+batchrun check jobs/reviews.yaml            before a long run, and in CI
+batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is sent
+"""
+
+
+@click.command("check", epilog=EXAMPLES)
+@job_argument
+@click.option("--schema", is_flag=True, help="Print the answer's JSON Schema, nothing else.")
+@click.option("--endpoint", metavar="E", help="Check a run with the same flag.")
+@click.option("--api-key-env", metavar="V", help="The variable that holds the key.")
+@debug_option
+def command(job: Path, *, schema: bool, endpoint: str | None, api_key_env: str | None, **_: bool) -> None:
+    """Find every mistake that can be known before a request: in the job file, the input, the key, the output.
+
+    Mistakes in the job file are told all together, as FILE:LINE:COLUMN. Otherwise there is one line for each thing
+    that was looked at: ok, warning or mistake. Exit code 0, or 2 where there is a mistake.
+
+    The model is asked nothing and no file is written. OpenRouter is asked about the key (its limit and what is left)
+    and for its prices.
+    """
+    from batchrun.job.options import RunOptions, merged
+    from batchrun.runner.prepare import prepared
+    from batchrun.senders import check_installed
+
+    options = RunOptions(endpoint=endpoint, api_key_env=api_key_env)
+    loaded, environment = load(job, options)
+    merged_job = merged(loaded.job, options)
+    check_installed(merged_job.ray)
+    with prepared(loaded, merged_job, environment) as p:
+        if schema:
+            _schema(p)
+            return
+        checked = _Checked(p, environment, str(job))
+        checked.run()
+    sys.exit(ExitCode.USER if checked.mistakes else ExitCode.DONE)
+
+
+def _schema(p: "Prepared") -> None:
+    import orjson
+
+    found: Any = p.form.schema or {"type": "string"}
+    give(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+
+
+class _Checked:
+    """Looks at one thing after the other and says a line for each."""
+
+    def __init__(self, p: "Prepared", environment: "Environment", shown: str) -> None:
+        self._p, self._environment, self._shown = p, environment, shown
+        self.mistakes = 0
+
+    def run(self) -> None:
+        """Look at everything."""
+        p = self._p
+        self._say("ok", "job file", f"{self._shown}, asks {p.endpoint.model} at {_place(p.endpoint)}")
+        self._say("ok", "input", f"{_files(p)}, columns {_names(p.rows.columns)}")
+        self._say("ok", "prompt", f"uses {_names(p.renderer.columns)}" if p.renderer.columns else "uses no column")
+        self._say("ok", "answer", self._answer())
+        self._tried("output", self._output)
+        with ExitStack() as stack:
+            checkpoint = self._tried("checkpoint", lambda: self._checkpoint(stack))
+            self._sent()
+            self._requests(checkpoint)
+
+    def _say(self, kind: str, what: str, text: str) -> None:
+        self.mistakes += kind == "mistake"
+        give(f"{kind:<8} {what}: {printable(text)}")
+
+    def _tried(self, what: str, look: "Callable[[], Checkpoint | None]") -> "Checkpoint | None":
+        try:
+            return look()
+        except BatchrunError as problem:
+            self._say("mistake", what, str(problem))
+            return None
+
+    def _answer(self) -> str:
+        p = self._p
+        if p.form.schema is None:
+            return f'text, in column "{p.job.output.prefix}answer"'
+        how = {"schema": "as a strict JSON Schema", "object": "in JSON mode", "prompt": "by the prompt alone"}
+        mode = p.job.answer.mode if p.job.answer else "schema"
+        return f"columns {_names(tuple(p.answers))}, asked for {how[mode]} (--schema prints it)"
+
+    def _output(self) -> None:
+        path = self._p.job.output_path
+        if path.is_dir():
+            self._say("mistake", "output", f"{path} is a folder: name a file in it")
+        elif (blocked := _unwritable(path)) is not None:
+            self._say("mistake", "output", f"{blocked} can't be written")
+        else:
+            there = "replaced by a finished run" if path.exists() else "not there yet"
+            self._say("ok", "output", f"{path} ({there}), {len(self._p.schema):,} columns")
+
+    def _checkpoint(self, stack: ExitStack) -> "Checkpoint | None":
+        from batchrun.checkpoint import Checkpoint, check_place
+
+        path = self._p.job.checkpoint_path
+        check_place(path)
+        if (blocked := _unwritable(path)) is not None:
+            self._say("mistake", "checkpoint", f"{blocked} can't be written: set checkpoint: to a path you may write")
+            return None
+        if not path.exists():
+            self._say("ok", "checkpoint", f"{path} (not there yet)")
+            return None
+        checkpoint = stack.enter_context(Checkpoint.open(path, read_only=True))
+        last = checkpoint.last_run()
+        run = f"run {last.id}, exit {last.exit_code}" if last and last.ended_at else "a run goes on or was killed"
+        self._say("ok", "checkpoint", f"{path} ({run if last else 'no run yet'})")
+        return checkpoint
+
+    def _sent(self) -> None:
+        """Say what is sent beside the question though the job file does not say it."""
+        import orjson
+
+        from batchrun.runner.prepare import body_extras
+
+        p = self._p
+        own = any(name in p.job.model.params for name in ("max_tokens", "max_completion_tokens"))
+        if p.max_tokens is None:
+            self._say("warning", "max_tokens", "nothing bounds the answers; set model.params.max_tokens")
+        else:
+            source = "from model.params" if own else "by default; set model.params.max_tokens to change it"
+            self._say("ok", "max_tokens", f"{p.max_tokens:,}, {source}")
+        extras = body_extras(p.job, p.endpoint, p.form)
+        extras.pop("max_tokens", None)
+        if extras:
+            self._say("ok", "added", f"{orjson.dumps(extras).decode()} (no part of a question's identity)")
+
+    def _requests(self, checkpoint: "Checkpoint | None") -> None:
+        """Say what a run would need, and whether key and caps allow it."""
+        from batchrun.api.prices import prices_for
+        from batchrun.runner.forecast import forecast, survey, worst_of
+
+        p = self._p
+        try:
+            with reachable(p.endpoint) as served:
+                key = self._key(served)
+                prices = prices_for(p.job, served, p.cache_dir, time.time())
+            found = survey(p, checkpoint, worst_of(p, prices))
+        except BatchrunError as problem:
+            self._say("mistake", "endpoint", str(problem))
+            return
+        likely = forecast(p, found, prices)
+        self._rows(found)
+        self._price(prices)
+        if found.questions and likely.cost is not None:
+            self._say("ok", "cost", f"{cost_text(p, found, likely, prices)} ({basis_text(likely)})")
+        self._allowed(found, likely, prices, key)
+
+    def _rows(self, found: "Survey") -> None:
+        self._say("ok", "rows", rows_line(found))
+        for reason in found.unasked:
+            text = f"{reason.rows:,} can't be asked, the first is row {reason.row:,}: {reason.message}"
+            self._say("warning", "rows", text)
+
+    def _key(self, endpoint: "Endpoint") -> "KeyInfo | None":
+        """Say where the key comes from, never what it is, and what OpenRouter tells of it."""
+        from batchrun.api.endpoints import KeyProblem, fetch_key
+
+        variable = self._p.job.model.key_variable
+        if variable is not None:
+            self._say("ok", "key", f"{variable} from {self._environment.origin(variable)}")
+        elif endpoint.name == "url":
+            self._say("ok", "key", "none is sent")
+        if not endpoint.openrouter:
+            if endpoint.name == "url":
+                self._say(
+                    "ok", "endpoint", f"{endpoint.base_url} (only a request to the model would show that it works)"
+                )
+            return None
+        answer = fetch_key(endpoint)
+        if isinstance(answer, KeyProblem):
+            self._say("mistake" if answer.refused else "warning", "key", answer.message)
+            return None
+        self._say("ok", "endpoint", f"answers, the key is good; {_key_text(answer)}")
+        return answer
+
+    def _price(self, prices: "Prices") -> None:
+        p = self._p
+        if prices.problem:
+            self._say(
+                "warning", "price", f"{prices.problem} (an older list is used)" if prices.names else prices.problem
+            )
+        text = price_text(p, prices, time.time())
+        if text is not None:
+            self._say("ok", "price", text)
+        for name in (p.endpoint.model, *p.job.model.fallbacks):
+            if prices.names and (unlisted := _unlisted(name, prices.names)):
+                self._say("warning", "model", unlisted)
+            if name not in prices.likely:
+                self._say(
+                    "warning", "price", f'no price is known for "{name}": set model.price to see and cap the cost'
+                )
+
+    def _allowed(self, found: "Survey", likely: "Forecast", prices: "Prices", key: "KeyInfo | None") -> None:
+        """Hold the likely need to the job's caps and to what the key has left."""
+        from batchrun.runner.asking import budget_of
+
+        try:
+            budget_of(self._p, prices, ZERO)
+        except BatchrunError as problem:
+            self._say("mistake", "limits", str(problem))
+        cost, cap = likely.cost or ZERO, self._p.job.limits.cap
+        for name, usd in (("run", cap.run), ("day", cap.day)):
+            if usd is not None and cost > from_usd(usd):
+                self._say(
+                    "warning", "limits", f"the likely cost is above the cap of ${usd} a {name}: it will stop the run"
+                )
+        if key is None:
+            return
+        if key.remaining is not None and cost > key.remaining:
+            self._say("warning", "key", f"the likely cost is more than the {show(key.remaining)} that the key has left")
+        free = key.free_remaining if self._p.endpoint.model.endswith(":free") else None
+        if free is not None and found.questions > free:
+            self._say("warning", "key", f"{found.questions:,} requests, but only {free:,} free ones are left today")
+
+
+def _place(endpoint: "Endpoint") -> str:
+    return endpoint.base_url or f"endpoint {endpoint.name}"
+
+
+def _files(p: "Prepared") -> str:
+    number = len(p.rows.files)
+    return p.rows.files[0].path if number == 1 else f"{number:,} files"
+
+
+def _names(columns: tuple[str, ...]) -> str:
+    more = f" and {len(columns) - _NAMED:,} more" if len(columns) > _NAMED else ""
+    return ", ".join(short(name, _WIDTH) for name in columns[:_NAMED]) + more
+
+
+def _unwritable(path: Path) -> Path | None:
+    """Give the place that would have to be written for this file and can't be: the file, or the nearest folder."""
+    place = next(place for place in (path, *path.parents) if place.exists())
+    folder = place if place.is_dir() else place.parent
+    blocked = [spot for spot in (place, folder) if not os.access(spot, os.W_OK)]
+    return blocked[0] if blocked else None
+
+
+def _key_text(key: "KeyInfo") -> str:
+    parts = ["no limit" if key.limit is None else f"limit {show(key.limit)}"]
+    if key.remaining is not None:
+        parts.append(f"{show(key.remaining)} left")
+    if key.used_today is not None:
+        parts.append(f"{show(key.used_today)} used today")
+    if key.free_remaining is not None:
+        parts.append(f"{key.free_remaining:,} requests to free models left today")
+    if key.is_free_tier:
+        parts.append("a free account")
+    if key.expires_at:
+        parts.append(f"expires at {key.expires_at}")
+    return ", ".join(parts)
+
+
+def _unlisted(model: str, names: tuple[str, ...]) -> str | None:
+    """Say that the API lists no such model, with the nearest one; None where it does, also without its variant."""
+    if model in names or model.partition(":")[0] in names or model.startswith("sim/"):
+        return None
+    near = difflib.get_close_matches(model, names, n=1)
+    return f'the API lists no model "{model}"' + (f', did you mean "{near[0]}"?' if near else "")

@@ -1,0 +1,236 @@
+"""A first job file for an input: looks at its columns and writes a commented job that runs on the simulator at once."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from batchrun.errors import InputError, UserError
+from batchrun.job.spec import DEFAULT_DETAILS, CsvOptions, Input
+from batchrun.table.read import Rows, open_rows
+from batchrun.terminal import printable, short
+
+SCHEMA = Path("docs", "job.schema.json")
+SAMPLE = 2_000
+"""Rows that are looked at to choose the prompt's column."""
+
+_SEPARATORS = (";", "\t", "|")
+_ENCODINGS = ("cp1252", "latin-1")
+_TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
+_KEPT_FORMAT = {".parquet": ".parquet", ".arrow": ".arrow", ".ipc": ".arrow", ".feather": ".arrow", ".jsonl": ".jsonl",
+                ".ndjson": ".jsonl"}  # fmt: skip
+_WORDS = {
+    "and",
+    "as",
+    "do",
+    "else",
+    "false",
+    "for",
+    "if",
+    "in",
+    "is",
+    "loop",
+    "none",
+    "not",
+    "or",
+    "row",
+    "self",
+    "true",
+}
+_NAMED = 20
+_WIDTH = 60
+_ANSWERS = ("label", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an input looks like: options to read it, columns and their types, the column to ask about, its nulls."""
+
+    file: Path
+    csv: CsvOptions
+    columns: Mapping[str, str]
+    column: str
+    nulls: int
+    rows: int
+
+
+def look(file: Path) -> Look:
+    """Look at an input of any format; encoding and separator of a CSV file are found by trying.
+
+    Raises InputError for a file that can't be read as rows, with what to set.
+    """
+    csv = _csv_options(file)
+    with open_rows(Input(_pattern(file), csv=csv), file.parent) as rows:
+        column = _column(rows)
+        nulls = number = 0
+        for batch in rows.batches((column,)):
+            number += len(batch.rows)
+            nulls += sum(value is None for (value,) in batch.rows)
+        columns = {name: str(dtype).lower() for name, dtype in rows.schema.items()}
+        return Look(file, csv, columns, column, nulls, number)
+
+
+def _pattern(file: Path) -> str:
+    if not file.exists():
+        raise UserError(f"there is no file {file}")
+    return file.name
+
+
+def _csv_options(file: Path) -> CsvOptions:
+    """Find what a CSV file needs: the first that reads it, where UTF-8 and a comma do not."""
+    csv = CsvOptions()
+    if not file.name.lower().endswith(_TEXT_FILES):
+        return csv
+    try:
+        columns = _columns(file, csv)
+    except InputError as problem:
+        if "input.csv.encoding" not in str(problem):
+            raise
+        csv = CsvOptions(
+            encoding=next((name for name in _ENCODINGS if _reads(file, CsvOptions(encoding=name))), "utf-8")
+        )
+        columns = _columns(file, csv)
+    for separator in _SEPARATORS:
+        if len(columns) == 1 and separator in columns[0] and _reads(file, other := replace(csv, separator=separator)):
+            return other
+    return csv
+
+
+def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:
+    with open_rows(Input(file.name, csv=csv), file.parent) as rows:
+        return rows.columns
+
+
+def _reads(file: Path, csv: CsvOptions) -> bool:
+    try:
+        return bool(_columns(file, csv))
+    except InputError:
+        return False
+
+
+def _column(rows: Rows) -> str:
+    """Choose the column that says most in words: addresses and codes have no spaces."""
+    batch = next(rows.batches(size=SAMPLE), None)
+    if batch is None or not batch.rows:
+        return rows.columns[0]
+    said = [_said(cells) for cells in zip(*batch.rows, strict=True)]
+    return rows.columns[said.index(max(said))]
+
+
+def _said(cells: Sequence[Any]) -> tuple[int, int]:
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    return sum(len(text) for text in texts if " " in text.strip()), sum(map(len, texts))
+
+
+def draft(seen: Look, job: Path) -> str:
+    """Write the job file at `job` for an input that was looked at."""
+    return "\n".join([*_head(seen, job), *_input(seen, job), *_prompt(seen), _MODEL, _ANSWER, *_output(seen, job)])
+
+
+def _head(seen: Look, job: Path) -> Iterator[str]:
+    for base in (job.parent, job.parent.parent):
+        if (base / SCHEMA).is_file():
+            yield f"# yaml-language-server: $schema={_relative(base / SCHEMA, job)}"
+            break
+    yield f"# Asks a model about {seen.rows:,} rows of {printable(seen.file.name)}."
+    yield ""
+
+
+def _input(seen: Look, job: Path) -> Iterator[str]:
+    yield "input:"
+    yield f"  path: {_quoted(_relative(seen.file, job).replace('$', '$$'))}"
+    yield "  # Its columns:"
+    for name, dtype in list(seen.columns.items())[:_NAMED]:
+        yield f"  #   {short(name, _WIDTH)} ({short(dtype, _WIDTH)})"
+    if len(seen.columns) > _NAMED:
+        yield f"  #   and {len(seen.columns) - _NAMED:,} more"
+    options = {}
+    if seen.csv.separator is not None:
+        options["separator"] = _quoted(seen.csv.separator)
+    if seen.csv.encoding != CsvOptions().encoding:
+        options["encoding"] = seen.csv.encoding
+    if options:
+        yield f"  csv: {{{', '.join(f'{name}: {value}' for name, value in options.items())}}}"
+    where = _condition(seen.column)
+    if seen.nulls:
+        yield f"  where: {where}  # {seen.nulls:,} of {seen.rows:,} rows stay in the output as skipped"
+    else:
+        yield f"  # where: {where}  # SQL over one row; the others stay in the output as skipped"
+    yield ""
+
+
+def _prompt(seen: Look) -> Iterator[str]:
+    yield "prompt:  # Jinja templates; {{ name }} is a column"
+    yield "  system: You label texts. Answer briefly."
+    yield f"  user: {_quoted('Text: {{ ' + _spelled(seen.column) + ' }}')}"
+    yield ""
+
+
+_MODEL = """\
+model:
+  endpoint: simulator  # made-up answers, for trials, at no cost
+  name: sim/good
+  # For real answers put these in place of the two lines above; the key is read from OPENROUTER_API_KEY, also in .env:
+  # endpoint: openrouter
+  # name: openai/gpt-4o-mini
+  # params: {temperature: 0, max_tokens: 200}
+"""
+
+_ANSWER = """\
+answer:  # each becomes a column; without this part the text goes into the column answer
+  columns:
+    label: [positive, neutral, negative]  # one of these
+    reason: string?  # a text, or null
+"""
+
+
+def _output(seen: Look, job: Path) -> Iterator[str]:
+    folder = Path("out") if job.parent.name != "jobs" else Path("..", "out")
+    suffix = _KEPT_FORMAT.get(seen.file.suffix.lower(), _KEPT_FORMAT.get(Path(seen.file.stem).suffix.lower(), ".csv"))
+    path = folder / f"{job.stem}{suffix}"
+    if (job.parent / path).resolve() == seen.file.resolve():
+        path = folder / f"{job.stem}-answers{suffix}"
+    yield "output:"
+    yield f"  path: {_quoted(str(path).replace('$', '$$'))}"
+    if prefix := _prefix(seen.columns):
+        yield f"  prefix: {prefix}  # put before each new column, since the input has columns of their names"
+    yield ""
+    yield "# limits: {max_cost_usd: 5}  # a hard cap for each run"
+    yield ""
+
+
+def _prefix(columns: Mapping[str, str]) -> str:
+    """Give a prefix that keeps new columns apart from the input's; none where they are."""
+    new = (*_ANSWERS, *DEFAULT_DETAILS)
+    candidates = ("", "ai_", *(f"ai{number}_" for number in range(2, len(columns) + 3)))
+    return next(prefix for prefix in candidates if not any(prefix + name in columns for name in new))
+
+
+def _relative(file: Path, job: Path) -> str:
+    return os.path.relpath(file, job.parent)
+
+
+def _quoted(text: str) -> str:
+    """Give a text in double quotes, as YAML and Jinja both read it; what is not printable is escaped."""
+
+    def escaped(character: str) -> str:
+        if character in '"\\':
+            return f"\\{character}"
+        return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+    return f'"{"".join(map(escaped, text))}"'
+
+
+def _condition(column: str) -> str:
+    """Give the condition that a column has a value, as a YAML scalar in the quotes that need fewest escapes."""
+    name = column.replace('"', '""')
+    text = f'"{name}" is not null'
+    return _quoted(text) if "'" in text or not text.isprintable() else f"'{text}'"
+
+
+def _spelled(name: str) -> str:
+    """Give a column as a template writes it."""
+    if name.isascii() and name.isidentifier() and name.lower() not in _WORDS:
+        return name
+    return f"row[{_quoted(name)}]"

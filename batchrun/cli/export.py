@@ -1,0 +1,29 @@
+"""`batchrun export JOB`: writes the output from the checkpoint, at any moment."""
+
+from pathlib import Path
+
+import click
+
+from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, opened, tell
+
+
+@click.command("export")
+@job_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there.")
+@endpoint_option
+@debug_option
+def command(job: Path, output: Path | None, endpoint: str | None, **_: bool) -> None:
+    """Write the output as the checkpoint has it now, also while a run is going on.
+
+    Rows without an answer are pending. Nothing is sent. Without -o the file is the output of an unfinished run
+    (NAME.partial.SUFFIX), so that a finished output is never replaced by an unfinished one.
+    """
+    from batchrun.runner import outputs
+    from batchrun.table.write import check_writable, partial_path
+
+    with opened(job, endpoint=endpoint) as (p, checkpoint):
+        path = output.absolute() if output else partial_path(p.job.output_path)
+        check_writable(path, [Path(file.path) for file in p.rows.files])
+        outputs.check_plan(p, checkpoint.current_plan())
+        written = outputs.write(p, checkpoint, path)
+    tell(f"{written.rows:,} rows in {path}")

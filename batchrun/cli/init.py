@@ -1,0 +1,42 @@
+"""`batchrun init FILE`: writes a job file for an input."""
+
+from pathlib import Path
+
+import click
+
+from batchrun.cli.arguments import debug_option, tell
+from batchrun.errors import StorageError, UserError
+
+EXAMPLES = """\b
+batchrun init reviews.csv                     writes reviews.yaml, or jobs/reviews.yaml
+batchrun init data/x.parquet -o jobs/x.yaml   writes there
+"""
+
+
+@click.command("init", epilog=EXAMPLES)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="JOB", help="Write the job file there.")
+@click.option("--force", is_flag=True, help="Replace a job file that is there.")
+@debug_option
+def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
+    """Look at the columns of an input and write a commented job file for it, to edit.
+
+    FILE is a .csv, .tsv, .jsonl, .ndjson, .parquet or .arrow file; text files also as .gz or .zst. The job asks the
+    simulator about the column with the longest texts, so that it runs at once and at no cost. The job file goes into
+    the folder jobs, if there is one, else into the working directory.
+    """
+    from batchrun.cli.drafting import draft, look
+
+    stem = file.name.split(".")[0] or "job"
+    job = output or Path("jobs" if Path("jobs").is_dir() else "", f"{stem}.yaml")
+    if job.exists() and not force:
+        raise UserError(f"{job} is there already; write elsewhere with -o, or replace it with --force")
+    if job.suffix.lower() not in {".yaml", ".yml"}:
+        raise UserError(f"{job}: a job file's name ends in .yaml")
+    text = draft(look(file.absolute()), job.absolute())
+    try:
+        job.parent.mkdir(parents=True, exist_ok=True)
+        job.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise StorageError(f"{job} can't be written: {problem.strerror}") from None
+    tell(f"{job} is written; edit it, then\n  batchrun preview {job}\n  batchrun {job}")

@@ -1,0 +1,85 @@
+"""The command line: its commands, loaded when they are needed, and help that teaches."""
+
+import difflib
+import importlib
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+from click_default_group import DefaultGroup
+
+from batchrun._version import __version__
+
+COMMANDS = {
+    "run": "Run or resume a job (the default: `batchrun JOB`).",
+    "retry": "Ask again what failed for good, then go on as `run`.",
+    "check": "Find every mistake that can be known before a request.",
+    "preview": "Show the exact requests, their number and likely cost.",
+    "status": "Show where a job stands: rows, errors, money, runs.",
+    "export": "Write the output from the checkpoint, also during a run.",
+    "report": "Write one HTML page: money, progress, errors, answers, rows.",
+    "init": "Write a job file for an input, to edit.",
+    "prune": "Drop old answers that the input no longer asks for.",
+    "simulate": "Serve an OpenRouter simulator on loopback, for trials.",
+    "schema": "Print the job file's JSON Schema, for editors.",
+}
+
+
+class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has no type information
+    """Finds commands by name without importing them, so that help is quick."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Give the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import the file of one command; an unknown word is a job for `run`."""
+        if name not in COMMANDS:
+            context.arg0 = name  # type: ignore[attr-defined]  # click-default-group's way to hand the word on
+            name = self.default_cmd_name
+        command: click.Command = importlib.import_module(f"batchrun.cli.{name}").command
+        return command
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:  # noqa: ANN401  (click's own type)
+        """Tell a mistyped command from a job file."""
+        word = args[0] if args else ""
+        near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.7)
+        if near and word not in COMMANDS and "." not in word and "/" not in word:
+            raise click.UsageError(f'no such command "{word}", did you mean "{near[0]}"?')
+        return super().resolve_command(context, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer commands, and job files for the command that may be left out."""
+        items: list[CompletionItem] = [
+            CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        run = self.get_command(ctx, self.default_cmd_name)
+        if run is None or incomplete.startswith("-"):
+            return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
+        argument = next(param for param in run.params if isinstance(param, click.Argument))
+        return [*items, *argument.shell_complete(ctx, incomplete)]
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Commands,
+    default="run",
+    default_if_no_args=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Begin with `batchrun init FILE`, look with `batchrun preview JOB`, then `batchrun JOB`. "
+    "Exit codes: 0 done, 1 some rows failed, 2 a mistake of yours, 3 stopped by the API, 4 stopped by a limit of the "
+    "job, 5 disk or senders, 75 already running, 130 and 143 interrupted. After 3, 4, 5, 130 and 143 the same "
+    "command resumes.",
+)
+@click.version_option(__version__, prog_name="batchrun")
+def cli() -> None:
+    """Ask a language model one question per row of a file, and write the answers back as new columns.
+
+    `batchrun JOB.yaml` sends only what is new or changed: answers are kept in a checkpoint, so the same command
+    resumes a run that was interrupted, and does nothing when there is nothing to do.
+    """

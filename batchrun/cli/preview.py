@@ -1,0 +1,136 @@
+"""`batchrun preview JOB`: the exact requests, how many there are, and what they will cost."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.cli.arguments import debug_option, give, job_argument, load
+from batchrun.cli.before import basis_text, cost_text, reachable, rows_line
+from batchrun.errors import UserError
+from batchrun.terminal import duration, lines, printable
+
+if TYPE_CHECKING:
+    from batchrun.api.prices import Prices
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.runner.forecast import Forecast, Shown, Survey
+    from batchrun.runner.prepare import Prepared
+
+
+EXAMPLES = """\b
+batchrun preview jobs/reviews.yaml            three requests, then the sums
+batchrun preview jobs/reviews.yaml --row 17   why row 17 is what it is
+batchrun preview jobs/reviews.yaml -n 0       the sums alone
+"""
+
+
+@click.command("preview", epilog=EXAMPLES)
+@job_argument
+@click.option(
+    "-n", "number", type=click.IntRange(0, 1_000), default=3, show_default=True, help="Show so many requests."
+)
+@click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row, whatever its state.")
+@click.option("--endpoint", metavar="E", help="Preview a run with the same flag.")
+@click.option("--api-key-env", metavar="V", help="The variable that holds the key.")
+@debug_option
+def command(job: Path, number: int, row: int | None, endpoint: str | None, api_key_env: str | None, **_: bool) -> None:
+    """Show the exact requests of the first rows that a run would ask, then what the run would need.
+
+    Rows are counted from 1, a header not included (the checkpoint's column `position` counts from 0). Rows to ask are
+    what is left after answers that are kept and equal questions. Likely tokens, money and time follow from the job's
+    own answers as soon as there are some; the worst case is a bound for each request once, without retries and repairs.
+
+    Nothing is asked of a model, and no file is written. Prices come from the API's public list, kept for a day.
+    """
+    from batchrun.api.prices import prices_for
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.job.options import RunOptions, merged
+    from batchrun.runner.forecast import forecast, survey, worst_of
+    from batchrun.runner.prepare import prepared
+
+    options = RunOptions(endpoint=endpoint, api_key_env=api_key_env)
+    loaded, environment = load(job, options)
+    with ExitStack() as stack:
+        p = stack.enter_context(prepared(loaded, merged(loaded.job, options), environment))
+        checkpoint = None
+        if p.job.checkpoint_path.exists():
+            checkpoint = stack.enter_context(Checkpoint.open(p.job.checkpoint_path, read_only=True))
+        if row is not None:
+            give("\n".join(_row(p, checkpoint, row)))
+        with reachable(p.endpoint) as served:
+            prices = prices_for(p.job, served, p.cache_dir, time.time())
+        found = survey(p, checkpoint, worst_of(p, prices), show=0 if row is not None else number)
+    for request in found.first:
+        give("\n".join(_request(request)))
+    give("\n".join(_sums(p, found, forecast(p, found, prices), prices)))
+
+
+def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[str]:
+    """Show one row, whatever its state."""
+    from batchrun.prompt.render import RowProblem
+    from batchrun.runner.forecast import shown
+
+    position = row - 1
+    batch = next(p.rows.batches(p.renderer.columns, start=position, size=1), None)
+    if batch is None or not batch.rows:
+        raise UserError(f"--row {row}: the input has fewer rows")
+    request = shown(p, position, batch.rows[0])
+    if isinstance(request, RowProblem):
+        yield f"row {row} can't be asked ({request.error_type}): {printable(request.message)}"
+        return
+    yield from _request(request)
+    if batch.asked is not None and not batch.asked[0]:
+        yield f"row {row} is left out by input.where"
+    elif p.job.dedupe:  # else its state depends on how many equal rows stand before it
+        yield from _state(p, checkpoint, row, batch.rows[0])
+    yield ""
+
+
+def _state(p: "Prepared", checkpoint: "Checkpoint | None", row: int, values: tuple[Any, ...]) -> Iterator[str]:
+    from batchrun.api.codes import ASKED_AGAIN
+
+    key = p.renderer.key(values)
+    known = None
+    if checkpoint is not None and isinstance(key, bytes):
+        known = checkpoint.settled([key], again=ASKED_AGAIN, max_tokens=p.max_tokens).get(key)
+    told = {"ok": "is answered", "failed": "failed for good (`batchrun retry` asks it again)"}
+    yield f"row {row} {told[known.status] if known else 'is to be asked'}"
+
+
+def _request(request: "Shown") -> Iterator[str]:
+    """Show a request: its messages with their roles, then all else that is sent. Text is indented below its role."""
+    import orjson
+
+    yield f"row {request.row}"
+    for message in request.messages:
+        yield f"  {message['role']}:"
+        yield from (f"    {line}" for line in lines(_text(message["content"])).split("\n"))
+    for name, value in request.params.items():
+        yield f"  {printable(name)}: {printable(orjson.dumps(value).decode())}"
+    yield ""
+
+
+def _text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] if "text" in part else f"[image] {part['image_url']['url']}" for part in content)
+
+
+def _sums(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") -> Iterator[str]:
+    yield rows_line(found)
+    for reason in found.unasked:
+        yield f"  {reason.rows:,} {reason.error_type}, the first in row {reason.row:,}: {printable(reason.message)}"
+    if not found.questions:
+        yield "nothing is to be asked"
+        return
+    yield f"tokens: about {likely.prompt_tokens:,} of prompts, {likely.completion_tokens:,} of answers"
+    yield f"  ({basis_text(likely)})"
+    yield f"cost: {cost_text(p, found, likely, prices)}"
+    limits = p.job.limits
+    pace = f"up to {limits.ceiling:,} in flight"
+    pace += f", {limits.requests_per_minute:,} requests a minute" if limits.requests_per_minute else ""
+    pace += f", {limits.tokens_per_minute:,} tokens a minute" if limits.tokens_per_minute else ""
+    yield f"time: about {duration(max(1.0, likely.seconds))} ({pace})"

@@ -1,0 +1,34 @@
+"""`batchrun report JOB`: one self-contained HTML page."""
+
+from pathlib import Path
+
+import click
+
+from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, opened, tell
+
+
+@click.command("report")
+@job_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there.")
+@click.option(
+    "--gold", metavar="[ANSWER=]COLUMN", help="Hold an answer column to the input's column with the right values."
+)
+@click.option("--no-samples", is_flag=True, help="Leave out all texts of rows, for private data.")
+@endpoint_option
+@debug_option
+def command(
+    job: Path, output: Path | None, gold: str | None, endpoint: str | None, *, no_samples: bool, **_: bool
+) -> None:
+    """Write one HTML file that tells how the job went, also while a run is going on.
+
+    It holds money and tokens, progress, errors with advice, the answers' distribution, and a table of rows to search.
+    It asks nothing of a network, so it can be sent by mail; nothing is sent by this command either. Without -o the
+    file is NAME.report.html beside the output.
+    """
+    from batchrun.report import report_path, write_report
+    from batchrun.terminal import place
+
+    with opened(job, endpoint=endpoint) as (p, checkpoint):
+        path = output.absolute() if output else report_path(p)
+        write_report(p, checkpoint, path, gold=gold, samples=not no_samples)
+    tell(f"the report is {place(path, Path.cwd())}")

@@ -1,0 +1,27 @@
+"""`batchrun retry JOB`: asks again what failed for good."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchrun.api.codes import TABLE
+from batchrun.cli.arguments import execute, job_argument, run_options
+from batchrun.errors import UserError
+
+
+@click.command("retry")
+@job_argument
+@click.option("--only", metavar="TYPE,…", default="", help="Only failures of these types (the column error_type).")
+@run_options
+def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
+    """Ask again what failed for good, then go on as `batchrun run`.
+
+    Failures that pass by themselves (rate limits, timeouts, server errors) are asked again by every run; this is for
+    the others, after you have changed something outside the job file.
+    """
+    types = frozenset(name.strip() for name in only.split(",") if name.strip())
+    if unknown := sorted(types - set(TABLE)):
+        raise UserError(f"--only: there is no error type {', '.join(unknown)}; `batchrun status JOB` shows them")
+    sys.exit(execute(job, retry=types, **flags))

@@ -1,0 +1,19 @@
+"""`batchrun schema`: the job file's JSON Schema, for editors."""
+
+import click
+
+from batchrun.cli.arguments import give
+
+
+@click.command("schema")
+def command() -> None:
+    """Print the job file's JSON Schema.
+
+    Editors with a YAML language server check a job file that begins with
+    `# yaml-language-server: $schema=PATH/job.schema.json`.
+    """
+    import orjson
+
+    from batchrun.job.parse import schema
+
+    give(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,1 @@
+"""From a job file, .env and flags to one `Job`."""

@@ -1,0 +1,241 @@
+"""What the types of a job can't say: which values go together, and what a text must look like."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from urllib.parse import urlsplit
+
+from batchrun.job.positions import Path, dotted
+from batchrun.job.spec import CostCap, Input, Job, Limits, Message, Model, Output, Prompt, parse_duration
+from batchrun.job.wording import quoted, suggestion
+
+Found = Iterator[tuple[Path, str]]
+
+RESERVED = {
+    "messages": "write the conversation below prompt",
+    "model": "write it as model.name",
+    "models": "write them as model.fallbacks",
+    "response_format": "describe the answer below answer",
+    "stream": "leave it out, answers are read whole",
+    "n": "leave it out, a question gets one answer; for more repeat the row with dedupe: false",
+}
+"""Parameters of the API that batchrun sets by itself, with what to write instead."""
+
+ENDPOINTS = ("openrouter", "local", "simulator")
+OUTPUTS = (".parquet", ".csv", ".jsonl", ".arrow")
+_MAX_FALLBACKS = 2
+_OWN_HEADERS = {
+    "connection": "batchrun sets it",
+    "content-encoding": "batchrun sets it",
+    "content-length": "batchrun sets it",
+    "content-type": "batchrun sets it",
+    "accept-encoding": "batchrun sets it",
+    "host": "model.endpoint sets it",
+    "transfer-encoding": "batchrun sets it",
+    "x-openrouter-cache": "write model.cache",
+}
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_VISIBLE = re.compile(r"[ -~]*", re.ASCII)
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
+_WHOLE = 100
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
+_LONGEST_PATH = 4_096
+
+
+def check(job: Job) -> Found:
+    """Give each mistake of a whole job, with its path; also for a job to which flags were applied."""
+    yield from _input(job.input)
+    yield from _prompt(job.prompt)
+    yield from _model(job.model)
+    yield from _headers(job.model)
+    yield from _answer(job)
+    yield from _limits(job.limits)
+    yield from _output(job.output)
+    unusable = list(_unusable(job))
+    yield from unusable or _paths(job)
+    yield from _engine(job)
+    if job.model.cache and not job.dedupe:
+        yield ("model", "cache"), "model.cache would give equal rows one answer, which dedupe: false forbids: drop one"
+
+
+def _input(told: Input) -> Found:
+    for name in ("separator", "quote"):
+        value = getattr(told.csv, name)
+        if value is not None and (len(value.encode()) != 1 or value in "\r\n"):
+            yield ("input", "csv", name), f"input.csv.{name} must be one character of one byte"
+    if told.csv.separator is not None and told.csv.separator == told.csv.quote:
+        yield ("input", "csv", "separator"), "input.csv.separator and input.csv.quote must differ"
+    try:
+        "a".encode(told.csv.encoding)
+    except (LookupError, ValueError):
+        yield ("input", "csv", "encoding"), f"input.csv.encoding {quoted(told.csv.encoding)} is no known encoding"
+
+
+def _prompt(prompt: Prompt) -> Found:
+    if prompt.messages is None:
+        if prompt.user is None:
+            yield ("prompt",), "prompt needs user or messages"
+        return
+    for name in ("system", "user"):
+        if getattr(prompt, name) is not None:
+            yield ("prompt", name), f"prompt has messages as well as {name}: write one of them"
+    for number, message in enumerate(prompt.messages):
+        yield from _parts(message, ("prompt", "messages", number, "content"))
+
+
+def _parts(message: Message, path: Path) -> Found:
+    if isinstance(message.content, str):
+        return
+    for number, part in enumerate(message.content):
+        if (part.text is None) == (part.image is None):
+            yield (*path, number), "a part is either {text: …} or {image: …}"
+        elif part.image is not None and message.role in {"system", "developer"}:
+            yield (*path, number), f"an image can't stand in a {message.role} message: move it to a user message"
+
+
+def _model(model: Model) -> Found:
+    yield from _endpoint(model)
+    if model.name is None and model.endpoint != "local":
+        yield ("model", "name"), "model.name is missing"
+    # A regional address of OpenRouter, or `batchrun simulate`: both have its path.
+    routed = model.endpoint in {"openrouter", "simulator"} or "/api/v1" in model.endpoint
+    if model.fallbacks and not routed:
+        yield ("model", "fallbacks"), "model.fallbacks works with openrouter and simulator alone"
+    if len(model.fallbacks) > _MAX_FALLBACKS:
+        yield ("model", "fallbacks"), f"model.fallbacks holds {len(model.fallbacks)} models: at most two are taken"
+    yield from _repeated(("model", "fallbacks"), (*model.fallbacks, model.name or ""))
+    if model.cache and not routed:
+        yield ("model", "cache"), "model.cache works with openrouter and simulator alone"
+    if model.api_key_env is not None and not _VARIABLE_NAME.fullmatch(model.api_key_env):
+        yield ("model", "api_key_env"), "model.api_key_env must be the name of a variable, never the key itself"
+    for name in RESERVED.keys() & model.params.keys():
+        yield ("model", "params", name), f"model.params may not hold {name}: {RESERVED[name]}"
+
+
+def _endpoint(model: Model) -> Found:
+    """Check name or URL; the URL may come from a variable and is never shown."""
+    path = ("model", "endpoint")
+    if model.endpoint in ENDPOINTS:
+        return
+    if not model.endpoint.lower().startswith(("http://", "https://")):
+        near = suggestion(model.endpoint, ENDPOINTS)
+        yield path, f"model.endpoint must be openrouter, local, simulator or a URL with https://{near}"
+        return
+    try:
+        url = urlsplit(model.endpoint)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        host = None
+    if not host or not re.fullmatch(r"[^\s\x00-\x20\x7f\\]+", model.endpoint):
+        yield path, "model.endpoint is no valid URL"
+    elif url.username is not None or url.password is not None:
+        yield path, "model.endpoint holds a user name or password: put the key into model.api_key_env's variable"
+    elif url.fragment or url.query:
+        yield path, "model.endpoint has a ? or #: write the API's base URL, such as https://host/v1"
+    elif url.scheme == "http" and not model.allow_plain_http and not _loopback(host):
+        yield path, "model.endpoint sends rows and key unencrypted: write https://, or set model.allow_plain_http: true"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _headers(model: Model) -> Found:
+    seen: set[str] = set()
+    for name, value in model.headers.items():
+        path, lower = ("model", "headers", name), name.lower()
+        if not _HEADER_NAME.fullmatch(name):
+            yield path, f"{quoted(name)} is no name of an HTTP header"
+        elif lower in seen:
+            yield path, f"the header {quoted(name)} is given twice: header names have no case"
+        elif lower in _OWN_HEADERS:
+            yield path, f"model.headers may not hold {name}: {_OWN_HEADERS[lower]}"
+        elif lower == "authorization" and model.key_variable is not None:
+            yield path, "the key would be sent twice: drop this header, model.api_key_env makes it"
+        if not _VISIBLE.fullmatch(value):
+            yield path, f"the value of the header {quoted(name)} must be printable ASCII in one line"
+        seen.add(lower)
+
+
+def _answer(job: Job) -> Found:
+    if job.answer is None:
+        return
+    if (job.answer.columns is None) == (job.answer.schema is None):
+        yield ("answer",), "answer needs columns or schema, and not both"
+    for name in ("columns", "schema"):
+        if getattr(job.answer, name) == {}:
+            yield ("answer", name), f"answer.{name} must not be empty"
+
+
+def _limits(limits: Limits) -> Found:
+    if isinstance(limits.max_cost_usd, CostCap) and limits.max_cost_usd == CostCap():
+        yield ("limits", "max_cost_usd"), "limits.max_cost_usd needs run or day"
+    if isinstance(limits.max_failed, str):
+        share = _SHARE.fullmatch(limits.max_failed)
+        if share is None or float(share[1]) > _WHOLE:
+            yield ("limits", "max_failed"), "limits.max_failed must be a number of rows or a share such as 5%"
+    if limits.deadline is not None:
+        try:
+            parse_duration(limits.deadline)
+        except ValueError:
+            yield ("limits", "deadline"), "limits.deadline must be a time with its unit, such as 90s, 2h or 1h30m"
+
+
+def _engine(job: Job) -> Found:
+    if job.ray is None or job.ray.address in {"auto", "local"}:
+        return
+    path = ("engine", "ray", "address")
+    if not _HOST_PORT.fullmatch(job.ray.address):
+        near = suggestion(job.ray.address, ("auto", "local"))
+        yield path, f"engine.ray.address must be auto, local or HOST:PORT, such as 10.0.0.5:6379{near}"
+    elif job.model.endpoint in {"local", "simulator"}:
+        yield path, f"the {job.model.endpoint} server can be reached from this machine alone: write address: local"
+
+
+def _output(output: Output) -> Found:
+    if not output.path.endswith(OUTPUTS):
+        yield ("output", "path"), f"output.path must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}"
+    yield from _repeated(("output", "details"), output.details)
+    if not isinstance(output.keep, str):
+        yield from _repeated(("output", "keep"), output.keep)
+
+
+def _repeated(path: Path, names: Sequence[str]) -> Found:
+    seen: set[str] = set()
+    for number, name in enumerate(names):
+        if name in seen:
+            yield (*path, number), f"{dotted(path)} names {quoted(name)} twice"
+        seen.add(name)
+
+
+def _paths(job: Job) -> Found:
+    """Refuse an output that is also an input: it would destroy rows, or be read as rows by the next run."""
+    output = PurePath(os.path.normpath(job.output_path))
+    for pattern in job.input.patterns:
+        if output.match(os.path.normpath(job.resolve(pattern))):
+            yield ("output", "path"), "output.path is one of the files of input.path: write it elsewhere"
+            return
+
+
+def _unusable(job: Job) -> Found:
+    """Refuse paths that no file can have, before anything asks for them."""
+    inputs: list[Path] = [("input", "path")]
+    if not isinstance(job.input.path, str):
+        inputs = [("input", "path", number) for number in range(len(job.input.path))]
+    places = [*inputs, ("output", "path"), ("checkpoint",), ("model", "ca_file")]
+    paths = [*job.input.patterns, job.output.path, job.checkpoint, job.model.ca_file]
+    for place, path in zip(places, paths, strict=True):
+        if path is None:
+            continue
+        try:
+            job.resolve(path)
+        except RuntimeError:
+            yield place, f"{dotted(place)} begins with the home directory of a user that is not known here"
+        if "\0" in path or len(path) > _LONGEST_PATH:
+            yield place, f"{dotted(place)} is no path: it holds a NUL character or is too long"

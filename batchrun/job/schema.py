@@ -1,0 +1,98 @@
+"""The job file's JSON Schema, for editors and for `batchrun schema`: pydantic's, with the words of job.py."""
+
+import ast
+import inspect
+from itertools import pairwise
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
+from batchrun.job import spec as job_module
+from batchrun.job.checks import RESERVED
+from batchrun.job.spec import Job
+
+_TEXT = {"type": ["string", "number", "boolean", "null"]}
+"""Where a text may be written without quotes even if it looks like a number."""
+
+_ADDED: dict[str, dict[str, dict[str, Any]]] = {
+    "CsvOptions": {"null_values": {"items": _TEXT}},
+    "Model": {
+        "params": {"propertyNames": {"not": {"enum": sorted(RESERVED)}}},
+        "headers": {"additionalProperties": _TEXT},
+        "api_key_env": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "fallbacks": {"maxItems": 2},
+        "endpoint": {"examples": ["openrouter", "local", "simulator", "http://127.0.0.1:8000/v1"]},
+    },
+    "Limits": {
+        "deadline": {"pattern": "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$", "examples": ["90s", "2h", "1h30m"]},
+        "max_failed": {"pattern": "^\\d{1,3}(\\.\\d{1,6})?%$", "examples": [100, "5%"]},
+    },
+    "Output": {"path": {"pattern": "(\\.parquet|\\.csv|\\.jsonl|\\.arrow|\\})$"}, "details": {"uniqueItems": True}},
+}
+"""What checks.py and typed.py know and the types do not say, by class and field."""
+
+
+class _Numbers(GenerateJsonSchema):
+    """Money is written as a number."""
+
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
+        """Give the schema of a number with the decimal's bounds."""
+        bounds = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+        return {"type": "number"} | {bounds[name]: float(schema[name]) for name in bounds if name in schema}  # type: ignore[literal-required]
+
+
+def published(adapter: TypeAdapter[Job]) -> dict[str, Any]:
+    """Give the schema (draft 2020-12) of what a user may write."""
+    made = adapter.json_schema(schema_generator=_Numbers)
+    definitions = made.pop("$defs")
+    words = _words()
+    for name, shape in definitions.items():
+        _finish(shape, words[name], _ADDED.get(name, {}))
+    definitions["Part"] |= {"minProperties": 1, "maxProperties": 1}
+    _finish(made, words["Job"], {})
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A batchrun job",
+        "description": "A question for each row of a file.",
+    }
+    return head | {key: value for key, value in made.items() if key not in head} | {"$defs": definitions}
+
+
+def _finish(shape: dict[str, Any], words: dict[str, str], added: dict[str, dict[str, Any]]) -> None:
+    """Describe each property, close the object, and drop what only the loader sets."""
+    shape["additionalProperties"] = False
+    shape["properties"] = {
+        name: {"description": words[name]} | {key: value for key, value in property_.items() if _says(key, value)}
+        for name, property_ in shape["properties"].items()
+        if name in words
+    }
+    for name, extra in added.items():
+        shape["properties"][name] |= extra
+
+
+def _says(key: str, value: Any) -> bool:  # noqa: ANN401  (any JSON)
+    """Whether a keyword says more than the names do: pydantic's titles and the defaults of whole sections do not."""
+    return key != "title" and not (key == "default" and isinstance(value, dict))
+
+
+def _words() -> dict[str, dict[str, str]]:
+    """Give the text below each field of job.py, by class and field."""
+    found: dict[str, dict[str, str]] = {}
+    for item in ast.parse(inspect.getsource(job_module)).body:
+        if isinstance(item, ast.ClassDef):
+            found[item.name] = dict(_described(item.body))
+    return found
+
+
+def _described(body: list[ast.stmt]) -> list[tuple[str, str]]:
+    return [
+        (field.target.id, " ".join(text.value.value.split()))
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    ]

@@ -1,0 +1,301 @@
+"""A row and the job -> its question, the question's key, and the body to send."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import orjson
+
+from batchrun.errors import BatchrunError, UserError
+from batchrun.job.spec import Job, Message, Part
+from batchrun.prompt.templates import MAX_PROMPT_BYTES, PromptError, Template, Templates
+
+KEY_BYTES = 16
+"""A question's key has so many bytes: 128 bits make a clash among 10¹² questions less likely than 10⁻¹⁴."""
+
+RENDERER_VERSION = 1
+"""Raised when the same row and job give another key or body, so that a kept plan is not reused."""
+
+MAX_IMAGE_BYTES = 20 * 2**20
+"""The largest image, in bytes of its file."""
+
+_MAX_URL = MAX_IMAGE_BYTES * 4 // 3 + 100
+
+FIELDS: Mapping[str, bool] = {
+    # what is asked
+    "model": True, "messages": True, "prompt": True, "response_format": True, "temperature": True, "top_p": True,
+    "top_k": True, "min_p": True, "top_a": True, "frequency_penalty": True, "presence_penalty": True,
+    "repetition_penalty": True, "seed": True, "stop": True, "logit_bias": True, "logprobs": True,
+    "top_logprobs": True, "tools": True, "tool_choice": True, "parallel_tool_calls": True, "reasoning": True,
+    "reasoning_effort": True, "plugins": True, "verbosity": True, "web_search_options": True, "modalities": True,
+    "image_config": True, "deferred_tools": True, "transforms": True,
+    # where, how fast, how long, and what only books and logs see
+    "max_tokens": False, "max_completion_tokens": False, "models": False, "route": False, "provider": False,
+    "service_tier": False, "metadata": False, "user": False, "session_id": False, "cache_control": False,
+    "prompt_cache_key": False, "prompt_cache_options": False, "prediction": False, "stream": False,
+    "stream_options": False, "debug": False, "usage": False, "trace": False,
+}  # fmt: skip
+"""Every field of a request: does it belong to the question? A field that is not here (another API's) does."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """Why a row's question can't be made: the name in the table of codes, and what to tell."""
+
+    error_type: str
+    message: str
+
+
+class Images(Protocol):
+    """Where local image files are read; a path is as the template wrote it."""
+
+    def digest(self, path: str) -> str | RowProblem:
+        """Give the SHA-256 of an image file as hex; the file is checked to be an image that can be sent."""
+
+    def data_url(self, path: str) -> str | RowProblem:
+        """Give an image file as a `data:` URL."""
+
+
+class _Leaf:
+    """One place in the messages that each row fills; `suffix` is put after the template's text as it is."""
+
+    __slots__ = ("image", "place", "suffix", "template")
+
+    def __init__(self, template: Template, path: "_JobPath", *, image: bool = False, suffix: str = "") -> None:
+        self.template = template
+        self.place = ".".join(map(str, path))
+        self.image = image
+        self.suffix = suffix
+
+
+_JobPath = tuple[str | int, ...]
+_Image = Callable[[str], str | RowProblem]
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+
+
+class _Skeleton:
+    """JSON whose leaves are filled in for each row: constant segments, dumped once, around the leaves' texts."""
+
+    def __init__(self, value: Any, *, option: int = orjson.OPT_NON_STR_KEYS) -> None:  # noqa: ANN401  (any JSON)
+        leaves: list[_Leaf] = []
+        # The leaves' mark is a digest of the rest: nothing can hold its own digest.
+        mark = blake2b(orjson.dumps(value, option=option, default=lambda _: None)).hexdigest()
+
+        def marked(leaf: _Leaf) -> str:
+            leaves.append(leaf)
+            return mark
+
+        self.first, *others = orjson.dumps(value, option=option, default=marked).split(b'"%s"' % mark.encode())
+        self.rest = tuple(zip(leaves, others, strict=True))
+
+
+def nth_key(key: bytes, n: int) -> bytes:
+    """Give the key of the n-th equal row where equal rows are asked each (`dedupe: false`); 0 gives the key itself."""
+    return key if n == 0 else blake2b(key + n.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
+
+
+def template_mistakes(job: Job, columns: Sequence[str]) -> list[tuple[_JobPath, int, str]]:
+    """Tell what is wrong with the prompt before any row: (path in the job file, line in the template, message)."""
+    templates = Templates(columns)
+    return [
+        (path, line, message)
+        for path, source in _sources(job)
+        for line, message in templates.mistakes(source)
+    ]  # fmt: skip
+
+
+def _sources(job: Job) -> Iterator[tuple[_JobPath, str]]:
+    """Give each template of the prompt with its path in the job file, in order."""
+    for path, turn in _turns(job):
+        if isinstance(turn.content, str):
+            yield path, turn.content
+            continue
+        for number, part in enumerate(turn.content):
+            for kind, source in (("text", part.text), ("image", part.image)):
+                if source is not None:
+                    yield (*path, number, kind), source
+
+
+def _turns(job: Job) -> list[tuple[_JobPath, Message]]:
+    if job.prompt.messages is None:
+        return [(("prompt", turn.role), turn) for turn in job.prompt.turns]
+    return [(("prompt", "messages", number, "content"), turn) for number, turn in enumerate(job.prompt.messages)]
+
+
+def _messages(job: Job, templates: Templates, instructions: str | None) -> list[dict[str, Any]]:
+    """Compile the prompt into messages with leaves; instructions join a leading system message or become one."""
+    turns = _turns(job)
+    joins = bool(turns) and turns[0][1].role in {"system", "developer"}
+    messages: list[dict[str, Any]] = []
+    if instructions is not None and not joins:
+        messages.append({"role": "system", "content": instructions})
+    for number, (path, turn) in enumerate(turns):
+        added = instructions if joins and number == 0 else None
+        messages.append({"role": turn.role, "content": _content(path, turn.content, templates, added)})
+    return messages
+
+
+def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templates, added: str | None) -> Any:  # noqa: ANN401  (JSON with leaves)
+    if isinstance(content, str):
+        return _text(templates.add(content), path, suffix=f"\n\n{added}" if added is not None else "")
+    parts: list[dict[str, Any]] = []
+    for number, part in enumerate(content):
+        if part.text is not None:
+            parts.append({"type": "text", "text": _text(templates.add(part.text), (*path, number, "text"))})
+        if part.image is not None:
+            leaf = _Leaf(templates.add(part.image), (*path, number, "image"), image=True)
+            parts.append({"type": "image_url", "image_url": {"url": leaf}})
+    return parts if added is None else [*parts, {"type": "text", "text": added}]
+
+
+def _text(template: Template, path: _JobPath, suffix: str = "") -> str | _Leaf:
+    if template.constant is not None:
+        return template.constant + suffix
+    return _Leaf(template, path, suffix=suffix)
+
+
+def _merged(extras: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Join what batchrun adds with the user's params, which win; `provider` by key, `plugins` by id."""
+    merged = {**extras, **params}
+    for name in extras.keys() & params.keys():
+        ours, theirs = extras[name], params[name]
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            merged[name] = {**ours, **theirs}
+        elif name == "plugins" and isinstance(theirs, Sequence):
+            chosen = {plugin.get("id") for plugin in theirs if isinstance(plugin, Mapping)}
+            merged[name] = [*theirs, *(plugin for plugin in ours if plugin["id"] not in chosen)]
+    return merged
+
+
+class Renderer:
+    """Makes questions, keys and bodies of rows, for one job and one input.
+
+    Values are given in the order of `columns`, the input columns that the prompt uses. What fails is a RowProblem,
+    never an exception. `namespace` says who is asked, as far as that changes the answer; `body_extras` is what
+    batchrun adds by itself, which no key depends on. Not for use by several threads at once.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        columns: Sequence[str],
+        *,
+        namespace: str,
+        response_format: Mapping[str, Any] | None = None,
+        instructions: str | None = None,
+        body_extras: Mapping[str, Any] | None = None,
+        images: Images | None = None,
+    ) -> None:
+        mistakes = template_mistakes(job, columns)
+        if mistakes:
+            raise UserError("\n".join(f"{'.'.join(map(str, at))}, line {line}: {text}" for at, line, text in mistakes))
+        self._images = images
+        self._templates = Templates(columns)
+        messages = _messages(job, self._templates, instructions)
+        self.columns: tuple[str, ...] = self._templates.columns
+
+        asked = _asked(job, messages, response_format)
+        body = {**asked, **_merged(body_extras or {}, job.model.params)}
+        local = job.model.endpoint == "local"  # its namespace tells the model, so that its file may move
+        question = {
+            name: value
+            for name, value in {**asked, **job.model.params}.items()
+            if FIELDS.get(name, True) and not (local and name == "model")
+        }
+        self._body, self._preview = _Skeleton(body), _Skeleton(messages)
+        self._question = _Skeleton(question, option=_SORTED)
+        self._hash = blake2b(orjson.dumps(namespace) + b"\n" + self._question.first, digest_size=KEY_BYTES)
+        words = orjson.dumps([namespace, question], option=_SORTED, default=lambda leaf: [leaf.template.source])
+        self.wording: str = blake2b(words, digest_size=KEY_BYTES).hexdigest()
+        """Digest of the job's own words (prompt, model, params that count, answer), whatever the data."""
+
+    def key(self, values: Sequence[Any]) -> bytes | RowProblem:
+        """Give the key of a row's question: KEY_BYTES bytes."""
+        filled = self._filled(self._question, values, self._image_digest)
+        if isinstance(filled, RowProblem):
+            return filled
+        digest = self._hash.copy()
+        digest.update(filled)
+        return digest.digest()
+
+    def body(self, values: Sequence[Any]) -> bytes | RowProblem:
+        """Give the JSON to send for a row; local images are read and encoded now."""
+        filled = self._filled(self._body, values, self._image_data)
+        return filled if isinstance(filled, RowProblem) else self._body.first + filled
+
+    def messages(self, values: Sequence[Any]) -> list[dict[str, Any]] | RowProblem:
+        """Give a row's messages for people: an image is its path or URL."""
+        filled = self._filled(self._preview, values, self._image_as_written)
+        if isinstance(filled, RowProblem):
+            return filled
+        messages: list[dict[str, Any]] = orjson.loads(self._preview.first + filled)
+        return messages
+
+    def _filled(self, skeleton: _Skeleton, values: Sequence[Any], image: _Image) -> bytes | RowProblem:
+        """Give a skeleton's JSON after its first segment."""
+        templates = self._templates
+        templates.fill(values)
+        pieces: list[bytes] = []
+        size = 0
+        for leaf, segment in skeleton.rest:
+            try:
+                text = templates.text(leaf.template, values) + leaf.suffix
+                if leaf.image:
+                    url = image(text.strip())
+                    if isinstance(url, RowProblem):
+                        return RowProblem(url.error_type, f"{leaf.place}: {url.message}")
+                    pieces += (orjson.dumps(url), segment)
+                    continue
+                dumped = orjson.dumps(text)
+            except PromptError as problem:
+                return RowProblem(problem.error_type, f"{leaf.place}: {problem}")
+            except orjson.JSONEncodeError:
+                return RowProblem("template_error", f"{leaf.place}: the text holds half a character (a lone surrogate)")
+            size += len(dumped)
+            pieces += (dumped, segment)
+        if size > MAX_PROMPT_BYTES:
+            return RowProblem("request_too_large", f"the prompt has {size:,} bytes; the most is {MAX_PROMPT_BYTES:,}")
+        return b"".join(pieces)
+
+    def _image_digest(self, written: str) -> str | RowProblem:
+        """Give what an image is in a question: a URL as it is, a file by what it holds."""
+        url = _url(written)
+        if url is not None:
+            return url
+        digest = self._local.digest(written)
+        return digest if isinstance(digest, RowProblem) else f"sha256:{digest}"
+
+    def _image_data(self, written: str) -> str | RowProblem:
+        url = _url(written)
+        return self._local.data_url(written) if url is None else url
+
+    def _image_as_written(self, written: str) -> str | RowProblem:
+        digest = self._image_digest(written)
+        return digest if isinstance(digest, RowProblem) else written
+
+    @property
+    def _local(self) -> Images:
+        if self._images is None:
+            raise BatchrunError("a job with local images needs a reader of images")
+        return self._images
+
+
+def _asked(job: Job, messages: list[dict[str, Any]], response_format: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Give the fields that the job file has keys of its own for."""
+    asked: dict[str, Any] = {} if job.model.name is None else {"model": job.model.name}
+    if job.model.fallbacks:
+        asked["models"] = list(job.model.fallbacks)
+    asked["messages"] = messages
+    if response_format is not None:
+        asked["response_format"] = response_format
+    return asked
+
+
+def _url(written: str) -> str | RowProblem | None:
+    """Give an image's URL as it is; None where it is the path of a file."""
+    if not written:
+        return RowProblem("image_error", "the image's path is empty")
+    if len(written) > _MAX_URL:
+        return RowProblem("image_error", f"the image has {len(written):,} characters; the most is {_MAX_URL:,}")
+    return written if written[:8].lower().startswith(("http://", "https://", "data:")) else None

@@ -1,0 +1,1 @@
+"""The one loop: prepare, plan, ask, keep, write."""

@@ -1,0 +1,304 @@
+"""One run's asking: the server it needs, the sender, the permits, the pool and the keeper, wired together."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+import uvloop
+
+from batchrun._version import __version__
+from batchrun.api.endpoints import Endpoint
+from batchrun.api.prices import Prices
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import BatchrunError, ExitCode, UserError
+from batchrun.job.spec import Job
+from batchrun.money import ZERO, Pico, from_usd, to_usd
+from batchrun.records import Send, Target
+from batchrun.runner.adaptive import AdaptiveLimit
+from batchrun.runner.budget import Budget, unbounded, worst_case
+from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
+from batchrun.runner.log import event
+from batchrun.runner.pacing import Gate, TokenBucket
+from batchrun.runner.permits import Permits
+from batchrun.runner.plan import open_work
+from batchrun.runner.pool import Pool
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.runner.progress import NOTABLE_GATE, Ui
+from batchrun.runner.stop import Valve, closed_by_signals
+from batchrun.runner.work import Rules, Tally, Time, Work
+from batchrun.senders import Events, open_sender
+
+CONNECT_TIMEOUT = 10.0
+TICK = 0.2
+LOG_EVERY = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What one run asks: `again` and `start` say which questions are open, `most` how many of them are asked.
+
+    `questions` is how many that makes; `started` is when the run began, on the clock of `time`.
+    """
+
+    prepared: Prepared
+    checkpoint: Checkpoint
+    run_id: int
+    endpoint: Endpoint
+    again: frozenset[str]
+    start: int
+    most: int | None
+    questions: int
+    max_failed: int | None
+    budget: Budget
+    prices: Prices
+    sender: str | None
+    started: float
+    time: Time
+
+
+def ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
+    """Ask until all is settled or the valve is closed; the endpoint is up. The outcomes are committed on return."""
+    with _scheduled_as_batch(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_ask(asking, valve, ui))
+
+
+@contextmanager
+def _scheduled_as_batch() -> Iterator[None]:
+    """Let Linux run this thread, and those that it starts, in turns of milliseconds.
+
+    Otherwise each reply that arrives stops the event loop for the thread that reads it, and both find cold caches: on
+    one core that costs an eighth of all CPU.
+    """
+    given = os.sched_getscheduler(0) if sys.platform == "linux" else None
+    if given != getattr(os, "SCHED_OTHER", -1):
+        yield
+        return
+    with suppress(OSError):  # a sandbox may forbid it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
+    writer = asking.checkpoint.writer
+
+    def failed(failure: BatchrunError) -> None:
+        valve.close(failure.exit_code, str(failure))
+
+    with closed_by_signals(valve, ui.warn):
+        writer.start(asking.run_id, failed)
+        try:
+            async with AsyncExitStack() as stack:
+                send = await _opened(stack, asking, valve, ui)
+                tally = Tally() if send is None else await _asked(asking, send, valve, ui)
+        finally:
+            writer.close()
+    event("asking_ended", **_facts(tally), lost=writer.lost)
+    if writer.lost:
+        valve.close(ExitCode.STORAGE, str(writer.failure))
+        ui.warn(f"{writer.lost} outcomes could not be kept; these questions are asked (and may be paid) again")
+    return tally
+
+
+async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -> Send | None:
+    """Open the sender, which on Ray takes seconds to minutes; give None if the valve is closed meanwhile."""
+    job = asking.prepared.job
+    events = Events(tell=ui.warn, lost=lambda reason: valve.close(ExitCode.STORAGE, reason))
+    sender = open_sender(_target(job, asking.endpoint), asking.sender, ray=job.ray, events=events)
+    opening = asyncio.create_task(stack.enter_async_context(sender))
+
+    def changed() -> None:
+        opening.cancel()
+
+    valve.on_change = changed
+    try:
+        return await opening
+    except asyncio.CancelledError:
+        if not valve.closed:
+            raise
+        return None
+    finally:
+        valve.on_change = lambda: None
+
+
+async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
+    permits = _permits(asking.prepared.job, asking.endpoint, asking.budget)
+    pool = _pool(asking, send, valve, permits)
+    ticker = asyncio.create_task(_tick(pool, permits.gate, ui, asking))
+    try:
+        await pool.ask(_questions(asking, valve))
+    finally:
+        ticker.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticker
+        ui.update(pool.tally)
+    _note_low_water(pool, asking)
+    return pool.tally
+
+
+async def _tick(pool: Pool, gate: Gate, ui: Ui, asking: Asking) -> None:
+    tally, loop, closed_for = pool.tally, asyncio.get_running_loop(), 0.0
+    logged_at = loop.time()
+    while True:
+        await asyncio.sleep(TICK)
+        pool.observe()
+        before, closed_for = closed_for, gate.wait(asking.time.clock())
+        ui.update(tally, closed_for)
+        if closed_for > max(before, NOTABLE_GATE):
+            event("gate_closed", why=tally.gate_why, seconds=round(closed_for, 3))
+        if loop.time() - logged_at >= LOG_EVERY:
+            logged_at = loop.time()
+            event("progress", **_facts(tally))
+        _note_low_water(pool, asking)
+
+
+def _facts(tally: Tally) -> dict[str, Any]:
+    """Give what the log tells of a tally."""
+    names = ("ok", "failed", "requests", "in_flight", "waiting", "limit", "possibly_billed", "gate_why", "errors")
+    return {**{name: getattr(tally, name) for name in names}, "cost_usd": str(to_usd(tally.cost))}
+
+
+def _note_low_water(pool: Pool, asking: Asking) -> None:
+    asking.checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
+
+
+def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
+    """Give the open questions; whatever goes wrong with them closes the valve, since replies are still under way."""
+    p = asking.prepared
+
+    def changed() -> bool:
+        if not p.input_changed():
+            return False
+        valve.close(ExitCode.USER, INPUT_CHANGED)
+        return True
+
+    blocks = asking.checkpoint.open_questions(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
+    try:
+        yield from open_work(p.rows, p.renderer.columns, blocks, most=asking.most, changed=changed)
+    except BatchrunError as problem:
+        if not changed():
+            valve.close(problem.exit_code, str(problem))
+
+
+def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
+    p = asking.prepared
+    limits = p.job.limits
+    repairs = p.job.answer.repairs if p.job.answer else 0
+    return Pool(
+        send,
+        asking.checkpoint.writer,
+        valve,
+        permits,
+        rules=Rules(
+            attempts=limits.attempts,
+            repairs=repairs,
+            breaker=limits.breaker,
+            grace=limits.timeout if limits.grace is None else limits.grace,
+            max_failed=asking.max_failed,
+            deadline=None if limits.deadline_seconds is None else asking.started + limits.deadline_seconds,
+            max_tokens=p.max_tokens,
+            openrouter=asking.endpoint.openrouter,
+            price=asking.prices.likely.get(asking.endpoint.model),
+            questions=asking.questions,
+        ),
+        form=p.form,
+        body_of=p.renderer.body,
+        worst_case=worst_case_of(p, asking.prices),
+        time=asking.time,
+    )
+
+
+def _permits(job: Job, endpoint: Endpoint, budget: Budget) -> Permits:
+    limits = job.limits
+    fixed = endpoint.name == "local" or not isinstance(limits.concurrency, str)
+    limit = min(limits.ceiling, LOCAL_PARALLEL) if endpoint.name == "local" else limits.ceiling
+    return Permits(
+        AdaptiveLimit(limit, start=limit) if fixed else AdaptiveLimit(limit),
+        Gate(),
+        budget,
+        fixed=fixed,
+        requests=TokenBucket(limits.requests_per_minute) if limits.requests_per_minute else None,
+        tokens=TokenBucket(limits.tokens_per_minute) if limits.tokens_per_minute else None,
+    )
+
+
+def worst_case_of(p: Prepared, prices: Prices) -> Callable[[bytes], Pico]:
+    """Give the function that says what a body can cost at most; nothing where no cap asks for it."""
+    cap = p.job.limits.cap
+    if cap.run is None and cap.day is None:
+        return lambda _: ZERO
+    if p.job.model.max_request_usd is not None:
+        most = from_usd(p.job.model.max_request_usd)
+        return lambda _: most
+    turns, tokens = len(p.job.prompt.turns) + 1, p.max_tokens or 0
+    dearest = tuple(prices.worst.values())
+    return lambda body: worst_case(len(body), turns, tokens, dearest)
+
+
+def budget_of(p: Prepared, prices: Prices, spent_today: Pico) -> Budget:
+    """Give the budget of a run; a cap that can't be kept is a UserError."""
+    cap = p.job.limits.cap
+    if cap.run is None and cap.day is None:
+        return Budget()
+    if p.job.model.max_request_usd is None:
+        _refuse_unbounded(p, prices)
+    return Budget(_amount(cap.run), _amount(cap.day), spent_today)
+
+
+def _amount(usd: Decimal | None) -> Pico | None:
+    return None if usd is None else from_usd(usd)
+
+
+def _refuse_unbounded(p: Prepared, prices: Prices) -> None:
+    models = (p.endpoint.model, *p.job.model.fallbacks)
+    if unknown := [name for name in models if name not in prices.worst]:
+        why = f" ({prices.problem})" if prices.problem else ""
+        raise UserError(
+            f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{why}: set model.price or '
+            "model.max_request_usd"
+        )
+    if p.max_tokens is None:
+        raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")
+    if causes := unbounded(p.job):
+        raise UserError(
+            f"limits.max_cost_usd is set, but the cost of a request is not bounded ({', '.join(causes)}): set "
+            "model.max_request_usd"
+        )
+
+
+def _target(job: Job, endpoint: Endpoint) -> Target:
+    timeout = job.limits.timeout
+    headers = {"User-Agent": f"batchrun/{__version__}", **job.model.headers}
+    if job.model.cache:
+        headers["X-OpenRouter-Cache"] = "true"
+    return Target(
+        f"{endpoint.base_url}/chat/completions",
+        headers,
+        endpoint.key,
+        timeout=timeout,
+        connect_timeout=min(CONNECT_TIMEOUT, timeout * 0.9),
+        max_response_bytes=job.model.max_response_mb * 2**20,
+        ca_file=None if job.model.ca_file is None else str(job.resolve(job.model.ca_file)),
+        concurrency=job.limits.ceiling,
+    )
+
+
+@contextmanager
+def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Give the endpoint with its address; `local` and `simulator` get a server of their own for as long."""
+    if endpoint.name == "local" and endpoint.model_file is not None:
+        with local_server(endpoint.model_file) as child:
+            yield replace(endpoint, base_url=child.url)
+    elif endpoint.name == "simulator":
+        with simulator() as child:
+            yield replace(endpoint, base_url=child.url)
+    else:
+        yield endpoint

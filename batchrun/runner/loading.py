@@ -1,0 +1,49 @@
+"""A job file on disk -> the job and its environment, or one error that tells every mistake."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from batchrun.errors import JobFileError, UserError
+from batchrun.job.environment import Environment, read_environment
+from batchrun.job.options import RunOptions, merged
+from batchrun.job.parse import Loaded, examine
+
+LARGEST = 16 * 2**20
+"""Bytes; a larger file is no job file, and no more of it is read."""
+
+
+def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOptions) -> tuple[Loaded, Environment]:
+    """Read a job file and its environment: `process` are the variables of this process, which win over .env files.
+
+    Raises JobFileError with all mistakes: where the file has some, what is sound is held to the input, too, with the
+    flags of `options` applied. UserError for a file that can't be read.
+    """
+    environment = read_environment(path.parent, cwd, process)
+    loaded = examine(_text(path), path, environment)
+    if loaded.mistakes:
+        _raise_all(loaded, environment, options)
+    return loaded, environment
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:  # a device or a pipe tells no size beforehand
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(f"{path} is too large for a job file ({LARGEST >> 20} MB): rows belong into an input file")
+        return text.decode()
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path}: byte {problem.start + 1} is not UTF-8; save the job file as UTF-8") from None
+    except OSError as problem:
+        raise UserError(f"{path}: {problem.strerror}") from None
+
+
+def _raise_all(loaded: Loaded, environment: Environment, options: RunOptions) -> None:
+    from batchrun.runner.prepare import prepared  # noqa: PLC0415  (polars and Jinja, which most commands do not need)
+
+    try:
+        job = merged(loaded.job, options)
+    except RuntimeError:  # the home directory of an unknown user, which is among the mistakes
+        raise JobFileError(loaded.shown, loaded.mistakes) from None
+    with prepared(loaded, job, environment):
+        pass

@@ -1,0 +1,108 @@
+"""The output: rows of the input joined with the checkpoint's outcomes by position, in input order."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from batchrun.checkpoint import Checkpoint, PlanInfo
+from batchrun.errors import InputError, UserError
+from batchrun.job.spec import Job
+from batchrun.money import PER_USD
+from batchrun.runner.plan import stamps_text
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.table.write import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
+
+FRAME = 20_000
+"""Rows joined at a time."""
+
+
+def write(p: Prepared, checkpoint: Checkpoint, path: Path) -> Written:
+    """Write the output as the checkpoint has it now; replaced only if it would differ.
+
+    Raises InputError when the input changes meanwhile, StorageError where the disk fails; the old file stays then.
+    """
+    escape = p.job.output.csv.escape_formulas
+    return write_output(_frames(p, checkpoint), path, schema=p.schema, escape_formulas=escape)
+
+
+def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
+    """Refuse to join rows with the answers of another input or another prompt (UserError)."""
+    if plan is None:
+        raise UserError("the job has no plan yet: run it first")
+    if plan.stamps != stamps_text(p.rows.files):
+        raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
+    if plan.wording != p.renderer.wording:
+        raise UserError("the job's wording has changed since the last run: run the job again, or change it back")
+
+
+def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
+    details = p.job.output.details
+    columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
+    frames = p.rows.frames(p.kept, FRAME) if p.kept else repeat(None)
+    position = 0
+    for frame in frames:
+        outcomes = checkpoint.outcomes(position, FRAME, columns)
+        if frame is None and not outcomes:
+            break
+        if frame is not None and len(outcomes) != frame.height:
+            raise InputError(INPUT_CHANGED)
+        kept = [] if frame is None else [frame]
+        yield pl.concat([*kept, *_new_columns(p, outcomes)], how="horizontal")
+        position += FRAME
+    if p.input_changed():
+        raise InputError(INPUT_CHANGED)
+
+
+def _new_columns(p: Prepared, outcomes: Sequence[tuple[Any, ...]]) -> Iterator[pl.DataFrame]:
+    """Give the answer's columns and the details'; what is not ok has null answers."""
+    prefix = p.job.output.prefix
+    answers = [row[1] if row[0] == "ok" else None for row in outcomes]
+    if p.form.schema is None:
+        typed = pl.DataFrame(dict.fromkeys(p.answers, answers), schema=dict(p.answers))
+    else:
+        typed = answer_columns(answers, p.answers)
+    yield typed.rename(lambda name: prefix + name)
+    names = p.job.output.details
+    values = list(zip(*outcomes, strict=True))[2:] if outcomes else [()] * len(names)
+    columns = {
+        prefix + name: pl.Series(map(CONVERTED.get(name, _same), found), dtype=DETAIL_TYPES[name])
+        for name, found in zip(names, values, strict=True)
+    }
+    yield pl.DataFrame(columns)
+
+
+def _same(value: Any) -> Any:  # noqa: ANN401  (any cell)
+    return value
+
+
+FROM_CHECKPOINT: Mapping[str, str] = {"cost_usd": "cost", "latency_s": "seconds", "answer_raw": "raw"}
+"""What a detail is called in the checkpoint, where the names differ."""
+
+CONVERTED: Mapping[str, Callable[[Any], Any]] = {
+    "cost_usd": lambda pico: None if pico is None else pico / PER_USD,
+    "key": lambda key: None if key is None else key.hex(),
+    "finished_at": lambda at: None if at is None else datetime.fromtimestamp(at, UTC),
+}
+
+
+def state(p: Prepared, plan: int) -> str:
+    """Give a note that is equal as long as the output is what this plan and job write, and nobody touched the file."""
+    path = p.job.output_path
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    job = p.job.output
+    words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino]]
+    return hashlib.sha256(orjson.dumps(words)).hexdigest()
+
+
+def remove_partial(job: Job) -> None:
+    """Remove what an unfinished run left beside the output."""
+    partial_path(job.output_path).unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""The plan: which row asks which question; and the open questions, rendered when their turn comes."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
+
+import orjson
+
+from batchrun.checkpoint import PlanBuilder, PlanInfo
+from batchrun.job.spec import Job
+from batchrun.prompt.render import RENDERER_VERSION, Renderer, RowProblem, nth_key
+from batchrun.runner.work import Work
+from batchrun.table.read import Batch, FileStamp, Rows
+
+YOUNG = 2.0
+"""Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
+
+
+def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, now: float) -> str:
+    """Digest all that decides which row asks which question.
+
+    Empty, so that no plan is reused, where a file is too young to be trusted or local images are part of questions.
+    """
+    images = any(part.image for turn in job.prompt.turns if not isinstance(turn.content, str) for part in turn.content)
+    if images or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
+        return ""
+    parts = [
+        RENDERER_VERSION,
+        renderer.wording,
+        renderer.columns,
+        job.input.where,
+        repr(job.input.csv),
+        job.dedupe,
+        [astuple(stamp) for stamp in stamps],
+    ]
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
+
+
+def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) -> None:
+    """Read the input once and record each row's question, or why it has none."""
+    keys_of = Keys(renderer, dedupe=dedupe)
+    for batch in rows.batches(renderer.columns):
+        builder.add(batch.position, *keys_of(batch))
+
+
+def known_files(plan: PlanInfo | None) -> tuple[FileStamp, ...]:
+    """Give the files that a plan was made from, as they were found; none where they were too young to be trusted."""
+    if plan is None or not plan.fingerprint:
+        return ()
+    return tuple(FileStamp(*one) for one in orjson.loads(plan.stamps))
+
+
+def stamps_text(stamps: Sequence[FileStamp]) -> str:
+    """Give what the checkpoint keeps of the input's files."""
+    return orjson.dumps([astuple(stamp) for stamp in stamps]).decode()
+
+
+class Keys:
+    """The keys of a batch; numbers equal rows where each gets an answer of its own."""
+
+    def __init__(self, renderer: Renderer, *, dedupe: bool) -> None:
+        self._renderer = renderer
+        self._seen: dict[bytes, int] | None = None if dedupe else {}
+
+    def __call__(self, batch: Batch) -> tuple[list[bytes | None], dict[int, tuple[str, str]]]:
+        """Give each row's key (None: not asked), and by position why a row can't be asked."""
+        keys: list[bytes | None] = []
+        problems: dict[int, tuple[str, str]] = {}
+        asked = batch.asked
+        for index, values in enumerate(batch.rows):
+            key = self._renderer.key(values) if asked is None or asked[index] else None
+            if isinstance(key, RowProblem):
+                problems[batch.position + index] = (key.error_type, key.message)
+                key = None
+            keys.append(self._numbered(key))
+        return keys, problems
+
+    def _numbered(self, key: bytes | None) -> bytes | None:
+        if key is None or self._seen is None:
+            return key
+        number = self._seen.get(key, 0)
+        self._seen[key] = number + 1
+        return nth_key(key, number)
+
+
+def open_work(
+    rows: Rows,
+    columns: Sequence[str],
+    questions: Iterator[list[tuple[int, int]]],
+    *,
+    most: int | None,
+    changed: Callable[[], bool],
+) -> Iterator[Work]:
+    """Give the open questions in input order with the values of their rows; at most `most` of them.
+
+    `changed` is asked after each batch is read: when the input is no longer the planned one, nothing more is given.
+    """
+    count = 0
+    batches: Iterator[Batch] | None = None
+    batch = Batch(0, [], None)
+    for block in questions:
+        if batches is None:
+            batches = rows.batches(columns, start=block[0][0])
+        for position, question in block:
+            while position >= batch.position + len(batch.rows):
+                following = next(batches, None)
+                if changed() or following is None:
+                    return
+                batch = following
+            if most is not None and count >= most:
+                return
+            count += 1
+            yield Work(question, position, batch.rows[position - batch.position])

@@ -1,0 +1,231 @@
+"""What people see while a run goes on: a bar on a terminal, else a plain line now and then; all on stderr."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Never, Protocol
+
+from batchrun.money import show
+from batchrun.runner.work import Tally
+from batchrun.terminal import duration, lines
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PLAIN_EVERY = 30.0
+SLOW = 10.0
+"""Seconds; a reply that takes longer is mentioned."""
+
+NOTABLE_GATE = 1.0
+"""Seconds; a pause of all requests that lasts longer is mentioned."""
+
+WINDOW = 60.0
+"""Seconds over which the rate is taken."""
+
+_FIRST_RATE = 2.0
+_BAR = "{bar:12} {desc}"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a run is to do: all questions, and those that stood as answered or failed for good before it began.
+
+    `per_minute` is the rate of requests that the job allows.
+    """
+
+    total: int
+    ok: int = 0
+    failed: int = 0
+    per_minute: int | None = None
+
+
+class Pace:
+    """How fast questions are settled, and how long the rest will take. Seconds; `now` is monotonic."""
+
+    def __init__(self, now: float, per_minute: int | None) -> None:
+        self._samples = deque([(now, 0)])
+        self._started, self._per_minute = now, per_minute
+
+    def observe(self, now: float, settled: int) -> None:
+        """Take note of how many questions this run has settled."""
+        if len(self._samples) == 1 or now - self._samples[-2][0] >= 1:
+            self._samples.append((now, settled))
+        else:
+            self._samples[-1] = (now, settled)
+        while now - self._samples[0][0] > WINDOW and len(self._samples) > 2:  # noqa: PLR2004  (a rate needs two)
+            self._samples.popleft()
+
+    @property
+    def rate(self) -> float:
+        """Questions per second in the last minute; in the whole run where a pause leaves that empty. 0: too early."""
+        (since, before), (now, settled) = self._samples[0], self._samples[-1]
+        if settled <= before:
+            since, before = self._started, 0
+        return (settled - before) / (now - since) if now - since >= _FIRST_RATE else 0.0
+
+    def left(self, questions: int, gate: float) -> float | None:
+        """Give how long so many questions will take after a gate that is closed for `gate` seconds; None: unknown."""
+        allowed = 60.0 * questions / self._per_minute if self._per_minute else 0.0
+        measured = questions / self.rate if self.rate else 0.0
+        return gate + max(allowed, measured) if allowed or measured else None
+
+
+class Ui(Protocol):
+    """Where a run tells what it does. Counts are of questions."""
+
+    def say(self, line: str) -> None:
+        """Tell something that people should know though nothing is wrong."""
+
+    def warn(self, line: str) -> None:
+        """Tell a problem."""
+
+    def start(self, goal: Goal) -> None:
+        """Begin to ask."""
+
+    def update(self, tally: Tally, gate: float = 0.0) -> None:
+        """Show where the asking stands; `gate` is how many seconds all requests are held back."""
+
+    def end(self) -> None:
+        """Stop showing."""
+
+
+class Quiet:
+    """Only problems are told."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream
+
+    def say(self, line: str) -> None:
+        """Keep it."""
+
+    def warn(self, line: str) -> None:
+        """Print a problem; a closed stderr loses it, never the run."""
+        self._print(line)
+
+    def start(self, goal: Goal) -> None:
+        """Show nothing."""
+
+    def update(self, tally: Tally, gate: float = 0.0) -> None:
+        """Show nothing."""
+
+    def end(self) -> None:
+        """Show nothing."""
+
+    def _print(self, line: str) -> None:
+        stream = self._stream or sys.stderr
+        with suppress(OSError, ValueError):
+            print(lines(line), file=stream, flush=True)
+
+
+class Plain(Quiet):
+    """A plain line every 30 seconds, for logs."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._clock = clock
+        self._goal = Goal(0)
+        self._told = 0.0
+
+    def say(self, line: str) -> None:
+        """Print it."""
+        self._print(line)
+
+    def start(self, goal: Goal) -> None:
+        """Remember what there is to do."""
+        self._goal, self._told = goal, self._clock()
+        self._pace = Pace(self._told, goal.per_minute)
+
+    def update(self, tally: Tally, gate: float = 0.0) -> None:
+        """Print a line if the last one is long ago."""
+        now = self._clock()
+        self._pace.observe(now, tally.ok + tally.failed)
+        if now - self._told >= PLAIN_EVERY:
+            self._told = now
+            self._print(line(self._goal, tally, self._pace, gate))
+
+
+class Bar(Plain):
+    """A tqdm bar on a terminal."""
+
+    _bar: "tqdm[Never] | None" = None
+
+    def say(self, line: str) -> None:
+        """Print above the bar."""
+        if self._bar is None:
+            self._print(line)
+            return
+        with suppress(OSError, ValueError):
+            self._bar.write(lines(line), file=self._stream or sys.stderr)
+
+    warn = say
+
+    def start(self, goal: Goal) -> None:
+        """Draw the bar, with what earlier runs settled already in it."""
+        from tqdm import tqdm  # noqa: PLC0415  (50 ms that a run without a terminal can save)
+
+        super().start(goal)
+        stream = self._stream or sys.stderr
+        with suppress(OSError, ValueError):
+            self._bar = tqdm(
+                total=goal.total,
+                initial=goal.ok + goal.failed,
+                file=stream,
+                bar_format=_BAR,
+                dynamic_ncols=True,
+                ascii=not (getattr(stream, "encoding", None) or "").lower().startswith("utf"),
+            )
+            self.update(Tally())
+
+    def update(self, tally: Tally, gate: float = 0.0) -> None:
+        """Redraw the bar."""
+        self._pace.observe(self._clock(), tally.ok + tally.failed)
+        if self._bar is not None:
+            with suppress(OSError, ValueError):
+                self._bar.n = settled(self._goal, tally)
+                self._bar.set_description_str(line(self._goal, tally, self._pace, gate))
+
+    def end(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            with suppress(OSError, ValueError):
+                self._bar.close()
+            self._bar = None
+
+
+def settled(goal: Goal, tally: Tally) -> int:
+    """Count the questions that are answered or failed for good, by this run and before."""
+    return goal.ok + goal.failed + tally.ok + tally.failed
+
+
+def line(goal: Goal, tally: Tally, pace: Pace, gate: float) -> str:
+    """Say where the asking stands; 100 % only when nothing is waited for."""
+    done = settled(goal, tally)
+    parts = [f"{100 * done // max(1, goal.total)}% {done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok"]
+    if failed := goal.failed + tally.failed:
+        parts.append(f"{failed:,} failed")
+    if tally.waiting:
+        parts.append(f"{tally.waiting:,} to retry")
+    parts += [show(tally.cost), f"{pace.rate:.1f}/s", f"{tally.in_flight}/{tally.limit} in flight"]
+    if gate > NOTABLE_GATE:
+        parts.append(f"held back for {duration(gate)}" + (f" ({tally.gate_why})" if tally.gate_why else ""))
+    elif tally.oldest > SLOW:
+        parts.append(f"the slowest reply is out for {duration(tally.oldest)}")
+    left = pace.left(goal.total - done, gate)
+    if left is not None and done < goal.total:
+        parts.append(f"{duration(left)} left")
+    return ", ".join(parts)
+
+
+def chosen(*, quiet: bool, stream: IO[str] | None = None) -> Ui:
+    """Choose how to show: nothing, a bar on a terminal, else plain lines."""
+    if quiet:
+        return Quiet(stream)
+    target = stream or sys.stderr
+    try:
+        terminal = target.isatty()
+    except (AttributeError, ValueError):
+        return Quiet(stream)
+    return Bar(stream) if terminal else Plain(stream)

@@ -1,0 +1,331 @@
+"""Runs a job: plan, ask, keep, write. The only place that holds requests going down and outcomes coming back."""
+
+import os
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from batchrun._version import __version__
+from batchrun.api.codes import ASKED_AGAIN, TABLE
+from batchrun.api.endpoints import Endpoint, KeyProblem, fetch_key
+from batchrun.api.prices import prices_for
+from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
+from batchrun.job.environment import Environment
+from batchrun.job.options import RunOptions, merged
+from batchrun.job.parse import Loaded
+from batchrun.job.spec import Job
+from batchrun.money import show, to_usd
+from batchrun.records import Summary
+from batchrun.runner import outputs
+from batchrun.runner.asking import Asking, ask, budget_of, serving
+from batchrun.runner.log import event
+from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
+from batchrun.runner.progress import Goal, Ui
+from batchrun.runner.stop import Terminated, Valve
+from batchrun.runner.work import REAL_TIME, Tally, Time
+from batchrun.senders import check_installed
+from batchrun.table.write import Written, check_writable, partial_path
+
+RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAGE, ExitCode.SIGINT, ExitCode.SIGTERM}
+UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
+"""After these ends nothing is written: the input is another one, or the disk is not to be trusted."""
+
+MAYBE_OPEN = ASKED_AGAIN | {"truncated"}
+SURPRISE = 100
+"""So many answered rows are asked again without a question; more need --yes."""
+
+
+def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
+    """Run or resume a job; what ends it before the first request is raised as BatchrunError."""
+    job = merged(loaded.job, options)
+    check_installed(job.ray)
+    with ExitStack() as stack:
+        stack.enter_context(lock(job.checkpoint_path))
+        checkpoint = None
+        if job.checkpoint_path.exists() and not options.fresh and not loaded.mistakes:
+            checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
+        known = known_files(checkpoint.current_plan()) if checkpoint else ()
+        p = stack.enter_context(prepared(loaded, job, environment, known))
+        check_writable(job.output_path, [Path(file.path) for file in p.rows.files])
+        if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
+            ui.say(f"the old checkpoint is now {old}")
+        checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
+        model, endpoint = p.endpoint.model, job.model.endpoint
+        event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
+        summary = _Run(p, checkpoint, options, ui, loaded.shown, clock).run()
+        event("run_ended", **{name: value for name, value in asdict(summary).items() if name not in _WORDED})
+        return summary
+
+
+_WORDED = {"reason", "next"}
+"""Fields of a summary that may quote a server or a row."""
+
+
+class _Run:
+    """One run of one job, with everything open."""
+
+    def __init__(
+        self, p: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str, clock: Time
+    ) -> None:
+        self._time = clock
+        self._p, self._checkpoint, self._options, self._ui, self._shown = p, checkpoint, options, ui, shown
+        self._job: Job = p.job
+        self._valve = Valve()
+        self._started = clock.clock()
+        self._tally = Tally()
+        self._run_id: int | None = None
+        self._asked = 0
+        self._written: Written | None = None
+
+    def run(self) -> Summary:
+        """Plan, ask what is open, write, and say how it ended."""
+        plan = self._reopened(self._plan())
+        event("plan_made", plan=plan.number, rows=plan.rows)
+        if (counts := self._nothing_new(plan)) is not None:
+            event("nothing_new")
+            self._written = Written(self._job.output_path, counts.rows, changed=False)
+            return self._summary(counts)
+        start = self._start(plan)
+        count = self._checkpoint.count_open(start=start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
+        self._asked = count if self._options.limit is None else min(count, self._options.limit)
+        self._begin()
+        try:
+            if self._asked:
+                self._ask(plan, start)
+            counts = self._checkpoint.counts()
+            self._write(counts)
+        except BaseException as problem:
+            self._end(_exit_code_of(problem), str(problem) or type(problem).__name__, None, plan)
+            raise
+        summary = self._summary(counts)
+        self._end(summary.exit_code, summary.reason, counts, plan)
+        return summary if summary.exit_code or not self._valve.closed else self._summary(counts)
+
+    # -- plan
+
+    def _plan(self) -> PlanInfo:
+        """Give the plan that stands, or make a new one current."""
+        p, checkpoint, now = self._p, self._checkpoint, time.time()
+        current = checkpoint.current_plan()
+        mark = fingerprint(self._job, p.renderer, p.rows.files, now=now)
+        if current is not None and mark and current.fingerprint == mark:
+            return current
+        stamps = stamps_text(p.rows.files)
+        builder = checkpoint.new_plan(fingerprint=mark, wording=p.renderer.wording, stamps=stamps, now=now)
+        fill(builder, p.rows, p.renderer, dedupe=self._job.dedupe)
+        if current is not None and current.wording != p.renderer.wording and not self._options.yes:
+            self._confirm(builder)
+        return builder.make_current()
+
+    def _confirm(self, builder: PlanBuilder) -> None:
+        """Refuse to pay for many answered rows again without being told so."""
+        again = builder.preview().asked_again
+        if again <= SURPRISE:
+            return
+        counts = self._checkpoint.counts()
+        builder.discard()
+        likely = counts.cost * again // max(1, counts.ok)
+        raise ConfirmError(
+            f"the job's own wording changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
+            "add --yes to do that (the old answers are kept, so that changing it back costs nothing)"
+        )
+
+    def _reopened(self, plan: PlanInfo) -> PlanInfo:
+        """Give the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
+        if self._options.retry is None:
+            return plan
+        reopened = self._checkpoint.reopen_failed(self._options.retry or None)
+        self._ui.say(f"{reopened:,} failed questions are asked again")
+        return self._checkpoint.current_plan() or plan
+
+    def _nothing_new(self, plan: PlanInfo) -> Counts | None:
+        """Give the last run's counts if it finished this very plan and its output still stands."""
+        last = self._checkpoint.last_run()
+        if last is None or last.plan != plan.number or last.counts is None or not last.output:
+            return None
+        counts = self._checkpoint.counts()
+        if counts.pending or MAYBE_OPEN.intersection(counts.errors or ()):
+            return None
+        return counts if last.output == outputs.state(self._p, plan.number) else None
+
+    def _start(self, plan: PlanInfo) -> int:
+        """Give the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
+        return 0 if self._checkpoint.has_truncated(max_tokens=self._p.max_tokens) else plan.low_water
+
+    # -- ask
+
+    def _failures_left(self, standing: int, plan: PlanInfo) -> int | None:
+        """Give how many more questions may fail; the rows that failed for good count against limits.max_failed."""
+        accepted = self._job.limits.accepted_failures(plan.rows)
+        if accepted is None:
+            return None
+        if standing > accepted:
+            reason = f"{standing:,} rows failed, more than limits.max_failed accepts; see `batchrun status`"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
+        return max(0, accepted - standing)
+
+    def _ask(self, plan: PlanInfo, start: int) -> None:
+        """Ask what is open from position `start` on, unless something already known forbids it."""
+        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
+        failures_left = self._failures_left(failed.rows, plan)
+        if self._valve.closed:
+            return
+        with serving(self._p.endpoint) as endpoint:
+            if endpoint.openrouter and not self._key_is_good(endpoint):
+                return
+            prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
+            asking = Asking(
+                self._p,
+                self._checkpoint,
+                self._run_id or 0,
+                endpoint,
+                again=ASKED_AGAIN,
+                start=start,
+                most=self._options.limit,
+                questions=self._asked,
+                max_failed=failures_left,
+                prices=prices,
+                budget=budget_of(self._p, prices, self._checkpoint.spent(day=utc_day(time.time()))),
+                sender=self._p.sender,
+                started=self._started,
+                time=self._time,
+            )
+            event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)
+            self._ui.start(self._goal(plan.questions, failed.questions))
+            try:
+                self._tally = ask(asking, self._valve, self._ui)
+            finally:
+                self._ui.end()
+
+    def _goal(self, questions: int, failed: int) -> Goal:
+        """Give what the progress counts to: the whole plan, or with a limit what this run asks."""
+        per_minute = self._job.limits.requests_per_minute
+        if self._options.limit is not None:
+            return Goal(self._asked, per_minute=per_minute)
+        return Goal(questions, questions - self._asked - failed, failed, per_minute)
+
+    def _key_is_good(self, endpoint: Endpoint) -> bool:
+        """Ask for the key's state first, so that a wrong key costs no request to the model."""
+        answer = fetch_key(endpoint)
+        if not isinstance(answer, KeyProblem):
+            return True
+        if answer.refused:
+            self._valve.close(ExitCode.STOPPED_BY_API, answer.message, ending="unauthorized")
+            return False
+        self._ui.warn(f"the key can't be checked beforehand: {answer.message}")
+        return True
+
+    # -- write
+
+    def _write(self, counts: Counts) -> None:
+        """Replace the output if the run finished, else write what is known beside it."""
+        if self._valve.exit_code in UNWRITTEN or self._valve.urgent:
+            return
+        finished = self._finished(counts)
+        path = self._job.output_path if finished else partial_path(self._job.output_path)
+        try:
+            self._written = outputs.write(self._p, self._checkpoint, path)
+            event("output_written", path=str(path), finished=finished, changed=self._written.changed)
+            if finished:
+                outputs.remove_partial(self._job)
+        except (StorageError, InputError) as problem:
+            # The answers are kept whatever becomes of the output: the run ends with its summary.
+            changed = isinstance(problem, InputError) and self._p.input_changed()
+            reason = INPUT_CHANGED if changed else str(problem)
+            self._ui.warn(reason)
+            self._valve.close(problem.exit_code, reason)
+
+    def _finished(self, counts: Counts) -> bool:
+        return not counts.pending and not self._valve.closed
+
+    # -- the books
+
+    def _begin(self) -> None:
+        self._run_id = self._checkpoint.begin_run(
+            now=time.time(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            job_text=self._job.text,
+        )
+
+    def _end(self, exit_code: int, reason: str, counts: Counts | None, plan: PlanInfo) -> None:
+        if self._run_id is None:
+            return
+        finished = counts is not None and self._finished(counts)
+        try:
+            self._checkpoint.end_run(
+                self._run_id,
+                now=time.time(),
+                exit_code=exit_code,
+                reason=reason,
+                counts=counts,
+                resume_at=self._valve.resume_at,
+                output=outputs.state(self._p, plan.number) if finished else None,
+            )
+        except StorageError as problem:
+            # What happened before is what people should read; the next run finds this one not ended.
+            self._ui.warn(f"the run's end can't be noted: {problem}")
+            self._valve.close(problem.exit_code, str(problem))
+
+    def _summary(self, counts: Counts) -> Summary:
+        exit_code, reason = self._verdict(counts)
+        spent = self._checkpoint.spent
+        run = self._checkpoint.last_run() if self._run_id is not None else None
+        return Summary(
+            job=self._job.name,
+            exit_code=exit_code,
+            reason=reason,
+            rows=counts.rows,
+            ok=counts.ok,
+            failed=counts.failed,
+            pending=counts.pending,
+            skipped=counts.skipped,
+            asked=self._tally.ok + self._tally.failed,
+            requests=self._tally.requests,
+            seconds=round(self._time.clock() - self._started, 3),
+            cost_usd=str(to_usd(run.cost if run else 0)),
+            cost_today_usd=str(to_usd(spent(day=utc_day(time.time())))),
+            cost_total_usd=str(to_usd(spent())),
+            cost_output_usd=str(to_usd(counts.cost)),
+            possibly_billed=self._tally.possibly_billed,
+            cached=run.cached if run else 0,
+            errors=dict(counts.errors or {}),
+            output=str(self._written.path) if self._written else None,
+            output_changed=self._written is not None and self._written.changed,
+            checkpoint=str(self._checkpoint.path),
+            resume_at=self._valve.resume_at,
+            next=self._next(exit_code, counts),
+        )
+
+    def _verdict(self, counts: Counts) -> tuple[int, str]:
+        if self._valve.closed:
+            return self._valve.exit_code, self._valve.reason
+        if counts.pending and self._options.limit is None:
+            return ExitCode.SOME_FAILED, f"{counts.pending:,} rows are pending"
+        if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
+            return ExitCode.SOME_FAILED, f"{counts.failed:,} rows failed"
+        return ExitCode.DONE, "done"
+
+    def _next(self, exit_code: int, counts: Counts) -> str | None:
+        """Say what a person would do next."""
+        command = f"batchrun {self._shown}"
+        if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
+            rows = f"resumes with {counts.pending:,} rows" if counts.pending else "goes on: all is answered"
+            advice = f"{TABLE[self._valve.ending].do}; " if self._valve.ending in TABLE else ""
+            return f"{advice}`{command}` {rows}"
+        if counts.failed:
+            return f"`batchrun retry {self._shown}` asks failed rows again"
+        return None
+
+
+def _exit_code_of(problem: BaseException) -> int:
+    if isinstance(problem, BatchrunError):
+        return problem.exit_code
+    if isinstance(problem, KeyboardInterrupt):
+        return ExitCode.SIGTERM if isinstance(problem, Terminated) else ExitCode.SIGINT
+    return ExitCode.BUG

@@ -1,0 +1,97 @@
+"""How a run stops: the valve that ends the sending, and the signals that close it.
+
+Stopping is the source running dry: nothing is cancelled, what is in flight finishes within the grace. A second signal
+aborts; the checkpoint stays consistent either way.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from batchrun.errors import ExitCode
+from batchrun.runner.log import event
+
+_EXIT_CODES = {
+    signal.SIGINT: ExitCode.SIGINT,
+    signal.SIGTERM: ExitCode.SIGTERM,
+    signal.SIGHUP: ExitCode.SIGTERM,
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP outside the sending; like Ctrl-C, with its own exit code."""
+
+
+class Valve:
+    """Open until something closes it; the first reason wins."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.aborted = False
+        self.urgent = False
+        self.exit_code: int = ExitCode.DONE
+        self.reason = ""
+        self.ending: str | None = None
+        self.resume_at: float | None = None
+        self.on_change: Callable[[], None] = lambda: None
+
+    def close(self, exit_code: int, reason: str, *, ending: str | None = None, resume_at: float | None = None) -> None:
+        """Start no new request; `resume_at` is the Unix time from which running again makes sense."""
+        if not self.closed:
+            self.closed = True
+            self.exit_code, self.reason, self.ending, self.resume_at = exit_code, reason, ending, resume_at
+            event("stopped", exit_code=exit_code, ending=ending, resume_at=resume_at)
+        self.on_change()
+
+    def abort(self, *, urgent: bool = False) -> None:
+        """Do not even wait for what is in flight; `urgent`: somebody asked twice, and waits for nothing else either."""
+        self.aborted = True
+        self.urgent = urgent
+        self.on_change()
+
+
+@contextmanager
+def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None]:
+    """While sending: the first SIGINT, SIGTERM or SIGHUP closes the valve, the second aborts. Needs a running loop.
+
+    Outside the main thread no signal arrives, and nothing is watched.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def received(number: signal.Signals) -> None:
+        if valve.closed:
+            say("aborting: what is in flight is given up and may be billed")
+            valve.abort(urgent=True)
+            return
+        valve.close(_EXIT_CODES[number], f"interrupted by {number.name}")
+        say("stopping: waiting for what is in flight (once more to abort)")
+
+    # A signal that the parent ignores for us (nohup) stays ignored.
+    watched = [number for number in _EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in watched}
+    for number in watched:
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield
+    finally:
+        for number in watched:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def raise_on_termination() -> None:
+    """Outside the sending, make SIGTERM and SIGHUP end the program like Ctrl-C, so that everything is closed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)

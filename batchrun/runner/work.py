@@ -1,0 +1,231 @@
+"""A question on its way: the rules for it, what this run has tried and paid, the records of that and who keeps them."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING
+from typing import Any, NamedTuple, Protocol
+
+from batchrun.api.codes import TABLE, Blame
+from batchrun.money import ZERO, Pico, Price, show
+from batchrun.prompt.answers import Mismatch
+from batchrun.prompt.render import RowProblem
+from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
+from batchrun.runner.permits import Permit
+from batchrun.runner.retry import Tries
+
+
+class Keep(Protocol):
+    """Where outcomes go; the checkpoint's writer."""
+
+    @property
+    def backlog(self) -> int:
+        """How many outcomes are not yet committed."""
+
+    def put(self, outcome: Outcome) -> None:
+        """Take an outcome; the question is answered only when it is committed."""
+
+    def failed_attempt(self, attempt: FailedAttempt) -> None:
+        """Take a failed attempt."""
+
+    async def room(self) -> None:
+        """Wait until the backlog is bounded again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of a run. Seconds; `max_failed` counts questions, `deadline` is a time on the monotonic clock.
+
+    `questions` is how many the run is to ask.
+    """
+
+    attempts: int
+    repairs: int
+    breaker: int
+    grace: float
+    max_failed: int | None = None
+    deadline: float | None = None
+    max_tokens: int | None = None
+    openrouter: bool = True
+    price: Price | None = None
+    questions: int = 0
+
+    def charge(self, verdict: Verdict) -> "Charge":
+        """Say what one attempt costs: as the server says, else by its tokens and the price."""
+        ending, usage, cost = TABLE[verdict.ending], verdict.usage, verdict.usage.cost
+        tokens = usage.prompt_tokens, usage.completion_tokens
+        if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
+            cost = self.price.cost(tokens[0], tokens[1])
+        if cost is not None:
+            return Charge(cost, maybe=False, keep=False)
+        wrote = verdict.text is not None and ending.blames is not Blame.SERVER
+        maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
+        return Charge(None, maybe, keep=maybe or wrote)
+
+
+class Charge(NamedTuple):
+    """What one attempt costs, in picodollars; None where nobody says.
+
+    `maybe`: it may be billed, and nobody said how much. `keep`: what was reserved for it stays reserved; so does the
+    worst case of an answer without any price, since nothing else would hold a cap.
+    """
+
+    cost: Pico | None
+    maybe: bool
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Where time and jitter come from: seconds, monotonic and Unix; jitter in [0, 1).
+
+    `speed` is how many seconds of `clock` pass in one second of the event loop: a rehearsal may run faster.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    jitter: Callable[[], float] = random.random
+    speed: float = 1.0
+
+
+REAL_TIME = Time()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What people see of a pool while it works; counts are of questions in this run, money is in picodollars."""
+
+    ok: int = 0
+    failed: int = 0
+    requests: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    limit: int = 0
+    cost: int = 0
+    possibly_billed: int = 0
+    gate_why: str = ""
+    oldest: float = 0.0
+    errors: dict[str, int] = field(default_factory=dict)
+
+    def count_failure(self, error_type: str, number: int = 1) -> None:
+        """Count failed questions; a negative number takes them back."""
+        self.failed += number
+        self.errors[error_type] = self.errors.get(error_type, 0) + number
+
+    def cap_reached(self, questions: int, least: Pico) -> str:
+        """Say why the cap stops a run of so many questions, of which the next one costs at least `least` at worst.
+
+        What the rest needs is told from what the others cost, rounded up.
+        """
+        done = self.ok + self.failed
+        rest = max(1, questions - done)
+        needed = least + (-(-self.cost * rest // done) if self.cost and done else least * (rest - 1))
+        return (
+            f"limits.max_cost_usd is reached: {show(self.cost)} is spent and the next request may cost {show(least)}; "
+            f"the other {rest:,} questions need about {show(needed, ROUND_CEILING)}"
+        )
+
+
+@dataclass(slots=True)
+class Work:
+    """One question: where its row is, the values its prompt needs, and how far it got. Money is in picodollars."""
+
+    question: int
+    position: int
+    values: tuple[Any, ...]
+    body: bytes | None = None
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    repairs: int = 0
+    tries: Tries = field(default_factory=Tries)
+    attempts: int = 0
+    cost: int = 0
+    possibly_billed: int = 0
+    permit: Permit | None = None
+    sent_at: float = 0.0
+    last: Outcome | None = None
+    mismatch: Mismatch | None = None
+
+    def paid(self, charge: Charge) -> None:
+        """Count one attempt and its money."""
+        self.attempts += 1
+        self.cost += charge.cost or 0
+        self.possibly_billed += charge.maybe
+
+    def outcome(
+        self,
+        status: Status,
+        verdict: Verdict,
+        reply: Reply,
+        *,
+        at: float,
+        answer: str | None = None,
+        max_tokens: int | None,
+    ) -> Outcome:
+        """Give how the question stands after this reply."""
+        good = status is Status.OK
+        usage = verdict.usage
+        return Outcome(  # in the order of its fields: by their names it would take four times as long
+            self.question,
+            status,
+            at,
+            answer,
+            None if good else verdict.text,
+            None if good else verdict.ending,
+            None if good else verdict.code,
+            None if good else verdict.message,
+            verdict.http_status,
+            self.attempts,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            Pico(self.cost),
+            self.possibly_billed,
+            usage.cached,
+            verdict.model,
+            verdict.provider,
+            verdict.finish_reason,
+            verdict.generation_id,
+            reply.seconds,
+            max_tokens,
+        )
+
+    def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:
+        """Give the record of one attempt that brought no answer."""
+        return FailedAttempt(
+            self.question,
+            at,
+            verdict.ending,
+            verdict.code,
+            verdict.http_status,
+            verdict.message,
+            reply.seconds,
+            cost=charge.cost or ZERO,
+            possibly_billed=charge.maybe,
+            provider=verdict.provider,
+        )
+
+    def unsent(self, problem: RowProblem, *, at: float) -> Outcome:
+        """Give the outcome of a row for which no request can be made."""
+        return Outcome(
+            self.question,
+            Status.FAILED,
+            at,
+            error_type=problem.error_type,
+            error_message=problem.message,
+            attempts=self.attempts,
+            cost=Pico(self.cost),
+            possibly_billed=self.possibly_billed,
+        )
+
+    def abandoned(self, *, at: float) -> Outcome:
+        """Give the outcome of a question that was in flight when the run gave up waiting."""
+        return Outcome(
+            self.question,
+            Status.PENDING,
+            at,
+            error_type="timeout",
+            error_message="given up when the run stopped; the request may be billed",
+            attempts=self.attempts + 1,
+            cost=Pico(self.cost),
+            possibly_billed=self.possibly_billed + 1,
+        )

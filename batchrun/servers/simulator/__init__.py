@@ -1,0 +1,10 @@
+"""An OpenRouter on loopback that says it is a simulator.
+
+It is written from the API's documentation and imports nothing of batchrun, so that it can bear witness against it.
+"""
+
+from batchrun.servers.simulator.app import Simulator, create_app
+from batchrun.servers.simulator.config import Config
+from batchrun.servers.simulator.server import serve
+
+__all__ = ["Config", "Simulator", "create_app", "serve"]

@@ -1,0 +1,1 @@
+"""Files to batches of rows; rows and answers to the output file."""

@@ -1,0 +1,248 @@
+"""Rows and answers to the output file: written beside it, then renamed; never half a file.
+
+Equal content gives equal bytes, whatever the sizes of the frames. In CSV a null is an empty cell, an empty text is "",
+lists and objects are JSON text, dates ISO 8601, binary data Base64. JSON has no NaN and no infinity: JSONL holds null.
+"""
+
+import filecmp
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from batchrun.errors import StorageError, UserError
+from batchrun.job.spec import Detail
+from batchrun.prompt.schema import kind_of
+from batchrun.records import Status
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
+_ROW_GROUP = 20_000
+_PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+_FORMULA = r"^[=+\-@\t\r]"
+
+DETAIL_TYPES: dict[Detail, pl.DataType] = {
+    "status": pl.Enum([status.value for status in Status]),
+    "error_code": pl.Int64(),
+    "error_type": pl.String(),
+    "error_message": pl.String(),
+    "http_status": pl.Int64(),
+    "attempts": pl.Int64(),
+    "model": pl.String(),
+    "provider": pl.String(),
+    "finish_reason": pl.String(),
+    "prompt_tokens": pl.Int64(),
+    "completion_tokens": pl.Int64(),
+    # a decimal would be text in JSONL and unknown to many readers; a float is exact to the picodollar up to $9,000
+    "cost_usd": pl.Float64(),
+    "latency_s": pl.Float64(),
+    "generation_id": pl.String(),
+    "finished_at": pl.Datetime("us", "UTC"),
+    "key": pl.String(),
+    "answer_raw": pl.String(),
+}
+"""The type of each column that `output.details` can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written; `changed` is false where the file was there already, byte for byte."""
+
+    path: Path
+    rows: int
+    changed: bool
+
+
+def partial_path(path: Path) -> Path:
+    """Give the path of an unfinished run's output: reviews.parquet -> reviews.partial.parquet."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def check_writable(path: Path, inputs: Sequence[Path] = ()) -> None:
+    """Check before the first request that an output can be written; creates missing parent folders.
+
+    Raises UserError for a path that can't be meant, StorageError for a folder that can't be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'output.path: the suffix "{path.suffix}" tells no format; write one of {" ".join(SUFFIXES)}')
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise UserError(f"output.path: {path} is no regular file")
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UserError(f"output.path: {path} is an input file; write another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise StorageError(f"output.path: {path.parent} can't be written: {error.strerror}") from None
+
+
+def write_output(
+    frames: Iterator[pl.DataFrame], path: Path, *, schema: Mapping[str, pl.DataType], escape_formulas: bool = False
+) -> Written:
+    """Write frames of this schema, in order, to a file whose suffix tells the format; replace it only by other bytes.
+
+    `frames` may be read from another thread. Its exceptions come through; raises StorageError where the disk fails,
+    and then the old file stays.
+    """
+    counted = _Counted(frames, schema)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as beside:
+            temporary = Path(beside.name)
+    except OSError as error:
+        raise StorageError(f"{path}: can't be written: {error.strerror}") from None
+    try:
+        with temporary.open("wb") as file:
+            _write(counted, file, path.suffix.lower(), escape_formulas=escape_formulas)
+            file.flush()
+            os.fsync(file.fileno())
+        return Written(path, counted.rows, _replace(temporary, path))
+    except _PROBLEMS as error:
+        if counted.failure is not None:
+            raise counted.failure from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip().split("\n")[0]
+        raise StorageError(f"{path}: can't be written: {reason}") from None
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def answer_columns(answers: Sequence[str | None], columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Give valid answers (compact JSON objects) as typed columns; None is null in each, and so is a missing key.
+
+    Each column has its type also when all values are null.
+    """
+    return pl.Series(answers, dtype=pl.String).str.json_decode(pl.Struct(columns)).struct.unnest()
+
+
+def dtype_of(schema: Mapping[str, Any]) -> pl.DataType:
+    """Give the type of the column for one property of an answer's JSON Schema."""
+    kind = kind_of(schema)
+    if kind == "enum":
+        return pl.Enum(list(dict.fromkeys(value for value in schema["enum"] if value is not None)))
+    if kind == "list":
+        return pl.List(dtype_of(schema["items"]))
+    if kind == "object":
+        return pl.Struct({name: dtype_of(part) for name, part in schema["properties"].items()})
+    return _SCALARS.get(kind, pl.String())
+
+
+_SCALARS: dict[str, pl.DataType] = {
+    "date": pl.Date(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+}
+
+
+class _Counted:
+    """Frames held to a schema, counted; an exception of their source is kept, since a writer may wrap it."""
+
+    def __init__(self, frames: Iterator[pl.DataFrame], schema: Mapping[str, pl.DataType]) -> None:
+        self._frames = frames
+        self.schema = pl.Schema(schema)
+        self.rows = 0
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        try:
+            for frame in self._frames:
+                self.rows += frame.height
+                yield frame.select(pl.col(name).cast(dtype) for name, dtype in self.schema.items())
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: bool) -> None:
+    if suffix in {".parquet", ".arrow"}:
+        source = register_io_source(lambda *_: _row_groups(frames), schema=frames.schema)
+        if suffix == ".parquet":
+            source.sink_parquet(file, compression="zstd", row_group_size=_ROW_GROUP)
+        else:
+            oldest = pl.CompatLevel.oldest()  # the layout that every Arrow library knows
+            source.sink_ipc(file, compression="zstd", record_batch_size=_ROW_GROUP, compat_level=oldest)
+        return
+    table = suffix in {".csv", ".tsv"}
+    separator = "\t" if suffix == ".tsv" else ","
+    expressions = [_as_text(name, dtype, table=table) for name, dtype in frames.schema.items()]
+    if table and escape_formulas:
+        pairs = zip(expressions, frames.schema.items(), strict=True)
+        expressions = [_escaped(name, expression, dtype) for expression, (name, dtype) in pairs]
+    if table:
+        header = pl.DataFrame(schema=frames.schema).select(expressions)
+        if escape_formulas:
+            header = header.rename(lambda name: f"'{name}" if re.match(_FORMULA, name) else name)
+        header.write_csv(file, separator=separator)
+    for frame in frames:
+        text = frame.select(expressions)
+        if table:
+            text.write_csv(file, separator=separator, include_header=False)
+        else:
+            text.write_ndjson(file)
+
+
+def _row_groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Give the same rows in frames of one size, copied clean: equal rows then give equal bytes."""
+    held, rows = pl.DataFrame(), 0
+    for frame in frames:
+        held = held.vstack(frame) if rows else frame
+        rows = held.height
+        while rows >= _ROW_GROUP:
+            yield _clean(held.head(_ROW_GROUP))
+            held = held.slice(_ROW_GROUP)
+            rows = held.height
+    if rows:
+        yield _clean(held)
+
+
+def _clean(frame: pl.DataFrame) -> pl.DataFrame:
+    """Copy a frame value by value: the unused bits of a slice's masks would be written to an Arrow file.
+
+    To reverse is the one operation that rebuilds nested columns too; the second one puts the rows back.
+    """
+    return frame.reverse().reverse()
+
+
+def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
+    """Give a column in a form that CSV (`table`) or JSONL can hold."""
+    column = pl.col(name)
+    if isinstance(dtype, pl.Binary):
+        return column.bin.encode("base64")
+    if isinstance(dtype, (pl.Datetime, pl.Duration)):
+        return column.dt.to_string("iso:strict" if isinstance(dtype, pl.Datetime) else "iso")
+    if table and dtype.is_nested():
+        text = pl.struct(column.alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.head(-1)
+        return pl.when(column.is_not_null()).then(text).alias(name)
+    return column
+
+
+def _escaped(name: str, expression: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Put a ' before texts that a spreadsheet would run as a formula."""
+    if not isinstance(dtype, (pl.String, pl.Categorical, pl.Enum)):
+        return expression
+    text = expression.cast(pl.String)
+    return pl.when(text.str.contains(_FORMULA)).then("'" + text).otherwise(text).alias(name)
+
+
+def _replace(temporary: Path, path: Path) -> bool:
+    """Put the file in its place unless the same bytes are there; durable when it returns."""
+    if path.is_file() and not path.is_symlink() and filecmp.cmp(temporary, path, shallow=False):
+        return False
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
