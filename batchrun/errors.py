@@ -14,8 +14,12 @@ Exceptions are for people: their text is the one line that is printed. A failing
     └── BusyError            75  another run of this job is going on
 """
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+
+_LONGEST_WORD = 60
 
 
 class ExitCode:
@@ -96,3 +100,17 @@ class BusyError(BatchrunError):
     """Another run of this job is going on."""
 
     exit_code = ExitCode.BUSY
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant, whatever its case; None where no word is near."""
+    by_folded = {name.casefold(): name for name in known}
+    # The search takes a time that grows with the square of the length; nobody misspells a word of 60 characters.
+    near = difflib.get_close_matches(word[:_LONGEST_WORD].casefold(), by_folded, n=1)
+    return by_folded[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `, did you mean "x"?` for the known word that was probably meant, else an empty text."""
+    meant = nearest(word, known)
+    return f', did you mean "{meant}"?' if meant else ""

@@ -420,6 +420,8 @@ def test_flags_are_checked_like_the_file() -> None:
         ("limits", "breaker: -1", False),
         ("limits", "deadline: 2h", True),
         ("limits", "deadline: 0s", False),
+        ("limits", "patience: 15m", True),
+        ("limits", "patience: 900", False),
         ("output", "prefix: ai_", True),
         ("output", "keep: none", True),
         ("output", "keep: []", True),

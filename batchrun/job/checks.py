@@ -180,11 +180,12 @@ def _limits(limits: Limits) -> Found:
         share = _SHARE.fullmatch(limits.max_failed)
         if share is None or float(share[1]) > _WHOLE:
             yield ("limits", "max_failed"), "limits.max_failed must be a number of rows or a share such as 5%"
-    if limits.deadline is not None:
+    for name in ("deadline", "patience"):
+        value = getattr(limits, name)
         try:
-            parse_duration(limits.deadline)
+            parse_duration("1s" if value is None else value)
         except ValueError:
-            yield ("limits", "deadline"), "limits.deadline must be a time with its unit, such as 90s, 2h or 1h30m"
+            yield ("limits", name), f"limits.{name} must be a time with its unit, such as 90s, 2h or 1h30m"
 
 
 def _engine(job: Job) -> Found:

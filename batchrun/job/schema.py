@@ -16,6 +16,8 @@ from batchrun.job.spec import Job
 _TEXT = {"type": ["string", "number", "boolean", "null"]}
 """Where a text may be written without quotes even if it looks like a number."""
 
+_DURATION = "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$"
+
 _ADDED: dict[str, dict[str, dict[str, Any]]] = {
     "CsvOptions": {"null_values": {"items": _TEXT}},
     "Model": {
@@ -26,7 +28,8 @@ _ADDED: dict[str, dict[str, dict[str, Any]]] = {
         "endpoint": {"examples": ["openrouter", "local", "simulator", "http://127.0.0.1:8000/v1"]},
     },
     "Limits": {
-        "deadline": {"pattern": "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$", "examples": ["90s", "2h", "1h30m"]},
+        "deadline": {"pattern": _DURATION, "examples": ["90s", "2h", "1h30m"]},
+        "patience": {"pattern": _DURATION, "examples": ["90s", "15m", "2h"]},
         "max_failed": {"pattern": "^\\d{1,3}(\\.\\d{1,6})?%$", "examples": [100, "5%"]},
     },
     "Output": {"path": {"pattern": "(\\.parquet|\\.csv|\\.jsonl|\\.arrow|\\})$"}, "details": {"uniqueItems": True}},

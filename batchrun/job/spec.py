@@ -42,6 +42,8 @@ Detail = Literal[
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
 AUTO_CEILING = 256
+DEFAULT_PATIENCE = 900.0
+"""Seconds."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _UNITS = (86_400, 3_600, 60, 1)
 
@@ -230,6 +232,8 @@ class Limits:
     """Failed rows that are accepted, a number or a share such as 5%; more stop the run."""
     deadline: str | None = None
     """When the run stops, counted from its start: 90s, 2h, 1h30m. It can be resumed."""
+    patience: str | None = None
+    """How long a run waits for a server that is down, from its first failure: 90s, 15m, 2h; 15m when absent."""
     breaker: Annotated[int, Ge(0)] = 10
     """Unexplained equal failures in a row, without any success, that stop the run; 0 = never."""
 
@@ -249,6 +253,11 @@ class Limits:
     def deadline_seconds(self) -> float | None:
         """Seconds from the start to the deadline."""
         return None if self.deadline is None else parse_duration(self.deadline)
+
+    @property
+    def patience_seconds(self) -> float:
+        """Seconds that a run waits for a server that is down."""
+        return DEFAULT_PATIENCE if self.patience is None else parse_duration(self.patience)
 
     def accepted_failures(self, rows: int) -> int | None:
         """Give how many of so many rows may fail, rounded down; None where nobody set it."""
