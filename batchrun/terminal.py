@@ -31,6 +31,11 @@ def short(text: str, width: int) -> str:
     return shown if len(shown) <= width else shown[: width - 1] + "…"
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 row`, `2,000 rows`; "query" would become "querys"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Give a time span for people: `8 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)

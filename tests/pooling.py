@@ -55,7 +55,7 @@ class Kept:
 
     outcomes: list[Outcome] = field(default_factory=list)
     attempts: list[FailedAttempt] = field(default_factory=list)
-    backlog: int = 0
+    is_full: bool = False
 
     def put(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -65,7 +65,7 @@ class Kept:
 
     async def room(self) -> None:
         await asyncio.sleep(60)
-        self.backlog = 0
+        self.is_full = False
 
     @property
     def last(self) -> dict[int, Outcome]:

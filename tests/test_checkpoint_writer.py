@@ -1,8 +1,10 @@
 """The writer: what is committed stays, sums are exact, a failing disk stops the run and loses nothing uncounted."""
 
 import asyncio
+import contextlib
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -102,7 +104,7 @@ def test_what_sqlite_cannot_hold_is_made_to_fit(tmp_path: Path) -> None:
 
 
 def test_backlog_holds_the_asker_back(tmp_path: Path) -> None:
-    """`room` waits while more than 2,000 outcomes are uncommitted, and ends when they are."""
+    """`room` waits while 500 outcomes are uncommitted, and ends when there are fewer."""
     path = made(tmp_path / "x.sqlite", TEXTS)
 
     async def fill() -> tuple[int, int]:
@@ -118,7 +120,7 @@ def test_backlog_holds_the_asker_back(tmp_path: Path) -> None:
             return most, keeper.backlog
 
     most, left = asyncio.run(fill())
-    assert most <= writer.MOST_WAITING + 1
+    assert most <= writer.GROUP
     assert left == 0
 
 
@@ -137,6 +139,49 @@ def test_low_water_never_runs_ahead(tmp_path: Path) -> None:
         seen.append(_marks(reader))
     assert all(mark <= answers for mark, answers in seen)
     assert seen[-1] == (3_000, 3_000)
+
+
+def test_nothing_new_commits_nothing(tmp_path: Path) -> None:
+    """A low-water mark that did not move is no change: the log of the checkpoint does not grow."""
+    path = made(tmp_path / "x.sqlite", TEXTS)
+    with Checkpoint.open(path) as checkpoint:
+        checkpoint.writer.start(begin(checkpoint))
+        checkpoint.writer.put(ok(1))
+        checkpoint.writer.note_low_water(1)
+        checkpoint.writer.flush()
+        log = path.with_name("x.sqlite-wal")
+        size = log.stat().st_size
+        for _ in range(20):
+            checkpoint.writer.note_low_water(1)
+            checkpoint.writer.flush()
+        assert log.stat().st_size == size
+
+
+def test_a_held_lock_bounds_what_is_uncommitted(tmp_path: Path) -> None:
+    """While another program locks the checkpoint the writer is full at 500; afterwards all of it is committed."""
+    path = made(tmp_path / "x.sqlite", [str(number) for number in range(3_000)])
+
+    async def fill(other: sqlite3.Connection) -> tuple[int, bool]:
+        with Checkpoint.open(path) as checkpoint:
+            keeper = checkpoint.writer
+            keeper.start(begin(checkpoint))
+            other.execute("BEGIN IMMEDIATE")
+            put = 0
+            while not keeper.is_full:
+                keeper.put(ok(put := put + 1))
+            waiting = asyncio.create_task(keeper.room())
+            await asyncio.sleep(0.05)
+            held = waiting.done()
+            other.execute("ROLLBACK")
+            await waiting
+            keeper.flush()
+            assert checkpoint.counts().ok == put
+            return put, held
+
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        put, went_on = asyncio.run(fill(other))
+    assert put == writer.GROUP
+    assert not went_on
 
 
 def _marks(reader: Checkpoint) -> tuple[int, int]:

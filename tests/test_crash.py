@@ -137,7 +137,7 @@ def test_output_disk_fills_in_midst(tmp_path: Path, small_disk: Path, ledger: Le
     end, filler = disk.fill_in_midst(job, ledger, 1_000, lambda: disk.fill_up(small_disk))
     assert end.code == STORAGE, end.said
     assert "No space left" in end.said
-    assert "goes on" in end.said.splitlines()[-1]
+    assert "all rows are answered" in end.said.splitlines()[-1]
     filler.unlink()
     before = ledger.requests
     assert job.run().code == DONE
@@ -231,7 +231,7 @@ def test_a_drain_that_answers_the_last_question_says_so(tmp_path: Path, ledger: 
     ledger.on_event = event
     end = ended(process)
     assert end.code == 143, end.said
-    assert "goes on: all is answered" in end.said
+    assert "all rows are answered" in end.said
     assert job.run().code == DONE
     assert ledger.requests == 8
 
@@ -251,7 +251,7 @@ def test_grace_bounds_a_drain(tmp_path: Path, ledger: Ledger) -> None:
     ledger.on_event = event
     end = ended(process)
     assert end.code == 143, end.said
-    assert "8 requests may be billed on top" in end.said
+    assert "8 more requests may have been billed" in end.said
     assert (tmp_path / "out.partial.csv").read_text().count("\n") == len(TEXTS) + 1
     ledger.release()
     assert job.run().code == DONE

@@ -101,7 +101,7 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         assert ran.summary.possibly_billed == lost > 10
         with sqlite3.connect(tmp_path / ".batchrun" / "job.sqlite") as books:
             assert books.execute("SELECT sum(possibly_billed) FROM answers").fetchone() == (lost,)
-        assert any(f"{lost} requests may be billed on top" in line for line in told(ran.summary, tmp_path))
+        assert any(f"{lost} more requests may have been billed" in line for line in told(ran.summary, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -74,13 +74,13 @@ def test_large_bodies_are_dropped_while_they_wait() -> None:
 
 
 def test_nothing_is_sent_while_the_keeper_is_far_behind() -> None:
-    """With thousands of outcomes uncommitted the pool waits; then it goes on."""
+    """While the keeper is full of uncommitted outcomes nothing new starts."""
     keep = Kept()
 
     async def answer(number: int, _: int) -> Reply:
         await asyncio.sleep(1)
         if number == 2:
-            keep.backlog = 5_000
+            keep.is_full = True
         return answered()
 
     asked = ask(answer, 6, concurrency=2, keep=keep)

@@ -1,10 +1,9 @@
 """What models cost: OpenRouter's list, kept on disk for a day, or the job's own words."""
 
-import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -12,28 +11,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from batchrun.api.endpoints import Endpoint, fetch, is_loopback
 from batchrun.job.spec import Job
 from batchrun.money import ZERO, Pico, Price, from_usd
 
 KEPT_SECONDS = 86_400
-LAYOUT = 1
+LAYOUT = 2
 _FREE = Price(ZERO, ZERO)
 _MILLION = 1_000_000
 _DEAREST_USD = 1_000
 """A price per token or request beyond this is no price."""
-_CACHE_OPTIONS = ("cache_control", "prompt_cache_key", "prompt_cache_options")
 _SAME_PRICE = re.compile(r":(?:nitro|floor|exacto)$")
 """Variants that only choose among a model's providers; `:online` adds a search that tokens do not bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model's prices: as listed, the dearest that overrides and reasoning bring, and for writing its prompt cache."""
+    """A model's prices: as listed, and the dearest that overrides, reasoning and writing its prompt cache bring."""
 
     likely: Price
     worst: Price
-    cache_write: Pico = ZERO
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,11 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
             endpoint, None if is_loopback(endpoint.base_url) else cache_dir, now, offline=offline
         )
     own = _own_price(job)
-    caching = any(name in job.model.params for name in _CACHE_OPTIONS)
     found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}
     known = {name: listed for name, listed in found.items() if listed is not None}
     return Prices(
         {name: listed.likely for name, listed in known.items()},
-        {name: _worst(listed, caching=caching) for name, listed in known.items()},
+        {name: listed.worst for name, listed in known.items()},
         tuple(models),
         fetched_at,
         problem,
@@ -109,8 +107,9 @@ def _listed(pricing: Mapping[str, Any]) -> Listed | None:
     def dearest(*names: str) -> Pico:
         return max((table[name] for table in tables for name in names if name in table), default=ZERO)
 
-    worst = Price(dearest("prompt"), dearest("completion", "internal_reasoning"), dearest("request"))
-    return Listed(likely, worst, dearest("input_cache_write", "input_cache_write_1h"))
+    # A provider may write its cache without being asked: then the dearer of the two prices is paid for the prompt.
+    prompt = dearest("prompt", "input_cache_write", "input_cache_write_1h")
+    return Listed(likely, Price(prompt, dearest("completion", "internal_reasoning"), dearest("request")))
 
 
 _FIELDS = ("prompt", "completion", "request", "internal_reasoning", "input_cache_write", "input_cache_write_1h")
@@ -127,11 +126,6 @@ def _amount(value: object) -> Pico:
     return from_usd(usd)
 
 
-def _worst(listed: Listed, *, caching: bool) -> Price:
-    price = listed.worst
-    return Price(max(price.prompt, listed.cache_write), price.completion, price.request) if caching else price
-
-
 def _own_price(job: Job) -> Listed | None:
     if job.model.price is None:
         return None
@@ -144,15 +138,15 @@ def _list(
 ) -> tuple[Mapping[str, Listed | None], float | None, str]:
     file = None if cache_dir is None else cache_dir / f"models-{_file_name(endpoint.base_url)}.json"
     kept = None if file is None else _read(file, endpoint.base_url)
-    if kept is not None and 0 <= now - kept[1] < KEPT_SECONDS:
+    if kept is not None and (offline or 0 <= now - kept[1] < KEPT_SECONDS):
         return (*kept, "")
     if offline:
-        return (*kept, "") if kept is not None else ({}, None, "")
+        return {}, None, ""
     page = fetch(endpoint, "models")
     models = {} if page.problem else parse_models(page.data)
     if models:
         if file is not None:
-            _write(file, endpoint.base_url, models, now)
+            _write(file, {"layout": LAYOUT, "url": endpoint.base_url, "fetched_at": now, "body": page.data})
         return models, now, ""
     problem = page.problem or "GET /models listed no model"
     return (*kept, problem) if kept is not None else ({}, None, problem)
@@ -162,44 +156,25 @@ def _file_name(base_url: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(base_url).netloc)
 
 
-def _read(file: Path, base_url: str) -> tuple[dict[str, Listed | None], float] | None:
-    """Read a kept list; one that is damaged or of another layout or address is as if it were not there."""
+def _read(file: Path, base_url: str) -> tuple[Mapping[str, Listed | None], float] | None:
+    """Return the models of a kept list and its Unix time; None where it is damaged or of another layout or address."""
     try:
-        kept = json.loads(file.read_bytes())
+        kept = orjson.loads(file.read_bytes())
         if (kept["layout"], kept["url"]) != (LAYOUT, base_url):
             return None
-        return {name: _unpacked(numbers) for name, numbers in kept["models"].items()}, float(kept["fetched_at"])
+        return parse_models(kept["body"]), float(kept["fetched_at"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _write(file: Path, base_url: str, models: Mapping[str, Listed | None], now: float) -> None:
+def _write(file: Path, content: Mapping[str, Any]) -> None:
     """Keep a list: readable by its owner alone, whole or not at all. A disk that refuses costs a fetch, no more."""
-    packed = {name: listed and _packed(listed) for name, listed in models.items()}
-    text = json.dumps({"layout": LAYOUT, "url": base_url, "fetched_at": now, "models": packed})
     with suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # mode 0600
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(orjson.dumps(content))
             Path(name).replace(file)
         except OSError:
             Path(name).unlink(missing_ok=True)
-
-
-def _packed(listed: Listed) -> list[int]:
-    prices = (listed.likely, listed.worst)
-    return [
-        *(amount for price in prices for amount in (price.prompt, price.completion, price.request)),
-        listed.cache_write,
-    ]
-
-
-def _unpacked(numbers: Sequence[int] | None) -> Listed | None:
-    if numbers is None:
-        return None
-    likely_prompt, likely_completion, likely_request, prompt, completion, request, write = (
-        Pico(int(n)) for n in numbers
-    )
-    return Listed(Price(likely_prompt, likely_completion, likely_request), Price(prompt, completion, request), write)

@@ -17,17 +17,14 @@ from batchrun.checkpoint.files import make_reserve
 from batchrun.errors import BatchrunError, CheckpointError, StorageError
 from batchrun.records import FailedAttempt, Outcome
 
-MOST_WAITING = 2_000
-"""Outcomes; with more than so many uncommitted, `room` waits."""
-
 GROUP = 500
-"""Outcomes in one commit."""
+"""Items in one commit; while that many wait, the writer is full and nothing new may start."""
 
 SMALL_GROUP = 20
 """Outcomes in one commit once the disk has failed: a little may still fit."""
 
-WAIT = 0.1
-"""Seconds that an outcome waits for company at most."""
+WAIT = 0.01
+"""Seconds that an item waits for company at most: a commit of 10 rows costs 10 µs of CPU a row, of 100 rows 1.7."""
 
 RETRY = 1.0
 """Seconds between tries once the disk has failed."""
@@ -86,6 +83,7 @@ class Writer:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self._low_water = -1
 
     def start(self, run_id: int, on_failure: Callable[[BatchrunError], None] | None = None) -> None:
         """Begin to keep what this run brings; StorageError when the disk has no room left even for a reserve."""
@@ -107,6 +105,11 @@ class Writer:
         """How much is not yet committed."""
         return len(self._pending)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is uncommitted that nothing new should start; `room` waits for the end of that."""
+        return len(self._pending) >= GROUP
+
     def put(self, outcome: Outcome) -> None:
         """Take an outcome; attempts, cost and possibly_billed are added to what the question has already."""
         self._take(outcome)
@@ -117,7 +120,9 @@ class Writer:
 
     def note_low_water(self, position: int) -> None:
         """Store, together with what was put so far, that every row before `position` is final."""
-        self._take(position)
+        if position != self._low_water:
+            self._low_water = position
+            self._take(position)
 
     def _take(self, item: Outcome | FailedAttempt | int) -> None:
         self._pending.append(item)  # atomic, so the lock is for those alone whom the thread may wait for
@@ -126,8 +131,8 @@ class Writer:
                 self._changed.notify_all()
 
     async def room(self) -> None:
-        """Wait until at most 2,000 outcomes are uncommitted; raises the failure once there is one."""
-        while self.failure is None and len(self._pending) > MOST_WAITING:
+        """Wait until the writer is no longer full; raises the failure once there is one."""
+        while self.failure is None and self.is_full:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
@@ -250,7 +255,7 @@ class Writer:
                 self._loop.call_soon_threadsafe(callback, *values)
 
     def _release(self) -> None:
-        if self.failure is None and len(self._pending) > MOST_WAITING:
+        if self.failure is None and self.is_full:
             return
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:

@@ -1,6 +1,7 @@
 """Flags over the job file: one job comes out, and nobody below asks again where a value came from."""
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +25,27 @@ class RunOptions:
     fresh: bool = False
     yes: bool = False
     retry: frozenset[str] | None = None
+
+
+def command_line(job: str, options: RunOptions, verb: str = "") -> str:
+    """Return the command that runs a job file again with these flags, quoted for a shell.
+
+    --fresh, --yes and what `retry` reopened have had their effect: repeating them would pay again.
+    """
+    flags = {
+        "--endpoint": options.endpoint,
+        "--api-key-env": options.api_key_env,
+        "--engine": options.engine,
+        "--concurrency": options.concurrency,
+        "--max-cost": options.max_cost,
+        "--limit": options.limit,
+        "--output": options.output,
+    }
+    words = ["batchrun", *verb.split(), f"./{job}" if job.startswith("-") else job]
+    for flag, value in flags.items():
+        if value is not None:
+            words += [flag, str(value)]
+    return shlex.join(words)
 
 
 def merged(job: Job, options: RunOptions) -> Job:

@@ -25,8 +25,7 @@ from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve
 from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work
 
-BACKLOG = 2_000
-BACKLOG_WAIT = 0.1
+BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
 STARVED = 1_000
 """So many questions in a row that the cap on spending does not admit stop the run."""
@@ -155,7 +154,7 @@ class Pool:
         """Give the next question with all its permits; or None, and when to look again is known."""
         now = self._clock()
         while not self._valve.closed:
-            wait = self._permits.open_at(now) if self._keep.backlog <= BACKLOG else BACKLOG_WAIT
+            wait = self._permits.open_at(now) if not self._keep.is_full else BACKLOG_WAIT
             if wait > 0:
                 self._later(wait)
                 break
@@ -213,7 +212,7 @@ class Pool:
             except Exception:
                 self._abandon(work)
                 raise
-            if self._keep.backlog > BACKLOG:
+            if self._keep.is_full:
                 with suppress(BatchrunError):  # the keeper's failure has closed the valve
                     await self._keep.room()
             work = self._take()

@@ -14,7 +14,7 @@ from batchrun.api.prices import prices_for
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
 from batchrun.job.environment import Environment
-from batchrun.job.options import RunOptions, merged
+from batchrun.job.options import RunOptions, command_line, merged
 from batchrun.job.parse import Loaded
 from batchrun.job.spec import Job
 from batchrun.money import show, to_usd
@@ -29,6 +29,7 @@ from batchrun.runner.stop import Terminated, Valve
 from batchrun.runner.work import REAL_TIME, Tally, Time
 from batchrun.senders import check_installed
 from batchrun.table.write import Written, check_writable, partial_path
+from batchrun.terminal import plural
 
 RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAGE, ExitCode.SIGINT, ExitCode.SIGTERM}
 UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
@@ -139,7 +140,7 @@ class _Run:
         if self._options.retry is None:
             return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry or None)
-        self._ui.say(f"{reopened:,} failed questions are asked again")
+        self._ui.say(f"asking {plural(reopened, 'failed question')} again")
         return self._checkpoint.current_plan() or plan
 
     def _nothing_new(self, plan: PlanInfo) -> Counts | None:
@@ -164,7 +165,7 @@ class _Run:
         if accepted is None:
             return None
         if standing > accepted:
-            reason = f"{standing:,} rows failed, more than limits.max_failed accepts; see `batchrun status`"
+            reason = f"{plural(standing, 'row')} failed, more than limits.max_failed accepts"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
         return max(0, accepted - standing)
 
@@ -306,20 +307,21 @@ class _Run:
         if self._valve.closed:
             return self._valve.exit_code, self._valve.reason
         if counts.pending and self._options.limit is None:
-            return ExitCode.SOME_FAILED, f"{counts.pending:,} rows are pending"
+            return ExitCode.SOME_FAILED, f"{plural(counts.pending, 'row')} pending"
         if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
-            return ExitCode.SOME_FAILED, f"{counts.failed:,} rows failed"
+            return ExitCode.SOME_FAILED, f"{plural(counts.failed, 'row')} failed"
         return ExitCode.DONE, "done"
 
     def _next(self, exit_code: int, counts: Counts) -> str | None:
-        """Say what a person would do next."""
-        command = f"batchrun {self._shown}"
+        """Return what a person would do next, with a command that can be pasted."""
+        command = command_line(self._shown, self._options)
         if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
-            rows = f"resumes with {counts.pending:,} rows" if counts.pending else "goes on: all is answered"
             advice = f"{TABLE[self._valve.ending].do}; " if self._valve.ending in TABLE else ""
-            return f"{advice}`{command}` {rows}"
+            if not counts.pending:
+                return f"{advice}`{command}` writes the output (all rows are answered)"
+            return f"{advice}`{command}` resumes with {plural(counts.pending, 'row')}"
         if counts.failed:
-            return f"`batchrun retry {self._shown}` asks failed rows again"
+            return f"`{command_line(self._shown, self._options, 'retry')}` asks failed rows again"
         return None
 
 

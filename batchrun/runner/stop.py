@@ -83,7 +83,8 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
     finally:
         for number in watched:
             loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+            # A handler that C code installed is None here, and Python cannot install it again.
+            signal.signal(number, signal.SIG_DFL if before[number] is None else before[number])
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -20,8 +20,8 @@ class Keep(Protocol):
     """Where outcomes go; the checkpoint's writer."""
 
     @property
-    def backlog(self) -> int:
-        """How many outcomes are not yet committed."""
+    def is_full(self) -> bool:
+        """Whether so much is uncommitted that nothing new should start."""
 
     def put(self, outcome: Outcome) -> None:
         """Take an outcome; the question is answered only when it is committed."""
@@ -30,7 +30,7 @@ class Keep(Protocol):
         """Take a failed attempt."""
 
     async def room(self) -> None:
-        """Wait until the backlog is bounded again."""
+        """Wait until it is no longer full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,28 +165,28 @@ class Work:
         """Give how the question stands after this reply."""
         good = status is Status.OK
         usage = verdict.usage
-        return Outcome(  # in the order of its fields: by their names it would take four times as long
-            self.question,
-            status,
-            at,
-            answer,
-            None if good else verdict.text,
-            None if good else verdict.ending,
-            None if good else verdict.code,
-            None if good else verdict.message,
-            verdict.http_status,
-            self.attempts,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            Pico(self.cost),
-            self.possibly_billed,
-            usage.cached,
-            verdict.model,
-            verdict.provider,
-            verdict.finish_reason,
-            verdict.generation_id,
-            reply.seconds,
-            max_tokens,
+        return Outcome(
+            question=self.question,
+            status=status,
+            finished_at=at,
+            answer=answer,
+            raw=None if good else verdict.text,
+            error_type=None if good else verdict.ending,
+            error_code=None if good else verdict.code,
+            error_message=None if good else verdict.message,
+            http_status=verdict.http_status,
+            attempts=self.attempts,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cost=Pico(self.cost),
+            possibly_billed=self.possibly_billed,
+            cached=usage.cached,
+            model=verdict.model,
+            provider=verdict.provider,
+            finish_reason=verdict.finish_reason,
+            generation_id=verdict.generation_id,
+            seconds=reply.seconds,
+            max_tokens=max_tokens,
         )
 
     def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:

@@ -7,6 +7,7 @@ lists and objects are JSON text, dates ISO 8601, binary data Base64. JSON has no
 import filecmp
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -93,13 +94,10 @@ def write_output(
     and then the old file stays.
     """
     counted = _Counted(frames, schema)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as beside:
-            temporary = Path(beside.name)
-    except OSError as error:
-        raise StorageError(f"{path}: can't be written: {error.strerror}") from None
-    try:
-        with temporary.open("wb") as file:
+        # A plain new file has the mode that the umask allows; asking for the umask would change it for all threads.
+        with temporary.open("xb") as file:
             _write(counted, file, path.suffix.lower(), escape_formulas=escape_formulas)
             file.flush()
             os.fsync(file.fileno())
@@ -236,9 +234,6 @@ def _replace(temporary: Path, path: Path) -> bool:
     """Put the file in its place unless the same bytes are there; durable when it returns."""
     if path.is_file() and not path.is_symlink() and filecmp.cmp(temporary, path, shallow=False):
         return False
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
