@@ -32,8 +32,13 @@ def short(text: str, width: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 row`, `2,000 rows`; "query" would become "querys"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Return a count with its noun: `1 row`, `2 rows`, `1,200 replies`. A phrase has its noun at its end."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{number:,} {noun[:-1]}ies"
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def duration(seconds: float) -> str:
@@ -56,13 +61,3 @@ def when(at: float) -> str:
 def place(path: Path, cwd: Path) -> str:
     """Give a path as people in `cwd` would write it: relative where it is below."""
     return printable(str(path.relative_to(cwd) if path.is_relative_to(cwd) else path))
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a count with its noun: `1 row`, `2 rows`, `1,200 replies`. A phrase has its noun at its end."""
-    if number == 1:
-        return f"1 {noun}"
-    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return f"{number:,} {noun[:-1]}ies"
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
-    return f"{number:,} {noun}{ending}"
