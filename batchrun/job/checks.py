@@ -24,7 +24,7 @@ RESERVED = {
 """Parameters of the API that batchrun sets by itself, with what to write instead."""
 
 ENDPOINTS = ("openrouter", "local", "simulator")
-OUTPUTS = (".parquet", ".csv", ".jsonl", ".arrow")
+OUTPUTS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 _MAX_FALLBACKS = 2
 _OWN_HEADERS = {
     "connection": "batchrun sets it",

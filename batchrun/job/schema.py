@@ -32,7 +32,10 @@ _ADDED: dict[str, dict[str, dict[str, Any]]] = {
         "patience": {"pattern": _DURATION, "examples": ["90s", "15m", "2h"]},
         "max_failed": {"pattern": "^\\d{1,3}(\\.\\d{1,6})?%$", "examples": [100, "5%"]},
     },
-    "Output": {"path": {"pattern": "(\\.parquet|\\.csv|\\.jsonl|\\.arrow|\\})$"}, "details": {"uniqueItems": True}},
+    "Output": {
+        "path": {"pattern": "(\\.parquet|\\.csv|\\.tsv|\\.jsonl|\\.ndjson|\\.arrow|\\})$"},
+        "details": {"uniqueItems": True},
+    },
 }
 """What checks.py and typed.py know and the types do not say, by class and field."""
 

@@ -279,7 +279,7 @@ class Output:
     """The file that is written: the input's rows with new columns."""
 
     path: Text
-    """The file: .parquet, .csv, .jsonl or .arrow. ${VAR} expands."""
+    """The file: .parquet, .csv, .tsv, .jsonl, .ndjson or .arrow. ${VAR} expands."""
     keep: Literal["all", "none"] | tuple[Text, ...] = "all"
     """The input's columns to carry along: all, none or a list."""
     details: tuple[Detail, ...] = DEFAULT_DETAILS

@@ -1,13 +1,13 @@
 """The output: rows of the input joined with the checkpoint's outcomes by position, in input order."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import orjson
 import polars as pl
 
 from batchrun.checkpoint import Checkpoint, PlanInfo
@@ -18,8 +18,8 @@ from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared
 from batchrun.table.write import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
 
-FRAME = 20_000
-"""Rows joined at a time."""
+OUTPUT_ROWS = 20_000
+"""Rows joined with their answers at a time."""
 
 
 def write(p: Prepared, checkpoint: Checkpoint, path: Path) -> Written:
@@ -44,17 +44,19 @@ def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
 def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
     details = p.job.output.details
     columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
-    frames = p.rows.frames(p.kept, FRAME) if p.kept else repeat(None)
+    frames = p.rows.frames(p.kept, OUTPUT_ROWS) if p.kept else repeat(None)
     position = 0
     for frame in frames:
-        outcomes = checkpoint.outcomes(position, FRAME, columns)
+        # A file's last frame is short, so the next file's rows begin at the sum of heights.
+        height = OUTPUT_ROWS if frame is None else frame.height
+        outcomes = checkpoint.outcomes(position, height, columns)
         if frame is None and not outcomes:
             break
-        if frame is not None and len(outcomes) != frame.height:
+        if frame is not None and len(outcomes) != height:
             raise InputError(INPUT_CHANGED)
         kept = [] if frame is None else [frame]
         yield pl.concat([*kept, *_new_columns(p, outcomes)], how="horizontal")
-        position += FRAME
+        position += height
     if p.input_changed():
         raise InputError(INPUT_CHANGED)
 
@@ -100,7 +102,7 @@ def state(p: Prepared, plan: int) -> str:
         return ""
     job = p.job.output
     words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino]]
-    return hashlib.sha256(orjson.dumps(words)).hexdigest()
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
 def remove_partial(job: Job) -> None:

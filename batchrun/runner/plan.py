@@ -1,10 +1,9 @@
 """The plan: which row asks which question; and the open questions, rendered when their turn comes."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
-
-import orjson
 
 from batchrun.checkpoint import PlanBuilder, PlanInfo
 from batchrun.job.spec import Job
@@ -33,7 +32,7 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
         job.dedupe,
         [astuple(stamp) for stamp in stamps],
     ]
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) -> None:
@@ -47,12 +46,13 @@ def known_files(plan: PlanInfo | None) -> tuple[FileStamp, ...]:
     """Give the files that a plan was made from, as they were found; none where they were too young to be trusted."""
     if plan is None or not plan.fingerprint:
         return ()
-    return tuple(FileStamp(*one) for one in orjson.loads(plan.stamps))
+    return tuple(FileStamp(*one) for one in json.loads(plan.stamps))
 
 
 def stamps_text(stamps: Sequence[FileStamp]) -> str:
     """Give what the checkpoint keeps of the input's files."""
-    return orjson.dumps([astuple(stamp) for stamp in stamps]).decode()
+    # json, not orjson: a file's name may not be UTF-8
+    return json.dumps([astuple(stamp) for stamp in stamps])
 
 
 class Keys:

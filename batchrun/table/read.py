@@ -5,7 +5,6 @@ Cells of CSV and TSV are text exactly as written unless `csv.columns` types them
 offset becomes UTC. JSONL takes its types from the whole file; a field with texts and other values is text.
 """
 
-import difflib
 import glob
 import os
 import tempfile
@@ -17,18 +16,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
+from polars import selectors
 
 from batchrun.errors import InputError
 from batchrun.job.spec import CsvType, Input
 from batchrun.table.textfiles import CsvFile, JsonLinesFile, check_csv, check_json_lines
+from batchrun.table.where import PROBLEMS, Where, no_column, short
 
 _TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
 # Polars reads eight row groups of a Parquet file ahead and more, which may be 200 MB and brings nothing here.
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
 
-_PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
-_MASK = "\0asked"
 _CSV_TYPES: dict[CsvType, pl.DataType] = {
     "string": pl.String(),
     "integer": pl.Int64(),
@@ -138,7 +137,7 @@ class Rows:
         self.files = files
         self.schema = dict(sources[0].schema)
         self.columns = tuple(self.schema)
-        self._where = _predicate(where, self.schema) if where is not None else None
+        self._where = Where(where, self.schema) if where is not None else None
 
     def batches(self, columns: Sequence[str] | None = None, start: int = 0, size: int = 10_000) -> Iterator[Batch]:
         """Give batches of at most `size` rows from row `start`: tuples of Python values in the order of `columns`.
@@ -148,11 +147,11 @@ class Rows:
         names = list(self.columns if columns is None else columns)
         needed = names
         if self._where is not None:
-            needed = [*names, *(name for name in self._where.meta.root_names() if name not in names)]
+            needed = list(dict.fromkeys([*names, *self._where.columns]))
         position = start
         for frame in self._read(needed, start, size):
-            asked = None if self._where is None else _mask(frame, self._where)
-            rows = frame.select(names).rows() if names else [()] * frame.height
+            asked = None if self._where is None else self._where.mask(frame)
+            rows = frame.select(selectors.by_name(*names)).rows() if names else [()] * frame.height
             yield Batch(position, rows, asked)
             position += frame.height
 
@@ -174,12 +173,16 @@ class Rows:
                         continue
                 row = start
                 # collect_batches is marked unstable: this is its only use
-                for chunk in source.lazy.select(wanted).slice(start).collect_batches(chunk_size=size, lazy=True):
+                for chunk in (
+                    source.lazy.select(selectors.by_name(*wanted))
+                    .slice(start)
+                    .collect_batches(chunk_size=size, lazy=True)
+                ):
                     for frame in chunk.iter_slices(size):
                         yield _typed(frame, source, row)
                         row += frame.height
                 start = 0
-            except _PROBLEMS as error:
+            except PROBLEMS as error:
                 _explain(source, error)
 
 
@@ -206,6 +209,7 @@ def _kind(path: Path) -> str:
 def _source(path: Path, input_: Input, folder: Path, temporary: Path, *, is_sound: bool) -> _Source:
     kind = _kind(path)
     name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+    path = _utf8_path(path, temporary)
     if kind == "csv":
         return _csv_source(check_csv(path, name, input_.csv, temporary, is_sound=is_sound), input_)
     checked = check_json_lines(path, name, temporary) if kind == "jsonl" else None
@@ -217,8 +221,19 @@ def _source(path: Path, input_: Input, folder: Path, temporary: Path, *, is_soun
         else:
             lazy = _arrow(path)
         return _Source(name, lazy, dict(lazy.collect_schema()), lines=checked)
-    except _PROBLEMS as error:
+    except PROBLEMS as error:
         _explain(_Source(name, pl.LazyFrame(), {}, lines=checked), error)
+
+
+def _utf8_path(path: Path, temporary: Path) -> Path:
+    """Return a path that Polars can open: a link in the private folder where the file's name is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        link = temporary / f"{sum(1 for _ in temporary.iterdir())}{os.fsencode(path.suffix).decode(errors='replace')}"
+        link.symlink_to(path.absolute())
+        return link
+    return path
 
 
 def _arrow(path: Path) -> pl.LazyFrame:
@@ -235,7 +250,7 @@ def _csv_source(checked: CsvFile, input_: Input) -> _Source:
     options = input_.csv
     for name in options.columns:
         if name not in checked.columns:
-            raise InputError(f"input.csv.columns: {_no_column(name, checked.columns)} in {checked.name}")
+            raise InputError(f"input.csv.columns: {no_column(name, checked.columns)} in {checked.name}")
     lazy = pl.scan_csv(
         checked.path,
         has_header=False,
@@ -276,8 +291,8 @@ def _json_schema(lines: Sequence[_Source]) -> dict[str, pl.DataType]:
     try:
         empty = [pl.DataFrame(schema=source.schema) for source in lines]
         schema = pl.concat(empty, how="diagonal_relaxed").schema
-    except _PROBLEMS as error:
-        raise InputError(f"{lines[-1].name}: its types don't fit those of {lines[0].name} ({_short(error)})") from None
+    except PROBLEMS as error:
+        raise InputError(f"{lines[-1].name}: its types don't fit those of {lines[0].name} ({short(error)})") from None
     if not schema:
         raise InputError(f"{lines[0].name}: its objects have no fields")
     # Polars gives fields in no order that people know
@@ -340,53 +355,8 @@ def _convert(text: pl.Expr, kind: CsvType) -> pl.Expr:
     return text.cast(_CSV_TYPES[kind], strict=False)
 
 
-def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
-    """Compile `input.where`. Raises InputError for what is no SQL predicate over one row of this input."""
-    empty = pl.LazyFrame(schema=schema)
-    try:
-        predicate = pl.sql_expr(where).alias(_MASK)
-        dtype = empty.with_columns(predicate).collect().schema[_MASK]
-        # an optimiser moves below a sort just those filters that look at one row
-        plan = empty.with_columns(pl.lit(1).alias(_MASK)).sort(_MASK).filter(predicate).explain()
-    except pl.exceptions.ColumnNotFoundError:
-        missing = [name for name in pl.sql_expr(where).meta.root_names() if name not in schema]
-        raise InputError(f"input.where: {_no_column(missing[0], schema)}") from None
-    except _PROBLEMS as error:
-        raise InputError(f"input.where: {_where_problem(error)}") from None
-    if dtype != pl.Boolean:
-        raise InputError(f"input.where gives {dtype}, not true or false; write a comparison")
-    if plan.startswith("FILTER"):
-        raise InputError("input.where may look at one row only: windows, aggregates and subqueries are not possible")
-    return predicate
-
-
-def _where_problem(error: BaseException) -> str:
-    text = str(error)
-    if "cannot compare string with numeric" in text or "'is_in' cannot check for" in text:
-        return "compares text with a number: write cast(x as int) or declare csv.columns"
-    if "subplan" in text or "relation" in text or "OVER clause" in text:
-        return "may look at one row only: windows, aggregates and subqueries are not possible"
-    return _short(error)
-
-
-def _mask(frame: pl.DataFrame, predicate: pl.Expr) -> list[bool]:
-    try:
-        return frame.with_columns(predicate)[_MASK].fill_null(value=False).to_list()
-    except _PROBLEMS as error:
-        raise InputError(f"input.where fails on a row: {_short(error)}; try_cast gives null instead") from None
-
-
-def _no_column(name: str, columns: Sequence[str] | dict[str, pl.DataType]) -> str:
-    near = difflib.get_close_matches(name, list(columns), 1)
-    return f'there is no column "{name}"' + (f', did you mean "{near[0]}"?' if near else "")
-
-
-def _short(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
-
-
 def _explain(source: _Source, error: BaseException) -> NoReturn:
     """Raise InputError for what Polars could not read, with the line where it can be found."""
     if source.lines and (flaw := source.lines.flaw()):
         raise InputError(flaw) from None
-    raise InputError(f"{source.name}: can't be read: {_short(error)}") from None
+    raise InputError(f"{source.name}: can't be read: {short(error)}") from None

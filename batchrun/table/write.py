@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
+from polars import selectors
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import StorageError, UserError
@@ -153,7 +154,7 @@ class _Counted:
         try:
             for frame in self._frames:
                 self.rows += frame.height
-                yield frame.select(pl.col(name).cast(dtype) for name, dtype in self.schema.items())
+                yield frame.select(_column(name).cast(dtype) for name, dtype in self.schema.items())
         except Exception as error:
             self.failure = error
             raise
@@ -211,7 +212,7 @@ def _clean(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
     """Give a column in a form that CSV (`table`) or JSONL can hold."""
-    column = pl.col(name)
+    column = _column(name)
     if isinstance(dtype, pl.Binary):
         return column.bin.encode("base64")
     if isinstance(dtype, (pl.Datetime, pl.Duration)):
@@ -220,6 +221,11 @@ def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
         text = pl.struct(column.alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.head(-1)
         return pl.when(column.is_not_null()).then(text).alias(name)
     return column
+
+
+def _column(name: str) -> pl.Expr:
+    """Return a column by its exact name; pl.col would take "*" for all columns."""
+    return selectors.by_name(name).as_expr()
 
 
 def _escaped(name: str, expression: pl.Expr, dtype: pl.DataType) -> pl.Expr:
