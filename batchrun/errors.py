@@ -11,7 +11,7 @@ Exceptions are for people: their text is the one line that is printed. A failing
     ├── StorageError          5  the disk or the output
     │   └── CheckpointError   5  a checkpoint that is damaged, foreign, or newer than this program
     ├── SenderError           5  a child process or the senders are gone
-    └── BusyError            75  another run of this job is going on
+    └── BusyError            75  this job is already running
 """
 
 import difflib
@@ -97,7 +97,7 @@ class SenderError(BatchrunError):
 
 
 class BusyError(BatchrunError):
-    """Another run of this job is going on."""
+    """Another run of this job is running."""
 
     exit_code = ExitCode.BUSY
 

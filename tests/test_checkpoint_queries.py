@@ -85,9 +85,9 @@ def test_kept_counts_are_never_stale(mixed: Path) -> None:
         counts = checkpoint.counts()
         checkpoint.end_run(begin(checkpoint), now=NOON, exit_code=1, reason="done", counts=counts, output="digest")
         statements: list[str] = []
-        checkpoint._connection.db.conn.set_trace_callback(statements.append)
+        checkpoint._connection._conn.set_trace_callback(statements.append)
         assert checkpoint.counts() == counts
-        checkpoint._connection.db.conn.set_trace_callback(None)
+        checkpoint._connection._conn.set_trace_callback(None)
         assert not any("rows" in statement for statement in statements)
         last = checkpoint.last_run()
         assert last is not None

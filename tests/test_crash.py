@@ -288,7 +288,7 @@ def test_export_during_a_run(tmp_path: Path, ledger: Ledger) -> None:
     assert len(lines) == 200
     assert {line.split(",")[0] for line in lines} == {str(number) for number in range(200)}
     assert "200 rows" in said["status"]
-    assert "another run of this job is going on" in said["prune"]
+    assert "this job is already running" in said["prune"]
     assert set(ledger.received.values()) == {1}
 
 

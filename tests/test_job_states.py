@@ -142,7 +142,7 @@ class Life(RuleBasedStateMachine):
 
         self.ledger.on_event = second
         self.go()
-        assert "another run of this job is going on" in said[0]
+        assert "this job is already running" in said[0]
 
     @rule(count=st.integers(1, 15))
     def append(self, count: int) -> None:

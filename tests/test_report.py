@@ -155,7 +155,7 @@ def test_pauses_between_runs_take_no_time() -> None:
 def _run(number: int, started: float, ended: float | None) -> RunInfo:
     return RunInfo(
         id=number, plan=1, started_at=started, ended_at=ended, exit_code=0, reason="", host="h", pid=1, version="1",
-        requests=1, cost=ZERO, possibly_billed=0, cached=0, output=None, resume_at=None, counts=None,
+        requests=1, cost=ZERO, possibly_billed=0, cached=0, output=None, resume_at=None, job="", counts=None,
     )  # fmt: skip
 
 

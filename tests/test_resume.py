@@ -326,10 +326,8 @@ def test_places_that_cannot_be_written_are_found_before_a_request(job: Job) -> N
     assert job.requests() == 3
 
 
-@pytest.mark.parametrize(
-    ("version", "words"), [(99, "newer batchrun.*upgrade batchrun"), (-1, "damaged.*--fresh"), (0, "damaged.*--fresh")]
-)
-def test_a_checkpoint_of_another_version_is_refused(job: Job, version: int, words: str) -> None:
+@pytest.mark.parametrize("version", [99, -1, 0])
+def test_a_checkpoint_of_another_version_is_refused(job: Job, version: int) -> None:
     """The line says how to go on, nothing is asked and nothing is changed."""
     job.rows(numbered(3))
     job.requests()
@@ -337,6 +335,6 @@ def test_a_checkpoint_of_another_version_is_refused(job: Job, version: int, word
     with closing(sqlite3.connect(checkpoint)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
     job.rows(numbered(5))
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match="use the batchrun that wrote it"):
         job.run()
     assert job.ledger.requests == 3

@@ -133,7 +133,7 @@ def test_a_plan_remembers_the_files_that_were_sound(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
     given = Input("rows.csv")
     with open_rows(given, tmp_path) as rows:
-        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), 1, 1, 0.0, 0)
+        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), 1, 1, 0)
     assert known_files(plan) == rows.files
     assert [one.sound for one in known_files(plan)] == [repr(given.csv)]
     assert known_files(replace(plan, fingerprint="")) == ()

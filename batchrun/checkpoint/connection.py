@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Connection:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self.db = Database(connection, execute_plugins=False)
+            self._db = Database(connection, execute_plugins=False)
             try:
                 for pragma in _PRAGMAS if read_only else _PRAGMAS + _WRITE_PRAGMAS:
                     connection.execute(pragma)
@@ -94,6 +94,17 @@ class Connection:
             values = ", ".join([marks] * len(block))
             self.run(f"INSERT INTO {into} VALUES {values} {conflict}", list(chain.from_iterable(block)))  # noqa: S608  (marks only)
 
+    def insert_row(self, table: str, row: dict[str, Any]) -> int:
+        """Insert one row, by column, and return its id."""
+        with guarded(self.path):
+            self._db.table(table).insert(row)
+        return int(self.value("SELECT last_insert_rowid()"))
+
+    def update_row(self, table: str, number: int, row: dict[str, Any]) -> None:
+        """Change columns of the row with this id."""
+        with guarded(self.path):
+            self._db.table(table).update(number, row)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what is done inside as one; on any exception nothing of it happened."""
@@ -113,10 +124,15 @@ class Connection:
         except sqlite3.Error:
             return
 
+    def copy_to(self, path: Path) -> None:
+        """Copy the whole database into an empty file."""
+        with guarded(path), closing(sqlite3.connect(path)) as target:
+            self._conn.backup(target)
+
     def close(self) -> None:
         """Close; the last one to close merges the log into the file."""
         with guarded(self.path):
-            self.db.close()
+            self._db.close()
 
 
 @contextmanager
@@ -129,15 +145,22 @@ def guarded(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
-    """Give the error for a checkpoint that can't be trusted."""
+    """Return the error for a checkpoint whose contents are damaged."""
     return CheckpointError(
         f"the checkpoint {path} is damaged ({' '.join(what.split())}): put a copy of it back, or start over with "
-        "`batchrun run JOB --fresh`, which keeps the damaged file under another name"
+        "--fresh, which keeps the damaged file under another name"
+    )
+
+
+def failing(path: Path, what: str) -> StorageError:
+    """Return the error for a disk that can't be read or written; what is on it may be whole."""
+    return StorageError(
+        f"the disk under {path} fails ({' '.join(what.split())}): check it, then run the same command again"
     )
 
 
 def explain(error: sqlite3.Error, path: Path) -> StorageError:
-    """Give the line for an error of SQLite."""
+    """Return the error for one of SQLite: `--fresh` is advised only where the file itself is damaged."""
     code = getattr(error, "sqlite_errorcode", None) or 0
     if code in _NO_SPACE:
         return StorageError(f"no space left for {path}: free some, then run the same command again")
@@ -146,7 +169,7 @@ def explain(error: sqlite3.Error, path: Path) -> StorageError:
             return StorageError(f"another program keeps {path} locked: close it, then run the same command again")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return StorageError(f"{path} can't be written ({error}): look at its folder's permissions")
-        case sqlite3.SQLITE_IOERR:
-            return StorageError(f"the disk fails or is full under {path} ({error}): look at it, then run again")
-        case _:
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_ERROR:  # ERROR: a table is missing
             return damaged(path, str(error))
+        case _:
+            return failing(path, str(error))

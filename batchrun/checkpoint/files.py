@@ -1,27 +1,32 @@
-"""The checkpoint's files: where they may lie, who may read them, and whose they are."""
+"""The checkpoint's files: where they may lie, whose they are, who has locked them, how much room they have."""
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
-import sqlite3
-import stat
+import shutil
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from batchrun.checkpoint import schema
-from batchrun.checkpoint.connection import Connection, damaged, guarded
-from batchrun.errors import CheckpointError, StorageError, UserError
+from batchrun.checkpoint.connection import failing
+from batchrun.errors import BusyError, StorageError, UserError
 
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database, as endings of its name."""
 
-CHECKED_WHOLE = 2**30
-"""Bytes; a larger file is not checked after a crash (`status --verify` does it)."""
-
 RESERVE = 4 * 2**20
 """Bytes kept free for the last commits on a full disk."""
+
+LOW_SPACE = 8 * 2**20
+"""Bytes; with less free a run starts no new request."""
 
 _MAGIC = b"SQLite format 3\0"
 _APPLICATION_ID = slice(68, 72)
@@ -29,8 +34,7 @@ _NETWORK = (
     "nfs nfs4 cifs smb smb2 smb3 smbfs afs afpfs ncpfs ceph lustre gpfs beegfs glusterfs orangefs pvfs2 davfs "
     "fuse.sshfs fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone fuse.davfs2 fuse.gcsfuse"
 )
-_CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR
 _WRONG_PLACE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
@@ -45,10 +49,7 @@ def reported(path: Path) -> Iterator[None]:
         if error.errno in _WRONG_PLACE:
             line = f"the checkpoint can't be kept at {path} ({error.strerror}): set checkpoint: to a path you may write"
             raise UserError(line) from error
-        raise StorageError(
-            f"the disk fails or is full under the checkpoint {path} ({error.strerror}): mend that, then run the same "
-            "command again"
-        ) from error
+        raise failing(path, error.strerror or str(error)) from error
 
 
 def prepare_folder(path: Path) -> None:
@@ -102,29 +103,6 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def create(path: Path, fill: Callable[[Connection], None]) -> None:
-    """Make a new checkpoint, complete before it gets its name; it replaces what has the name."""
-    new = beside(path, ".new")
-    with reported(path):
-        for ending in ("", *BESIDE):
-            beside(new, ending).unlink(missing_ok=True)
-        os.close(os.open(new, _CREATE, 0o600))
-        connection = Connection(new)
-        try:
-            with connection.transaction():
-                for statement in schema.TABLES:
-                    connection.run(statement)
-                connection.run(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-                connection.run(f"PRAGMA user_version = {schema.VERSION}")
-                fill(connection)
-            # Closing would merge the log as well, but say nothing where the disk is full, and the name is for one file.
-            connection.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
-        new.replace(path)
-        sync_folder(path)
-
-
 def sync_folder(path: Path) -> None:
     """Make a new name durable."""
     folder = os.open(path.parent, os.O_RDONLY)
@@ -135,103 +113,16 @@ def sync_folder(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Tell by the header whether a file is a checkpoint, or was one before it was damaged."""
-    magic, application = _header(path)
+    """Check by the header whether a file is a checkpoint, or was one before it was damaged."""
+    magic, application = header(path)
     return application if magic else (application or path.stat().st_size == 0)
 
 
-def _header(path: Path) -> tuple[bool, bool]:
+def header(path: Path) -> tuple[bool, bool]:
+    """Return whether a file begins as a SQLite database does, and whether it has our application id."""
     with path.open("rb") as file:
         start = file.read(_APPLICATION_ID.stop)
     return start.startswith(_MAGIC), start[_APPLICATION_ID] == schema.APPLICATION_ID.to_bytes(4, "big")
-
-
-def open_file(path: Path, *, read_only: bool) -> Connection:
-    """Open an existing checkpoint; refuse what is foreign, newer or damaged, and migrate what is older."""
-    with reported(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} is no file: set checkpoint: to another path")
-        if not is_ours(path):
-            raise CheckpointError(f"{path} is not a checkpoint of batchrun: set checkpoint: to another path")
-        if not all(_header(path)):
-            raise damaged(path, "its first bytes are not those of a database")
-    connection = Connection(path, read_only=read_only)
-    try:
-        _check_version(connection, read_only=read_only)
-        if not read_only:
-            _check_after_crash(connection)
-    except BaseException:
-        with contextlib.suppress(StorageError):
-            connection.close()
-        raise
-    return connection
-
-
-def _check_version(connection: Connection, *, read_only: bool) -> None:
-    path = connection.path
-    version = connection.value("PRAGMA user_version")
-    if version > schema.VERSION:
-        raise CheckpointError(
-            f"{path} was written by a newer batchrun (its version is {version}, this one knows {schema.VERSION}): "
-            "upgrade batchrun, or set checkpoint: to another path"
-        )
-    if version < schema.VERSION:
-        steps = range(version, schema.VERSION)
-        if not all(step in schema.MIGRATIONS for step in steps):
-            raise damaged(path, f"there is no version {version}")
-        if read_only:
-            raise CheckpointError(f"{path} was written by an older batchrun: `batchrun run JOB` brings it up to date")
-        _migrate(connection, version)
-
-
-def _migrate(connection: Connection, version: int) -> None:
-    path = connection.path
-    copy = path.with_name(f"{path.stem}.v{version}{path.suffix}")
-    with reported(path):
-        copy.unlink(missing_ok=True)
-        os.close(os.open(copy, _CREATE, 0o600))
-    with guarded(path), contextlib.closing(sqlite3.connect(copy)) as target:
-        connection.db.conn.backup(target)
-    with connection.transaction():
-        for step in range(version, schema.VERSION):
-            for statement in schema.MIGRATIONS[step]:
-                connection.run(statement)
-        connection.run(f"PRAGMA user_version = {schema.VERSION}")
-
-
-def _check_after_crash(connection: Connection) -> None:
-    building = connection.value("SELECT 1 FROM sqlite_schema WHERE name = 'rows_next'")
-    unended = connection.value("SELECT ended_at IS NULL FROM runs ORDER BY id DESC LIMIT 1")
-    if (building or unended) and connection.path.stat().st_size < CHECKED_WHOLE:
-        found = connection.value("PRAGMA quick_check(1)")
-        if found != "ok":
-            raise damaged(connection.path, found)
-    if building:
-        with connection.transaction():
-            connection.run("DROP TABLE rows_next")
-            connection.run("DELETE FROM plans WHERE NOT current")
-
-
-def set_aside(path: Path, now: float) -> Path:
-    """Give a checkpoint and its log another name beside the own one, which stays taken where links exist."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-    for count in range(1, 1000):
-        number = "" if count == 1 else f"-{count}"
-        aside = path.with_name(f"{path.stem}.{stamp}{number}{path.suffix}")
-        try:
-            os.link(path, aside, follow_symlinks=False)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            if error.errno not in _NO_LINKS or aside.exists():
-                raise
-            path.rename(aside)
-        log = beside(path, "-wal")
-        if log.exists():
-            log.rename(beside(aside, "-wal"))
-        beside(path, "-shm").unlink(missing_ok=True)
-        return aside
-    raise StorageError(f"{path} has been put aside too often in this second")
 
 
 def make_reserve(path: Path) -> Path:
@@ -239,7 +130,7 @@ def make_reserve(path: Path) -> Path:
     reserve = beside(path, ".reserve")
     reserve.unlink(missing_ok=True)
     try:
-        descriptor = os.open(reserve, _CREATE, 0o600)
+        descriptor = os.open(reserve, CREATE, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  (Path has no way to take a descriptor)
             file.write(os.urandom(RESERVE))
     except OSError as error:
@@ -248,3 +139,99 @@ def make_reserve(path: Path) -> Path:
         needs = f"{RESERVE >> 20} MB must be free beside {path}"
         raise StorageError(f"{error.strerror}: {needs}; free some, then run the same command again") from error
     return reserve
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of what lies at a path, None where nothing does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return the bytes that are free for this user under a folder; None where nobody says."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def low_space(path: Path) -> StorageError | None:
+    """Return the error for a disk that is nearly full; None while there is room."""
+    free = free_bytes(path.parent)
+    if free is None or free >= LOW_SPACE:
+        return None
+    return StorageError(
+        f"only {free / 2**20:.1f} MB are free under {path}, and {LOW_SPACE >> 20} MB must be free: free some, then run "
+        "the same command again"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who runs a job: pid and host, and since when (Unix time); None where the lock file does not say."""
+
+    pid: int | None = None
+    host: str | None = None
+    since: float | None = None
+
+    def __str__(self) -> str:
+        if self.pid is None or self.since is None:
+            return "pid unknown"
+        return f"pid {self.pid} on {self.host}, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(self.since))}"
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock of the checkpoint at `path`, or raise BusyError, naming pid, host and start of its holder.
+
+    The kernel releases it however the process ends. Whoever writes to the checkpoint holds it.
+    """
+    prepare_folder(path)
+    file = beside(path, ".lock")
+    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode()
+
+    def sign(descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner, 0)
+
+    # A soft lock would outlive a killed process; one in memory (singleton) would let two runs of one process in.
+    held = FileLock(file, mode=0o600, fallback_to_soft=False, is_singleton=False, thread_local=False, on_acquired=sign)
+    with reported(path):
+        try:
+            # `running` looks at the lock by taking it for a moment: one look must not turn a run away.
+            held.acquire(timeout=0.2, poll_interval=0.02)
+        except Timeout:
+            raise BusyError(f"this job is already running ({_holder(file)}): wait for it, or stop it") from None
+        except NotImplementedError as error:
+            raise StorageError(f"{path} lies where files can't be locked: set checkpoint: to a local path") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def running(path: Path) -> Holder | None:
+    """Return who holds the lock of a checkpoint; None while no run does."""
+    file = beside(path, ".lock")
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(file)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _holder(file: Path) -> Holder:
+    try:
+        said = json.loads(file.read_bytes())
+        return Holder(int(said["pid"]), str(said["host"]), float(said["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Holder()

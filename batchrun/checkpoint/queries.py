@@ -1,19 +1,26 @@
-"""Asks the checkpoint: what is open, how rows stand, what it cost, whether it is sound."""
+"""The checkpoint of one job: what is open, how rows stand, what it cost, which runs there were."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from batchrun.checkpoint import schema
-from batchrun.checkpoint.connection import Connection, Row, damaged
+from batchrun.checkpoint import files, schema, store
+from batchrun.checkpoint.connection import Connection, damaged
+from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
+from batchrun.checkpoint.writer import Writer, utc_day
+from batchrun.errors import CheckpointError, StorageError, UserError
 from batchrun.money import ZERO, Pico
 
 UNLIMITED = 2**62
 """A max_tokens of None."""
 
 _SAMPLE = 10_000
-_LOOKED_UP = 500  # keys in one query
+_LOOKED_UP = 500
+"""Keys in one query."""
 
 _JOIN = "rows r LEFT JOIN answers a ON a.id = r.question_id"
 # SQLite would take the table itself, whose pages hold the texts.
@@ -91,233 +98,381 @@ class Failed:
     questions: int
 
 
-class Open:
-    """Which questions are to be asked: without an answer, pending, or failed in a way that `again` names.
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One run. `ended_at` is None while it runs, and for ever if it was killed; `plan` is the plan's number.
 
-    A truncated one is, too, when `max_tokens` (None: unlimited) is more than it had.
+    `output` is what the caller noted of the output that it left. `requests`, `cost` (picodollars),
+    `possibly_billed` and `cached` (answers from OpenRouter's cache) are what was committed, also of a killed run.
+    `job` is the text of the job file.
     """
 
-    def __init__(self, again: Collection[str], max_tokens: int | None) -> None:
-        marks = ", ".join("?" * len(again))
-        self.failure = f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?)"
-        """Whether a failed answer is open."""
-        self.sql = (
-            f"r.first AND (a.id IS NULL OR a.status NOT IN ('ok', 'failed') OR a.status = 'failed' AND {self.failure})"
-        )
-        self.values = (*again, UNLIMITED if max_tokens is None else max_tokens)
+    id: int
+    plan: int | None
+    started_at: float
+    ended_at: float | None
+    exit_code: int | None
+    reason: str | None
+    host: str
+    pid: int
+    version: str
+    requests: int
+    cost: Pico
+    possibly_billed: int
+    cached: int
+    output: str | None
+    resume_at: float | None
+    job: str
+    counts: Counts | None
 
 
-def open_questions(connection: Connection, which: Open, *, start: int, batch: int) -> Iterator[list[tuple[int, int]]]:
-    """Give (position, question) of the open questions from position `start` on, in input order.
+_RUN = ", ".join(RunInfo.__dataclass_fields__)
 
-    Each block is a query of its own, so that no long read keeps the log from being merged. A question that is
-    answered meanwhile may be missing in a later block, never in the wrong place.
+
+def _failure(again: Collection[str]) -> str:
+    """Return the condition for a failed answer to be open: two kinds of values, `again` and then max_tokens."""
+    marks = ", ".join("?" * len(again))
+    return f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?)"
+
+
+def _open(again: Collection[str]) -> str:
+    """Return the condition for a row's question to be open; its values are those of `_failure`."""
+    unsettled = "a.id IS NULL OR a.status NOT IN ('ok', 'failed')"
+    return f"r.first AND ({unsettled} OR a.status = 'failed' AND {_failure(again)})"
+
+
+def _values(again: Collection[str], max_tokens: int | None) -> tuple[Any, ...]:
+    return (*again, UNLIMITED if max_tokens is None else max_tokens)
+
+
+class Checkpoint:
+    """The checkpoint of one job, for one process; use it as a context manager.
+
+    Whoever opens it to write holds its `lock`. Every method raises StorageError when the disk fails and
+    CheckpointError when the file is damaged. Methods may be called from any thread, by one at a time; the writer
+    works beside them on a connection of its own.
+
+    Of a plan's questions those are open that have no answer or are pending, that failed with a type in `again`, or
+    that were truncated at fewer tokens than `max_tokens` (None: unlimited).
     """
-    sql = (
-        f"SELECT r.position, r.question_id FROM {_NARROW_JOIN} "  # noqa: S608  (constants and marks only)
-        f"WHERE r.position >= ? AND r.position < ? AND {which.sql} ORDER BY r.position LIMIT ?"
-    )
-    end = _end(connection)
-    while start < end:
-        block = connection.rows(sql, (start, end, *which.values, batch))
-        if not block:
-            return
-        yield block
-        start = block[-1][0] + 1
 
+    def __init__(self, connection: Connection) -> None:
+        self.path = connection.path
+        self._connection = connection
+        self._identity = files.identity(self.path)
 
-def count_open(connection: Connection, which: Open, *, start: int) -> int:
-    """Count the open questions from position `start` on."""
-    sql = f"SELECT count(*) FROM {_NARROW_JOIN} WHERE r.position >= ? AND {which.sql}"  # noqa: S608  (as above)
-    return int(connection.value(sql, (start, *which.values)))
+    @classmethod
+    def open(cls, path: Path, *, must_exist: bool = False, read_only: bool = False) -> Self:
+        """Open the checkpoint at `path`, or make it (0600, its folder 0700).
 
+        CheckpointError: damaged, foreign, or of another version. UserError: a place that can't be used (not writable,
+        a link, a network file system), or nothing there where it must exist.
+        """
+        if must_exist or read_only:
+            files.refuse_network(path)
+        else:
+            files.prepare_folder(path)
+        if not path.exists():
+            if must_exist or read_only:
+                raise UserError(f"there is no checkpoint at {path} yet: run the job first")
+            store.create(path)
+        return cls(store.open_file(path, read_only=read_only))
 
-def count_failed(connection: Connection, which: Open) -> Failed:
-    """Count what failed for good in the current plan."""
-    sql = (
-        "SELECT count(*), coalesce(sum(first), 0) FROM rows WHERE error_type IS NOT NULL OR question_id IN ("  # noqa: S608  (as above)
-        f"SELECT id FROM answers a INDEXED BY answers_failed WHERE status = 'failed' AND {which.failure} IS NOT TRUE)"
-    )
-    return Failed(*connection.rows(sql, which.values)[0])
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def has_truncated(connection: Connection, which: Open) -> bool:
-    """Tell whether any answer that was cut off would be asked again."""
-    sql = "SELECT 1 FROM answers WHERE status = 'failed' AND error_type = 'truncated' AND max_tokens < ? LIMIT 1"
-    return bool(connection.rows(sql, which.values[-1:]))
+    def close(self) -> None:
+        """Commit what the writer has left, then close."""
+        if "writer" in self.__dict__:
+            self.writer.close()
+        self._connection.close()
 
+    @cached_property
+    def writer(self) -> Writer:
+        """Keeps the outcomes of a run."""
+        return Writer(self.path)
 
-def failed_attempts(connection: Connection) -> dict[str, int]:
-    """Count the attempts of all runs that brought no answer, by error_type."""
-    return dict(connection.rows("SELECT error_type, count(*) FROM failures GROUP BY 1 ORDER BY 2 DESC"))
+    def rescue(self) -> Path | None:
+        """Write the checkpoint again if its file was deleted or replaced since it was opened; return where it is.
 
+        None where all is as it was. Call it after the writer was closed.
+        """
+        if files.identity(self.path) == self._identity:
+            return None
+        return store.rescue(self._connection, self.path)
 
-def settled(connection: Connection, which: Open, keys: Sequence[bytes]) -> dict[bytes, Settled]:
-    """Give what is known of those questions that are not open, by key, whether a plan has them or not."""
-    found: dict[bytes, Settled] = {}
-    for start in range(0, len(keys), _LOOKED_UP):
-        some = keys[start : start + _LOOKED_UP]
+    # -- plans
+
+    def current_plan(self) -> PlanInfo | None:
+        """Return the current plan, None before the first."""
+        return current_plan(self._connection)
+
+    def new_plan(self, *, fingerprint: str, wording: str, stamps: str, now: float) -> PlanBuilder:
+        """Begin a plan beside the current one."""
+        return PlanBuilder(self._connection, fingerprint=fingerprint, wording=wording, stamps=stamps, now=now)
+
+    # -- questions
+
+    def open_questions(
+        self, *, start: int, again: Collection[str], max_tokens: int | None, batch: int = 1_000
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Yield (position, question) of the open questions from position `start` on, in input order, in blocks.
+
+        Each block is a query of its own, so that no long read keeps the log from being merged. A question that is
+        answered meanwhile may be missing in a later block, never in the wrong place.
+        """
         sql = (
-            "SELECT q.key, a.status, a.prompt_tokens, a.completion_tokens, a.seconds "  # noqa: S608  (marks only)
-            "FROM questions q JOIN answers a ON a.id = q.id, (SELECT 1 AS first) r "
-            f"WHERE ({which.sql}) IS NOT TRUE AND q.key IN ({', '.join('?' * len(some))})"
+            f"SELECT r.position, r.question_id FROM {_NARROW_JOIN} "  # noqa: S608  (constants and marks only)
+            f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} ORDER BY r.position LIMIT ?"
         )
-        found.update((row[0], Settled(*row[1:])) for row in connection.rows(sql, (*which.values, *some)))
-    return found
+        end = int(self._connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
+        while start < end:
+            block = self._connection.rows(sql, (start, end, *_values(again, max_tokens), batch))
+            if not block:
+                return
+            yield block
+            start = block[-1][0] + 1
 
+    def count_open(self, *, start: int, again: Collection[str], max_tokens: int | None) -> int:
+        """Count what `open_questions` would yield."""
+        sql = f"SELECT count(*) FROM {_NARROW_JOIN} WHERE r.position >= ? AND {_open(again)}"  # noqa: S608  (as above)
+        return int(self._connection.value(sql, (start, *_values(again, max_tokens))))
 
-def _end(connection: Connection) -> int:
-    return int(connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
+    def count_failed(self, *, again: Collection[str], max_tokens: int | None) -> Failed:
+        """Count what failed in the current plan and is not open."""
+        sql = (
+            "SELECT count(*), coalesce(sum(first), 0) FROM rows WHERE error_type IS NOT NULL OR question_id IN ("  # noqa: S608  (as above)
+            "SELECT id FROM answers a INDEXED BY answers_failed "
+            f"WHERE status = 'failed' AND {_failure(again)} IS NOT TRUE)"
+        )
+        return Failed(*self._connection.rows(sql, _values(again, max_tokens))[0])
 
+    def has_truncated(self, *, max_tokens: int | None) -> bool:
+        """Check whether answers, of whatever plan, were cut off at fewer tokens than `max_tokens`."""
+        sql = "SELECT 1 FROM answers WHERE status = 'failed' AND error_type = 'truncated' AND max_tokens < ? LIMIT 1"
+        return bool(self._connection.rows(sql, _values((), max_tokens)))
 
-def outcomes(connection: Connection, start: int, count: int, columns: Sequence[str]) -> list[Row]:
-    """Give the chosen columns (of OUTCOME_COLUMNS) of `count` rows from position `start` on, in input order."""
-    chosen = ", ".join(OUTCOME_COLUMNS[name] for name in columns)
-    return connection.rows(
-        f"SELECT {chosen} FROM {_JOIN} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",  # noqa: S608  (from the table)
-        (start, start + count),
-    )
+    def settled(self, keys: Sequence[bytes], *, again: Collection[str], max_tokens: int | None) -> dict[bytes, Settled]:
+        """Return what is known of those questions that are not open, by key; they need not be in the plan."""
+        found: dict[bytes, Settled] = {}
+        for start in range(0, len(keys), _LOOKED_UP):
+            some = keys[start : start + _LOOKED_UP]
+            sql = (
+                "SELECT q.key, a.status, a.prompt_tokens, a.completion_tokens, a.seconds "  # noqa: S608  (marks only)
+                "FROM questions q JOIN answers a ON a.id = q.id, (SELECT 1 AS first) r "
+                f"WHERE ({_open(again)}) IS NOT TRUE AND q.key IN ({', '.join('?' * len(some))})"
+            )
+            rows = self._connection.rows(sql, (*_values(again, max_tokens), *some))
+            found.update((row[0], Settled(*row[1:])) for row in rows)
+        return found
 
+    def reopen_failed(self, types: Collection[str] | None = None) -> int:
+        """Make failed answers of the current plan pending again: all, or of some types. Return their number."""
+        marks = "" if types is None else f"AND error_type IN ({', '.join('?' * len(types))})"
+        with self._connection.transaction():
+            number = self._connection.run(
+                "UPDATE answers SET status = 'pending' WHERE id IN ("  # noqa: S608  (marks only)
+                "SELECT a.id FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id "
+                f"WHERE r.first AND a.status = 'failed') {marks}",
+                tuple(types or ()),
+            )
+            if number:
+                self._connection.run("UPDATE plans SET low_water = 0, counts = NULL")
+        return number
 
-def counts(connection: Connection) -> Counts:
-    """Count the rows of the current plan; instantly after a finished run, else by reading them all."""
-    kept = connection.value("SELECT counts FROM plans WHERE current")
-    if kept is not None:
-        return counts_from(kept, connection)
-    rows, asked, problems, questions = connection.rows(
-        "SELECT count(*), count(question_id), count(error_type), coalesce(sum(first), 0) FROM rows"
-    )[0]
-    ok, failed, cost = connection.rows(
-        "SELECT coalesce(sum(a.status = 'ok'), 0), coalesce(sum(a.status = 'failed'), 0), "
-        "coalesce(sum(CASE WHEN r.first THEN a.cost END), 0) "
-        "FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
-    )[0]
-    return Counts(
-        rows=rows,
-        ok=ok,
-        failed=failed + problems,
-        pending=asked - ok - failed,
-        skipped=rows - asked - problems,
-        questions=questions,
-        cost=Pico(cost),
-        errors=_errors(connection) if failed or problems else {},
-    )
+    def prune(self, *, older_than: float) -> int:
+        """Drop answers that are not in the current plan and older than a Unix time; return their number."""
+        connection, planned = self._connection, "(SELECT question_id FROM rows WHERE question_id IS NOT NULL)"
+        with connection.transaction():
+            number = connection.run(
+                f"DELETE FROM answers WHERE finished_at < ? AND id NOT IN {planned}",  # noqa: S608  (a constant)
+                (older_than,),
+            )
+            connection.run(f"DELETE FROM questions WHERE id NOT IN {planned} AND id NOT IN (SELECT id FROM answers)")  # noqa: S608
+            connection.run("DELETE FROM failures WHERE question_id NOT IN (SELECT id FROM questions)")
+        if number:
+            connection.run("VACUUM")
+        return number
 
+    # -- rows
 
-def _errors(connection: Connection) -> dict[str, int]:
-    """Count failed rows by error_type."""
-    failed = "SELECT id FROM answers INDEXED BY answers_failed WHERE status = 'failed'"
-    return dict(
-        connection.rows(
+    def outcomes(
+        self, start: int, count: int, columns: Sequence[str] = tuple(OUTCOME_COLUMNS)
+    ) -> list[tuple[Any, ...]]:
+        """Return `columns` (names of OUTCOME_COLUMNS) of `count` rows from position `start` on, in input order."""
+        chosen = ", ".join(OUTCOME_COLUMNS[name] for name in columns)
+        return self._connection.rows(
+            f"SELECT {chosen} FROM {_JOIN} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",  # noqa: S608  (from the table)
+            (start, start + count),
+        )
+
+    def counts(self) -> Counts:
+        """Count the rows of the current plan; instant after a finished run, else it reads them all."""
+        connection = self._connection
+        kept = connection.value("SELECT counts FROM plans WHERE current")
+        if kept is not None:
+            return self._counts_from(kept)
+        rows, asked, problems, questions = connection.rows(
+            "SELECT count(*), count(question_id), count(error_type), coalesce(sum(first), 0) FROM rows"
+        )[0]
+        ok, failed, cost = connection.rows(
+            "SELECT coalesce(sum(a.status = 'ok'), 0), coalesce(sum(a.status = 'failed'), 0), "
+            "coalesce(sum(CASE WHEN r.first THEN a.cost END), 0) "
+            "FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
+        )[0]
+        return Counts(
+            rows=rows,
+            ok=ok,
+            failed=failed + problems,
+            pending=asked - ok - failed,
+            skipped=rows - asked - problems,
+            questions=questions,
+            cost=Pico(cost),
+            errors=self._errors() if failed or problems else {},
+        )
+
+    def _errors(self) -> dict[str, int]:
+        """Count failed rows by error_type."""
+        failed = "SELECT id FROM answers INDEXED BY answers_failed WHERE status = 'failed'"
+        rows = self._connection.rows(
             f"SELECT coalesce(r.error_type, a.error_type), count(*) FROM {_NARROW_JOIN} "  # noqa: S608  (constants only)
             f"WHERE r.error_type IS NOT NULL OR r.question_id IN ({failed}) GROUP BY 1 ORDER BY 1"
         )
-    )
+        return dict(rows)
+
+    def _counts_from(self, text: str) -> Counts:
+        try:
+            return Counts(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise damaged(self.path, f"its counts can't be read: {error}") from error
+
+    def failed_attempts(self) -> dict[str, int]:
+        """Count the attempts of all runs that brought no answer, by error_type; most frequent first."""
+        return dict(self._connection.rows("SELECT error_type, count(*) FROM failures GROUP BY 1 ORDER BY 2 DESC"))
+
+    # -- money
+
+    def usage(self) -> Usage:
+        """Sum the tokens of the newest 10,000 answers that report them."""
+        found = self._connection.rows(
+            "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), count(*) FROM ("
+            "SELECT prompt_tokens, completion_tokens FROM answers WHERE status = 'ok' AND prompt_tokens IS NOT NULL "
+            "ORDER BY id DESC LIMIT ?)",
+            (_SAMPLE,),
+        )
+        return Usage(*found[0])
+
+    def spent(self, *, day: str | None = None, run_id: int | None = None) -> Pico:
+        """Return what all runs spent, or one, or on one UTC day (see `utc_day`); picodollars, exact."""
+        return Pico(
+            self._connection.value(
+                "SELECT coalesce(sum(cost), 0) FROM spending "
+                "WHERE (?1 IS NULL OR day = ?1) AND (?2 IS NULL OR run_id = ?2)",
+                (day, run_id),
+            )
+        )
+
+    def leased(self, day: str, *, dead: bool = False) -> Pico:
+        """Return what runs of a UTC day may have spent beyond what is known, by their leases; picodollars.
+
+        `dead`: only of runs that never ended. Call it between runs.
+        """
+        killed = "AND run_id IN (SELECT id FROM runs WHERE ended_at IS NULL)" if dead else ""
+        return Pico(
+            self._connection.value(
+                "SELECT coalesce(sum(max(0, amount - "  # noqa: S608  (a constant)
+                "(SELECT coalesce(sum(cost), 0) FROM spending s WHERE s.run_id = l.run_id))), 0) "
+                f"FROM leases l WHERE day = ? {killed}",
+                (day,),
+            )
+        )
+
+    def possibly_billed(self) -> int:
+        """Count the requests of all runs whose replies were lost, so that they may be billed beyond what is known."""
+        return int(self._connection.value("SELECT coalesce(sum(possibly_billed), 0) FROM runs"))
+
+    # -- runs
+
+    def begin_run(self, *, now: float, host: str, pid: int, version: str, job_text: str) -> int:
+        """Note that a run begins with the current plan; return its id."""
+        plan = self.current_plan()
+        run = {"started_at": now, "host": host, "pid": pid, "version": version, "job": job_text}
+        with self._connection.transaction():
+            self._connection.run("UPDATE plans SET counts = NULL")
+            return self._connection.insert_row("runs", {**run, "plan": plan and plan.number})
+
+    def end_run(
+        self,
+        run_id: int,
+        *,
+        now: float,
+        exit_code: int,
+        reason: str,
+        counts: Counts | None = None,
+        resume_at: float | None = None,
+        output: str | None = None,
+        lease: Pico | None = None,
+    ) -> None:
+        """Note how a run ended, after the writer was closed; `output` is a note on the output for the next run.
+
+        `counts` are kept, so that the next look at them is instant. `lease` is what the run may have spent at most.
+        """
+        text = None if counts is None else json.dumps(asdict(counts))
+        end = {"ended_at": now, "exit_code": exit_code, "reason": reason, "resume_at": resume_at, "output": output}
+        with self._connection.transaction():
+            self._connection.update_row("runs", run_id, {**end, "counts": text})
+            self._connection.run("UPDATE plans SET counts = ? WHERE current", (text,))
+            if lease is not None:
+                self._connection.run("UPDATE leases SET amount = ? WHERE run_id = ?", (lease, run_id))
+
+    def runs(self, limit: int = 20) -> list[RunInfo]:
+        """Return the newest runs, newest first."""
+        found = self._connection.rows(f"SELECT {_RUN} FROM runs ORDER BY id DESC LIMIT ?", (limit,))  # noqa: S608  (a constant)
+        return [RunInfo(*(*row[:-1], row[-1] and self._counts_from(row[-1]))) for row in found]
+
+    def last_run(self) -> RunInfo | None:
+        """Return the newest run."""
+        return next(iter(self.runs(1)), None)
+
+    def verify(self) -> list[str]:
+        """Check the whole file and its sums; return what is wrong, nothing when all is right."""
+        found = [str(row[0]) for row in self._connection.rows("PRAGMA integrity_check(20)")]
+        if found != ["ok"]:
+            return found
+        numbers = {what: self._connection.value(sql) for what, sql in schema.INVARIANTS.items()}
+        return [f"{what} ({number})" for what, number in numbers.items() if number]
 
 
-def counts_to(numbers: Counts) -> str:
-    """Give counts as the JSON text that is kept."""
-    return json.dumps(asdict(numbers))
+def start_fresh(path: Path, now: float) -> Path | None:
+    """Start over: the old checkpoint gets another name, which is returned, and the day's spending is carried over.
 
-
-def counts_from(text: str, connection: Connection) -> Counts:
-    """Give counts from the text that is kept."""
+    `now` is Unix time; hold the lock. A damaged checkpoint is put aside as well, with what it tells of the day.
+    A file that never was a checkpoint is left alone (CheckpointError).
+    """
+    files.prepare_folder(path)
+    with files.reported(path):
+        if not path.exists():
+            return None
+        if not files.is_ours(path):
+            raise CheckpointError(f"{path} is not a checkpoint of batchrun: set checkpoint: to another path")
+    today = utc_day(now)
+    spent = leased = ZERO
     try:
-        return Counts(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise damaged(connection.path, f"its counts can't be read: {error}") from error
+        with Checkpoint(Connection(path)) as old:
+            spent, leased = old.spent(day=today), old.leased(today)
+    except StorageError:  # damaged: it keeps what it knows under its other name
+        pass
+    kept: list[Path] = []
 
+    def fill(new: Connection) -> None:
+        new.run("INSERT INTO spending(run_id, day, cost) VALUES (0, ?, ?)", (today, spent))
+        new.run("INSERT INTO leases(run_id, day, amount) VALUES (0, ?, ?)", (today, spent + leased))
+        kept.append(store.put_aside(path, now))
 
-def usage(connection: Connection) -> Usage:
-    """Sum the tokens of the newest 10,000 answers that tell them."""
-    found = connection.rows(
-        "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), count(*) FROM ("
-        "SELECT prompt_tokens, completion_tokens FROM answers WHERE status = 'ok' AND prompt_tokens IS NOT NULL "
-        "ORDER BY id DESC LIMIT ?)",
-        (_SAMPLE,),
-    )
-    return Usage(*found[0])
-
-
-def spent(connection: Connection, *, day: str | None, run_id: int | None) -> Pico:
-    """Give what was spent: on one UTC day (2026-11-22), by one run, or in all."""
-    return Pico(
-        connection.value(
-            "SELECT coalesce(sum(cost), 0) FROM spending "
-            "WHERE (?1 IS NULL OR day = ?1) AND (?2 IS NULL OR run_id = ?2)",
-            (day, run_id),
-        )
-    )
-
-
-def possibly_billed(connection: Connection) -> int:
-    """Count the requests of all runs whose replies were lost."""
-    return int(connection.value("SELECT coalesce(sum(possibly_billed), 0) FROM runs"))
-
-
-def reopen_failed(connection: Connection, types: Collection[str] | None) -> int:
-    """Make failed answers of the current plan pending: all, or of some types. Give their number."""
-    marks = "" if types is None else f"AND error_type IN ({', '.join('?' * len(types))})"
-    with connection.transaction():
-        number = connection.run(
-            "UPDATE answers SET status = 'pending' WHERE id IN ("  # noqa: S608  (marks only)
-            "SELECT a.id FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id "
-            f"WHERE r.first AND a.status = 'failed') {marks}",
-            tuple(types or ()),
-        )
-        if number:
-            connection.run("UPDATE plans SET low_water = 0, counts = NULL")
-    return number
-
-
-def prune(connection: Connection, *, older_than: float) -> int:
-    """Drop answers that no row of the current plan asks and that are older than a Unix time; give their number."""
-    planned = "(SELECT question_id FROM rows WHERE question_id IS NOT NULL)"
-    with connection.transaction():
-        number = connection.run(f"DELETE FROM answers WHERE finished_at < ? AND id NOT IN {planned}", (older_than,))  # noqa: S608
-        connection.run(f"DELETE FROM questions WHERE id NOT IN {planned} AND id NOT IN (SELECT id FROM answers)")  # noqa: S608
-        connection.run("DELETE FROM failures WHERE question_id NOT IN (SELECT id FROM questions)")
-    if number:
-        connection.run("VACUUM")
-    return number
-
-
-_INVARIANTS = {
-    "a row's question is missing": (
-        "SELECT count(*) FROM rows r LEFT JOIN questions q ON q.key = r.key "
-        "WHERE r.question_id IS NOT NULL AND q.id IS NOT r.question_id"
-    ),
-    "a question of the plan has not exactly one first row": (
-        "SELECT count(*) FROM (SELECT 1 FROM rows WHERE question_id IS NOT NULL "
-        "GROUP BY question_id HAVING sum(first) <> 1)"
-    ),
-    "the plan does not have as many rows as it says": (
-        "SELECT count(*) FROM plans WHERE current AND (rows <> (SELECT count(*) FROM rows) "
-        "OR questions <> (SELECT coalesce(sum(first), 0) FROM rows) "
-        "OR rows <> (SELECT coalesce(max(position) + 1, 0) FROM rows))"
-    ),
-    "an answer belongs to no question": "SELECT count(*) FROM answers WHERE id NOT IN (SELECT id FROM questions)",
-    "an answer has an unknown status": (
-        "SELECT count(*) FROM answers WHERE status NOT IN ('ok', 'failed', 'pending') "
-        "OR status = 'ok' AND answer IS NULL OR status = 'failed' AND error_type IS NULL"
-    ),
-    "a run's cost is not what its days add up to": (
-        "SELECT count(*) FROM runs r WHERE cost <> (SELECT coalesce(sum(cost), 0) FROM spending WHERE run_id = r.id)"
-    ),
-    "the answers cost more than was spent": (
-        "SELECT (SELECT coalesce(sum(cost), 0) FROM answers) > (SELECT coalesce(sum(cost), 0) FROM spending)"
-    ),
-}
-
-
-def verify(connection: Connection) -> list[str]:
-    """Check the whole file and the books; give what is wrong, nothing when all is sound."""
-    found = [str(row[0]) for row in connection.rows("PRAGMA integrity_check(20)")]
-    if found != ["ok"]:
-        return found
-    wrong: list[str] = []
-    for what, sql in _INVARIANTS.items():
-        number: Any = connection.value(sql)
-        if number:
-            wrong.append(f"{what} ({number})")
-    return wrong
+    store.create(path, fill)
+    return kept[0]

@@ -1,18 +1,13 @@
-"""The checkpoint's tables, their version, and the steps from older versions.
+"""The checkpoint's tables and their version.
 
 The tables are public: people open them with datasette or sqlite-utils. Money is in whole picodollars (10⁻¹² USD),
 times are Unix seconds (UTC), a position is a row's number in the input, from 0.
 """
 
-from collections.abc import Mapping
-
 APPLICATION_ID = 0x6272756E
 """Tells our files from other SQLite files (the header's field for it; "brun")."""
 
 VERSION = 1
-
-MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
-"""The statements that lead from a version to the next one, by the version they start from."""
 
 COLUMNS = (
     "status",
@@ -93,6 +88,9 @@ CREATE TABLE spending(
   run_id INTEGER NOT NULL, day TEXT NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY(run_id, day)) WITHOUT ROWID
 """
 
+# What a run may have spent by now at most, committed before it is spent: after a SIGKILL all of it counts.
+_LEASES = "CREATE TABLE leases(run_id INTEGER PRIMARY KEY, day TEXT NOT NULL, amount INTEGER NOT NULL)"
+
 RESULTS = f"""
 CREATE VIEW results AS SELECT
   r.position, lower(hex(r.key)) AS key, {STATUS} AS status, a.answer,
@@ -106,7 +104,7 @@ FROM rows r LEFT JOIN answers a ON a.id = r.question_id
 
 
 def rows_table(name: str) -> str:
-    """Give the statement that makes a table of a plan's rows.
+    """Return the statement that makes a table of a plan's rows.
 
     No question and no error: the row is left out by input.where. An error: it failed before sending. `first` is 1
     on the first row of its question.
@@ -117,5 +115,35 @@ def rows_table(name: str) -> str:
     )
 
 
-TABLES = (_QUESTIONS, _ANSWERS, _STATES, _FAILED, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, RESULTS)
+TABLES = (
+    _QUESTIONS, _ANSWERS, _STATES, _FAILED, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, _LEASES, RESULTS,
+)  # fmt: skip
 """What a new checkpoint is made of, in order."""
+
+INVARIANTS = {
+    "a row's question is missing": (
+        "SELECT count(*) FROM rows r LEFT JOIN questions q ON q.key = r.key "
+        "WHERE r.question_id IS NOT NULL AND q.id IS NOT r.question_id"
+    ),
+    "a question of the plan has not exactly one first row": (
+        "SELECT count(*) FROM (SELECT 1 FROM rows WHERE question_id IS NOT NULL "
+        "GROUP BY question_id HAVING sum(first) <> 1)"
+    ),
+    "the plan does not have as many rows as it says": (
+        "SELECT count(*) FROM plans WHERE current AND (rows <> (SELECT count(*) FROM rows) "
+        "OR questions <> (SELECT coalesce(sum(first), 0) FROM rows) "
+        "OR rows <> (SELECT coalesce(max(position) + 1, 0) FROM rows))"
+    ),
+    "an answer belongs to no question": "SELECT count(*) FROM answers WHERE id NOT IN (SELECT id FROM questions)",
+    "an answer has an unknown status": (
+        "SELECT count(*) FROM answers WHERE status NOT IN ('ok', 'failed', 'pending') "
+        "OR status = 'ok' AND answer IS NULL OR status = 'failed' AND error_type IS NULL"
+    ),
+    "a run's cost is not what its days add up to": (
+        "SELECT count(*) FROM runs r WHERE cost <> (SELECT coalesce(sum(cost), 0) FROM spending WHERE run_id = r.id)"
+    ),
+    "the answers cost more than was spent": (
+        "SELECT (SELECT coalesce(sum(cost), 0) FROM answers) > (SELECT coalesce(sum(cost), 0) FROM spending)"
+    ),
+}
+"""What must never be, each with a query that counts it."""

@@ -165,7 +165,8 @@ class Writer:
         while open_connection:
             group = self._next()
             try:
-                self._commit(group)
+                if group:
+                    self._commit(group)
             except BatchrunError as error:
                 self._fail(error)
                 open_connection = not self._closing

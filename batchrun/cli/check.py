@@ -135,7 +135,7 @@ class _Checked:
             return None
         checkpoint = stack.enter_context(Checkpoint.open(path, read_only=True))
         last = checkpoint.last_run()
-        run = f"run {last.id}, exit {last.exit_code}" if last and last.ended_at else "a run goes on or was killed"
+        run = f"run {last.id}, exit {last.exit_code}" if last and last.ended_at else "a run is running or was killed"
         self._say("ok", "checkpoint", f"{path} ({run if last else 'no run yet'})")
         return checkpoint
 

@@ -124,7 +124,7 @@ class _Run:
 
     def _confirm(self, builder: PlanBuilder) -> None:
         """Refuse to pay for many answered rows again without being told so."""
-        again = builder.preview().asked_again
+        again = builder.asked_again()
         if again <= SURPRISE:
             return
         counts = self._checkpoint.counts()

@@ -18,7 +18,7 @@ def start_together(number: int, folder: Path) -> list[Ended]:
         ledger.release()
         ends = [ended(process) for process in processes]
         assert sorted(end.code for end in ends) == [1] + [BUSY] * (number - 1), [end.code for end in ends]
-        assert all("another run of this job is going on (pid " in end.said for end in ends if end.code == BUSY)
+        assert all("this job is already running (pid " in end.said for end in ends if end.code == BUSY)
         assert set(ledger.received.values()) == {1}
         assert set(ledger.received) == job.questions
     return ends
