@@ -3,10 +3,10 @@
 Those that are made for each request are named tuples, which are made several times faster than frozen dataclasses.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from batchrun.money import ZERO, Pico
 
@@ -113,11 +113,55 @@ class Usage(NamedTuple):
     cached: bool = False
 
 
+Kind = Literal["text", "date", "enum", "integer", "number", "boolean", "list", "object", "json"]
+"""What a column of an answer holds; "json" is JSON text, where values of several kinds are allowed."""
+
+
+def kind_of(schema: Mapping[str, Any]) -> Kind:
+    """Return what the column of an answer holds, by its JSON Schema."""
+    if "enum" in schema:
+        return _kind_of_values([value for value in schema["enum"] if value is not None])
+    kinds = schema.get("type", ())
+    kinds = ({kinds} if isinstance(kinds, str) else set(kinds)) - {"null"}
+    if kinds == {"array"} and "items" in schema and "prefixItems" not in schema:
+        return "list"
+    if kinds == {"string"}:
+        return "date" if schema.get("format") == "date" else "text"
+    if kinds in ({"object"}, {"integer"}, {"boolean"}):
+        kind: Kind = kinds.pop()
+        return kind
+    return "number" if kinds and kinds <= {"integer", "number"} else "json"
+
+
+def _kind_of_values(values: Sequence[Any]) -> Kind:
+    kinds = {type(value) for value in values}
+    if kinds == {str}:
+        return "enum"
+    if kinds in ({bool}, {int}):
+        return "boolean" if bool in kinds else "integer"
+    return "number" if kinds and kinds <= {int, float} else "json"
+
+
+class Mismatch(NamedTuple):
+    """Why a text is not a usable answer, in words for people and for the model; `empty`: it holds no answer at all."""
+
+    message: str
+    empty: bool = False
+
+
+class Parse(Protocol):
+    """Reads what a model wrote; never raises."""
+
+    def __call__(self, text: str, *, finished: bool) -> str | Mismatch:
+        """Return the answer as it is stored. `finished` is false where the text may end in the middle of an answer."""
+
+
 class Verdict(NamedTuple):
     """What the judge says of one reply: the name of its ending in the table of codes, and the facts read from it.
 
     `wait` is the wait in seconds that the server asked for; `resume_at` is the Unix time at which a limit
-    ends, where the server told it. `text` is what the model wrote, also where it is partial or refused.
+    ends, where the server said so. `text` is what the model wrote, also where it is partial or refused; `answer` is
+    what the output gets, where the ending is ok.
     """
 
     ending: str
@@ -132,6 +176,7 @@ class Verdict(NamedTuple):
     generation_id: str | None = None
     wait: float | None = None
     resume_at: float | None = None
+    answer: str | None = None
 
 
 class Outcome(NamedTuple):

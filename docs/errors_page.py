@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from batchrun.api.codes import LOCAL, TABLE, Action, Count, Ending
+from batchrun.api.codes import TABLE, Action, Count, Ending
+
+LOCAL = {"template_error", "request_too_large", "image_error", "schema_mismatch"}
 
 HEAD = """\
 # How a row can end

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.job.spec import Answer, AnswerMode
-from batchrun.prompt.answers import AnswerForm, Mismatch, Valid, with_turns
+from batchrun.prompt.answers import AnswerForm, with_turns
+from batchrun.records import Mismatch
 
 COLUMNS = {"label": ["good", "bad"], "n": "integer", "x": "number?", "day": "date?", "tags": ["string"],
            "where": {"city": "string", "country": "string?"}}  # fmt: skip
@@ -183,13 +184,13 @@ def test_references_and_null_alternatives_are_written_out() -> None:
         "e": {"type": ["string", "null"], "enum": ["u", None]},
         "m": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
     }
-    assert isinstance(made.parse('{"a": {"b": 1.0}, "c": "x", "e": null, "m": 1}'), Valid)
+    assert isinstance(made.parse('{"a": {"b": 1.0}, "c": "x", "e": null, "m": 1}'), str)
 
 
 def test_other_modes_take_keywords_that_strict_mode_forbids() -> None:
     """What is not sent as a schema only has to be valid, and is checked here all the same."""
     made = form_of(objects({"a": {"type": "string", "maxLength": 2}}), mode="object")
-    assert made.parse('{"a": "xx"}') == Valid('{"a":"xx"}')
+    assert made.parse('{"a": "xx"}') == '{"a":"xx"}'
     assert isinstance(made.parse('{"a": "xxx"}'), Mismatch)
 
 
@@ -217,7 +218,7 @@ def test_without_answer_the_text_is_kept_exactly() -> None:
     assert isinstance(made, AnswerForm)
     assert (made.schema, made.response_format, made.instructions) == (None, None, None)
     assert dict(made.columns) == {"answer": {"type": "string"}}
-    assert made.parse("  Größe \n") == Valid("  Größe \n")
+    assert made.parse("  Größe \n") == "  Größe \n"
     assert isinstance(made.parse("\ud83d"), Mismatch)
 
 
@@ -228,13 +229,13 @@ def test_without_answer_the_text_is_kept_exactly() -> None:
     "around",
     ["%s", "\ufeff%s", "  \n%s\n", "```json\n%s\n```", "```\n%s```", "Here {you} go [1]: %s",
      "%s\nI hope {this} helps!",
-     '<think>Maybe {"label": "bad"}?</think>\n%s', '%s or {"label": "bad"}', '{ "a", "b" } is no object, but %s'],
+     '<think>Maybe {"label": "bad"}?</think>\n%s', '%s (see {"page": 3})', '{ "a", "b" } is no object, but %s'],
 )  # fmt: skip
 def test_the_object_is_found_whatever_is_around_it(around: str) -> None:
     """Byte order mark, fences, prose, thoughts and trailing text cost no repair."""
     pretty = json.dumps(FULL, indent=2)
     found = form(COLUMNS).parse(around % pretty)
-    assert found == Valid(json.dumps(FULL, ensure_ascii=False, separators=(",", ":")))
+    assert found == json.dumps(FULL, ensure_ascii=False, separators=(",", ":"))
 
 
 def test_an_answer_has_one_written_form() -> None:
@@ -243,7 +244,7 @@ def test_an_answer_has_one_written_form() -> None:
         {"where": {"country": None, "city": "x"}, "tags": [], "day": None, "x": 2, "n": 1.0, "label": "bad"}
     )
     wanted = '{"label":"bad","n":1,"x":2,"day":null,"tags":[],"where":{"city":"x","country":null}}'
-    assert form(COLUMNS).parse(turned) == Valid(wanted)
+    assert form(COLUMNS).parse(turned) == wanted
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_an_answer_has_one_written_form() -> None:
         ("good", "there is no JSON object in it"),
         ("{}", '"label" is a required property'),
         ("[" + changed() + "]", "it is a list"),
-        (changed()[:-9], "no valid JSON"),
+        (changed()[:-9], "not valid JSON"),
         (changed(label="meh"), 'label: "meh" is not one of "good" or "bad"'),
         (changed(n="3"), 'n: "3" is not of type "integer"'),
         (changed(n=1.5), 'n: 1.5 is not of type "integer"'),
@@ -262,11 +263,11 @@ def test_an_answer_has_one_written_form() -> None:
         (changed(n=2**63), "9223372036854775808 does not fit into 64 bits"),
         (changed(n=-(2**63) - 1), "does not fit into 64 bits"),
         (changed(n=1e30), "1e+30 does not fit into 64 bits"),
-        (changed(x=math.nan), "NaN is no number in JSON"),
-        (changed(x=-math.inf), "-Infinity is no number in JSON"),
+        (changed(x=math.nan), "NaN is not a number in JSON"),
+        (changed(x=-math.inf), "-Infinity is not a number in JSON"),
         (changed().replace("0.5", "1e999"), "1e999 is beyond the largest number"),
-        (changed().replace("0.5", "9" * 400), "no valid JSON"),
-        (changed().replace("0.5", "9" * 5000), "no valid JSON: Exceeds the limit"),
+        (changed().replace("0.5", "9" * 400), "not valid JSON"),
+        (changed().replace("0.5", "9" * 5000), "not valid JSON: Exceeds the limit"),
         (changed(day="2023-02-29"), 'day: "2023-02-29" is not a "date"'),
         (changed(day="0000-01-01"), "0000-01-01 is before the year 1"),
         (changed(extra=1), "'extra' was unexpected"),
@@ -286,7 +287,7 @@ def test_what_can_not_be_used_is_a_mismatch_that_says_why(text: str, message: st
 def test_a_number_column_takes_any_size_that_a_float_holds() -> None:
     """An integer beyond 64 bits in a number column becomes a float, the largest integers stay exact."""
     for value, wanted in (("100000000000000000000", "1e+20"), (str(2**63 - 1), str(2**63 - 1)), ("1.5e3", "1500.0")):
-        assert form({"x": "number"}).parse(f'{{"x": {value}}}') == Valid(f'{{"x":{wanted}}}')
+        assert form({"x": "number"}).parse(f'{{"x": {value}}}') == f'{{"x":{wanted}}}'
 
 
 def test_a_mismatch_message_has_a_bound() -> None:
@@ -343,8 +344,8 @@ def test_what_fits_is_valid_and_what_is_valid_fits(columns: dict[str, Any], data
     assert made.schema is not None
     value = data.draw(matching(made.schema))
     found = made.parse(json.dumps(value))
-    assert isinstance(found, Valid), found
-    assert orjson.loads(found.json) == value or json.loads(found.json, parse_int=float) == json.loads(
+    assert isinstance(found, str), found
+    assert orjson.loads(found) == value or json.loads(found, parse_int=float) == json.loads(
         json.dumps(value), parse_int=float
     )
     text = json.dumps(data.draw(st.dictionaries(st.sampled_from([*columns, "?"]), ANY_JSON, max_size=3)))
@@ -354,8 +355,8 @@ def test_what_fits_is_valid_and_what_is_valid_fits(columns: dict[str, Any], data
         json.dumps(value)[:-1] + data.draw(st.text(max_size=3)),
     ):
         result = made.parse(broken)
-        if isinstance(result, Valid):
-            assert jsonschema_rs.is_valid(made.schema, orjson.loads(result.json), validate_formats=True)
+        if isinstance(result, str):
+            assert jsonschema_rs.is_valid(made.schema, orjson.loads(result), validate_formats=True)
         else:
             assert result.message.encode()
 
@@ -365,7 +366,7 @@ def test_no_text_makes_the_reader_raise(text: str) -> None:
     """Whatever a model writes is valid or a mismatch that can be shown and sent."""
     result = form({"a": "string"}).parse(text)
     assert isinstance(result, Mismatch)
-    orjson.dumps(form({"a": "string"}).repair_turns(text, result))
+    orjson.dumps(form({"a": "string"}).repair_turns(text, result.message))
 
 
 # Repairs
@@ -377,7 +378,7 @@ def test_a_repair_goes_on_with_the_conversation() -> None:
     raw = changed(n="many")
     problem = made.parse(raw)
     assert isinstance(problem, Mismatch)
-    turns = made.repair_turns(raw, problem)
+    turns = made.repair_turns(raw, problem.message)
     body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "q"}], "seed": 1})
     sent = orjson.loads(with_turns(body, turns))
     assert sent["model"] == "m"
@@ -390,5 +391,5 @@ def test_a_repair_goes_on_with_the_conversation() -> None:
 
 def test_a_message_with_braces_is_no_format() -> None:
     """Braces in what the model wrote survive into the repair."""
-    turns = form({"a": ["x", "y"]}).repair_turns("{", Mismatch('a: "{0}" is not one of "x" or "y"'))
+    turns = form({"a": ["x", "y"]}).repair_turns("{", 'a: "{0}" is not one of "x" or "y"')
     assert '"{0}"' in turns[1]["content"]

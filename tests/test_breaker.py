@@ -53,7 +53,7 @@ def test_zero_never_trips_and_holds_nothing() -> None:
     assert (breaker.tripped, breaker.position) == (False, NOWHERE)
 
 
-@given(st.integers(1, 6), st.lists(st.sampled_from(["ok", "bad_request", "unprocessable"]), max_size=30))
+@given(st.integers(1, 6), st.lists(st.sampled_from(["ok", "bad_request", "forbidden"]), max_size=30))
 def test_what_may_be_taken_back_is_never_below_the_position(after: int, events: list[str]) -> None:
     """Whatever comes: what the breaker gives back once lies at or behind the position that it told before."""
     breaker = Breaker(after)

@@ -18,7 +18,7 @@ from simulator_server import Running, running
 from batchrun.api.judge import judge
 from batchrun.errors import ExitCode
 from batchrun.job.options import RunOptions
-from batchrun.records import Reply, Verdict
+from batchrun.records import Parse, Reply, Verdict
 from batchrun.runner import pool
 from batchrun.runner.work import REAL_TIME
 
@@ -192,12 +192,12 @@ def test_a_bug_of_ours_loses_no_answer(simulator: Running, tmp_path: Path, monke
     """It is raised after what is in flight has ended and is committed; the run, on record as 70, can be resumed."""
     replies = 0
 
-    def broken(reply: Reply, *, now: float, openrouter: bool = True) -> Verdict:
+    def broken(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"") -> Verdict:
         nonlocal replies
         replies += 1
         if replies == 15:
             raise RuntimeError("a bug")
-        return judge(reply, now=now, openrouter=openrouter)
+        return judge(reply, parse, now=now, prompt=prompt)
 
     monkeypatch.setattr(pool, "judge", broken)
     simulator.change(latency=0.05)
@@ -272,12 +272,12 @@ def test_rows_that_failed_for_good_are_asked_by_retry_alone(simulator: Running, 
     simulator.change(faults={"403-moderated:always": 0.2, "400:always": 0.2, "500:always": 0.2})
     path = write_job(tmp_path, simulator.url, rows=60, limits={"breaker": 0})
     failed = run(path).summary.errors
-    assert set(failed) == {"moderated", "bad_request", "server_error"}
+    assert set(failed) == {"content_policy", "bad_request", "server_error"}
     simulator.change(faults={})
     for options, types in (
         (RunOptions(), ["server_error"]),
         (RunOptions(), []),
-        (RunOptions(retry=frozenset({"moderated"})), ["moderated"]),
+        (RunOptions(retry=frozenset({"content_policy"})), ["moderated"]),
         (RunOptions(retry=frozenset()), ["bad_request"]),
     ):
         simulator.counters.clear()
@@ -291,7 +291,7 @@ def test_one_attempt_leaves_a_rate_limited_row_pending(simulator: Running, tmp_p
     path = write_job(tmp_path, simulator.url, rows=5, model="sim/429:1", limits={"attempts": 1})
     ran = run(path)
     assert (ran.count("status"), ran.summary.exit_code, simulator.counters.requests) == ({"pending": 5}, SOME, 5)
-    assert ran.count("error_type") == {"upstream_rate_limited": 5}
+    assert ran.count("error_type") == {"rate_limited": 5}
     assert (run(path).summary.ok, simulator.counters.requests) == (5, 10)
 
 

@@ -15,7 +15,7 @@ from batchrun.records import Fault, Reply, Status
 from batchrun.runner.budget import Budget
 from batchrun.runner.work import Work
 
-EMPTY = answered("", usage=None)
+EMPTY = answered("", cost=None)
 USD = 10**12
 
 

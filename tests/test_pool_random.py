@@ -12,6 +12,7 @@ from batchrun.api.codes import ASKED_AGAIN, TABLE
 from batchrun.api.judge import judge
 from batchrun.errors import ExitCode
 from batchrun.money import Pico
+from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Fault, Reply
 from batchrun.runner.budget import Budget
 
@@ -23,8 +24,10 @@ REPLIES: dict[str, Reply] = {
     "schema_mismatch": answered("no JSON"),
     "truncated": answered('{"lab', finish_reason="length"),
     "content_filter": answered("", finish_reason="content_filter"),
-    "empty_response": answered(""),
-    "generation_error": answered("part", cost=None, finish_reason="error"),
+    "empty_response": answered("", cost=None),
+    "no_answer": answered(""),
+    "interrupted": answered("part", finish_reason="unheard_of"),
+    "server_error, in the reply": answered("part", cost=None, finish_reason="error"),
     "invalid_response": Reply(200, body=b'{"choices": [{"mess'),
     "edge_blocked": Reply(403, {"content-type": "text/html"}, b"<html><title>no</title></html>"),
     "bad_request": refused(400),
@@ -34,7 +37,7 @@ REPLIES: dict[str, Reply] = {
     "unauthorized": refused(401, "User not found."),
     "no_credit": refused(402, "Insufficient credits."),
     "in_flight_budget": refused(402, wait=3, limit_source="openrouter_in_flight_budget"),
-    "moderated": refused(403, reasons=["violence"]),
+    "content_policy": refused(403, reasons=["violence"]),
     "not_found": refused(404),
     "rate_limited": refused(429),
     "rate_limited, told": refused(429, wait=20),
@@ -43,7 +46,7 @@ REPLIES: dict[str, Reply] = {
     "server_error": refused(500),
     "overloaded": refused(503, wait=1),
     "no_provider_available": refused(503, "There is no available model provider"),
-    "unexpected_status": refused(418),
+    "bad_request, teapot": refused(418),
     "timeout": lost(Fault.TIMEOUT),
     "reset": lost(Fault.RESET),
     "connection": lost(Fault.DNS, sent=False),
@@ -167,8 +170,9 @@ def test_no_low_water_passes_an_open_question(course: Course) -> None:
 
 def test_the_replies_are_what_they_are_called() -> None:
     """Each of them is judged as its name says, so that the courses reach what they are meant to reach."""
+    assert isinstance(TYPED, AnswerForm)
     for name, reply in REPLIES.items():
         expected = name.partition(",")[0]
-        verdict = judge(reply, now=0.0)
-        assert verdict.ending == ("ok" if expected == "schema_mismatch" else expected)
+        verdict = judge(reply, TYPED.parse, now=0.0)
+        assert verdict.ending == expected
         assert expected in TABLE

@@ -1,26 +1,26 @@
 """What one reply means: the only place that reads an HTTP reply.
 
 Every status, body and header gives exactly one verdict whose `ending` is a name in the table of codes; nothing raises.
-The words of an API that are meant for programs decide first, its status next, its English text only within a status.
+Machine-readable words of an API decide first, its status next, its English text only within a status.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 
-from batchrun.api.codes import HIGHEST_CODE, LOWEST_CODE, RELAYED, STATUSES, TABLE, TEXTS, WORD_CODES, WORDS, Action
-from batchrun.api.waits import midnight_after, reset_of, seconds_of, time_of, wait_of
-from batchrun.api.wording import MESSAGE_LENGTH, clean, first_words, is_page, mended, page_words
+from batchrun.api.codes import FINISHES, HIGHEST_CODE, LOWEST_CODE, TABLE
+from batchrun.api.refusals import ApiError, ending_of, mapping, read_error, resume_at
+from batchrun.api.waits import reset_of, wait_of
+from batchrun.api.wording import clean, first_words, is_page, page_words, read_json
 from batchrun.money import PER_USD, ZERO, Pico, from_usd
-from batchrun.records import Fault, Reply, Usage, Verdict
+from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
 _LARGEST_USD = 1_000_000
 _LARGEST_COUNT = 2**53
+_BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 
@@ -28,81 +28,118 @@ Json = Mapping[str, Any]
 _NOTHING: Json = {}
 
 
-def judge(reply: Reply, *, now: float, openrouter: bool = True) -> Verdict:
-    """Judge one reply. `now` is Unix time; `openrouter` tells that `usage.cost` is in USD, as OpenRouter defines it."""
+def judge(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"") -> Verdict:
+    """Judge one reply. `parse` reads what the model wrote; `now` is Unix time; `prompt` is the request's body."""
     if reply.fault is not None:
         return Verdict(_fault(reply), clean(reply.detail))
+    data, damaged = read_json(reply.headers, reply.body)
+    if isinstance(data, list) and data and isinstance(data[0], dict):
+        data = data[0]  # Gemini wraps its errors in a list
     if not _SUCCESS <= reply.status < LOWEST_CODE:
-        return _refusal(_read_error(reply, _parse(reply.body)), reply, now)
-    data = _parse(reply.body)
-    if data is None:
-        return _unreadable(reply)
+        return _refusal(read_error(reply, data), reply, now)
     if type(data) is not dict:
-        return _invalid("the reply is not a JSON object", reply)
-    if data.get("error") or data.get("object") == "error":
-        return _refusal(_read_error(reply, data), reply, now, data, openrouter=openrouter)
-    return _completion(data, reply, now, openrouter=openrouter)
+        return _unreadable(reply, data)
+    if _is_error(data):
+        return _refusal(read_error(reply, data), reply, now, data)
+    # A prompt that contains U+FFFD may be answered with it; bytes that were broken on the way are never an answer.
+    suspicious = damaged or _BROKEN_BYTES not in prompt
+    return _completion(data, reply, parse, now, suspicious=suspicious)
+
+
+def _is_error(data: Json) -> bool:
+    """Check whether a success carries an error: marked as one, or words where the choices should be."""
+    error = data.get("error")
+    if isinstance(error, dict):
+        error = any(error.values())  # {"code": null, "message": ""} beside an answer is not an error
+    return bool(error) or data.get("object") == "error" or ("choices" not in data and first_words(data) is not None)
 
 
 # -- a reply that answers
 
 
-def _completion(data: Json, reply: Reply, now: float, *, openrouter: bool) -> Verdict:
+def _completion(data: Json, reply: Reply, parse: Parse, now: float, *, suspicious: bool) -> Verdict:
     choices = data.get("choices")
     if not choices:
-        return _verdict("empty_response", "the reply holds no choices", data, reply, openrouter=openrouter)
+        return _verdict("empty_response", "the reply contains no choices", data, reply)
     choice = choices[0] if isinstance(choices, list) else None
     if type(choice) is not dict:
         return _invalid("the reply's choices can't be read", reply)
     if choice.get("error"):
-        return _broken_off(choice, data, reply, now, openrouter=openrouter)
+        return _broken_off(choice, data, reply, now)
+    message, text = _wrote(choice)
+    finish = choice.get("finish_reason")
+    ending, why = _finish(finish)
+    finish = finish if type(finish) is str else None
+    if message.get("refusal") and ending in ("ok", "refused"):
+        ending, text = "refused", text or _join(message["refusal"])
+        why = clean(text) or TABLE[ending].means
+    answer = None
+    if ending in ("ok", "interrupted", "truncated"):
+        parsed = parse(text, finished=ending == "ok")
+        if isinstance(parsed, Mismatch):
+            ending, why = _without_answer(ending, why, parsed, text, message, data.get("usage"))
+        elif _BROKEN in parsed and suspicious:
+            ending, why = "broken_text", "the answer contains the broken character U+FFFD"
+        else:  # complete, also where the tokens ended right after it
+            ending, why, answer = "ok", "", parsed
+    return _verdict(ending, why, data, reply, text=text or None, finish=finish, answer=answer)
+
+
+def _finish(reason: Any) -> tuple[str, str]:  # noqa: ANN401  (whatever the server sent)
+    """Return the ending of a finish_reason, and why. A server that sends none leaves nothing to doubt."""
+    if reason == "stop" or reason is None or reason == "":
+        return "ok", ""
+    # Gemini's words come as SAFETY, FinishReason.SAFETY or FINISH_REASON_SAFETY.
+    word = str(reason).lower().rpartition(".")[2].removeprefix("finish_reason_")
+    ending = FINISHES.get(word)
+    if ending is None:
+        return "interrupted", f'the model stopped with finish_reason "{clean(str(reason))[:80]}", which is unknown'
+    return ending, "" if ending == "ok" else TABLE[ending].means
+
+
+def _without_answer(
+    ending: str,
+    why: str,
+    mismatch: Mismatch,
+    text: str,
+    message: Json,
+    usage: Any,  # noqa: ANN401  (whatever the server sent)
+) -> tuple[str, str]:
+    """Return the ending of a generation without a usable answer: cut off, unfit, only reasoning, or nothing at all."""
+    if not mismatch.empty:
+        return (ending, why) if ending != "ok" else ("schema_mismatch", mismatch.message)
+    thoughts = text.strip() or any(
+        message.get(name) for name in ("reasoning", "reasoning_content", "reasoning_details")
+    )
+    if ending == "truncated":
+        return ending, "max_tokens was used up by reasoning, before any answer" if thoughts else why
+    tokens = _count(usage.get("completion_tokens")) if isinstance(usage, dict) else None
+    if not thoughts and not tokens:
+        return "empty_response", "the model answered nothing"
+    billed = f" ({tokens:,} tokens are billed)" if tokens else ""
+    return "no_answer", f"the model wrote {'only reasoning' if thoughts else 'nothing'} and no answer{billed}"
+
+
+def _broken_off(choice: Json, data: Json, reply: Reply, now: float) -> Verdict:
+    """Judge an error inside a choice: the generation had begun, so its text is kept."""
+    error = read_error(reply, choice)
+    return _refusal(error, reply, now, data, text=_wrote(choice)[1] or None, begun=True)
+
+
+def _wrote(choice: Json) -> tuple[Json, str]:
+    """Return a choice's message, and the text of it; a call of a tool is a text, too."""
     message = choice.get("message")
     if type(message) is not dict:
         message = {"content": choice.get("text")}
     content = message.get("content")
     text = content if type(content) is str else _join(content)
-    finish = choice.get("finish_reason")
-    if finish == "stop" and text and not message.get("refusal") and not text.isspace():
-        return _verdict("ok", "", data, reply, openrouter=openrouter, text=text, finish=finish)
-    finish = finish if type(finish) is str else None
-    ending, why, text = _other_finish(message, text, finish)
-    return _verdict(ending, why, data, reply, openrouter=openrouter, text=text or None, finish=finish)
-
-
-_CUT = {
-    "error": ("generation_error", "the model broke off with an error"),
-    "length": ("truncated", "the answer was cut off at max_tokens"),
-    "max_tokens": ("truncated", "the answer was cut off at max_tokens"),
-    "max_output_tokens": ("truncated", "the answer was cut off at max_tokens"),
-    "content_filter": ("content_filter", "the provider's content filter cut the answer"),
-}
-
-
-def _other_finish(message: Json, text: str, finish: str | None) -> tuple[str, str, str]:
-    """Judge a generation that did not simply stop with a text: its ending, why, and its text."""
-    refusal, reason = message.get("refusal"), (finish or "").lower()
-    if reason in _CUT:
-        return *_CUT[reason], text
-    if reason == "refusal" or refusal:
-        words = refusal if isinstance(refusal, str) else text
-        return "refused", clean(words) or "the model refused to answer", text or words
-    if text.strip():
-        return "ok", "", text
-    if isinstance(calls := message.get("tool_calls"), list) and calls:
-        return "ok", "", orjson.dumps(calls).decode()
-    return "empty_response", "the model answered nothing", text
-
-
-def _broken_off(choice: Json, data: Json, reply: Reply, now: float, *, openrouter: bool) -> Verdict:
-    """Judge an error inside a choice: the generation had begun, so what it wrote is kept."""
-    error = _read_error(reply, choice)
-    message = choice.get("message")
-    text = _join(message.get("content")) if isinstance(message, dict) else ""
-    return _refusal(error, reply, now, data, openrouter=openrouter, text=text or None, begun=True)
+    if not text and isinstance(calls := message.get("tool_calls"), list) and calls:
+        text = orjson.dumps(calls).decode()
+    return message, text
 
 
 def _join(content: Any) -> str:  # noqa: ANN401  (whatever the server sent)
-    """Give the text of a message's content: a string, or the texts of its parts."""
+    """Return the text of a message's content: a string, or the texts of its parts."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -117,23 +154,23 @@ def _verdict(
     data: Json,
     reply: Reply,
     *,
-    openrouter: bool,
     text: str | None = None,
     finish: str | None = None,
-    code: int | None = None,
+    answer: str | None = None,
 ) -> Verdict:
     model, provider, made = data.get("model"), data.get("provider"), data.get("id")
     return Verdict(
         ending,
         message,
-        code,
+        None,
         reply.status,
         text,
-        _usage(data.get("usage"), reply.headers, openrouter=openrouter),
+        _usage(data.get("usage"), reply.headers),
         finish,
         model if type(model) is str else None,
         provider if type(provider) is str else None,
         made if type(made) is str else reply.headers.get("x-generation-id"),
+        answer=answer,
     )
 
 
@@ -141,23 +178,25 @@ def _invalid(why: str, reply: Reply) -> Verdict:
     return Verdict("invalid_response", why, None, reply.status, generation_id=reply.headers.get("x-generation-id"))
 
 
-def _unreadable(reply: Reply) -> Verdict:
-    """Judge a success without JSON: a page of the edge or of another server, or an answer that was cut off."""
+def _unreadable(reply: Reply, data: Any) -> Verdict:  # noqa: ANN401  (any JSON)
+    """Judge a success that is not a JSON object: a page of the edge or of another server, or an answer cut off."""
+    if data is not None:
+        return _invalid("the reply is not a JSON object", reply)
     if is_page(reply.headers, reply.body):
         words = page_words(reply.body)
         return Verdict("edge_blocked", f"a web page in place of JSON: {words}", None, reply.status)
     if not reply.body.strip():
         return _invalid("the reply is empty", reply)
-    return _invalid("the reply is no JSON, or was cut off", reply)
+    return _invalid("the reply is not JSON, or was cut off", reply)
 
 
-def _usage(usage: Any, headers: Mapping[str, str], *, openrouter: bool) -> Usage:  # noqa: ANN401
+def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     if type(usage) is not dict:
         usage = _NOTHING
     cached = "x-openrouter-cache-status" in headers and headers["x-openrouter-cache-status"].upper() == "HIT"
     if not usage and not cached:
         return Usage()
-    cost = ZERO if cached else (_cost(usage) if openrouter else None)
+    cost = ZERO if cached else _cost(usage)
     return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cost, cached)
 
 
@@ -166,7 +205,7 @@ def _count(number: Any) -> int | None:  # noqa: ANN401
 
 
 def _cost(usage: Json) -> Pico | None:
-    """Give what OpenRouter charged; with the user's own provider key, what the provider charges as well."""
+    """Return what the server says it charged; with the user's own provider key, what the provider charges as well."""
     cost = _amount(usage.get("cost"))
     if cost is not None and usage.get("is_byok") is True and isinstance(details := usage.get("cost_details"), dict):
         return Pico(cost + (_amount(details.get("upstream_inference_cost")) or ZERO))
@@ -191,41 +230,17 @@ def _amount(usd: Any) -> Pico | None:  # noqa: ANN401
 # -- a reply that refuses
 
 
-@dataclass(frozen=True, slots=True)
-class _Error:
-    """An error of an API in one shape. `words` are for programs, `text` is lower-case English."""
-
-    code: int | None = None
-    message: str = ""
-    words: frozenset[str] = frozenset()
-    text: str = ""
-    upstream: str = ""
-    provider: str | None = None
-    relayed: bool = False
-    page: bool = False
-    meta: Json = field(default_factory=dict)
-    availability: Json = field(default_factory=dict)
-
-
 def _refusal(
-    error: _Error,
-    reply: Reply,
-    now: float,
-    data: Json = _NOTHING,
-    *,
-    openrouter: bool = True,
-    text: str | None = None,
-    begun: bool = False,
+    error: ApiError, reply: Reply, now: float, data: Json = _NOTHING, *, text: str | None = None, begun: bool = False
 ) -> Verdict:
     """Judge an error: by the HTTP status, or by the code inside a 200."""
-    wrapped = reply.status < LOWEST_CODE
-    code = error.code if wrapped else reply.status
-    ending = _ending(code, error, waits="retry-after" in reply.headers)
+    code = error.code if reply.status < LOWEST_CODE else reply.status
+    ending = ending_of(code, error, waits="retry-after" in reply.headers)
     if begun and (code is None or code >= HTTPStatus.INTERNAL_SERVER_ERROR):
-        ending = "generation_error"
+        ending = "server_error"
     known = code if code is not None and LOWEST_CODE <= code <= HIGHEST_CODE else TABLE[ending].code
-    inner = {name.lower(): value for name, value in _mapping(error.meta, "headers").items()}
-    wait = seconds_of(error.availability.get("retry_after"))
+    inner = {name.lower(): value for name, value in mapping(error.meta, "headers").items()}
+    wait = error.delay
     if wait is None:
         wait = wait_of(reply.headers, inner, now, resets=code == HTTPStatus.TOO_MANY_REQUESTS)
     made = data.get("id")
@@ -234,156 +249,18 @@ def _refusal(
         error.message or TABLE[ending].means,
         known,
         reply.status,
-        text,
-        _usage(data.get("usage"), reply.headers, openrouter=openrouter),
+        text or error.written,
+        _usage(data.get("usage"), reply.headers),
         "error" if begun else None,
         provider=error.provider,
         generation_id=made if type(made) is str else reply.headers.get("x-generation-id"),
         wait=wait,
-        resume_at=_resume_at(ending, error, reset_of(reply.headers, inner, now), wait, now),
+        resume_at=resume_at(ending, error, reset_of(reply.headers, inner, now), wait, now),
     )
-
-
-def _ending(code: int | None, error: _Error, *, waits: bool) -> str:
-    """Give the name of the ending for a code and what the API said beside it."""
-    if code is None:
-        return _by_word(None, error) or "generation_error"
-    if not HTTPStatus.BAD_REQUEST <= code <= HIGHEST_CODE:
-        return "redirected" if LOWEST_CODE <= code < HTTPStatus.BAD_REQUEST else "unexpected_status"
-    by_words = _by_word(code, error) if code < HTTPStatus.INTERNAL_SERVER_ERROR else None
-    return by_words or _by_circumstance(code, error, waits=waits) or _by_text(code, error) or _by_status(code, error)
-
-
-def _by_word(code: int | None, error: _Error) -> str | None:
-    """Give the ending that words for programs name."""
-    retryable = code == HTTPStatus.NOT_FOUND and error.availability.get("retryable") is True
-    if retryable or error.words.isdisjoint(WORDS):
-        return None
-    found = next(WORDS[word] for word in WORDS if word in error.words)
-    if code == HTTPStatus.NOT_FOUND and found == "invalid_model":
-        return "not_found"
-    return found
-
-
-def _by_circumstance(code: int, error: _Error, *, waits: bool) -> str | None:
-    """Give the ending that the shape of the reply tells."""
-    if code == HTTPStatus.FORBIDDEN:
-        if error.page:
-            return "edge_blocked"
-        if error.meta.get("reasons") or error.meta.get("flagged_input"):
-            return "moderated"
-        return "guardrail" if error.meta.get("patterns") else None
-    if code == HTTPStatus.NOT_FOUND and error.availability.get("retryable") is True:
-        return "provider_not_found"
-    if code == HTTPStatus.PAYMENT_REQUIRED and waits and not error.relayed:
-        return "in_flight_budget"
-    return None
-
-
-def _by_text(code: int, error: _Error) -> str | None:
-    """Give the ending that English text tells within a code; of a provider's words only what they say of the row."""
-    if error.relayed and code != HTTPStatus.BAD_REQUEST:
-        return None
-    for codes, pattern, ending in TEXTS:
-        if code in codes and pattern.search(error.upstream if error.relayed else error.text):
-            return None if error.relayed and ending == "invalid_model" else ending
-    return None
-
-
-def _by_status(code: int, error: _Error) -> str:
-    if error.relayed and code in RELAYED:
-        return RELAYED[code]
-    return STATUSES.get(code) or ("server_error" if code >= HTTPStatus.INTERNAL_SERVER_ERROR else "unexpected_status")
-
-
-# -- reading an error, whatever its shape
-
-
-def _parse(body: bytes) -> Any:  # noqa: ANN401
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return mended(body)
-
-
-def _read_error(reply: Reply, data: Any) -> _Error:  # noqa: ANN401
-    """Bring the shapes of OpenRouter, OpenAI, llama.cpp, vLLM, FastAPI and plain text into one."""
-    if isinstance(data, list) and data:
-        data = data[0]
-    if not isinstance(data, dict):
-        page = is_page(reply.headers, reply.body)
-        shown = page_words(reply.body) if page else reply.body[: 4 * MESSAGE_LENGTH].decode("utf-8", "replace")
-        message = clean(data if isinstance(data, str) else shown)
-        return _Error(message=message, text=message.lower(), page=page)
-    inner = data.get("error")
-    body: Json = inner if isinstance(inner, dict) else data
-    meta, availability = _mapping(body, "metadata"), _mapping(body, "availability")
-    said = inner if isinstance(inner, str) and inner else (first_words(body) or "")
-    provider = meta.get("provider_name") if isinstance(meta.get("provider_name"), str) else None
-    named = [meta.get("error_type"), meta.get("limit_source"), meta.get("reason"), availability.get("code")]
-    named += [body.get("error_type"), body.get("type"), body.get("code"), data.get("error_type")]
-    words = frozenset(word.lower() for word in named if isinstance(word, str))
-    upstream = first_words(_unpack(meta.get("raw"))) or ""
-    return _Error(
-        code=_code(body, words),
-        message=_for_people(provider, upstream or said, meta),
-        words=words,
-        text=said[: 8 * MESSAGE_LENGTH].lower(),
-        upstream=upstream[: 8 * MESSAGE_LENGTH].lower(),
-        provider=provider,
-        relayed=provider is not None and said.strip().lower() == "provider returned error",
-        meta=meta,
-        availability=availability,
-    )
-
-
-def _mapping(body: Json, name: str) -> Json:
-    value = body.get(name)
-    return value if isinstance(value, dict) else _NOTHING
-
-
-def _code(body: Json, words: frozenset[str]) -> int | None:
-    """Give the number of an error, which may be a number, digits, or only implied by a word."""
-    for name in ("code", "status", "http_status"):
-        number = body.get(name)
-        if type(number) is int and LOWEST_CODE <= number <= HIGHEST_CODE:
-            return number
-        if isinstance(number, str) and re.fullmatch(r"[3-5]\d\d", number):
-            return int(number)
-    return next((code for word, code in WORD_CODES.items() if word in words), None)
-
-
-def _unpack(raw: Any) -> Any:  # noqa: ANN401
-    """Give what a provider sent, which is often JSON inside a string."""
-    if isinstance(raw, str) and raw.lstrip().startswith(("{", "[")):
-        parsed = _parse(raw.encode("utf-8", "replace"))
-        return raw if parsed is None else parsed
-    return raw
-
-
-def _for_people(provider: str | None, words: str, meta: Json) -> str:
-    """Give `[provider] its own words (reasons)`."""
-    message = f"[{provider}] {words}" if provider else words
-    reasons = meta.get("reasons") or meta.get("patterns")
-    if isinstance(reasons, list):
-        missing = [str(reason) for reason in reasons[:20] if str(reason) not in message]
-        message += f" ({', '.join(missing)})" if missing else ""
-    return clean(message)
-
-
-def _resume_at(ending: str, error: _Error, reset: float | None, wait: float | None, now: float) -> float | None:
-    """Give the Unix time at which the limit that stopped the run ends, if anything tells."""
-    if TABLE[ending].action is not Action.STOP:
-        return None
-    if (told := time_of(error.meta.get("resets_at"))) is not None:
-        return told
-    if ending == "daily_quota":
-        return midnight_after(now) if reset is None else reset
-    return None if wait is None else now + wait
 
 
 def _fault(reply: Reply) -> str:
-    """Give the ending of an attempt without an HTTP reply; what was not sent can't be billed."""
+    """Return the ending of an attempt without an HTTP reply; what was not sent can't be billed."""
     match reply.fault:
         case Fault.TOO_LARGE:
             return "response_too_large"

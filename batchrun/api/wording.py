@@ -1,8 +1,10 @@
 """Foreign words made fit for people: from servers, providers and libraries."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -21,16 +23,43 @@ def clean(text: str) -> str:
     return masked if len(masked) <= MESSAGE_LENGTH else masked[: MESSAGE_LENGTH - 1] + "…"
 
 
-def mended(body: bytes) -> Any:  # noqa: ANN401  (any JSON)
-    """Read JSON with half characters or bytes that are no UTF-8: marks stand in their place. None where it is no JSON.
+def read_json(headers: Mapping[str, str], body: bytes) -> tuple[Any, bool]:
+    """Return a body's JSON, None where it is not JSON, and whether characters in it were broken.
 
-    A server that cuts an answer inside an emoji writes such a half.
+    What no column needs must not cost an answer: NaN among the logprobs, a number too large, a raw line break, bytes
+    that are not UTF-8. Broken characters become U+FFFD; a server that cuts an answer inside an emoji sends such.
     """
     try:
-        value = json.loads(body.decode("utf-8-sig", "replace"))
-        return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        return orjson.loads(body), False
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        text, damaged = _decoded(headers, body)
+        value = _LENIENT.decode(text)
+        written = json.dumps(value, ensure_ascii=False)
+        halves = _HALF.search(written) is not None
+        return (json.loads(_HALF.sub("\ufffd", written)) if halves else value), damaged or halves
     except (ValueError, RecursionError):
-        return None
+        return None, False
+
+
+def _decoded(headers: Mapping[str, str], body: bytes) -> tuple[str, bool]:
+    """Return a body's text by its charset, else as UTF-8, and whether bytes of it were broken."""
+    named = re.search(r"charset=[\"']?([\w-]+)", headers.get("content-type", ""), re.IGNORECASE)
+    if named and named[1].lower() not in ("utf-8", "utf8"):
+        with suppress(LookupError, UnicodeDecodeError):
+            return body.decode(named[1]), False
+    text = body.decode("utf-8-sig", "replace")
+    return text, text.count("\ufffd") > body.count("\ufffd".encode())
+
+
+def _number(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+_LENIENT = json.JSONDecoder(parse_float=_number, parse_constant=lambda _: None, strict=False)
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:

@@ -4,26 +4,40 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jsonschema_rs
 import orjson
 
 from batchrun.job.spec import Answer
-from batchrun.prompt.schema import Schema, SchemaMistake, from_columns, from_schema, kind_of
+from batchrun.prompt.schema import Schema, SchemaMistake, from_columns, from_schema
+from batchrun.records import Kind, Mismatch, kind_of
 
 TEXT_COLUMN = "answer"
 """The one column of a job without `answer`: the text."""
 
 _INT64 = 2**63
 _SHOWN = 300  # characters of one validation error
-_TOLD = 3  # validation errors in a message
-_OBJECT = re.compile(r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:|\[\s*+\{')  # possessive: linear, whatever is written
-_EMPTY = re.compile(r"\{\s*\}")
-_THOUGHT = "</think>"
+_LISTED = 3  # validation errors in a message
+
+# Where an object or a list of objects begins; possessive: linear, whatever is written.
+_START = r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:|\{\s*+\}|\[\s*+\{'
+_TAGS = "(?:[a-z]+:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratch_?pad|antthinking)"
+# How models mark their thoughts: <think>, <thinking>, <seed:think>, [THINK] (Mistral), <|channel|>analysis (gpt-oss),
+# <|START_THINKING|> (Cohere), ◁think▷ (Kimi). A mark in quotes or backticks is only spoken of.
+_OPENS = (
+    rf"<{_TAGS}>|\[THINK\]|<\|channel\|>(?:analysis|commentary)\b|<\|(?:start|begin)_(?:thinking|of_thought)\|>|◁think▷"
+)
+_CLOSES = (
+    rf"</{_TAGS}>|\[/THINK\]|<\|channel\|>final\b(?:[^<>]{{0,40}}<\|message\|>)?"
+    r"|<\|end_(?:thinking|of_thought)\|>|◁/think▷"
+)
+_MARK = re.compile(rf"(?P<opens>{_OPENS})|(?P<closes>{_CLOSES})", re.IGNORECASE)
+_PIECE = re.compile(rf"(?P<start>{_START})|{_MARK.pattern}", re.IGNORECASE)
+_FENCE = re.compile(r"\s*+(?:```\w*+\s*+)?")
 
 _INSTRUCTIONS = (
     "Answer with one JSON object and nothing else: no explanation, no code fence. It must fit this JSON Schema:\n"
@@ -31,25 +45,15 @@ _INSTRUCTIONS = (
 _REPAIR = "That answer can't be used: {}\nAnswer again, with nothing but the corrected JSON object."
 
 
-@dataclass(frozen=True, slots=True)
-class Valid:
-    """A usable answer: the object as compact JSON, its keys in the schema's order; for text answers the text itself."""
-
-    json: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Why a text is no usable answer, in words for people and for the model."""
-
-    message: str
-
-
-_Typed = Callable[[Any], Any]
-
-
 class _UnfitError(ValueError):
     """A value that no column can hold."""
+
+
+class _Shape(NamedTuple):
+    """The kind of a value, and the shapes in it: by name in an object, under "" in a list."""
+
+    kind: Kind
+    inner: Mapping[str, "_Shape"] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class AnswerForm:
     response_format: dict[str, Any] | None = None
     instructions: str | None = None
     _validator: Any = field(default=None, repr=False)
-    _typed: _Typed | None = field(default=None, repr=False)
+    _shape: "_Shape" = field(default=_Shape("text"), repr=False)
 
     @classmethod
     def compile(cls, answer: Answer | None) -> "AnswerForm | list[SchemaMistake]":
@@ -86,35 +90,63 @@ class AnswerForm:
             _response_format(answer, schema),
             None if answer.mode == "schema" else _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False),
             jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
-            _typing(schema),
+            _shape(schema),
         )
 
-    def parse(self, text: str) -> Valid | Mismatch:
-        """Read what a model wrote; never raises.
+    def parse(self, text: str, *, finished: bool = True) -> str | Mismatch:
+        """Return the answer in what a model wrote: compact JSON with keys in the schema's order, or the text.
 
-        Forgiven are a byte order mark, thoughts, code fences and prose around the object; the first object counts.
-        A key written twice, a number that 64 bits can't hold, NaN and half characters are mismatches.
+        Thoughts are cut off. A byte order mark, code fences and prose around the object are ignored. Of several objects
+        the last one after the thoughts counts. Without such a mark, different objects that fit are a mismatch, since
+        one of them is a draft. Where the text is not `finished`, it has to be a whole object and nothing else.
         """
         try:
-            return Valid(self._read(text))
+            if self.schema is None:
+                return _plain(text, finished=finished)
+            return self._object(text, finished=finished)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return Mismatch(_encodable(_why(error)))
 
-    def _read(self, text: str) -> str:
-        if self._typed is None:
-            text.encode()
-            return text
-        value = _found(text)
-        if not self._validator.is_valid(value):
-            errors = (_told(error) for error in self._validator.iter_errors(value))
-            raise _UnfitError("; ".join(itertools.islice(errors, _TOLD)))
-        return orjson.dumps(self._typed(value)).decode()
+    def _object(self, text: str, *, finished: bool) -> str | Mismatch:
+        text = text.lstrip("\ufeff \t\r\n")
+        if not finished:
+            answer = text[_thoughts_end(text) :]
+            fence = _FENCE.match(answer)
+            value, end = _DECODER.raw_decode(answer, fence.end() if fence else 0) if answer else (None, 0)
+            if not answer or _FENCE.fullmatch(answer, end) is None:
+                return Mismatch("it is cut off", empty=not answer)
+            return self._typed(value)
+        written, marked = _written(text)
+        if not written:
+            return Mismatch("there is no JSON object in it", empty=not text[_thoughts_end(text) :].strip())
+        columns = self.columns.keys()
+        meant = [one for one in written if not isinstance(one, dict) or columns & one.keys()] or written
+        last = self._typed(meant[-1])
+        if not marked and any(self._fits(one) and self._typed(one) != last for one in meant[:-1]):
+            raise _UnfitError("it contains several different answers, without a mark which of them is the last word")
+        return last
 
-    def repair_turns(self, raw: str, mismatch: Mismatch) -> list[dict[str, str]]:
-        """Give the turns that ask the model to correct what it wrote."""
+    def _fits(self, value: Any) -> bool:  # noqa: ANN401  (any JSON)
+        return self._validator is not None and bool(self._validator.is_valid(value))
+
+    def _typed(self, value: Any) -> str:  # noqa: ANN401  (any JSON)
+        """Return a value in the one form that its columns hold, as JSON; raise where it does not fit."""
+        if isinstance(value, _Broken):
+            raise _UnfitError(value.why)
+        if not isinstance(value, dict):
+            raise _UnfitError("it is a list, where one JSON object is wanted")
+        if not self._fits(value):
+            errors = (_described(error) for error in self._validator.iter_errors(value))
+            raise _UnfitError("; ".join(itertools.islice(errors, _LISTED)))
+        return orjson.dumps(_typed(value, self._shape)).decode()
+
+    def repair_turns(self, raw: str, problem: str) -> list[dict[str, str]]:
+        """Return the turns that ask the model to correct what it wrote; none where it wrote nothing."""
+        if not raw.strip():
+            return []
         return [
             {"role": "assistant", "content": _encodable(raw)},
-            {"role": "user", "content": _REPAIR.format(mismatch.message)},
+            {"role": "user", "content": _REPAIR.format(problem)},
         ]
 
 
@@ -143,7 +175,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> NoReturn:
-    raise _UnfitError(f"{word} is no number in JSON")
+    raise _UnfitError(f"{word} is not a number in JSON")
 
 
 def _finite(digits: str) -> float:
@@ -154,39 +186,86 @@ def _finite(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+_LENIENT = json.JSONDecoder(strict=False)
 
 
-def _found(text: str) -> Any:  # noqa: ANN401  (any JSON)
-    """Find the object in a text: the whole text, else the first object after any thoughts."""
-    text = text.lstrip("\ufeff \t\r\n")
-    start = _OBJECT.match(text) or _EMPTY.match(text)
-    if start is None:
-        text = text.rpartition(_THOUGHT)[2]
-        start = _OBJECT.search(text)
-        if start is None:
-            raise _UnfitError("there is no JSON object in it")
-    value, _ = _DECODER.raw_decode(text, start.start())
-    if not isinstance(value, dict):
-        raise _UnfitError("it is a list, where one JSON object is wanted")
-    return value
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """Something that begins as an object and is not one that can be used."""
+
+    why: str
 
 
-def _told(error: jsonschema_rs.ValidationError) -> str:
-    """Give a validation error as "where: what"."""
+def _plain(text: str, *, finished: bool) -> str | Mismatch:
+    """Return a text answer without the thoughts before it, otherwise exactly as it was written."""
+    text.encode()  # half a character can't be kept
+    answer = text[_thoughts_end(text) :]
+    if not answer.strip():
+        return Mismatch("there is no answer in it", empty=True)
+    return answer if finished else Mismatch("it is cut off")
+
+
+def _thoughts_end(text: str) -> int:
+    """Return where the answer begins: after the last end mark; thoughts that never end are the whole text."""
+    marks = [mark for mark in _MARK.finditer(text) if not _is_quoted(mark)]
+    end = max((mark.end() for mark in marks if mark["closes"]), default=0)
+    unclosed = next((mark.start() for mark in marks if mark.start() >= end), None)
+    if unclosed is not None and not text[end:unclosed].strip():
+        return len(text)
+    return end + len(text[end:]) - len(text[end:].lstrip()) if end else 0
+
+
+def _is_quoted(mark: re.Match[str]) -> bool:
+    """Check whether a mark is only mentioned, as in `</think>`."""
+    before = mark.string[max(0, mark.start() - 1) : mark.start()]
+    after = mark.string[mark.end() : mark.end() + 1]
+    return before == after and before in tuple("\"'`")
+
+
+def _written(text: str) -> tuple[list[Any], bool]:
+    """Return the objects that a text contains after its thoughts, in order, and whether it marks where thoughts end."""
+    written: list[Any] = []
+    marked = thinking = False
+    at = 0
+    while piece := _PIECE.search(text, at):
+        at = piece.end()
+        if piece["start"]:
+            value, at = _decoded(text, piece.start())
+            if not thinking:
+                written.append(value)
+        elif not _is_quoted(piece):
+            thinking = bool(piece["opens"])
+            if not thinking:
+                written, marked = [], True
+    return written, marked
+
+
+def _decoded(text: str, start: int) -> tuple[Any, int]:
+    """Return the object that begins here, and where to read on. A mark inside one of its strings is part of it."""
+    try:
+        return _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        return _Broken(_why(error)), max(start + 1, error.pos)
+    except _UnfitError as error:
+        return _Broken(str(error)), _LENIENT.raw_decode(text, start)[1]
+
+
+def _described(error: jsonschema_rs.ValidationError) -> str:
+    """Return a validation error as "where: what"."""
     where = ".".join(map(str, error.instance_path))
     what = error.message if len(error.message) <= _SHOWN else f"{error.message[:_SHOWN]}…"
     return f"{where}: {what}" if where else what
 
 
 def _why(error: Exception) -> str:
-    """Say in one line why a text can't be read."""
+    """Return in one line why a text can't be read."""
     if isinstance(error, _UnfitError):
         return str(error)
     if isinstance(error, UnicodeEncodeError) or "surrogates" in str(error):
-        return "it holds half a character (a lone surrogate)"
+        return "it contains half a character (an unpaired surrogate)"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return f"no valid JSON: {str(error).partition(';')[0]}"
+    return f"not valid JSON: {str(error).partition(';')[0]}"
 
 
 def _encodable(text: str) -> str:
@@ -194,57 +273,32 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-# Typing: what is valid gets the one form that its column holds
+# Typing
 
 
-def _typing(schema: Mapping[str, Any]) -> _Typed:
-    """Give what turns a valid value into its column's type: 1.0 into 1, unions into JSON text, keys in order."""
+def _shape(schema: Mapping[str, Any]) -> _Shape:
     kind = kind_of(schema)
-    if kind == "object":
-        return _typed_object({name: _typing(inner) for name, inner in schema["properties"].items()})
-    if kind == "list":
-        return _typed_list(_typing(schema["items"]))
-    return _SCALARS.get(kind, _as_it_is)
+    inner = schema["properties"] if kind == "object" else {"": schema["items"]} if kind == "list" else {}
+    return _Shape(kind, {name: _shape(one) for name, one in inner.items()})
 
 
-def _typed_object(properties: Mapping[str, _Typed]) -> _Typed:
-    def typed(value: Any) -> Any:  # noqa: ANN401  (any JSON)
-        return None if value is None else {name: to(value[name]) for name, to in properties.items()}
-
-    return typed
-
-
-def _typed_list(item: _Typed) -> _Typed:
-    def typed(value: Any) -> Any:  # noqa: ANN401  (any JSON)
-        return None if value is None else [item(one) for one in value]
-
-    return typed
-
-
-def _as_it_is(value: Any) -> Any:  # noqa: ANN401  (any JSON)
-    return value
-
-
-def _integer(value: float | None) -> int | None:
+def _typed(value: Any, shape: _Shape) -> Any:  # noqa: ANN401  (any JSON)
+    """Return a valid value in the one form that its column holds: 1.0 as 1, unions as JSON text, keys in order."""
     if value is None:
         return None
-    if not -_INT64 <= value < _INT64:
-        raise _UnfitError(f"{str(value)[:40]} does not fit into 64 bits")
-    return int(value)
-
-
-def _number(value: Any) -> Any:  # noqa: ANN401  (a number or null)
-    return float(value) if isinstance(value, int) and not -_INT64 <= value < _INT64 else value
-
-
-def _date(value: str | None) -> str | None:
-    if value is not None and value.startswith("0000"):
-        raise _UnfitError(f"{value} is before the year 1")
+    match shape.kind:
+        case "object":
+            value = {name: _typed(value[name], inner) for name, inner in shape.inner.items()}
+        case "list":
+            value = [_typed(one, shape.inner[""]) for one in value]
+        case "integer" if not -_INT64 <= value < _INT64:
+            raise _UnfitError(f"{str(value)[:40]} does not fit into 64 bits")
+        case "integer":
+            value = int(value)
+        case "number" if isinstance(value, int) and not -_INT64 <= value < _INT64:
+            value = float(value)
+        case "date" if value.startswith("0000"):
+            raise _UnfitError(f"{value} is before the year 1")
+        case "json":
+            value = orjson.dumps(value).decode()
     return value
-
-
-def _json_text(value: Any) -> str | None:  # noqa: ANN401  (any JSON)
-    return None if value is None else orjson.dumps(value).decode()
-
-
-_SCALARS: dict[str, _Typed] = {"integer": _integer, "number": _number, "date": _date, "json": _json_text}

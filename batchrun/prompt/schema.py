@@ -12,7 +12,7 @@ A mapping with `type` or `values` and no other keys than these is the long form,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jsonschema_rs
 
@@ -20,9 +20,6 @@ Path = tuple[str | int, ...]
 Schema = dict[str, Any]
 SchemaMistake = tuple[Path, str]
 """Where in the job file (from `answer` on), and what."""
-
-Kind = Literal["text", "date", "enum", "integer", "number", "boolean", "list", "object", "json"]
-"""What a column holds; "json" is JSON text, where values of several kinds are allowed."""
 
 _TYPES: dict[str, Schema] = {
     "string": {"type": "string"},
@@ -71,31 +68,6 @@ def from_schema(schema: Mapping[str, Any], *, strict: bool) -> tuple[Schema, lis
     if not mistakes:
         mistakes += _rejected(whole, path)
     return whole, mistakes
-
-
-def kind_of(schema: Mapping[str, Any]) -> Kind:
-    """Say what the column of a property holds, whose schema is written out."""
-    if "enum" in schema:
-        return _kind_of_values([value for value in schema["enum"] if value is not None])
-    kinds = schema.get("type", ())
-    kinds = ({kinds} if isinstance(kinds, str) else set(kinds)) - {"null"}
-    if kinds == {"array"} and "items" in schema and "prefixItems" not in schema:
-        return "list"
-    if kinds == {"string"}:
-        return "date" if schema.get("format") == "date" else "text"
-    if kinds in ({"object"}, {"integer"}, {"boolean"}):
-        kind: Kind = kinds.pop()
-        return kind
-    return "number" if kinds and kinds <= {"integer", "number"} else "json"
-
-
-def _kind_of_values(values: Sequence[Any]) -> Kind:
-    kinds = {type(value) for value in values}
-    if kinds == {str}:
-        return "enum"
-    if kinds in ({bool}, {int}):
-        return "boolean" if bool in kinds else "integer"
-    return "number" if kinds and kinds <= {int, float} else "json"
 
 
 def _rejected(schema: Schema, path: Path) -> list[SchemaMistake]:

@@ -15,7 +15,7 @@ from batchrun.api.codes import TABLE, Action, Blame, Count, Ending
 from batchrun.api.judge import judge
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.money import ZERO, Pico
-from batchrun.prompt.answers import AnswerForm, Mismatch, with_turns
+from batchrun.prompt.answers import AnswerForm, with_turns
 from batchrun.prompt.render import RowProblem
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.breaker import Breaker, Patience
@@ -220,7 +220,7 @@ class Pool:
     def _settle(self, work: Work, reply: Reply) -> None:
         """Judge a reply, settle its money, and decide what becomes of the question."""
         now, at = self._clock(), self._wall()
-        verdict = judge(reply, now=at, openrouter=self._rules.openrouter)
+        verdict = judge(reply, self._form.parse, now=at, prompt=work.body or b"")
         ending = TABLE[verdict.ending]
         del self._in_flight[work.question]
         self.tally.in_flight -= 1
@@ -234,14 +234,12 @@ class Pool:
             self._queue.acquit(work)
         if ending.action is Action.ACCEPT:
             self._succeeded(now)
-            parsed = self._form.parse(verdict.text or "")
-            if not isinstance(parsed, Mismatch):
-                self.tally.ok += 1
-                most = self._rules.max_tokens
-                self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=parsed.json, max_tokens=most))
-                return
-            verdict = verdict._replace(ending="schema_mismatch", message=parsed.message)
-            work.mismatch = parsed
+            self.tally.ok += 1
+            most = self._rules.max_tokens
+            self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=verdict.answer, max_tokens=most))
+            return
+        if verdict.text is not None and ending.blames is Blame.ROW:
+            self._succeeded(now)  # the server works, whatever the model wrote
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
         self._refuse(work, work.last, verdict)
@@ -302,11 +300,11 @@ class Pool:
 
     def _repair(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
         """Go on with the conversation: the invalid answer, and what is wrong with it."""
-        if work.mismatch is None or work.repairs >= self._rules.repairs:
+        if work.repairs >= self._rules.repairs:
             self._fail(work, outcome, TABLE[verdict.ending])
         else:
             work.repairs += 1
-            work.turns += self._form.repair_turns(verdict.text or "", work.mismatch)
+            work.turns += self._form.repair_turns(verdict.text or "", verdict.message)
             work.body = None
             self._wait(work, 0.0)
 

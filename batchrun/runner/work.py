@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 from batchrun.api.codes import TABLE, Blame
 from batchrun.money import ZERO, Pico, Price, show
-from batchrun.prompt.answers import Mismatch
 from batchrun.prompt.render import RowProblem
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
 from batchrun.runner.permits import Permit
@@ -54,6 +53,8 @@ class Rules:
     def charge(self, verdict: Verdict) -> "Charge":
         """Say what one attempt costs: as the server says, else by its tokens and the price."""
         ending, usage, cost = TABLE[verdict.ending], verdict.usage, verdict.usage.cost
+        if not self.openrouter and self.price is not None:
+            cost = None  # the price is the job's own word; what another server reports need not be in USD
         tokens = usage.prompt_tokens, usage.completion_tokens
         if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
             cost = self.price.cost(tokens[0], tokens[1])
@@ -144,7 +145,6 @@ class Work:
     permit: Permit | None = None
     sent_at: float = 0.0
     last: Outcome | None = None
-    mismatch: Mismatch | None = None
 
     def paid(self, charge: Charge) -> None:
         """Count one attempt and its money."""

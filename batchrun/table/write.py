@@ -21,8 +21,7 @@ from polars.io.plugins import register_io_source
 
 from batchrun.errors import StorageError, UserError
 from batchrun.job.spec import Detail
-from batchrun.prompt.schema import kind_of
-from batchrun.records import Status
+from batchrun.records import Status, kind_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 _ROW_GROUP = 20_000

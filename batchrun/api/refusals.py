@@ -1,0 +1,242 @@
+"""What a server's error says: the shapes of all dialects read into one, and the ending that it names.
+
+Structure decides first (codes, types, reasons), the status next, English text only within a status.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from batchrun.api.codes import (
+    HIGHEST_CODE,
+    LOWEST_CODE,
+    RELAYED,
+    STATUSES,
+    TABLE,
+    TEXTS,
+    WORD_CODES,
+    WORDS,
+    Action,
+)
+from batchrun.api.waits import midnight_after, seconds_of, time_of
+from batchrun.api.wording import MESSAGE_LENGTH, clean, first_words, is_page, page_words, read_json
+from batchrun.records import Reply
+
+Json = Mapping[str, Any]
+_NOTHING: Json = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """An error of an API in one shape: machine-readable words, lower-case English, and the parameter that it blames.
+
+    `said` is the server's own text, `upstream` that of the provider behind it, `written` what the model had written.
+    """
+
+    code: int | None = None
+    message: str = ""
+    words: frozenset[str] = frozenset()
+    said: str = ""
+    upstream: str = ""
+    blamed: str = ""
+    provider: str | None = None
+    relayed: bool = False
+    page: bool = False
+    written: str | None = None
+    meta: Json = field(default_factory=dict)
+    availability: Json = field(default_factory=dict)
+    delay: float | None = None
+
+
+def ending_of(code: int | None, error: ApiError, *, waits: bool) -> str:
+    """Return the name of the ending for a code and what the API said beside it."""
+    if code is not None and not HTTPStatus.BAD_REQUEST <= code <= HIGHEST_CODE:
+        return "redirected" if LOWEST_CODE <= code < HTTPStatus.BAD_REQUEST else "bad_request"
+    return (
+        _by_word(code, error)
+        or _by_circumstance(code, error, waits=waits)
+        or _by_text(code, error)
+        or _by_field(code, error)
+        or _by_status(code, error)
+    )
+
+
+def _by_word(code: int | None, error: ApiError) -> str | None:
+    """Return the ending that a machine-readable word names; above 499 only OpenRouter's own availability counts."""
+    if code == HTTPStatus.NOT_FOUND and error.availability.get("retryable") is True:
+        return "provider_error"
+    if error.written is not None:
+        return "schema_mismatch"
+    words: Any = error.words
+    if code is not None and code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        words = {error.availability.get("code")}
+    return next((ending for word, ending in WORDS.items() if word in words), None)
+
+
+def _by_circumstance(code: int | None, error: ApiError, *, waits: bool) -> str | None:
+    """Return the ending that the shape of the reply shows."""
+    if code == HTTPStatus.FORBIDDEN:
+        if error.page:
+            return "edge_blocked"
+        if error.meta.get("reasons") or error.meta.get("flagged_input"):
+            return "content_policy"
+        return "guardrail" if error.meta.get("patterns") else None
+    if code == HTTPStatus.PAYMENT_REQUIRED and waits and not error.relayed:
+        return "in_flight_budget"
+    if code == HTTPStatus.TOO_MANY_REQUESTS and (numbers := _LIMIT.search(error.said)):
+        # OpenAI: "tokens per min (TPM): Limit 30000, Requested 36278". Waiting never makes room for such a request.
+        limit, requested = (int(digits.replace(",", "")) for digits in numbers.groups())
+        return "payload_too_large" if requested > limit else None
+    return None
+
+
+_LIMIT = re.compile(r"\blimit:? ([\d,]{1,12}).{0,40}?requested:? ([\d,]{1,12})")
+
+
+def _by_text(code: int | None, error: ApiError) -> str | None:
+    """Return the ending that English text names within a code; of a provider's text only what it says of the row."""
+    if error.relayed and code != HTTPStatus.BAD_REQUEST:
+        return None
+    for codes, pattern, ending in TEXTS:
+        if (code is None or code in codes) and pattern.search(error.upstream if error.relayed else error.said):
+            if error.relayed and TABLE[ending].action in (Action.STOP, Action.CONFIRM):
+                return None  # the provider's own model name, key or credit
+            return ending
+    return None
+
+
+def _by_field(code: int | None, error: ApiError) -> str | None:
+    """Return the ending that the blamed field of the request shows: all but the messages is the same for every row."""
+    if code not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) or not error.blamed:
+        return None
+    if error.blamed.startswith(("messages", "prompt", "input", "contents", "body")):
+        return None
+    return "invalid_model" if error.blamed == "model" and not error.relayed else "bad_parameters"
+
+
+def _by_status(code: int | None, error: ApiError) -> str:
+    if code is None:
+        return "server_error"
+    if error.relayed and code in RELAYED:
+        return RELAYED[code]
+    return STATUSES.get(code) or ("server_error" if code >= HTTPStatus.INTERNAL_SERVER_ERROR else "bad_request")
+
+
+# -- reading an error, whatever its shape
+
+
+def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
+    """Bring the shapes of OpenRouter, OpenAI, Google, llama.cpp, vLLM, FastAPI and plain text into one."""
+    if not isinstance(data, dict):
+        page = is_page(reply.headers, reply.body)
+        shown = page_words(reply.body) if page else reply.body[: 4 * MESSAGE_LENGTH].decode("utf-8", "replace")
+        message = clean(data if isinstance(data, str) else shown)
+        return ApiError(message=message, said=message.lower(), page=page)
+    inner = data.get("error")
+    body: Json = inner if isinstance(inner, dict) else data
+    meta, availability = mapping(body, "metadata"), mapping(body, "availability")
+    said = inner if isinstance(inner, str) and inner else (first_words(body) or first_words(data) or "")
+    provider = meta.get("provider_name") if isinstance(meta.get("provider_name"), str) else None
+    details = [one for one in _list(body.get("details")) if isinstance(one, dict)]
+    named = [meta.get("error_type"), meta.get("limit_source"), meta.get("reason"), availability.get("code")]
+    named += [body.get("error_type"), body.get("type"), body.get("code"), body.get("status"), data.get("error_type")]
+    named += [detail.get("reason") for detail in details]
+    if any("PerDay" in str(one.get("quotaId")) for one in _violations(details)):
+        named.append("quota_per_day")
+    words = frozenset(word.lower() for word in named if isinstance(word, str))
+    raw = _unpack(meta.get("raw"))
+    upstream = first_words(raw) or ""
+    written = body.get("failed_generation")
+    wait = seconds_of(availability.get("retry_after"))
+    if wait is None:
+        wait = next(
+            (seconds for detail in details if (seconds := _seconds(detail.get("retryDelay"))) is not None), None
+        )
+    return ApiError(
+        code=_code(body, words),
+        message=_for_people(provider, upstream or said, meta),
+        words=words,
+        said=said[: 8 * MESSAGE_LENGTH].lower(),
+        upstream=upstream[: 8 * MESSAGE_LENGTH].lower(),
+        blamed=_blamed(raw if isinstance(raw, dict) else data),
+        provider=provider,
+        relayed=provider is not None and said.strip().lower() == "provider returned error",
+        written=written if isinstance(written, str) else None,
+        meta=meta,
+        availability=availability,
+        delay=wait,
+    )
+
+
+def mapping(body: Json, name: str) -> Json:
+    """Return the object under a name; an empty one where there is none."""
+    value = body.get(name)
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _list(value: Any) -> list[Any]:  # noqa: ANN401
+    return value if isinstance(value, list) else []
+
+
+def _violations(details: Sequence[Json]) -> Iterator[Json]:
+    """Yield the quotas that Google names: GenerateRequestsPerDayPerProjectPerModel-FreeTier and the like."""
+    for detail in details:
+        yield from (one for one in _list(detail.get("violations")) if isinstance(one, dict))
+
+
+def _seconds(duration: Any) -> float | None:  # noqa: ANN401
+    """Return Google's "34.07s" as seconds."""
+    return seconds_of(duration[:-1]) if isinstance(duration, str) and duration.endswith("s") else None
+
+
+def _blamed(data: Json) -> str:
+    """Return the field of the request that an error blames: OpenAI's `param`, or the `loc` of FastAPI."""
+    body = mapping(data, "error") or data
+    if isinstance(param := body.get("param"), str):
+        return param.lower()
+    message = body.get("message")
+    details = _list(body.get("detail")) or _list(message.get("detail") if isinstance(message, dict) else None)
+    place = _list(details[0].get("loc")) if details and isinstance(details[0], dict) else []
+    return next((part for part in place if isinstance(part, str) and part != "body"), "")
+
+
+def _code(body: Json, words: frozenset[str]) -> int | None:
+    """Return the number of an error, which may be a number, digits, or only implied by a word."""
+    for name in ("code", "status", "http_status"):
+        number = body.get(name)
+        if type(number) is int and LOWEST_CODE <= number <= HIGHEST_CODE:
+            return number
+        if isinstance(number, str) and re.fullmatch(r"[3-5]\d\d", number):
+            return int(number)
+    return next((code for word, code in WORD_CODES.items() if word in words), None)
+
+
+def _unpack(raw: Any) -> Any:  # noqa: ANN401
+    """Return what a provider sent, which is often JSON inside a string."""
+    if isinstance(raw, str) and raw.lstrip().startswith(("{", "[")):
+        parsed, _ = read_json({}, raw.encode("utf-8", "replace"))
+        return raw if parsed is None else parsed
+    return raw
+
+
+def _for_people(provider: str | None, words: str, meta: Json) -> str:
+    """Return `[provider] its own words (reasons)`."""
+    message = f"[{provider}] {words}" if provider else words
+    reasons = meta.get("reasons") or meta.get("patterns")
+    if isinstance(reasons, list):
+        missing = [str(reason) for reason in reasons[:20] if str(reason) not in message]
+        message += f" ({', '.join(missing)})" if missing else ""
+    return clean(message)
+
+
+def resume_at(ending: str, error: ApiError, reset: float | None, wait: float | None, now: float) -> float | None:
+    """Return the Unix time at which the limit that stopped the run ends, if the server says so."""
+    if TABLE[ending].action is not Action.STOP:
+        return None
+    if (until := time_of(error.meta.get("resets_at"))) is not None:
+        return until
+    if ending == "daily_quota" and "quota_per_day" not in error.words:  # Google's day ends elsewhere
+        return midnight_after(now) if reset is None else reset
+    return None if wait is None or ending == "daily_quota" else now + wait
