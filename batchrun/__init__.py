@@ -27,7 +27,7 @@ from batchrun.errors import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from batchrun.job.spec import Job
+    from batchrun.job import Job
     from batchrun.records import Summary
 
 

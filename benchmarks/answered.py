@@ -11,7 +11,7 @@ from pathlib import Path
 from stub import ANSWER
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.money import Pico
 from batchrun.records import Outcome, Status
 from batchrun.runner.loading import load_file

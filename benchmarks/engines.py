@@ -16,7 +16,7 @@ import uvloop
 from job import STUB_CPU, _sending, timed, write_job, write_rows
 from stub import stub
 
-from batchrun.job.spec import RayOptions
+from batchrun.job import RayOptions
 from batchrun.records import Request, Send, Target
 from batchrun.senders import open_sender
 

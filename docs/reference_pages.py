@@ -8,7 +8,7 @@ import click
 
 from batchrun.checkpoint import schema as tables
 from batchrun.cli.main import COMMANDS, cli
-from batchrun.job.parse import schema
+from batchrun.job import json_schema
 from batchrun.table.write import DETAIL_TYPES
 
 MADE = "This page is made from the code by `python docs/reference_pages.py`.\n"
@@ -47,7 +47,7 @@ def pages() -> dict[str, str]:
 
 
 def _job_file() -> Iterator[str]:
-    whole = schema()
+    whole = json_schema()
     yield "# The job file\n"
     yield MADE
     yield "Relative paths are relative to the job file. `${VAR}` expands in paths, the endpoint, the model's name and"

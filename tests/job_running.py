@@ -9,9 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.job.environment import Environment
-from batchrun.job.options import RunOptions
-from batchrun.job.parse import load
+from batchrun.job import Environment, RunOptions, load
 from batchrun.records import Summary
 from batchrun.runner.progress import Quiet, Ui
 from batchrun.runner.run import run_job

@@ -8,7 +8,7 @@ from typing import Any
 
 from virtual_time import run
 
-from batchrun.job.spec import Answer
+from batchrun.job import Answer
 from batchrun.money import ZERO, Pico
 from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.render import RowProblem

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.job.spec import Answer, AnswerMode
+from batchrun.job import Answer, AnswerMode
 from batchrun.prompt.answers import AnswerForm, with_turns
 from batchrun.records import Mismatch
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batchrun.job.spec import Input, Job, Message, Model, Output, Part, Prompt
+from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
 from batchrun.money import Pico, Price, from_usd
 from batchrun.runner.budget import Budget, unbounded, worst_case
 

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from batchrun.api.endpoints import default_model
 from batchrun.cli.main import COMMANDS, cli
-from batchrun.job.parse import load, schema
+from batchrun.job import json_schema, load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -71,7 +71,7 @@ def test_every_job_in_the_documentation_loads(page: Path, text: str) -> None:
     there = {line.partition(":")[0] for line in text.splitlines() if re.match(r"[a-z]", line)}
     whole = text + "".join(rest for name, rest in REST.items() if name not in there)
     load(whole, page.with_suffix(".yaml"), {})
-    jsonschema_rs.validator_for(schema()).validate(
+    jsonschema_rs.validator_for(json_schema()).validate(
         orjson.loads(orjson.dumps(YAML(typ="safe").load(whole), default=str))
     )
 

@@ -25,7 +25,7 @@ from batchrun.api.endpoints import (
     resolve,
 )
 from batchrun.errors import UserError
-from batchrun.job.spec import Input, Job, Model, Output, Prompt
+from batchrun.job import Input, Job, Model, Output, Prompt
 from batchrun.records import Secret
 
 CANARY = "sk-or-v1-canary"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.errors import UserError
-from batchrun.job.environment import Environment, read_environment
+from batchrun.job import Environment, read_environment
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from job_running import KEY, run, write_job
 from simulator_server import running
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.runner.log import EVENTS, event, logged
 
 __all__ = ["command"]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from batchrun.errors import ExitCode
-from batchrun.job.parse import load
+from batchrun.job import load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

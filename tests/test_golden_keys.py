@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.api.endpoints import default_model
-from batchrun.job.environment import Environment
-from batchrun.job.parse import load
+from batchrun.job import Environment, load
 from batchrun.runner.prepare import prepared
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"

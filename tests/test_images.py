@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from batchrun.job.spec import Input, Job, Message, Model, Output, Part, Prompt
+from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
 from batchrun.prompt.attachments import ImageFiles
 from batchrun.prompt.render import Renderer, RowProblem
 

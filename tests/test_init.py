@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simulator_server import Running
 
 from batchrun.cli.drafting import draft, look
-from batchrun.job.parse import load
+from batchrun.job import load
 from batchrun.prompt.render import template_mistakes
 from batchrun.table.read import open_rows
 

@@ -17,7 +17,7 @@ from simulator_server import Running, running
 
 from batchrun.api.judge import judge
 from batchrun.errors import ExitCode
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.records import Parse, Reply, Verdict
 from batchrun.runner import pool
 from batchrun.runner.work import REAL_TIME

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from job_running import run
 
 from batchrun.errors import BusyError
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.records import Summary
 from batchrun.runner import plan
 

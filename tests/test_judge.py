@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchrun.api.codes import TABLE, Action
 from batchrun.api.judge import judge
-from batchrun.job.spec import Answer
+from batchrun.job import Answer
 from batchrun.money import from_usd
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Fault, Parse, Reply, Verdict

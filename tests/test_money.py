@@ -15,7 +15,7 @@ from simulator_server import Running, running
 
 from batchrun.cli.status import command as status
 from batchrun.errors import ExitCode, UserError
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.runner.closing import told
 from batchrun.runner.progress import Quiet
 from batchrun.runner.work import Tally

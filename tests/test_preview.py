@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator_server import Running
 
-from batchrun.job.spec import Limits
+from batchrun.job import Limits
 from batchrun.runner.forecast import Distinct, likely_seconds
 
 __all__ = ["command", "job", "openrouter", "simulator"]

@@ -14,7 +14,7 @@ from simulator_server import running
 
 from batchrun.api.endpoints import Endpoint
 from batchrun.api.prices import KEPT_SECONDS, Prices, parse_models, prices_for
-from batchrun.job.spec import Input, Job, Model, Output, PriceOption, Prompt
+from batchrun.job import Input, Job, Model, Output, PriceOption, Prompt
 from batchrun.money import Pico, Price
 
 NOW = 1_800_000_000.0

@@ -11,7 +11,7 @@ from job_running import run, write_job
 from simulator_server import running
 
 from batchrun.api.codes import TABLE
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.records import Summary
 from batchrun.runner.closing import told
 from batchrun.runner.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Quiet, chosen, line

@@ -30,8 +30,7 @@ from test_senders import until
 from wire_server import End, Script, Seen, answer, wire
 
 from batchrun.errors import SenderError
-from batchrun.job.options import RunOptions
-from batchrun.job.spec import RayOptions
+from batchrun.job import RayOptions, RunOptions
 from batchrun.records import Fault, Reply, Request, Secret, Target
 from batchrun.runner.work import REAL_TIME
 from batchrun.senders import Events, _headers, open_sender

@@ -17,10 +17,7 @@ from wire_server import End, Script, Seen, answer, wire
 
 from batchrun import senders
 from batchrun.errors import UserError
-from batchrun.job.environment import Environment
-from batchrun.job.options import RunOptions, merged
-from batchrun.job.parse import Loaded, examine
-from batchrun.job.spec import RayOptions
+from batchrun.job import Environment, Loaded, RayOptions, RunOptions, examine, merged
 from batchrun.records import Fault, Reply, Secret, Target
 from batchrun.senders.ray_actor import BATCH, Delivery, RemoteSender
 

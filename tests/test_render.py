@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.errors import UserError
-from batchrun.job.spec import Input, Job, Message, Model, Output, Part, Prompt
+from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
 from batchrun.prompt.render import FIELDS, KEY_BYTES, Renderer, RowProblem, nth_key, template_mistakes
 
 SECTION_2 = set(

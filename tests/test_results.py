@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nasty_files import READ, Nasty
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job.spec import CsvOptions, Detail, Input
+from batchrun.job import CsvOptions, Detail, Input
 from batchrun.table.read import open_rows
 from batchrun.table.write import (
     DETAIL_TYPES,

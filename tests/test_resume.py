@@ -15,7 +15,7 @@ from crash.ledger import TOKENS, Ledger, serving
 from job_running import Ran, run
 
 from batchrun.errors import CheckpointError, ConfirmError, ExitCode, InputError, StorageError, UserError
-from batchrun.job.options import RunOptions
+from batchrun.job import RunOptions
 from batchrun.records import Summary
 
 COST = 2 * TOKENS / 1_000_000

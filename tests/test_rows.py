@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nasty_files import READ, REFUSED, Nasty
 
 from batchrun.errors import InputError
-from batchrun.job.spec import CsvOptions, Input
+from batchrun.job import CsvOptions, Input
 from batchrun.table.read import expand, open_rows, stamp
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -32,10 +32,7 @@ import batchrun.table.write
 from batchrun.__main__ import _guarded
 from batchrun.cli.main import COMMANDS, Commands, cli
 from batchrun.errors import BatchrunError
-from batchrun.job.environment import Environment
-from batchrun.job.options import RunOptions
-from batchrun.job.parse import load
-from batchrun.job.spec import Answer
+from batchrun.job import Answer, Environment, RunOptions, load
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Reply, Request, Secret, Summary, Target
 from batchrun.runner.closing import told

@@ -11,7 +11,7 @@ import pytest
 
 from batchrun.checkpoint import PlanInfo
 from batchrun.errors import InputError
-from batchrun.job.spec import CsvOptions, Input
+from batchrun.job import CsvOptions, Input
 from batchrun.runner.plan import known_files, stamps_text
 from batchrun.table.read import FileStamp, open_rows
 

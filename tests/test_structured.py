@@ -17,8 +17,7 @@ from simulator_server import Running, running
 
 from batchrun.api.endpoints import default_model
 from batchrun.errors import ExitCode
-from batchrun.job.options import RunOptions
-from batchrun.job.spec import Answer
+from batchrun.job import Answer, RunOptions
 from batchrun.prompt.answers import AnswerForm
 from batchrun.runner.closing import told
 from batchrun.runner.work import REAL_TIME

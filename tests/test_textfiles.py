@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.errors import InputError, StorageError
-from batchrun.job.spec import CsvOptions
+from batchrun.job import CsvOptions
 from batchrun.table.textfiles import check_csv, check_json_lines
 from batchrun.table.textscan import CsvScan, JsonLinesScan
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun.errors import UserError
-from batchrun.job.spec import Job, Model
+from batchrun.job import Job, Model
 from batchrun.money import Pico, from_usd
 from batchrun.records import Secret
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchrun.api.endpoints import Endpoint, fetch, is_loopback
-from batchrun.job.spec import Job
+from batchrun.job import Job
 from batchrun.money import ZERO, Pico, Price, from_usd
 
 KEPT_SECONDS = 86_400

@@ -17,9 +17,7 @@ from batchrun.terminal import lines
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job.environment import Environment
-    from batchrun.job.options import RunOptions
-    from batchrun.job.parse import Loaded
+    from batchrun.job import Environment, Loaded, RunOptions
     from batchrun.runner.prepare import Prepared
 
 _SUFFIXES = (".yaml", ".yml")
@@ -83,7 +81,7 @@ debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 def load(path: Path, options: "RunOptions | None" = None) -> "tuple[Loaded, Environment]":
     """Read a job file and its environment; raises JobFileError with all mistakes."""
-    from batchrun.job.options import RunOptions
+    from batchrun.job import RunOptions
     from batchrun.runner.loading import load_file
     from batchrun.runner.stop import raise_on_termination
 
@@ -117,7 +115,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
     """Run a job with flags, tell how it ended, and give the exit code."""
-    from batchrun.job.options import RunOptions
+    from batchrun.job import RunOptions
     from batchrun.runner.closing import told
     from batchrun.runner.log import logged
     from batchrun.runner.progress import chosen
@@ -161,7 +159,7 @@ endpoint_option = click.option("--endpoint", metavar="E", help="The checkpoint o
 def opened(path: Path, *, endpoint: str | None) -> "Iterator[tuple[Prepared, Checkpoint]]":
     """Open a job's input and its checkpoint for reading; a run may go on beside."""
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job.options import RunOptions, merged
+    from batchrun.job import RunOptions, merged
     from batchrun.runner.prepare import prepared
 
     options = RunOptions(endpoint=endpoint)

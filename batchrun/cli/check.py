@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchrun.api.endpoints import Endpoint, KeyInfo
     from batchrun.api.prices import Prices
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job.environment import Environment
+    from batchrun.job import Environment
     from batchrun.runner.forecast import Forecast, Survey
     from batchrun.runner.prepare import Prepared
 
@@ -49,7 +49,7 @@ def command(job: Path, *, schema: bool, endpoint: str | None, api_key_env: str |
     The model is asked nothing and no file is written. OpenRouter is asked about the key (its limit and what is left)
     and for its prices.
     """
-    from batchrun.job.options import RunOptions, merged
+    from batchrun.job import RunOptions, merged
     from batchrun.runner.prepare import prepared
     from batchrun.senders import check_installed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.errors import InputError, UserError
-from batchrun.job.spec import DEFAULT_DETAILS, CsvOptions, Input
+from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
 from batchrun.table.read import Rows, open_rows
 from batchrun.terminal import printable, short
 

@@ -47,7 +47,7 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
     """
     from batchrun.api.prices import prices_for
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job.options import RunOptions, merged
+    from batchrun.job import RunOptions, merged
     from batchrun.runner.forecast import forecast, survey, worst_of
     from batchrun.runner.prepare import prepared
 

@@ -20,7 +20,7 @@ def command(job: Path, endpoint: str | None, **_: bool) -> None:
     Until then an edited prompt can be changed back, or a removed row come back, at no cost.
     """
     from batchrun.checkpoint import Checkpoint, lock
-    from batchrun.job.options import RunOptions, merged
+    from batchrun.job import RunOptions, merged
 
     loaded, _environment = load(job)
     path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path

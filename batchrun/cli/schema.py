@@ -14,6 +14,6 @@ def command() -> None:
     """
     import orjson
 
-    from batchrun.job.parse import schema
+    from batchrun.job import json_schema
 
-    give(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
+    give(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())

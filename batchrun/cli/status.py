@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def command(job: Path, endpoint: str | None, *, as_json: bool, verify: bool, **_: bool) -> None:
     """Show rows by status and error, money, and the runs so far. Nothing is sent."""
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job.options import RunOptions, merged
+    from batchrun.job import RunOptions, merged
 
     loaded, _environment = load(job)
     path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path

@@ -1,1 +1,94 @@
-"""From a job file, .env and flags to one `Job`."""
+"""A YAML file, .env and flags become one Job.
+
+spec.py      the job as frozen dataclasses: every key with its type, default and description
+tree.py      YAML text -> plain data with places; short forms, ${VAR}, files of prompts
+parse.py     that data -> Loaded: the job, or all its mistakes with line and column
+checks.py    what the types of a job can't express
+settings.py  Environment (process, .env) and RunOptions (flags), which win over the file
+schema.py    the JSON Schema of a job file, for editors
+
+Others import from here alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from batchrun.job.settings import PROCESS, Environment, RunOptions, command_line, merged, read_environment
+from batchrun.job.spec import (
+    DEFAULT_DETAILS,
+    Answer,
+    AnswerMode,
+    CostCap,
+    CsvOptions,
+    CsvType,
+    Detail,
+    Input,
+    Job,
+    Limits,
+    Message,
+    Model,
+    Output,
+    Part,
+    PriceOption,
+    Prompt,
+    RayEngine,
+    RayOptions,
+    parse_duration,
+)
+
+if TYPE_CHECKING:
+    from batchrun.job.checks import check
+    from batchrun.job.parse import Loaded, examine, json_schema, load
+    from batchrun.job.tree import JobPath
+
+__all__ = [
+    "DEFAULT_DETAILS",
+    "PROCESS",
+    "Answer",
+    "AnswerMode",
+    "CostCap",
+    "CsvOptions",
+    "CsvType",
+    "Detail",
+    "Environment",
+    "Input",
+    "Job",
+    "JobPath",
+    "Limits",
+    "Loaded",
+    "Message",
+    "Model",
+    "Output",
+    "Part",
+    "PriceOption",
+    "Prompt",
+    "RayEngine",
+    "RayOptions",
+    "RunOptions",
+    "check",
+    "command_line",
+    "examine",
+    "json_schema",
+    "load",
+    "merged",
+    "parse_duration",
+    "read_environment",
+]
+
+# pydantic and ruamel.yaml take 100 ms to import, which `import batchrun` and `--help` need not pay.
+_HEAVY = {
+    "JobPath": "tree",
+    "Loaded": "parse",
+    "check": "checks",
+    "examine": "parse",
+    "json_schema": "parse",
+    "load": "parse",
+}
+
+if not TYPE_CHECKING:  # a type checker would let every name through
+
+    def __getattr__(name: str) -> Any:  # noqa: ANN401  (functions and types)
+        """Import a name that needs a heavy library when it is used."""
+        if name in _HEAVY:
+            return getattr(importlib.import_module(f"batchrun.job.{_HEAVY[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

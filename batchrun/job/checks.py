@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
-from batchrun.job.positions import Path, dotted
+from batchrun.errors import did_you_mean
 from batchrun.job.spec import CostCap, Input, Job, Limits, Message, Model, Output, Prompt, parse_duration
-from batchrun.job.wording import quoted, suggestion
+from batchrun.job.tree import SHOWN, JobPath, dotted
+from batchrun.terminal import short
 
-Found = Iterator[tuple[Path, str]]
+Found = Iterator[tuple[JobPath, str]]
 
 RESERVED = {
     "messages": "write the conversation below prompt",
@@ -39,10 +40,13 @@ _OWN_HEADERS = {
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _VISIBLE = re.compile(r"[ -~]*", re.ASCII)
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
-_WHOLE = 100
+_FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST_PATH = 4_096
+
+
+def _quoted(text: str) -> str:
+    return f'"{short(text, SHOWN)}"'
 
 
 def check(job: Job) -> Found:
@@ -71,7 +75,7 @@ def _input(told: Input) -> Found:
     try:
         "a".encode(told.csv.encoding)
     except (LookupError, ValueError):
-        yield ("input", "csv", "encoding"), f"input.csv.encoding {quoted(told.csv.encoding)} is no known encoding"
+        yield ("input", "csv", "encoding"), f"input.csv.encoding {_quoted(told.csv.encoding)} is no known encoding"
 
 
 def _prompt(prompt: Prompt) -> Found:
@@ -86,7 +90,7 @@ def _prompt(prompt: Prompt) -> Found:
         yield from _parts(message, ("prompt", "messages", number, "content"))
 
 
-def _parts(message: Message, path: Path) -> Found:
+def _parts(message: Message, path: JobPath) -> Found:
     if isinstance(message.content, str):
         return
     for number, part in enumerate(message.content):
@@ -121,7 +125,7 @@ def _endpoint(model: Model) -> Found:
     if model.endpoint in ENDPOINTS:
         return
     if not model.endpoint.lower().startswith(("http://", "https://")):
-        near = suggestion(model.endpoint, ENDPOINTS)
+        near = did_you_mean(model.endpoint, ENDPOINTS)
         yield path, f"model.endpoint must be openrouter, local, simulator or a URL with https://{near}"
         return
     try:
@@ -151,15 +155,15 @@ def _headers(model: Model) -> Found:
     for name, value in model.headers.items():
         path, lower = ("model", "headers", name), name.lower()
         if not _HEADER_NAME.fullmatch(name):
-            yield path, f"{quoted(name)} is no name of an HTTP header"
+            yield path, f"{_quoted(name)} is no name of an HTTP header"
         elif lower in seen:
-            yield path, f"the header {quoted(name)} is given twice: header names have no case"
+            yield path, f"the header {_quoted(name)} is given twice: header names have no case"
         elif lower in _OWN_HEADERS:
             yield path, f"model.headers may not hold {name}: {_OWN_HEADERS[lower]}"
         elif lower == "authorization" and model.key_variable is not None:
             yield path, "the key would be sent twice: drop this header, model.api_key_env makes it"
         if not _VISIBLE.fullmatch(value):
-            yield path, f"the value of the header {quoted(name)} must be printable ASCII in one line"
+            yield path, f"the value of the header {_quoted(name)} must be printable ASCII in one line"
         seen.add(lower)
 
 
@@ -176,10 +180,8 @@ def _answer(job: Job) -> Found:
 def _limits(limits: Limits) -> Found:
     if isinstance(limits.max_cost_usd, CostCap) and limits.max_cost_usd == CostCap():
         yield ("limits", "max_cost_usd"), "limits.max_cost_usd needs run or day"
-    if isinstance(limits.max_failed, str):
-        share = _SHARE.fullmatch(limits.max_failed)
-        if share is None or float(share[1]) > _WHOLE:
-            yield ("limits", "max_failed"), "limits.max_failed must be a number of rows or a share such as 5%"
+    if limits.max_failed is not None and not _FAILURES.fullmatch(str(limits.max_failed)):
+        yield ("limits", "max_failed"), "limits.max_failed must be a number of rows or a share such as 5%"
     for name in ("deadline", "patience"):
         value = getattr(limits, name)
         try:
@@ -193,7 +195,7 @@ def _engine(job: Job) -> Found:
         return
     path = ("engine", "ray", "address")
     if not _HOST_PORT.fullmatch(job.ray.address):
-        near = suggestion(job.ray.address, ("auto", "local"))
+        near = did_you_mean(job.ray.address, ("auto", "local"))
         yield path, f"engine.ray.address must be auto, local or HOST:PORT, such as 10.0.0.5:6379{near}"
     elif job.model.endpoint in {"local", "simulator"}:
         yield path, f"the {job.model.endpoint} server can be reached from this machine alone: write address: local"
@@ -207,11 +209,11 @@ def _output(output: Output) -> Found:
         yield from _repeated(("output", "keep"), output.keep)
 
 
-def _repeated(path: Path, names: Sequence[str]) -> Found:
+def _repeated(path: JobPath, names: Sequence[str]) -> Found:
     seen: set[str] = set()
     for number, name in enumerate(names):
         if name in seen:
-            yield (*path, number), f"{dotted(path)} names {quoted(name)} twice"
+            yield (*path, number), f"{dotted(path)} names {_quoted(name)} twice"
         seen.add(name)
 
 
@@ -226,7 +228,7 @@ def _paths(job: Job) -> Found:
 
 def _unusable(job: Job) -> Found:
     """Refuse paths that no file can have, before anything asks for them."""
-    inputs: list[Path] = [("input", "path")]
+    inputs: list[JobPath] = [("input", "path")]
     if not isinstance(job.input.path, str):
         inputs = [("input", "path", number) for number in range(len(job.input.path))]
     places = [*inputs, ("output", "path"), ("checkpoint",), ("model", "ca_file")]

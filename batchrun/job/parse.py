@@ -1,70 +1,84 @@
-"""A job file's text -> Job, or all its mistakes at once, each with its position and what was probably meant.
+"""A job file's text -> Job, or all its mistakes at once, each with its place and what was probably meant."""
 
-yamltext.py   text -> tree of scalars as written; aliases, tags, duplicate keys, depth and size are refused
-typed.py      tree -> plain data by the types of job.py; unknown keys, ${VAR}
-wording.py    pydantic's errors in our words; suggestions
-checks.py     what goes together
-positions.py  where a path of the job stands in the file
-published.py  the JSON Schema of all this, for editors
-"""
-
-from collections.abc import Collection, Mapping
-from copy import deepcopy
-from dataclasses import dataclass
-from itertools import takewhile
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from ruamel.yaml.nodes import ScalarNode
 
-from batchrun.errors import JobFileError, Mistake
+from batchrun.errors import JobFileError, Mistake, did_you_mean, nearest
 from batchrun.job.checks import check
-from batchrun.job.positions import Path as JobPath
-from batchrun.job.positions import Positions
 from batchrun.job.schema import published
 from batchrun.job.spec import Job
-from batchrun.job.typed import typed
-from batchrun.job.wording import path_of, suggestion, worded
-from batchrun.job.yamltext import MAX_MISTAKES, parse
+from batchrun.job.tree import FROM_FILE, SHOWN, JobPath, Tree, dotted, read
+from batchrun.terminal import short
 
-__all__ = ["Loaded", "Positions", "check", "examine", "load", "schema", "suggestion"]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+MAX_MISTAKES = 100
 
 _JOB = TypeAdapter(Job)
-_STAND_IN: dict[str, Any] = {
-    "input": {"path": "rows.csv"},
-    "prompt": {"user": "?"},
-    "model": {"endpoint": "simulator", "name": "?"},
-    "output": {"path": "answers.csv"},
+_STAND_IN = "?"
+_MANY = 8
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "decimal_type": "a number",
+    "decimal_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "mapping_type": "a mapping",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
 }
-"""Put where required things are missing, so that the rest of the job can be checked too; nothing is said about them."""
-_ROUNDS = 5
+_BOUNDS = {
+    "greater_than": "must be more than {gt:,g}",
+    "greater_than_equal": "must be at least {ge:,g}",
+    "less_than_equal": "must be at most {le:,g}",
+    "finite_number": "must be a finite number",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A job, where its parts stand in the file, and the file as the user named it.
 
-    Where there are `mistakes`, the paths of `unsound` hold stand-ins.
+    Where there are `mistakes`, the job lacks the parts in `wrong`, so that the rest of it can be checked further.
     """
 
     job: Job
-    positions: Positions
     shown: str
-    mistakes: tuple[Mistake, ...] = ()
-    unsound: frozenset[JobPath] = frozenset()
+    mistakes: tuple[Mistake, ...]
+    wrong: frozenset[JobPath]
+    _tree: Tree
 
-    def sound(self, *path: str) -> bool:
-        """Tell whether a part of the job, such as ("output", "keep"), is as the user meant it."""
-        return not _touches(path, self.unsound)
+    def is_right(self, *path: str) -> bool:
+        """Check whether a part of the job, such as ("output", "keep"), has no mistake."""
+        return not _touches(path, self.wrong)
 
     def mistake(self, path: JobPath, message: str, line: int = 1) -> Mistake:
-        """Make a mistake at a path of the job; `line` counts the lines of a text from 1, as Jinja does."""
-        return Mistake(*self.positions.locate(path, max(line - 1, 0)), message)
+        """Return a mistake at a path of the job; `line` counts the lines of a text from 1, as Jinja does."""
+        if path in self._tree.files:
+            message = f"{self._tree.files[path]}, line {line}: {message}"
+        return Mistake(*self._tree.locate(path, line), message)
 
 
 def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
-    """Make the job of a file's text; `environment` gives the values of `${VAR}`. Nothing is read but the cwd.
+    """Return the job of a file's text; `environment` has the values of `${VAR}`.
 
     Raises JobFileError with all mistakes (the first hundred).
     """
@@ -75,68 +89,183 @@ def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
 
 
 def examine(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
-    """Make the job as `load` does, with its mistakes, so that what is sound can be checked further.
+    """Return the job as `load` does, but with its mistakes, so that the rest of it can be checked further.
 
-    Raises JobFileError where they leave no job.
+    Raises JobFileError where the text is not a YAML mapping.
     """
-    root, mistakes = parse(text)
-    if root is None:
-        raise JobFileError(str(file), tuple(sorted(mistakes)[:MAX_MISTAKES]))
-    positions = Positions(root)
-    data, reader = typed(root, environment)
-    unsound: set[JobPath] = {()} if mistakes else set()
-    for finding in reader.findings:
-        place = positions.key(finding.path) if finding.at_key else positions.locate(finding.path)
-        mistakes.append(Mistake(*place, finding.message))
-    job, errors = _build(data | {"file": file.absolute(), "text": text}, positions)
-    told = [(path, message) for path, message in worded(errors, positions).items() if path not in reader.settled]
-    unsound |= reader.settled.union(path_of(error, positions) for error in errors)
-    if job is not None:
-        silent = unsound - {()}
-        told += [(path, message) for path, message in check(job) if not _touches(path, silent)]
-    mistakes += [Mistake(*positions.locate(path), message) for path, message in told]
-    mistakes = sorted(mistakes)[:MAX_MISTAKES]
-    if job is None:
-        raise JobFileError(str(file), tuple(mistakes))
-    return Loaded(job, positions, str(file), tuple(mistakes), frozenset(unsound.union(path for path, _ in told)))
+    tree = read(text, file.parent, environment)
+    if tree.data is None:
+        raise JobFileError(str(file), tuple(tree.mistakes))
+    made = {"file": file.absolute(), "text": text}
+    try:
+        job = _JOB.validate_python(_known(tree) | made)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        tree.mistakes += _worded(errors, tree)
+        tree.wrong |= {_path_of(error, tree) for error in errors}
+        job = _JOB.validate_python(_without_wrong(tree, errors) | made)
+    found = [(path, message) for path, message in check(job) if not _touches(path, tree.wrong)]
+    tree.mistakes += [Mistake(*tree.locate(path), message) for path, message in found]
+    tree.wrong.update(path for path, _ in found)
+    mistakes = tuple(sorted(set(tree.mistakes))[:MAX_MISTAKES])
+    return Loaded(job, str(file), mistakes, frozenset(tree.wrong), tree)
 
 
-def schema() -> dict[str, Any]:
-    """Give the job file's JSON Schema (draft 2020-12), as a user may write it."""
+def json_schema() -> dict[str, Any]:
+    """Return the job file's JSON Schema (draft 2020-12), as a user may write it."""
     return published(_JOB)
 
 
-def _build(data: dict[str, Any], positions: Positions) -> tuple[Job | None, list[ErrorDetails]]:
-    """Make the job and give pydantic's errors; where there are any, the job lacks the parts that they are about."""
-    errors: list[ErrorDetails] = []
-    for _ in range(_ROUNDS):
-        try:
-            return _JOB.validate_python(data), errors
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-        errors = errors or found
-        for path in sorted({path_of(item, positions) for item in found}, key=repr):
-            _repair(data, path)
-    return None, errors
+def _touches(path: JobPath, wrong: Collection[JobPath]) -> bool:
+    """Check whether a path is, contains or lies in one of the wrong ones."""
+    return any(other[: len(path)] == path or path[: len(other)] == other for other in wrong)
 
 
-def _repair(data: dict[str, Any], path: JobPath) -> None:
-    """Take what is wrong out of the data (a list as a whole), or put in what must be there."""
-    names = takewhile(lambda step: isinstance(step, str), path)
-    *above, name = map(str, names)
-    holder, stand_in = data, _STAND_IN
-    for step in above:
-        if not isinstance(holder.get(step), dict):
-            return
-        holder, stand_in = holder[step], stand_in.get(step, {})
-    if name in stand_in:
-        holder[name] = deepcopy(stand_in[name])
-    elif name in holder:
-        del holder[name]
-    elif len(above) + 1 == len(path) and above:
-        _repair(data, tuple(above))  # something without which the thing that holds it makes no sense
+# What a user may write
 
 
-def _touches(path: JobPath, silent: Collection[JobPath]) -> bool:
-    """Whether a path is, holds or lies in one about which enough was said."""
-    return any(other[: len(path)] == path or path[: len(other)] == other for other in silent)
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of the fields that a user may write, in order."""
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in fields(kind) if not item.metadata.get("set_by_loader")}
+
+
+def _sections(hint: Any) -> list[type]:  # noqa: ANN401  (a type)
+    """Return the dataclasses that a type allows: of `Usd | CostCap` CostCap, of a list those of its items."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return [hint]
+    if get_origin(hint) in {Union, UnionType, tuple}:
+        return [kind for part in get_args(hint) for kind in _sections(part)]
+    return []
+
+
+def _fields_at(path: JobPath) -> list[str]:
+    """Return the keys that are known at a path of the job."""
+    kinds: list[type] = [Job]
+    for step in path:
+        if isinstance(step, str):
+            kinds = [inner for kind in kinds for inner in _sections(_hints(kind).get(step))]
+    return [name for kind in kinds for name in _hints(kind)]
+
+
+def _known(tree: Tree) -> dict[str, Any]:
+    """Return the data without `file` and `text`, which only the loader may set, as unknown keys of the job."""
+    return {(f"{name} " if name in {"file", "text"} else name): value for name, value in tree.data.items()}
+
+
+def _without_wrong(tree: Tree, errors: list["ErrorDetails"]) -> dict[str, Any]:
+    """Return the data without the keys that are wrong, so that one mistake hides no other.
+
+    Required texts that are missing then become "?"; nothing is reported about those.
+    """
+    data: dict[str, Any] = {}
+    wrong = {_path_of(error, tree)[:2] for error in errors}
+    for name, hint in _hints(Job).items():
+        value = tree.data.get(name)
+        kind = hint if is_dataclass(hint) else next(iter(_sections(hint)), None)
+        if not isinstance(kind, type) or name == "engine":
+            if name in tree.data and not any(path[0] == name for path in wrong if path):
+                data[name] = value
+            continue
+        if not isinstance(value, dict) and not is_dataclass(hint):
+            continue
+        entries = value.items() if isinstance(value, dict) else ()
+        data[name] = {key: inner for key, inner in entries if (name, key) not in wrong}
+        for item in fields(kind):
+            if item.default is MISSING and item.default_factory is MISSING:
+                data[name].setdefault(item.name, _STAND_IN)
+    return data
+
+
+# Words for what pydantic finds
+
+
+def _worded(errors: list["ErrorDetails"], tree: Tree) -> Iterator[Mistake]:
+    """Yield one mistake for each path about which pydantic complains, if nothing is known about it yet."""
+    by_path: dict[JobPath, list[ErrorDetails]] = {}
+    for error in errors:
+        by_path.setdefault(_path_of(error, tree), []).append(error)
+    # `promt:` is an unknown key, and `prompt` is then not missing.
+    meant = {
+        (*path[:-1], nearest(str(path[-1]).strip(), _fields_at(path[:-1])))
+        for path, found in by_path.items()
+        if found[0]["type"] == "unexpected_keyword_argument"
+    }
+    for path, found in by_path.items():
+        missing = all(error["type"] == "missing" for error in found)
+        # A union also complains about the forms that were not meant; the deeper complaint is about the one that was.
+        deeper = any(len(other) > len(path) and other[: len(path)] == path for other in by_path)
+        if path in tree.wrong or deeper or (missing and path in meant):
+            continue
+        is_key = found[0]["type"] == "unexpected_keyword_argument"
+        yield Mistake(*(tree.key_place(path) if is_key else tree.locate(path)), _message(path, found, tree))
+
+
+def _path_of(error: "ErrorDetails", tree: Tree) -> JobPath:
+    """Return the path of pydantic's error in the file: without the names of a union's members."""
+    path: JobPath = ()
+    missing = error["type"] == "missing"
+    for step in error["loc"][:-1] if missing else error["loc"]:
+        name = step.strip() if isinstance(step, str) and not path else step
+        if (*path, name) in tree.nodes:
+            path = (*path, name)
+    return (*path, error["loc"][-1]) if missing else path
+
+
+def _message(path: JobPath, errors: list["ErrorDetails"], tree: Tree) -> str:
+    name, node = dotted(path), tree.nodes.get(path)
+    types = {error["type"] for error in errors}
+    if "missing" in types:
+        return f"{name} is missing"
+    if "unexpected_keyword_argument" in types:
+        return _unknown_key(path)
+    written = node.value if isinstance(node, ScalarNode) else None
+    if written is not None and node is not None and _value_at(tree.data, path) is None:
+        return f"{name} is empty: give it a value or remove the key"
+    for error in errors:
+        if error["type"] in _BOUNDS:
+            return f"{name} {_BOUNDS[error['type']].format(**error.get('ctx', {}))}"
+    words: list[str] = []
+    for error in errors:
+        words += _choices(error) or [_KINDS.get(error["type"], error["msg"].lower())]
+    advice = did_you_mean(written, words) if written else ""
+    if advice and len(words) > _MANY:
+        return f'{name}: unknown value "{short(str(written), SHOWN)}"{advice}'
+    instead = f', not "{short(written, SHOWN)}"' if written and not advice else ""
+    if path in FROM_FILE:
+        words += ["{file: …}"]
+    return f"{name} must be {_listed(list(dict.fromkeys(words)))}{advice or instead}"
+
+
+def _value_at(data: Any, path: JobPath) -> Any:  # noqa: ANN401  (any value of a job)
+    for step in path:
+        data = data[step]
+    return data
+
+
+def _unknown_key(path: JobPath) -> str:
+    """Return the message for an unknown key: what was probably meant, where it belongs, or what is known here."""
+    key, known = str(path[-1]), _fields_at(path[:-1])
+    message = f'unknown key "{short(key, SHOWN)}"'
+    advice = did_you_mean(key, known)
+    if advice:
+        return message + advice
+    if path[:-1] == ("model",):
+        return f"{message}: parameters of the API belong below model.params; known keys are {', '.join(known)}"
+    homes = [(section, name) for section in _hints(Job) for name in _fields_at((section,)) if name == key]
+    if homes:
+        return f"{message}: it belongs to {dotted(homes[0])}"
+    if key in _hints(Job):
+        return f"{message}: it belongs to the top of the file"
+    return f"{message}; known keys are {', '.join(known)}"
+
+
+def _choices(error: "ErrorDetails") -> list[str]:
+    if error["type"] != "literal_error":
+        return []
+    return re.findall(r"'([^']*)'", error.get("ctx", {})["expected"])
+
+
+def _listed(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

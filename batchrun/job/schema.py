@@ -1,9 +1,9 @@
-"""The job file's JSON Schema, for editors and for `batchrun schema`: pydantic's, with the words of job.py."""
+"""The job file's JSON Schema, for editors and for `batchrun schema`: pydantic's, with the descriptions of spec.py."""
 
 import ast
 import inspect
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
@@ -11,15 +11,34 @@ from pydantic_core import core_schema
 
 from batchrun.job import spec as job_module
 from batchrun.job.checks import RESERVED
-from batchrun.job.spec import Job
+from batchrun.job.spec import CsvType, Job
+from batchrun.job.tree import CSV_TYPES
 
 _TEXT = {"type": ["string", "number", "boolean", "null"]}
 """Where a text may be written without quotes even if it looks like a number."""
 
+_FROM_FILE = {
+    "anyOf": [
+        {"type": ["string", "null"]},
+        {
+            "type": "object",
+            "properties": {"file": {"type": "string", "description": "A file with the text."}},
+            "required": ["file"],
+            "additionalProperties": False,
+        },
+    ]
+}
+_CSV_TYPES = [*get_args(CsvType), *CSV_TYPES]
 _DURATION = "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$"
 
 _ADDED: dict[str, dict[str, dict[str, Any]]] = {
-    "CsvOptions": {"null_values": {"items": _TEXT}},
+    "Job": {
+        "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "prompt": {"anyOf": [{"type": "string"}]},
+        "output": {"anyOf": [{"type": "string"}]},
+    },
+    "CsvOptions": {"null_values": {"items": _TEXT}, "columns": {"additionalProperties": {"enum": _CSV_TYPES}}},
+    "Prompt": {"system": _FROM_FILE, "user": _FROM_FILE},
     "Model": {
         "params": {"propertyNames": {"not": {"enum": sorted(RESERVED)}}},
         "headers": {"additionalProperties": _TEXT},
@@ -37,27 +56,27 @@ _ADDED: dict[str, dict[str, dict[str, Any]]] = {
         "details": {"uniqueItems": True},
     },
 }
-"""What checks.py and typed.py know and the types do not say, by class and field."""
+"""What checks.py and tree.py know and the types do not express, by class and field; `anyOf` are short forms."""
 
 
 class _Numbers(GenerateJsonSchema):
     """Money is written as a number."""
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
-        """Give the schema of a number with the decimal's bounds."""
+        """Return the schema of a number with the decimal's bounds."""
         bounds = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
         return {"type": "number"} | {bounds[name]: float(schema[name]) for name in bounds if name in schema}  # type: ignore[literal-required]
 
 
 def published(adapter: TypeAdapter[Job]) -> dict[str, Any]:
-    """Give the schema (draft 2020-12) of what a user may write."""
+    """Return the schema (draft 2020-12) of what a user may write."""
     made = adapter.json_schema(schema_generator=_Numbers)
     definitions = made.pop("$defs")
     words = _words()
     for name, shape in definitions.items():
         _finish(shape, words[name], _ADDED.get(name, {}))
     definitions["Part"] |= {"minProperties": 1, "maxProperties": 1}
-    _finish(made, words["Job"], {})
+    _finish(made, words["Job"], _ADDED["Job"])
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A batchrun job",
@@ -67,24 +86,27 @@ def published(adapter: TypeAdapter[Job]) -> dict[str, Any]:
 
 
 def _finish(shape: dict[str, Any], words: dict[str, str], added: dict[str, dict[str, Any]]) -> None:
-    """Describe each property, close the object, and drop what only the loader sets."""
-    shape["additionalProperties"] = False
+    """Describe each property, add what the types do not express, and drop what only the loader sets."""
     shape["properties"] = {
         name: {"description": words[name]} | {key: value for key, value in property_.items() if _says(key, value)}
         for name, property_ in shape["properties"].items()
         if name in words
     }
     for name, extra in added.items():
-        shape["properties"][name] |= extra
+        field = shape["properties"][name]
+        reference = [{"$ref": field.pop("$ref")}] if "anyOf" in extra and "$ref" in field else []
+        field |= extra
+        if reference:
+            field["anyOf"] = reference + extra["anyOf"]
 
 
 def _says(key: str, value: Any) -> bool:  # noqa: ANN401  (any JSON)
-    """Whether a keyword says more than the names do: pydantic's titles and the defaults of whole sections do not."""
+    """Check whether a keyword adds to the name: pydantic's titles and the defaults of whole sections do not."""
     return key != "title" and not (key == "default" and isinstance(value, dict))
 
 
 def _words() -> dict[str, dict[str, str]]:
-    """Give the text below each field of job.py, by class and field."""
+    """Return the text below each field of spec.py, by class and field."""
     found: dict[str, dict[str, str]] = {}
     for item in ast.parse(inspect.getsource(job_module)).body:
         if isinstance(item, ast.ClassDef):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -49,17 +49,24 @@ _UNITS = (86_400, 3_600, 60, 1)
 
 
 def parse_duration(text: str) -> float:
-    """Give a duration such as `90s`, `2h` or `1h30m` in seconds; ValueError where it is none or zero."""
+    """Return a duration such as `90s`, `2h` or `1h30m` in seconds; ValueError for zero and anything else."""
     match = _DURATION.fullmatch(text)
     amounts = match.groups(default="0") if match else ()
     seconds = sum(float(amount) * unit for amount, unit in zip(amounts, _UNITS, strict=False))
     if not 0 < seconds < 1e9:  # noqa: PLR2004  (thirty years: beyond it no clock adds up)
-        raise ValueError(f"no duration: {text!r}")
+        raise ValueError(f"not a duration: {text!r}")
     return seconds
 
 
+class Section:
+    """A part of a job; pydantic refuses keys that it does not know."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
 @dataclass(frozen=True, slots=True)
-class CsvOptions:
+class CsvOptions(Section):
     """How CSV and TSV files are read."""
 
     separator: str | None = None
@@ -73,11 +80,11 @@ class CsvOptions:
     header: bool = True
     """Whether the first line holds the names of the columns."""
     columns: Mapping[str, CsvType] = field(default_factory=dict)
-    """Types of columns by name; a column that is not named here is text, exactly as written."""
+    """Types of columns by name (int, float, bool, str work too); others are text, exactly as written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class Input(Section):
     """The files that hold the rows."""
 
     path: Text | Annotated[tuple[Text, ...], MinLen(1)]
@@ -95,7 +102,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Part(Section):
     """One part of a message: a text or an image (path or URL), both templates."""
 
     text: str | None = None
@@ -105,7 +112,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Message(Section):
     """One turn of the conversation."""
 
     role: Role
@@ -115,13 +122,13 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Section):
     """What is asked: `system` and `user`, or `messages`."""
 
     system: str | None = None
-    """The instruction that is the same for each row; a Jinja template."""
+    """The instruction that is the same for each row; a Jinja template, or {file: prompts/system.md}."""
     user: Text | None = None
-    """The question; a Jinja template in which {{ name }} is the row's cell in the column "name"."""
+    """The question; a Jinja template in which {{ name }} is the row's cell in the column "name", or {file: …}."""
     messages: Annotated[tuple[Message, ...], MinLen(1)] | None = None
     """The whole conversation, for examples and images, in place of system and user."""
 
@@ -136,7 +143,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class PriceOption:
+class PriceOption(Section):
     """What a model costs, in USD per million tokens."""
 
     prompt: Usd
@@ -146,7 +153,7 @@ class PriceOption:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(Section):
     """Which model is asked, where and how."""
 
     endpoint: Text
@@ -186,12 +193,12 @@ AnswerMode = Literal["schema", "object", "prompt"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Section):
     """What an answer must look like; without it the answer is text."""
 
     columns: Mapping[str, Any] | None = None
-    """The answer's columns by name, each with what it holds: string, integer, number, boolean or date (string? may be
-    null), [a, b] for one of these, [string] for a list, {city: string} for an object."""
+    """The answer's columns by name with their types: string, integer, number, boolean or date, also str, int, float
+    and bool (string? may be null), [a, b] for one of these, [string] for a list, {city: string} for an object."""
     schema: Mapping[str, Any] | None = None
     """The answer's JSON Schema in full; its top-level properties become columns."""
     repairs: Annotated[int, Ge(0), Le(10)] = 1
@@ -201,7 +208,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class CostCap:
+class CostCap(Section):
     """Hard caps on spending, in USD."""
 
     run: Usd | None = None
@@ -211,7 +218,7 @@ class CostCap:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Section):
     """How fast, how often, how long, how much. Seconds, USD."""
 
     concurrency: Annotated[int, Ge(1), Le(20_000)] | Literal["auto"] = "auto"
@@ -260,14 +267,15 @@ class Limits:
         return DEFAULT_PATIENCE if self.patience is None else parse_duration(self.patience)
 
     def accepted_failures(self, rows: int) -> int | None:
-        """Give how many of so many rows may fail, rounded down; None where nobody set it."""
-        if isinstance(self.max_failed, str):
-            return int(Decimal(self.max_failed.removesuffix("%")) * rows / 100)
-        return self.max_failed
+        """Return how many of this many rows may fail, rounded down; None without a limit."""
+        if self.max_failed is None:
+            return None
+        amount = str(self.max_failed)
+        return int(Decimal(amount[:-1]) * rows / 100) if amount.endswith("%") else int(amount)
 
 
 @dataclass(frozen=True, slots=True)
-class OutputCsv:
+class OutputCsv(Section):
     """How a CSV output is written."""
 
     escape_formulas: bool = False
@@ -275,7 +283,7 @@ class OutputCsv:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class Output(Section):
     """The file that is written: the input's rows with new columns."""
 
     path: Text
@@ -291,7 +299,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class RayOptions:
+class RayOptions(Section):
     """Where the senders run on Ray."""
 
     address: Text = "auto"
@@ -306,7 +314,7 @@ class RayOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RayEngine:
+class RayEngine(Section):
     """The engine `ray` with its options."""
 
     ray: RayOptions
@@ -314,17 +322,17 @@ class RayEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Section):
     """A whole job. `file` is the job file (absolute), `text` what it says; both are set by the loader."""
 
     input: Input
-    """The rows."""
+    """The rows. A path alone, such as reviews.csv, stands for {path: reviews.csv}."""
     prompt: Prompt
-    """What is asked for each row."""
+    """What is asked for each row. A text alone stands for {user: …}."""
     model: Model
     """Which model is asked, where and how."""
     output: Output
-    """The file that is written."""
+    """The file that is written. A path alone, such as out/x.parquet, stands for {path: out/x.parquet}."""
     answer: Answer | None = None
     """What an answer must look like; without it the text goes into the column "answer"."""
     dedupe: bool = True

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import jsonschema_rs
 import orjson
 
-from batchrun.job.spec import Answer
+from batchrun.job import Answer
 from batchrun.prompt.schema import Schema, SchemaMistake, from_columns, from_schema
 from batchrun.records import Kind, Mismatch, kind_of
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import orjson
 
 from batchrun.errors import BatchrunError, UserError
-from batchrun.job.spec import Job, Message, Part
+from batchrun.job import Job, Message, Part
 from batchrun.prompt.templates import MAX_PROMPT_BYTES, PromptError, Template, Templates
 
 KEY_BYTES = 16

@@ -28,6 +28,7 @@ _TYPES: dict[str, Schema] = {
     "boolean": {"type": "boolean"},
     "date": {"type": "string", "format": "date"},
 }
+_TYPES |= {"str": _TYPES["string"], "int": _TYPES["integer"], "float": _TYPES["number"], "bool": _TYPES["boolean"]}
 _LONG_FORM = {"type", "values", "description", "min", "max", "pattern", "nullable"}
 _BOUNDS = {
     "integer": ("minimum", "maximum"),

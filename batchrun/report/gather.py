@@ -10,8 +10,7 @@ from typing import Any
 import orjson
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.errors import UserError
-from batchrun.job.parse import suggestion
+from batchrun.errors import UserError, did_you_mean
 from batchrun.money import show
 from batchrun.prompt.render import RowProblem
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared
@@ -125,14 +124,14 @@ def _gold(p: Prepared, told: str | None) -> Gold | None:
         return None
     answer, _, column = told.rpartition("=")
     if column not in p.rows.columns:
-        raise UserError(f'--gold: the input has no column "{column}"{suggestion(column, p.rows.columns)}')
+        raise UserError(f'--gold: the input has no column "{column}"{did_you_mean(column, p.rows.columns)}')
     answers = list(p.form.columns)
     if not answer:
         if len(answers) > 1 and column not in answers:
             raise UserError(f"--gold: say which answer it belongs to: ANSWER={column}; there are {', '.join(answers)}")
         answer = column if column in answers else answers[0]
     if answer not in answers:
-        raise UserError(f'--gold: there is no answer column "{answer}"{suggestion(answer, answers)}')
+        raise UserError(f'--gold: there is no answer column "{answer}"{did_you_mean(answer, answers)}')
     return Gold(answer, column)
 
 

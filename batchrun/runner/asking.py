@@ -16,7 +16,7 @@ from batchrun.api.endpoints import Endpoint
 from batchrun.api.prices import Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode, UserError
-from batchrun.job.spec import Job
+from batchrun.job import Job
 from batchrun.money import ZERO, Pico, from_usd, to_usd
 from batchrun.records import Send, Target
 from batchrun.runner.adaptive import AdaptiveLimit

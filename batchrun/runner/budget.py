@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from batchrun.job.spec import Job
+from batchrun.job import Job
 from batchrun.money import ZERO, Pico, Price
 
 MESSAGE_TOKENS = 16

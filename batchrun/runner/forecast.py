@@ -13,7 +13,7 @@ import orjson
 from batchrun.api.codes import ASKED_AGAIN
 from batchrun.api.prices import Prices
 from batchrun.checkpoint import Checkpoint
-from batchrun.job.spec import Limits
+from batchrun.job import Limits
 from batchrun.money import ZERO, Pico, from_usd
 from batchrun.prompt.render import RowProblem
 from batchrun.runner.budget import unbounded, worst_case

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from batchrun.errors import JobFileError, UserError
-from batchrun.job.environment import Environment, read_environment
-from batchrun.job.options import RunOptions, merged
-from batchrun.job.parse import Loaded, examine
+from batchrun.job import Environment, Loaded, RunOptions, examine, merged, read_environment
 
-LARGEST = 16 * 2**20
-"""Bytes; a larger file is no job file, and no more of it is read."""
+LARGEST = 2**20
+"""Bytes; a larger file is not a job file, and no more of it is read."""
 
 
 def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOptions) -> tuple[Loaded, Environment]:
@@ -30,7 +28,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:  # a device or a pipe tells no size beforehand
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise UserError(f"{path} is too large for a job file ({LARGEST >> 20} MB): rows belong into an input file")
+            raise UserError(f"{path} is too large for a job file ({LARGEST >> 20} MB): put rows in an input file")
         return text.decode()
     except UnicodeDecodeError as problem:
         raise UserError(f"{path}: byte {problem.start + 1} is not UTF-8; save the job file as UTF-8") from None

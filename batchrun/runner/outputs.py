@@ -12,7 +12,7 @@ import polars as pl
 
 from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
-from batchrun.job.spec import Job
+from batchrun.job import Job
 from batchrun.money import PER_USD
 from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared

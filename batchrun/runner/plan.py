@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 
 from batchrun.checkpoint import PlanBuilder, PlanInfo
-from batchrun.job.spec import Job
+from batchrun.job import Job
 from batchrun.prompt.render import RENDERER_VERSION, Renderer, RowProblem, nth_key
 from batchrun.runner.work import Work
 from batchrun.table.read import Batch, FileStamp, Rows

@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 import polars as pl
 
 from batchrun.api.endpoints import Endpoint, resolve
-from batchrun.errors import InputError, JobFileError, Mistake, UserError
-from batchrun.job.environment import Environment
-from batchrun.job.parse import Loaded, check, suggestion
-from batchrun.job.spec import Job
+from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
+from batchrun.job import Environment, Job, Loaded, check
 from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.attachments import ImageFiles
 from batchrun.prompt.render import Renderer, template_mistakes
@@ -127,7 +125,7 @@ class _Found:
 
     def tried(self, part: str, make: Callable[[], T]) -> T | None:
         """Make something of a sound part of the job; what goes wrong is kept."""
-        if not self._loaded.sound(part):
+        if not self._loaded.is_right(part):
             return None
         try:
             return make()
@@ -137,7 +135,7 @@ class _Found:
 
     def compiled(self, job: Job) -> AnswerForm | None:
         """Compile the answer's form."""
-        if not self._loaded.sound("answer"):
+        if not self._loaded.is_right("answer"):
             return None
         compiled = AnswerForm.compile(job.answer)
         if isinstance(compiled, AnswerForm):
@@ -147,11 +145,11 @@ class _Found:
 
     def compare(self, job: Job, columns: tuple[str, ...], form: AnswerForm | None) -> None:
         """Hold prompt and output to the input's columns."""
-        if self._loaded.sound("prompt"):
+        if self._loaded.is_right("prompt"):
             self._mistakes += _template_mistakes(self._loaded, job, columns)
-        if self._loaded.sound("output", "keep"):
+        if self._loaded.is_right("output", "keep"):
             self._mistakes += _keep_mistakes(self._loaded, job, columns)
-        if self._loaded.sound("output"):
+        if self._loaded.is_right("output"):
             self._mistakes += _clashes(self._loaded, job, columns, form)
 
     def error(self) -> UserError:
@@ -201,7 +199,7 @@ def _template_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> li
 
 def _keep_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> list[Mistake]:
     return [
-        loaded.mistake(("output", "keep", number), f'the input has no column "{name}"{suggestion(name, columns)}')
+        loaded.mistake(("output", "keep", number), f'the input has no column "{name}"{did_you_mean(name, columns)}')
         for number, name in enumerate(_kept(job, columns))
         if name not in columns
     ]

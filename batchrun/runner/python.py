@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.errors import UserError
-from batchrun.job.options import RunOptions
-from batchrun.job.spec import Job
+from batchrun.job import Job, RunOptions
 from batchrun.records import Summary
 from batchrun.runner.loading import load_file
 from batchrun.runner.progress import chosen

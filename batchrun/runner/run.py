@@ -13,10 +13,7 @@ from batchrun.api.endpoints import Endpoint, KeyProblem, fetch_key
 from batchrun.api.prices import prices_for
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
-from batchrun.job.environment import Environment
-from batchrun.job.options import RunOptions, command_line, merged
-from batchrun.job.parse import Loaded
-from batchrun.job.spec import Job
+from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
 from batchrun.money import show, to_usd
 from batchrun.records import Summary
 from batchrun.runner import outputs

@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from batchrun.errors import UserError
-from batchrun.job.spec import RayOptions
+from batchrun.job import RayOptions
 from batchrun.records import Reply, Request, Send, Target
 from batchrun.senders.ray_actor import NO_EVENTS, Events, allow_open_files
 

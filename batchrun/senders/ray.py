@@ -18,7 +18,7 @@ from typing import Any
 import ray as untyped
 
 from batchrun.errors import SenderError
-from batchrun.job.spec import RayOptions
+from batchrun.job import RayOptions
 from batchrun.records import Fault, Reply, Request, Send, Target
 from batchrun.senders.ray_actor import Delivery, Events, RemoteSender
 from batchrun.senders.ray_cluster import connected

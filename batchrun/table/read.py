@@ -19,7 +19,7 @@ import polars as pl
 from polars import selectors
 
 from batchrun.errors import InputError
-from batchrun.job.spec import CsvType, Input
+from batchrun.job import CsvType, Input
 from batchrun.table.textfiles import CsvFile, JsonLinesFile, check_csv, check_json_lines
 from batchrun.table.where import PROBLEMS, Where, no_column, short
 

@@ -22,7 +22,7 @@ else:
     from backports import zstd
 
 from batchrun.errors import InputError, StorageError
-from batchrun.job.spec import CsvOptions
+from batchrun.job import CsvOptions
 from batchrun.table.textscan import CsvScan, JsonLinesScan, Keep, line_flaw
 
 _CHUNK = 1 << 20

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from batchrun.errors import InputError
-from batchrun.job.spec import CsvOptions
+from batchrun.job import CsvOptions
 
 Keep = Callable[[bytes], object]
 _LONGEST_HEADER = 1 << 26

@@ -20,7 +20,7 @@ from polars import selectors
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job.spec import Detail
+from batchrun.job import Detail
 from batchrun.records import Status, kind_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")

@@ -21,10 +21,7 @@ from batchrun.api.judge import judge
 from batchrun.api.wording import MESSAGE_LENGTH
 from batchrun.cli.drafting import draft, look
 from batchrun.errors import InputError, JobFileError, UserError
-from batchrun.job.environment import Environment
-from batchrun.job.options import RunOptions, merged
-from batchrun.job.parse import load
-from batchrun.job.spec import Answer, CsvOptions, Input, Job, Model, Output, Prompt
+from batchrun.job import Answer, CsvOptions, Environment, Input, Job, Model, Output, Prompt, RunOptions, load, merged
 from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.render import KEY_BYTES, Renderer, RowProblem, template_mistakes
 from batchrun.records import Fault, Reply

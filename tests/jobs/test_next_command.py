@@ -10,7 +10,7 @@ import pytest
 from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import run, write_job
 
-from batchrun.job.options import RunOptions, command_line
+from batchrun.job import RunOptions, command_line
 
 
 def offered(err: str) -> list[str]:

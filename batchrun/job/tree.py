@@ -1,0 +1,339 @@
+"""YAML text -> plain data, with the place of every part; what a job file may not contain is a mistake here.
+
+Scalars stay texts as they are written (`name: 1.10` is "1.10"): pydantic gives them the type of their field. What goes
+into a request's body or a JSON Schema has no field, and follows YAML 1.2.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import ComposerError, MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError, StringMark
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from batchrun.errors import Mistake, did_you_mean
+from batchrun.terminal import short
+
+JobPath = tuple[str | int, ...]
+"""Where something stands in a job: ("prompt", "messages", 0, "role")."""
+
+MAX_DEPTH = 50
+SHOWN = 60
+
+SHORT_FORMS = {"input": "path", "prompt": "user", "output": "path"}
+"""`input: rows.csv` stands for `input: {path: rows.csv}`: the section and the key that its text is for."""
+
+FROM_FILE = {("prompt", "system"), ("prompt", "user")}
+"""Texts that may stand in a file of their own: `system: {file: prompts/system.md}`."""
+
+EXPANDED = {
+    ("input", "path"),
+    ("output", "path"),
+    ("checkpoint",),
+    ("model", "endpoint"),
+    ("model", "name"),
+    ("model", "ca_file"),
+    ("model", "headers"),
+}
+"""Where `${VAR}` is replaced by the variable's value (in headers: in their values); in a `file:` as well."""
+
+SECRET_HEADERS = {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-auth-token", "cookie"}
+
+CSV_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
+"""Short names of types in input.csv.columns."""
+
+_AS_JSON = {("model", "params"), ("answer", "columns"), ("answer", "schema")}
+_AS_WRITTEN = ("input", "csv", "null_values")  # `null_values: [NA, null]` means the text "null"
+_NULL = {"", "~", "null", "Null", "NULL"}
+_CONSTANTS = {
+    **dict.fromkeys(_NULL),
+    **dict.fromkeys(["true", "True", "TRUE"], True),
+    **dict.fromkeys(["false", "False", "FALSE"], False),
+}
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+_NOT_JSON = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
+_BIGGEST, _SMALLEST = 2**64 - 1, -(2**63)
+_LONGEST_NUMBER = 40
+
+_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HINTS = (
+    ("mapping values are not allowed", 'put a text that contains ": " in quotes, or check the indentation'),
+    ("cannot start any token", "indent with spaces, and put a text that begins with % @ ` or a tab in quotes"),
+    ("expected <block end>", "the line is indented unlike its neighbours, or text follows a closing quote"),
+    ("while scanning a quoted scalar", "a quote is not closed"),
+    ("expected ',' or", "a bracket is not closed, or a text that contains { } [ ] needs quotes"),
+    ("could not find expected ':'", 'a key is followed by ": ", also on the line before'),
+    ("escape character", "write a backslash in single quotes, or twice in double ones"),
+)
+
+
+def dotted(path: JobPath) -> str:
+    """Return a path as people write it: `prompt.messages[0].role`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
+
+
+@dataclass(slots=True)
+class Tree:
+    """A job file's data, the nodes behind it by path, and the mistakes found while reading.
+
+    `wrong` are the paths with a mistake: nothing more needs to be said about them. `files` are the prompts that stand
+    in a file of their own, with that file's name as written.
+    """
+
+    text: str
+    data: Any = None
+    nodes: dict[JobPath, Node] = field(default_factory=dict)
+    keys: dict[JobPath, Node] = field(default_factory=dict)
+    files: dict[JobPath, str] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+    wrong: set[JobPath] = field(default_factory=set)
+
+    def locate(self, path: JobPath, line: int = 1) -> tuple[int, int]:
+        """Return line and column (from 1) of what stands at a path, or of the nearest part above it in the file.
+
+        A text has the place of its value, and of its `line` (from 1) where the file shows it line by line, below a
+        `|`; anything else has the place of its key. An empty path is line 1.
+        """
+        reached = path in self.nodes
+        while path not in self.nodes and path:
+            path = path[:-1]
+        node = self.nodes.get(path)
+        if reached and isinstance(node, ScalarNode):
+            return self._text_place(node, line) if node.style in {"|", ">"} else _place(node.start_mark)
+        if path in self.keys:
+            return _place(self.keys[path].start_mark)
+        return _place(node.start_mark) if node is not None and path else (1, 1)
+
+    def key_place(self, path: JobPath) -> tuple[int, int]:
+        """Return line and column of a key."""
+        return _place(self.keys[path].start_mark) if path in self.keys else self.locate(path)
+
+    def _text_place(self, node: ScalarNode, line: int) -> tuple[int, int]:
+        """Return the place of a line of a block scalar, whose text begins below its `|`, also with blank lines."""
+        first = node.start_mark.line + 1
+        contents = (line for line in self.text.split("\n")[first:] if line.strip())
+        content = next(contents, "")
+        return first + (line if node.style == "|" else 1), len(content) - len(content.lstrip(" ")) + 1
+
+
+def read(text: str, folder: Path, environment: Mapping[str, str]) -> Tree:
+    """Read a job file's text; files of prompts are relative to `folder`, `environment` has the values of `${VAR}`.
+
+    `data` is None where the text is not a YAML mapping, which is among the mistakes.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    tree = Tree(text)
+    try:
+        root = _composed(text)
+    except _UnreadableError as problem:
+        tree.mistakes.append(problem.mistake)
+        return tree
+    if isinstance(root, MappingNode):
+        _expand_short_forms(root)
+        tree.data = _Walk(tree, folder, environment).value(root, ())
+        return tree
+    empty = root is None or (isinstance(root, ScalarNode) and root.style is None and root.value in _NULL)
+    shape = "is empty" if empty else "is not a mapping"
+    tree.mistakes.append(Mistake(1, 1, f"the file {shape}: a job has the keys input, prompt, model and output"))
+    return tree
+
+
+class _UnreadableError(Exception):
+    """The text is not YAML."""
+
+    def __init__(self, place: tuple[int, int], message: str) -> None:
+        super().__init__(message)
+        self.mistake = Mistake(*place, message)
+
+
+def _composed(text: str) -> Node | None:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth = MAX_DEPTH
+    yaml.composer.warn_double_anchors = False
+    try:
+        root: Node | None = yaml.compose(text)
+    except MaxDepthExceededError as error:
+        place = _place(error.problem_mark)
+        raise _UnreadableError(place, f"the file is nested more than {MAX_DEPTH} levels deep") from None
+    except ComposerError as error:
+        if "document" in str(error.problem):
+            message = "a second YAML document begins here; a job file contains one"
+        else:
+            message = "YAML aliases (*name) are not supported; put a text that begins with * in quotes"
+        raise _UnreadableError(_place(error.problem_mark), message) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _UnreadableError(_place(mark) if mark else (0, 0), f"not valid YAML: {_reason(error)}") from None
+    except ReaderError as error:
+        before = text[: max(text.find(chr(error.character)), 0)]
+        place = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise _UnreadableError(place, f"the character U+{error.character:04X} is not allowed in YAML") from None
+    except Exception:  # noqa: BLE001  (ruamel's parser fails in its own ways on strange texts: `%YAML 9`)
+        raise _UnreadableError((0, 0), "not valid YAML") from None
+    return root
+
+
+def _expand_short_forms(root: MappingNode) -> None:
+    """Put `{path: …}` around the value in `input: rows.csv`; the new key has the place of the value."""
+    for index, (key, value) in enumerate(root.value):
+        name = SHORT_FORMS.get(key.value) if isinstance(key, ScalarNode) else None
+        is_text = isinstance(value, ScalarNode) and not (value.style is None and value.value in _NULL)
+        is_list = isinstance(value, SequenceNode) and key.value == "input"
+        if name is not None and (is_text or is_list) and not _has_properties(value):
+            inner = ScalarNode("tag:yaml.org,2002:str", name, value.start_mark, value.start_mark, style='"')
+            pairs = [(inner, value)]
+            root.value[index] = key, MappingNode("tag:yaml.org,2002:map", pairs, value.start_mark, value.end_mark)
+
+
+class _Walk:
+    """Walks over the nodes once. What is refused is left out of its mapping, and its path is in `tree.wrong`."""
+
+    def __init__(self, tree: Tree, folder: Path, environment: Mapping[str, str]) -> None:
+        self._tree = tree
+        self._folder = folder
+        self._environment = environment
+
+    def value(self, node: Node, path: JobPath) -> Any:  # noqa: ANN401  (any value of a job)
+        """Return the data of a node."""
+        self._tree.nodes[path] = node
+        if _has_properties(node):
+            what = "YAML anchors and aliases (&name, *name) are not supported; repeat the value"
+            if node.anchor is None:
+                what = "YAML tags (!…) are not supported; remove it (quotes make a text)"
+            self._refuse(path, what, _place(node.start_mark))
+            return None
+        if isinstance(node, ScalarNode):
+            try:
+                return self._scalar(node, path)
+            except ValueError as problem:
+                self._refuse(path, str(problem), self._tree.locate(path))
+                return None
+        if isinstance(node, SequenceNode):
+            return [self.value(child, (*path, number)) for number, child in enumerate(node.value)]
+        entries = dict(self._entries(node.value, path))
+        return entries["file"] if path in FROM_FILE and entries.keys() == {"file"} else entries
+
+    def _entries(self, pairs: list[tuple[Node, Node]], path: JobPath) -> Iterator[tuple[str, Any]]:
+        for key, value in pairs:
+            problem = _key_problem(key)
+            if problem:
+                self._refuse(path, problem, _place(key.start_mark))
+                continue
+            here = (*path, key.value)
+            if here in self._tree.keys:
+                first = self._tree.keys[here].start_mark.line + 1
+                message = f'duplicate key "{short(key.value, SHOWN)}": already in line {first}'
+                self._refuse(here, message, _place(key.start_mark))
+                continue
+            self._tree.keys[here] = key
+            data = self.value(value, here)
+            if here not in self._tree.wrong:
+                yield key.value, data
+
+    def _refuse(self, path: JobPath, message: str, place: tuple[int, int]) -> None:
+        self._tree.mistakes.append(Mistake(*place, message))
+        self._tree.wrong.add(path)
+
+    def _scalar(self, node: ScalarNode, path: JobPath) -> Any:  # noqa: ANN401  (any value of a job)
+        """Return the data of a scalar. Raises ValueError for one that a job can't contain."""
+        text: str = node.value
+        plain = node.style is None
+        if _SURROGATE.search(text):
+            raise ValueError("the escapes in this text make an unpaired surrogate")
+        if path[:2] in _AS_JSON:
+            return _json_scalar(text, path) if plain else text
+        if path[:3] == ("input", "csv", "columns"):
+            return CSV_TYPES.get(text, text)
+        if plain and text in _NULL and (path[:3] != _AS_WRITTEN or not text):
+            return None
+        if path[:2] in FROM_FILE and path[2:] == ("file",):
+            self._tree.files[path[:2]] = text
+            return self._file(self._expanded(text, path))
+        return self._expanded(text, path) if path[:2] in EXPANDED else text
+
+    def _expanded(self, text: str, path: JobPath) -> str:
+        """Return a text with its variables replaced; no message shows their values."""
+        name = dotted(path)
+        variables = [(match[1], match[2]) for match in _VARIABLE.finditer(text) if match[0] != "$$"]
+        if path[:2] == ("model", "headers") and str(path[-1]).lower() in SECRET_HEADERS and not variables:
+            raise ValueError(f"{name} is a secret in plain text: put it into a variable and write ${{NAME}}")
+        for variable, end in variables:
+            if not end or not _NAME.fullmatch(variable):
+                raise ValueError(f"{name} has a ${{ without a variable: write ${{NAME}}, or $$ for a dollar")
+            if variable not in self._environment:
+                near = did_you_mean(variable, self._environment)
+                advice = f": set it in the environment or in .env, or write $${{{variable}}} for that text itself"
+                raise ValueError(f"{name}: the variable {variable} is not set{near or advice}")
+        return _VARIABLE.sub(lambda match: self._environment[match[1]] if match[1] else "$", text)
+
+    def _file(self, name: str) -> str:
+        """Return the text of a prompt's file, its line ends as in YAML."""
+        try:
+            return (self._folder / Path(name).expanduser()).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError(f"{name} is not UTF-8: save it as UTF-8") from None
+        except (OSError, RuntimeError, ValueError) as problem:
+            raise ValueError(f"{name} can't be read: {getattr(problem, 'strerror', None) or problem}") from None
+
+
+def _json_scalar(text: str, path: JobPath) -> Any:  # noqa: ANN401  (a JSON scalar)
+    """Return a plain scalar as YAML 1.2's core schema types it: `no` and `12:30` are texts."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _NOT_JSON.fullmatch(text):
+        raise ValueError(f"{dotted(path)} is {text}, which JSON can't represent")
+    number: float = math.nan
+    if _INTEGER.fullmatch(text):
+        if len(text) <= _LONGEST_NUMBER:
+            number = int(text, 0) if text[:2] in {"0o", "0x"} else int(text)
+        fits = _SMALLEST <= number <= _BIGGEST
+    elif _FLOAT.fullmatch(text):
+        number = float(text)
+        fits = math.isfinite(number)
+    else:
+        return text
+    if not fits:
+        raise ValueError(f"{dotted(path)} is a number too large for JSON")
+    return number
+
+
+def _has_properties(node: Node) -> bool:
+    """Check whether a node has an anchor or a tag; what an alias repeats has an anchor."""
+    mark = node.start_mark
+    return node.anchor is not None or mark.buffer[mark.pointer : mark.pointer + 1] == "!"
+
+
+def _key_problem(key: Node) -> str | None:
+    if not isinstance(key, ScalarNode):
+        return "a key must be text: put a value that begins with { or [, such as {{ text }}, in quotes"
+    if _has_properties(key):
+        return "YAML anchors, aliases and tags are not supported in keys; remove it"
+    if key.style is None and key.value == "<<":
+        return "YAML merge keys (<<) are not supported; repeat the keys"
+    if key.style is None and key.value in _NULL:
+        return "a key must be text, not null: put it in quotes"
+    if _SURROGATE.search(key.value):
+        return "the escapes in this key make an unpaired surrogate"
+    return None
+
+
+def _place(mark: StringMark) -> tuple[int, int]:
+    return mark.line + 1, mark.column + 1
+
+
+def _reason(error: MarkedYAMLError) -> str:
+    """Return the parser's words in one line, with their most frequent cause."""
+    words = [str(part) for part in (error.problem, error.context) if part]
+    said = short(" ".join(words), 2 * SHOWN)
+    hint = next((hint for sign, hint in _HINTS if any(sign in part for part in words)), None)
+    return f"{said}; {hint}" if hint else said
