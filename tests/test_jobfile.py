@@ -509,3 +509,45 @@ def test_each_kind_of_complaint_has_words() -> None:
     told = "".join(path.read_text(encoding="utf-8") for path in GOLDEN.glob("*.txt"))
     assert "input should be" not in told
     assert "valid" not in told.replace("not valid YAML", "").replace("not a valid URL", "")
+
+
+def test_short_forms_are_the_long_ones(tmp_path: Path) -> None:
+    """A path alone is an input or output, a text alone a prompt; prompts may stand in files, types have short names."""
+    (tmp_path / "system.md").write_bytes("\ufeffYou sort\r\ntickets.\n".encode())
+    short = """\
+input: a.csv
+prompt: "{{ a }}"
+model: {endpoint: simulator, name: m}
+output: out/b.parquet
+"""
+    job = load(short, tmp_path / "x.yaml", {}).job
+    assert (job.input.path, job.prompt.user, job.output.path) == ("a.csv", "{{ a }}", "out/b.parquet")
+    text = short.replace('prompt: "{{ a }}"', "prompt: {user: x, system: {file: '${NAME}.md'}}")
+    text = text.replace("input: a.csv", "input: {path: [a.csv], csv: {columns: {n: int, x: float, o: bool, s: str}}}")
+    job = load(text, tmp_path / "x.yaml", {"NAME": "system"}).job
+    assert job.prompt.system == "You sort\ntickets.\n"
+    assert list(job.input.csv.columns.values()) == ["integer", "number", "boolean", "string"]
+    SCHEMA.validate(plain(text))
+    SCHEMA.validate(plain(short))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("prompt: {user: {file: gone.md}}", "1:22: gone.md can't be read: No such file or directory"),
+        ("prompt: {user: {file: latin.md}}", "1:22: latin.md is not UTF-8: save it as UTF-8"),
+        ("prompt: {user: {fil: x}}", "1:10: prompt.user must be text or {file: …}"),
+        ("prompt: {user: {file: '${NO}'}}", "1:22: prompt.user.file: the variable NO is not set: set it in the"),
+        ("output: out.txt", "1:9: output.path must end in .parquet, .csv, "),
+        ("output:", "1:1: output is empty: give it a value or remove the key"),
+    ],
+)
+def test_a_mistake_in_a_short_form_has_its_place(tmp_path: Path, text: str, told: str) -> None:
+    """What is wrong with a short form, or with the file of a prompt, is told where it is written."""
+    (tmp_path / "latin.md").write_bytes(b"caf\xe9")
+    key = text.partition(":")[0]
+    rest = [line for line in SMALL.splitlines() if not line.startswith(f"{key}:")]
+    with pytest.raises(JobFileError) as caught:
+        load("\n".join([text, *rest]), tmp_path / "x.yaml", {})
+    (line,) = str(caught.value).replace(f"{tmp_path}/x.yaml:", "").split("\n")
+    assert line.startswith(told)

@@ -108,7 +108,8 @@ class Tree:
         while path not in self.nodes and path:
             path = path[:-1]
         node = self.nodes.get(path)
-        if reached and isinstance(node, ScalarNode):
+        # An empty value (`prompt:`) has the place of what follows it, which is another line.
+        if reached and isinstance(node, ScalarNode) and (node.value or node.style):
             return self._text_place(node, line) if node.style in {"|", ">"} else _place(node.start_mark)
         if path in self.keys:
             return _place(self.keys[path].start_mark)
@@ -221,6 +222,8 @@ class _Walk:
         if isinstance(node, SequenceNode):
             return [self.value(child, (*path, number)) for number, child in enumerate(node.value)]
         entries = dict(self._entries(node.value, path))
+        if path in FROM_FILE and (*path, "file") in self._tree.wrong:
+            self._tree.wrong.add(path)
         return entries["file"] if path in FROM_FILE and entries.keys() == {"file"} else entries
 
     def _entries(self, pairs: list[tuple[Node, Node]], path: JobPath) -> Iterator[tuple[str, Any]]:
