@@ -534,10 +534,10 @@ output: out/b.parquet
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("prompt: {user: {file: gone.md}}", "1:22: gone.md can't be read: No such file or directory"),
-        ("prompt: {user: {file: latin.md}}", "1:22: latin.md is not UTF-8: save it as UTF-8"),
+        ("prompt: {user: {file: gone.md}}", "1:23: gone.md can't be read: No such file or directory"),
+        ("prompt: {user: {file: latin.md}}", "1:23: latin.md is not UTF-8: save it as UTF-8"),
         ("prompt: {user: {fil: x}}", "1:10: prompt.user must be text or {file: …}"),
-        ("prompt: {user: {file: '${NO}'}}", "1:22: prompt.user.file: the variable NO is not set: set it in the"),
+        ("prompt: {user: {file: '${NO}'}}", "1:23: prompt.user.file: the variable NO is not set: set it in the"),
         ("output: out.txt", "1:9: output.path must end in .parquet, .csv, "),
         ("output:", "1:1: output is empty: give it a value or remove the key"),
     ],
