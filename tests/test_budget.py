@@ -1,5 +1,6 @@
 """budget: nothing is spent beyond a cap."""
 
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
 from batchrun.money import Pico, Price, from_usd
-from batchrun.runner.budget import Budget, unbounded, worst_case
+from batchrun.runner.budget import Budget, bound, unbounded
 
 amounts = st.integers(0, 10**15)
 
@@ -84,16 +85,44 @@ CHEAP, DEAR = Price(Pico(1), Pico(2)), Price(Pico(10), Pico(1), Pico(7))
 
 def test_the_worst_case_takes_the_dearest_model() -> None:
     """Bytes count as tokens, each message as 16 more, and the dearest of the prices holds for the whole request."""
-    assert worst_case(100, 2, 50, [CHEAP, DEAR]) == 10 * 132 + 50 + 7
-    assert worst_case(0, 0, 1000, [CHEAP, DEAR]) == 2000
+    assert bound([CHEAP, DEAR], messages=2, max_tokens=50)(100) == 10 * 132 + 50 + 7
+    assert bound([CHEAP, DEAR], messages=0, max_tokens=1000)(0) == 2000
 
 
 @given(st.text(max_size=50), st.integers(0, 500), st.integers(0, 9))
 def test_no_real_cost_exceeds_the_worst_case(text: str, completion: int, messages: int) -> None:
     """A request with at most a token per byte and at most max_tokens costs at most its worst case."""
     size = len(text.encode())
-    bound = worst_case(size, messages, 500, [CHEAP, DEAR])
-    assert all(price.cost(size + 16 * messages, completion) <= bound for price in (CHEAP, DEAR))
+    most = bound([CHEAP, DEAR], messages=messages, max_tokens=500)(size)
+    assert all(price.cost(size + 16 * messages, completion) <= most for price in (CHEAP, DEAR))
+
+
+class Purse:
+    """Commits each lease at once, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.leased = 0
+
+    def lease(self, amount: Pico) -> None:
+        self.leased = max(self.leased, amount)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=60), st.integers(0, 600))
+def test_little_of_a_days_cap_is_at_risk(requests: list[tuple[int, bool]], lost: int) -> None:
+    """Whatever is sent and settled, what is leased beyond what was spent is 3 % of the cap, and less after kills."""
+    cap, purse = 10_000, Purse()
+    budget = Budget(None, Pico(cap), Pico(lost), lost_today=Pico(lost), lender=purse)
+    risk, flying = max(70, (600 - lost) // 2), list[int]()
+    for amount, settles in requests:
+        if budget.wait(Pico(amount)) == math.inf:
+            assert sum(flying) + amount > risk
+        else:
+            assert budget.wait(Pico(amount)) == 0
+            assert budget.reserve(Pico(amount))
+            flying.append(amount)
+        assert sum(flying) <= purse.leased - budget.spent <= max(risk, *flying)
+        if settles:
+            budget.settle(Pico(worst := flying.pop()), Pico(worst // 2))
 
 
 def job(prompt: Prompt | None = None, name: str = "m", **params: Any) -> Job:  # noqa: ANN401

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection
-from batchrun.checkpoint.files import make_reserve
+from batchrun.checkpoint.files import beside, identity, low_space, make_reserve
 from batchrun.errors import BatchrunError, CheckpointError, StorageError
+from batchrun.money import Pico
 from batchrun.records import FailedAttempt, Outcome
 
 GROUP = 500
@@ -25,6 +27,9 @@ SMALL_GROUP = 20
 
 WAIT = 0.01
 """Seconds that an item waits for company at most: a commit of 10 rows costs 10 µs of CPU a row, of 100 rows 1.7."""
+
+LOOK = 0.5
+"""Seconds between two looks at the free space, and at whether the checkpoint is still the file that was opened."""
 
 RETRY = 1.0
 """Seconds between tries once the disk has failed."""
@@ -48,6 +53,10 @@ INSERT INTO spending(run_id, day, cost) VALUES (?, ?, ?) ON CONFLICT DO UPDATE S
 _TOTALS = """
 UPDATE runs SET requests = requests + ?, cost = cost + ?, possibly_billed = possibly_billed + ?, cached = cached + ?
 WHERE id = ?
+"""
+_LEASE = """
+INSERT INTO leases(run_id, day, amount) VALUES (?, ?, ?)
+ON CONFLICT DO UPDATE SET day = excluded.day, amount = excluded.amount
 """
 _LOW_WATER = "UPDATE plans SET low_water = ? WHERE current"
 
@@ -84,6 +93,9 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._low_water = -1
+        self._leased = self._lease = 0
+        self._watched: dict[Path, tuple[int, int] | None] = {}
+        self._looked_at = 0.0
 
     def start(self, run_id: int, on_failure: Callable[[BatchrunError], None] | None = None) -> None:
         """Begin to keep what this run brings; StorageError when the disk has no room left even for a reserve."""
@@ -96,6 +108,11 @@ class Writer:
         except RuntimeError:
             self._loop = None
         self._reserve: Path | None = make_reserve(self._path)
+        if (full := low_space(self._path)) is not None:
+            self._give_up_reserve()
+            raise full
+        places = (self._path, beside(self._path, ".lock"))
+        self._watched = {place: found for place in places if (found := identity(place)) is not None}
         self._connection = Connection(self._path)
         self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
         self._thread.start()
@@ -123,6 +140,18 @@ class Writer:
         if position != self._low_water:
             self._low_water = position
             self._take(position)
+
+    @property
+    def leased(self) -> int:
+        """What this run may have spent by now, as it is committed; picodollars."""
+        return self._leased
+
+    def lease(self, amount: Pico) -> None:
+        """Commit soon that this run may have spent as much; less than before is no change."""
+        if amount > self._lease:
+            with self._changed:
+                self._lease = amount
+                self._changed.notify_all()
 
     def _take(self, item: Outcome | FailedAttempt | int) -> None:
         self._pending.append(item)  # atomic, so the lock is for those alone whom the thread may wait for
@@ -164,8 +193,9 @@ class Writer:
         open_connection = True
         while open_connection:
             group = self._next()
+            self._look()
             try:
-                if group:
+                if group or self._lease > self._leased:
                     self._commit(group)
             except BatchrunError as error:
                 self._fail(error)
@@ -182,12 +212,28 @@ class Writer:
 
     def _next(self) -> list[Outcome | FailedAttempt | int]:
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._hurry or self._closing)
+            self._changed.wait_for(lambda: self._pending or self._is_urgent(), LOOK)
             if self.failure is not None:
                 self._changed.wait_for(lambda: self._closing, RETRY)
             else:
-                self._changed.wait_for(lambda: len(self._pending) >= GROUP or self._hurry or self._closing, WAIT)
+                self._changed.wait_for(lambda: len(self._pending) >= GROUP or self._is_urgent(), WAIT)
             return list(islice(self._pending, GROUP if self.failure is None else SMALL_GROUP))
+
+    def _is_urgent(self) -> bool:
+        return self._hurry or self._closing or self._lease > self._leased
+
+    def _look(self) -> None:
+        """Stop the run when the disk is nearly full, or when others deleted or replaced a file that it rests on."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK:
+            return
+        self._looked_at = now
+        for place, known in self._watched.items():
+            if (found := identity(place)) != known:
+                what = "deleted" if found is None else "replaced by another file"
+                self._warn(StorageError(f"{place} was {what} while this run used it, so the run stops"))
+        if (full := low_space(self._path)) is not None:
+            self._warn(full)
 
     def _done(self, count: int) -> bool:
         with self._changed:
@@ -215,7 +261,7 @@ class Writer:
             self._warn(error)
 
     def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int | None) -> None:
-        connection, run = self._connection, (self._run_id,)
+        connection, run, lease = self._connection, (self._run_id,), self._lease
         with connection.transaction():
             connection.insert(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes], _ADD)
             connection.many(_FAILED, [_attempt_values(attempt) + run for attempt in attempts])
@@ -223,6 +269,9 @@ class Writer:
             connection.run(_TOTALS, (*_sums(outcomes), self._run_id))
             if low_water is not None:
                 connection.run(_LOW_WATER, (low_water,))
+            if lease > self._leased:
+                connection.run(_LEASE, (self._run_id, utc_day(time.time()), lease))
+        self._leased = lease
 
     def _by_day(self, outcomes: Sequence[Outcome]) -> list[tuple[int, str, int]]:
         days: Counter[int] = Counter()

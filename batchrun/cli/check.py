@@ -14,7 +14,7 @@ import click
 from batchrun.cli.arguments import debug_option, give, job_argument, load
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line
 from batchrun.errors import BatchrunError, ExitCode
-from batchrun.money import ZERO, from_usd, show
+from batchrun.money import from_usd, show
 from batchrun.terminal import printable, short
 
 if TYPE_CHECKING:
@@ -160,14 +160,15 @@ class _Checked:
     def _requests(self, checkpoint: "Checkpoint | None") -> None:
         """Say what a run would need, and whether key and caps allow it."""
         from batchrun.api.prices import prices_for
-        from batchrun.runner.forecast import forecast, survey, worst_of
+        from batchrun.runner.budget import worst_case
+        from batchrun.runner.forecast import forecast, survey
 
         p = self._p
         try:
             with reachable(p.endpoint) as served:
                 key = self._key(served)
                 prices = prices_for(p.job, served, p.cache_dir, time.time())
-            found = survey(p, checkpoint, worst_of(p, prices))
+            found = survey(p, checkpoint, worst_case(p, prices))
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))
             return
@@ -225,13 +226,13 @@ class _Checked:
 
     def _allowed(self, found: "Survey", likely: "Forecast", prices: "Prices", key: "KeyInfo | None") -> None:
         """Hold the likely need to the job's caps and to what the key has left."""
-        from batchrun.runner.asking import budget_of
+        from batchrun.runner.budget import budget_of
 
         try:
-            budget_of(self._p, prices, ZERO)
+            budget_of(self._p, prices, None, "")
         except BatchrunError as problem:
             self._say("mistake", "limits", str(problem))
-        cost, cap = likely.cost or ZERO, self._p.job.limits.cap
+        cost, cap = likely.cost or 0, self._p.job.limits.cap
         for name, usd in (("run", cap.run), ("day", cap.day)):
             if usd is not None and cost > from_usd(usd):
                 self._say(

@@ -48,7 +48,8 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
     from batchrun.api.prices import prices_for
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import RunOptions, merged
-    from batchrun.runner.forecast import forecast, survey, worst_of
+    from batchrun.runner.budget import worst_case
+    from batchrun.runner.forecast import forecast, survey
     from batchrun.runner.prepare import prepared
 
     options = RunOptions(endpoint=endpoint, api_key_env=api_key_env)
@@ -62,7 +63,7 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
             give("\n".join(_row(p, checkpoint, row)))
         with reachable(p.endpoint) as served:
             prices = prices_for(p.job, served, p.cache_dir, time.time())
-        found = survey(p, checkpoint, worst_of(p, prices), show=0 if row is not None else number)
+        found = survey(p, checkpoint, worst_case(p, prices), show=0 if row is not None else number)
     for request in found.first:
         give("\n".join(_request(request)))
     give("\n".join(_sums(p, found, forecast(p, found, prices), prices)))

@@ -19,8 +19,9 @@ from batchrun.money import Pico, show
 from batchrun.report import charts
 from batchrun.report.gather import Column, Gathered, Row, cut, gather, visible
 from batchrun.runner import outputs
+from batchrun.runner.budget import worst_case
 from batchrun.runner.closing import advice
-from batchrun.runner.forecast import Used, forecast, survey, worst_of
+from batchrun.runner.forecast import Used, forecast, survey
 from batchrun.runner.prepare import Prepared
 from batchrun.terminal import duration, when
 
@@ -116,7 +117,7 @@ def _money(
     tokens = (gathered.prompt_tokens, gathered.completion_tokens)
     yield "real", "as counted", answers, *tokens, show(counts.cost)
     prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
-    found = survey(p, None, worst_of(p, prices))
+    found = survey(p, None, worst_case(p, prices))
     if gathered.told and found.questions:
         found.used = Used(gathered.told, round(found.characters * gathered.told / found.questions), *tokens)
     likely = forecast(p, found, prices)

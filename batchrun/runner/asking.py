@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
 import uvloop
@@ -15,12 +14,12 @@ from batchrun._version import __version__
 from batchrun.api.endpoints import Endpoint
 from batchrun.api.prices import Prices
 from batchrun.checkpoint import Checkpoint
-from batchrun.errors import BatchrunError, ExitCode, UserError
+from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
-from batchrun.money import ZERO, Pico, from_usd, to_usd
+from batchrun.money import ZERO, Pico, to_usd
 from batchrun.records import Send, Target
 from batchrun.runner.adaptive import AdaptiveLimit
-from batchrun.runner.budget import Budget, unbounded, worst_case
+from batchrun.runner.budget import Budget, worst_case
 from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
 from batchrun.runner.log import event
 from batchrun.runner.pacing import Gate, TokenBucket
@@ -211,9 +210,16 @@ def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
         ),
         form=p.form,
         body_of=p.renderer.body,
-        worst_case=worst_case_of(p, asking.prices),
+        worst_case=_worst_case(asking),
         time=asking.time,
     )
+
+
+def _worst_case(asking: Asking) -> Callable[[bytes], Pico]:
+    """Return what is reserved for a body; nothing where no cap asks for it."""
+    cap = asking.prepared.job.limits.cap
+    most = None if cap.run is None and cap.day is None else worst_case(asking.prepared, asking.prices)
+    return (lambda _: ZERO) if most is None else (lambda body: most(len(body)))
 
 
 def _permits(job: Job, endpoint: Endpoint, budget: Budget) -> Permits:
@@ -228,50 +234,6 @@ def _permits(job: Job, endpoint: Endpoint, budget: Budget) -> Permits:
         requests=TokenBucket(limits.requests_per_minute) if limits.requests_per_minute else None,
         tokens=TokenBucket(limits.tokens_per_minute) if limits.tokens_per_minute else None,
     )
-
-
-def worst_case_of(p: Prepared, prices: Prices) -> Callable[[bytes], Pico]:
-    """Give the function that says what a body can cost at most; nothing where no cap asks for it."""
-    cap = p.job.limits.cap
-    if cap.run is None and cap.day is None:
-        return lambda _: ZERO
-    if p.job.model.max_request_usd is not None:
-        most = from_usd(p.job.model.max_request_usd)
-        return lambda _: most
-    turns, tokens = len(p.job.prompt.turns) + 1, p.max_tokens or 0
-    dearest = tuple(prices.worst.values())
-    return lambda body: worst_case(len(body), turns, tokens, dearest)
-
-
-def budget_of(p: Prepared, prices: Prices, spent_today: Pico) -> Budget:
-    """Give the budget of a run; a cap that can't be kept is a UserError."""
-    cap = p.job.limits.cap
-    if cap.run is None and cap.day is None:
-        return Budget()
-    if p.job.model.max_request_usd is None:
-        _refuse_unbounded(p, prices)
-    return Budget(_amount(cap.run), _amount(cap.day), spent_today)
-
-
-def _amount(usd: Decimal | None) -> Pico | None:
-    return None if usd is None else from_usd(usd)
-
-
-def _refuse_unbounded(p: Prepared, prices: Prices) -> None:
-    models = (p.endpoint.model, *p.job.model.fallbacks)
-    if unknown := [name for name in models if name not in prices.worst]:
-        why = f" ({prices.problem})" if prices.problem else ""
-        raise UserError(
-            f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{why}: set model.price or '
-            "model.max_request_usd"
-        )
-    if p.max_tokens is None:
-        raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")
-    if causes := unbounded(p.job):
-        raise UserError(
-            f"limits.max_cost_usd is set, but the cost of a request is not bounded ({', '.join(causes)}): set "
-            "model.max_request_usd"
-        )
 
 
 def _target(job: Job, endpoint: Endpoint) -> Target:

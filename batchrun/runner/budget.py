@@ -1,29 +1,73 @@
-"""May this be spent: amounts are reserved before a request and settled after it, exactly."""
+"""Caps on spending: amounts are reserved before a request and settled after it, exactly.
 
-from collections.abc import Iterable
+A cap for a day must hold over SIGKILLs, which leave nobody to say what was in flight. So a run spends only what it has
+leased: what it may have spent by then at most, committed to the checkpoint beforehand. A dead run's lease counts as
+spent that day. To waste little of the cap, little is at risk: at most 3 % of the cap in the day's first run, half of
+it after each kill, and 0.7 % in the end, so that ten kills waste a tenth of it.
+"""
 
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from batchrun.api.prices import Prices
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
 from batchrun.job import Job
-from batchrun.money import ZERO, Pico, Price
+from batchrun.money import ZERO, Pico, Price, from_usd
+from batchrun.runner.prepare import Prepared
 
 MESSAGE_TOKENS = 16
 """Tokens that a chat template may add to one message."""
 
-_BOUND_PLUGINS = frozenset({"response-healing", "context-compression", "moderation"})
-_BOUND_TIERS = frozenset({"auto", "default", "flex"})
+LEASE_WAIT = 0.005
+"""Seconds after which a request looks again whether its lease is committed."""
+
+_PER_MILLE = 1_000
+_STEP = 5
+"""Thousandths of a day's cap that are leased ahead of need."""
+_AT_RISK, _ALWAYS = 60, 7
+"""Thousandths of a day's cap: half of the first, less what the day's dead runs lost, may be in flight; never less than
+the second."""
+
+
+class Lender(Protocol):
+    """Commits leases; the checkpoint's writer."""
+
+    @property
+    def leased(self) -> int:
+        """What this run may have spent by now, as it is committed."""
+
+    def lease(self, amount: Pico) -> None:
+        """Commit soon that this run may have spent as much; less than before is no change."""
 
 
 class Budget:
     """The caps of a run and of a day, in picodollars; None is no cap.
 
     `spent` + `reserved` never exceeds a cap as long as nothing costs more than what was reserved for it.
-    `spent_today` is what earlier runs of this job spent since 00:00 UTC.
+    `spent_today` is what earlier runs of this job may have spent since 00:00 UTC, `lost_today` the part of it that is
+    only known from leases of dead runs. Without a `lender` nothing has to be leased.
     """
 
-    def __init__(self, cap_run: Pico | None = None, cap_day: Pico | None = None, spent_today: Pico = ZERO) -> None:
+    def __init__(
+        self,
+        cap_run: Pico | None = None,
+        cap_day: Pico | None = None,
+        spent_today: Pico = ZERO,
+        *,
+        lost_today: Pico = ZERO,
+        lender: Lender | None = None,
+    ) -> None:
         rest_of_day = None if cap_day is None else max(0, cap_day - spent_today)
         caps = [cap for cap in (cap_run, rest_of_day) if cap is not None]
         self._cap = min(caps) if caps else None
-        self._spent = self._reserved = 0
+        self._spent = self._in_flight = self._held = 0
+        self._lender = None if cap_day is None else lender
+        day = cap_day or 0
+        self._step = day * _STEP // _PER_MILLE
+        self._risk = max(day * _ALWAYS // _PER_MILLE, (day * _AT_RISK // _PER_MILLE - lost_today) // 2)
 
     @property
     def spent(self) -> Pico:
@@ -33,53 +77,142 @@ class Budget:
     @property
     def reserved(self) -> Pico:
         """What requests in flight may still cost, and what may have been billed."""
-        return Pico(self._reserved)
+        return Pico(self._in_flight + self._held)
+
+    def wait(self, amount: Pico) -> float:
+        """Return the seconds until this amount may be reserved: 0 when it is leased, or when the cap will refuse it.
+
+        Infinity where a request in flight must end first.
+        """
+        needed = self._spent + self._in_flight + self._held + amount
+        if self._lender is None or self._cap is None or needed > self._cap:
+            return 0.0
+        if self._in_flight and self._in_flight + amount > self._risk:
+            return math.inf
+        if needed + self._step // 2 > self._lender.leased:
+            ahead = min(needed + self._step, self._spent + self._held + self._risk, self._cap)
+            self._lender.lease(Pico(max(needed, ahead)))
+        return 0.0 if needed <= self._lender.leased else LEASE_WAIT
 
     def reserve(self, amount: Pico) -> bool:
         """Reserve a request's worst case; False, and nothing reserved, if a cap would not hold."""
-        if self._cap is not None and self._spent + self._reserved + amount > self._cap:
+        if self._cap is not None and self._spent + self._in_flight + self._held + amount > self._cap:
             return False
-        self._reserved += amount
+        self._in_flight += amount
         return True
 
     def settle(self, reserved: Pico, spent: Pico, *, keep: bool = False) -> None:
         """End a request: its cost is spent and its reservation freed; `keep` holds on to it, since it may be billed."""
         self._spent += spent
-        self._reserved -= min(reserved, spent) if keep else reserved
+        self._in_flight -= reserved
+        if keep:
+            self._held += max(0, reserved - spent)
 
 
-def worst_case(prompt_bytes: int, messages: int, max_tokens: int, prices: Iterable[Price]) -> Pico:
-    """Give the most that a request of text can cost, in picodollars, at the dearest of the prices (at least one).
+def budget_of(p: Prepared, prices: Prices, checkpoint: Checkpoint | None, today: str) -> Budget:
+    """Return the budget of a run on a UTC day; a cap that can't be kept is a UserError."""
+    cap = p.job.limits.cap
+    if cap.run is None and cap.day is None:
+        return Budget()
+    if p.job.model.max_request_usd is None:
+        _refuse_unbounded(p, prices)
+    if checkpoint is None:
+        return Budget(_amount(cap.run), _amount(cap.day))
+    return Budget(
+        _amount(cap.run),
+        _amount(cap.day),
+        Pico(checkpoint.spent(day=today) + checkpoint.leased(today)),
+        lost_today=checkpoint.leased(today, dead=True),
+        lender=checkpoint.writer,
+    )
 
-    `prompt_bytes` are the UTF-8 bytes of all that the model reads: no tokenizer makes more tokens than bytes.
+
+def _amount(usd: Decimal | None) -> Pico | None:
+    return None if usd is None else from_usd(usd)
+
+
+def _refuse_unbounded(p: Prepared, prices: Prices) -> None:
+    models = (p.endpoint.model, *p.job.model.fallbacks)
+    if unknown := [name for name in models if name not in prices.worst]:
+        why = f" ({prices.problem})" if prices.problem else ""
+        raise UserError(
+            f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{why}: set model.price or '
+            "model.max_request_usd"
+        )
+    if p.max_tokens is None:
+        raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")
+    if causes := unbounded(p.job):
+        raise UserError(
+            f"limits.max_cost_usd is set, but the cost of a request is not bounded ({', '.join(causes)}): set "
+            "model.max_request_usd"
+        )
+
+
+def worst_case(p: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
+    """Return what a body of so many bytes can cost at most, at the dearest of its models; None where nobody knows.
+
+    No tokenizer makes more tokens than UTF-8 bytes.
     """
-    prompt_tokens = prompt_bytes + MESSAGE_TOKENS * messages
-    return max(price.cost(prompt_tokens, max_tokens) for price in prices)
+    if p.job.model.max_request_usd is not None:
+        most = from_usd(p.job.model.max_request_usd)
+        return lambda _: most
+    models = (p.endpoint.model, *p.job.model.fallbacks)
+    if p.max_tokens is None or unbounded(p.job) or any(name not in prices.worst for name in models):
+        return None
+    return bound(tuple(prices.worst.values()), messages=len(p.job.prompt.turns) + 1, max_tokens=p.max_tokens)
+
+
+def bound(prices: Sequence[Price], *, messages: int, max_tokens: int) -> Callable[[int], Pico]:
+    """Return what bounds the cost of a request of text by the bytes of its body, at the dearest of the prices."""
+    around = MESSAGE_TOKENS * messages
+    return lambda size: max(price.cost(size + around, max_tokens) for price in prices)
+
+
+# What can make a request cost more than its worst case by bytes.
+
+
+def _plugins(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
+    for plugin in value if isinstance(value, list | tuple) else ():
+        name = plugin.get("id") if isinstance(plugin, dict) else plugin
+        if name not in {"response-healing", "context-compression", "moderation"}:
+            yield f"the plugin {name}"
+
+
+def _tools(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
+    for tool in value if isinstance(value, list | tuple) else ():
+        if isinstance(tool, dict) and tool.get("type", "function") != "function":
+            yield f"the tool {tool['type']}"
+
+
+def _tier(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
+    if value and value not in {"auto", "default", "flex"}:
+        yield f"params.service_tier: {value}"
+
+
+def _modalities(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
+    if list(value) != ["text"]:
+        yield "params.modalities"
+
+
+_UNBOUNDED: Mapping[str, Callable[[Any], Iterator[str]]] = {
+    "plugins": _plugins,
+    "tools": _tools,
+    "web_search_options": lambda _: iter(["params.web_search_options"]),
+    "audio": lambda _: iter(["params.audio"]),
+    "prediction": lambda _: iter(["params.prediction"]),
+    "modalities": _modalities,
+    "service_tier": _tier,
+}
+_UNBOUNDED_VARIANTS = (":online", ":nitro")
 
 
 def unbounded(job: Job) -> tuple[str, ...]:
     """Name what can make a request cost more than its worst case by bytes; a cap then needs model.max_request_usd."""
-    params = job.model.params
-    named = [
-        "an image in prompt.messages"
-        for turn in job.prompt.turns
-        if not isinstance(turn.content, str) and any(part.image is not None for part in turn.content)
-    ][:1]
-    plugins = params.get("plugins")
-    for plugin in plugins if isinstance(plugins, list | tuple) else ():
-        name = plugin.get("id") if isinstance(plugin, dict) else plugin
-        if name not in _BOUND_PLUGINS:
-            named.append(f"the plugin {name}")
-    tools = params.get("tools")
-    for tool in tools if isinstance(tools, list | tuple) else ():
-        if isinstance(tool, dict) and tool.get("type", "function") != "function":
-            named.append(f"the tool {tool['type']}")
-    named += [
-        f"params.{name}" for name in ("web_search_options", "audio", "prediction") if params.get(name) is not None
-    ]
-    if params.get("modalities") not in (None, ["text"], ("text",)):
-        named.append("params.modalities")
-    if params.get("service_tier") and params["service_tier"] not in _BOUND_TIERS:
-        named.append(f"params.service_tier: {params['service_tier']}")
+    contents = (turn.content for turn in job.prompt.turns if not isinstance(turn.content, str))
+    images = any(part.image is not None for content in contents for part in content)
+    named = ["an image in prompt.messages"] if images else []
+    for name, look in _UNBOUNDED.items():
+        if (value := job.model.params.get(name)) is not None:
+            named += look(value)
     models = (job.model.name or "", *job.model.fallbacks)
-    return (*named, *(f"the model variant {name}" for name in models if name.endswith((":online", ":nitro"))))
+    return (*named, *(f"the model variant {name}" for name in models if name.endswith(_UNBOUNDED_VARIANTS)))

@@ -14,9 +14,8 @@ from batchrun.api.codes import ASKED_AGAIN
 from batchrun.api.prices import Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.job import Limits
-from batchrun.money import ZERO, Pico, from_usd
+from batchrun.money import ZERO, Pico
 from batchrun.prompt.render import RowProblem
-from batchrun.runner.budget import unbounded, worst_case
 from batchrun.runner.plan import Keys
 from batchrun.runner.prepare import Prepared
 from batchrun.table.read import Batch
@@ -130,18 +129,6 @@ class Distinct:
             self.weight *= 2
             self._seen = {known for known in self._seen if known % self.weight == 0}
         return weight
-
-
-def worst_of(p: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
-    """Give what says how much a body of so many bytes can cost at most; None where nobody knows."""
-    if p.job.model.max_request_usd is not None:
-        most = from_usd(p.job.model.max_request_usd)
-        return lambda _: most
-    models = (p.endpoint.model, *p.job.model.fallbacks)
-    if p.max_tokens is None or unbounded(p.job) or any(name not in prices.worst for name in models):
-        return None
-    tokens, turns, dearest = p.max_tokens, len(p.job.prompt.turns) + 1, tuple(prices.worst.values())
-    return lambda size: worst_case(size, turns, tokens, dearest)
 
 
 def survey(p: Prepared, checkpoint: Checkpoint | None, worst: Callable[[int], Pico] | None, show: int = 0) -> Survey:

@@ -61,6 +61,8 @@ class Permits:
             return wait
         if self._tokens and (wait := self._tokens.wait(now, permit.tokens)) > 0:
             return wait
+        if (wait := self.budget.wait(permit.reserved)) > 0:
+            return wait
         if not self.budget.reserve(permit.reserved):
             self.starved = permit.reserved
             return ON_CHANGE

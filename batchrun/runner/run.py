@@ -14,10 +14,11 @@ from batchrun.api.prices import prices_for
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
-from batchrun.money import show, to_usd
+from batchrun.money import Pico, show, to_usd
 from batchrun.records import Summary
 from batchrun.runner import outputs
-from batchrun.runner.asking import Asking, ask, budget_of, serving
+from batchrun.runner.asking import Asking, ask, serving
+from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.log import event
 from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
@@ -77,6 +78,7 @@ class _Run:
         self._tally = Tally()
         self._run_id: int | None = None
         self._asked = 0
+        self._budget = Budget()
         self._written: Written | None = None
 
     def run(self) -> Summary:
@@ -176,6 +178,7 @@ class _Run:
             if endpoint.openrouter and not self._key_is_good(endpoint):
                 return
             prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
+            self._budget = budget_of(self._p, prices, self._checkpoint, utc_day(time.time()))
             asking = Asking(
                 self._p,
                 self._checkpoint,
@@ -187,7 +190,7 @@ class _Run:
                 questions=self._asked,
                 max_failed=failures_left,
                 prices=prices,
-                budget=budget_of(self._p, prices, self._checkpoint.spent(day=utc_day(time.time()))),
+                budget=self._budget,
                 sender=self._p.sender,
                 started=self._started,
                 time=self._time,
@@ -264,7 +267,10 @@ class _Run:
                 counts=counts,
                 resume_at=self._valve.resume_at,
                 output=outputs.state(self._p, plan.number) if finished else None,
+                lease=Pico(self._budget.spent + self._budget.reserved),
             )
+            if (saved := self._checkpoint.rescue()) is not None:
+                self._ui.warn(f"the checkpoint was written again, with all answers of this run: {saved}")
         except StorageError as problem:
             # What happened before is what people should read; the next run finds this one not ended.
             self._ui.warn(f"the run's end can't be noted: {problem}")

@@ -1,0 +1,127 @@
+"""The checkpoint's disk in whole jobs: files deleted or replaced in mid-run, a dying disk, a disk that fills up."""
+
+import os
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from crash import disk, syscalls
+from crash.harness import DONE, STORAGE, CrashJob, Ended, ended, write_job
+from crash.ledger import Ledger, serving
+
+TEXTS = [f"text {number}" for number in range(3_000)]
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    with serving(Ledger()) as server:
+        yield server
+
+
+def harmed(job: CrashJob, ledger: Ledger, harm: Callable[[], object]) -> Ended:
+    """Run a job, and do something to its files after 100 answers."""
+    process = job.start()
+
+    def event() -> None:
+        if ledger.answered.total() == 100:
+            ledger.on_event = None
+            harm()
+
+    ledger.on_event = event
+    return ended(process)
+
+
+def test_a_deleted_checkpoint_stops_the_run_and_is_written_again(tmp_path: Path, ledger: Ledger) -> None:
+    """A checkpoint deleted in mid-run ends the run with exit 5; it is there again, and no answer is paid twice."""
+    job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "requests_per_minute": 30_000})
+    end = harmed(job, ledger, job.checkpoint.unlink)
+    assert end.code == STORAGE, end.said
+    assert "job.sqlite was deleted while this run used it" in end.said
+    assert "written again" in end.said
+    assert ledger.requests < len(TEXTS)
+    assert len(job.committed()) == ledger.answered.total()
+    assert job.run().code == DONE
+    assert set(ledger.received.values()) == {1}
+
+
+def test_a_deleted_folder_stops_the_run_as_well(tmp_path: Path, ledger: Ledger) -> None:
+    """The folder with checkpoint and lock may go as a whole: the answers come back."""
+    job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "requests_per_minute": 30_000})
+    end = harmed(job, ledger, lambda: shutil.rmtree(job.checkpoint.parent))
+    assert end.code == STORAGE, end.said
+    assert len(job.committed()) == ledger.answered.total()
+
+
+def test_a_replaced_checkpoint_stops_the_run_and_stays(tmp_path: Path, ledger: Ledger) -> None:
+    """Where another file has taken the name, the run's answers are kept under another one, which is named."""
+    job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "requests_per_minute": 30_000})
+    other = tmp_path / "other"
+    other.write_bytes(b"another file")
+    end = harmed(job, ledger, lambda: other.replace(job.checkpoint))
+    assert end.code == STORAGE, end.said
+    assert "was replaced by another file" in end.said
+    assert job.checkpoint.read_bytes() == b"another file"
+    rescued = job.checkpoint.with_name("job.rescued-1.sqlite")
+    assert str(rescued) in end.said
+    with closing(sqlite3.connect(rescued)) as connection:
+        assert connection.execute("SELECT count(*) FROM answers").fetchone() == (ledger.answered.total(),)
+
+
+def test_a_deleted_lock_stops_the_run(tmp_path: Path, ledger: Ledger) -> None:
+    """Without its lock file a run can't keep a second one away, so it stops; the next one goes on."""
+    job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "requests_per_minute": 30_000})
+    end = harmed(job, ledger, job.checkpoint.with_name("job.sqlite.lock").unlink)
+    assert end.code == STORAGE, end.said
+    assert "job.sqlite.lock was deleted" in end.said
+    assert job.run().code == DONE
+    assert set(ledger.received.values()) == {1}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("call", "first", "error"), [("pread64", 3, "EIO"), ("pread64", 12, "EIO"), ("pwrite64", 3, "EROFS")]
+)
+def test_a_dying_disk_is_not_called_a_damaged_checkpoint(
+    tmp_path: Path, ledger: Ledger, call: str, first: int, error: str
+) -> None:
+    """Where the disk can't be read or written nobody is told to start over: the file on it may be whole."""
+    if reason := syscalls.why_not():
+        pytest.skip(reason)
+    job = write_job(tmp_path, ledger.url, TEXTS[:400])
+    killed = job.start()
+    ledger.on_event = lambda: os.kill(killed.pid, signal.SIGKILL) if ledger.answered.total() == 200 else None
+    assert ended(killed).code == -signal.SIGKILL
+    ledger.on_event = None
+    ending = ("", "-wal", "-shm")
+    places = [word for name in ending for word in ("-P", f"{job.checkpoint}{name}")]
+    strace = [*syscalls.STRACE, "-o", str(tmp_path / "log"), *places, "-e", f"trace={call}"]
+    end = job.run(under=[*strace, "-e", f"inject={call}:error={error}:when={first}+"])
+    assert end.code == STORAGE, end.said
+    assert "--fresh" not in end.said
+    assert "damaged" not in end.said
+    assert "Traceback" not in end.said
+    assert job.run().code == DONE
+
+
+def test_a_disk_that_fills_up_stops_the_run_before_it_is_full(tmp_path: Path, ledger: Ledger) -> None:
+    """With less than 8 MB free a run stops with exit 5 and loses nothing; it does not begin with less either."""
+    with disk.small_disk(tmp_path / "disk") as folder:
+        if folder is None:
+            pytest.skip("no right to mount a small disk")
+        job = disk.job_on(folder, tmp_path / "job", ledger.url, full="checkpoint")
+        filler = folder / "filler"
+        free = shutil.disk_usage(folder).free
+        end = harmed(job, ledger, lambda: filler.write_bytes(bytes(free - 12 * 2**20)))
+        assert end.code == STORAGE, end.said
+        assert "8 MB must be free" in end.said
+        sent = ledger.requests
+        assert 100 < sent < len(TEXTS)
+        assert (end := job.run()).code == STORAGE, end.said
+        assert ledger.requests == sent
+        filler.unlink()
+        assert job.run().code == DONE
+        assert set(ledger.received.values()) == {1}
