@@ -7,7 +7,7 @@ Exceptions are for people: their text is the one line that is printed. A failing
     ├── UserError             2  the command, the job file, the key or the input is wrong
     │   ├── JobFileError      2  mistakes in a job file, all together
     │   ├── InputError        2  an input file that can't be read as rows
-    │   └── ConfirmError      2  the run would pay again for answered rows; --yes is needed
+    │   └── ConfirmError      2  the run would cost much, or pay again for answered rows; --yes is needed
     ├── StorageError          5  the disk or the output
     │   └── CheckpointError   5  a checkpoint that is damaged, foreign, or newer than this program
     ├── SenderError           5  a child process or the senders are gone
@@ -77,7 +77,7 @@ class InputError(UserError):
 
 
 class ConfirmError(UserError):
-    """The run would ask many answered rows again because the job's wording changed."""
+    """The run would cost much without a cap, or ask many answered rows again; --yes is needed."""
 
 
 class StorageError(BatchrunError):

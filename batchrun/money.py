@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from enum import StrEnum
 from typing import NewType
 
 Pico = NewType("Pico", int)
@@ -32,6 +33,21 @@ def show(amount: int, rounding: str = ROUND_HALF_EVEN) -> str:
         return "$0"
     digits = 2 if abs(usd) >= 1 else max(4, 1 - usd.adjusted())
     return f"${usd.quantize(Decimal(1).scaleb(-digits), rounding):,f}"
+
+
+class CostKind(StrEnum):
+    """What an amount means: money that was charged, money of a simulator, or nothing where nobody reports a cost."""
+
+    CHARGED = "charged"
+    SIMULATED = "simulated"
+    UNKNOWN = "unknown"
+
+
+def cost(amount: int, kind: str) -> str:
+    """Return a cost for people; where nobody reports costs, nothing says $0. What is reported counts all the same."""
+    if kind == CostKind.UNKNOWN and not amount:
+        return "cost unknown"
+    return f"{show(amount)} simulated" if kind == CostKind.SIMULATED else show(amount)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
 
-from batchrun.money import ZERO, Pico
+from batchrun.money import ZERO, CostKind, Pico
 
 
 class Status(StrEnum):
@@ -232,7 +232,8 @@ class Summary:
     Counts are of rows. Money is in USD as decimal text, exact: `cost_usd` of this run, `cost_today_usd` of all runs
     of this job since 00:00 UTC, `cost_total_usd` of all runs ever, `cost_output_usd` of the answers in this output.
     `possibly_billed` counts requests of this run that may cost more on top, `cached` its answers from OpenRouter's
-    cache, which cost nothing.
+    cache, which cost nothing. `cost_kind` is "charged", "simulated", or "unknown" where the server has no price and
+    only what it reports is counted.
     """
 
     job: str
@@ -258,3 +259,4 @@ class Summary:
     checkpoint: str
     resume_at: float | None = None
     next: str | None = None
+    cost_kind: str = CostKind.CHARGED

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from batchrun.api.endpoints import Endpoint, fetch, is_loopback
+from batchrun.api.endpoints import Endpoint, fetch, is_loopback, is_openrouter
 from batchrun.job import Job
-from batchrun.money import ZERO, Pico, Price, from_usd
+from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
 
 KEPT_SECONDS = 86_400
 LAYOUT = 2
@@ -77,6 +77,15 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
         fetched_at,
         problem,
     )
+
+
+def cost_kind(job: Job) -> CostKind:
+    """Return what the costs of a job mean. They are unknown where a server has no price, unless it reports them."""
+    endpoint = job.model.endpoint
+    if endpoint == "simulator":
+        return CostKind.SIMULATED
+    priced = endpoint in {"openrouter", "local"} or is_openrouter(endpoint) or job.model.price is not None
+    return CostKind.CHARGED if priced else CostKind.UNKNOWN
 
 
 def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:

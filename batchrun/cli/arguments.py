@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from batchrun.errors import UserError
+from batchrun.errors import ConfirmError, UserError
 from batchrun.terminal import lines
 
 if TYPE_CHECKING:
@@ -124,7 +125,15 @@ def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | 
     options = RunOptions(**flags)
     with logged(log):
         loaded, environment = load(path, options)
-        summary = run_job(loaded, options, environment, chosen(quiet=quiet))
+        try:
+            summary = run_job(loaded, options, environment, chosen(quiet=quiet))
+        except ConfirmError as problem:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            tell(str(problem))
+            if not click.confirm("Run it now?", err=True):
+                return problem.exit_code
+            summary = run_job(loaded, replace(options, yes=True), environment, chosen(quiet=quiet))
     if as_json:
         import orjson
 

@@ -53,6 +53,8 @@ def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Price
         text = f'unknown: no price is known for "{p.endpoint.model}"{why}; set model.price'
     else:
         text = f"likely {show(likely.cost)}"
+        if p.endpoint.name == "simulator":
+            text += " (simulated: nothing is charged)"
     if found.worst is not None:
         return f"{text}, at worst {show(found.worst)} if all answers were as long as they may be"
     if likely.cost is None:

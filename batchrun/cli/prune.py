@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, load, tell
+from batchrun.terminal import plural
 
 DAYS = 30
 
@@ -26,4 +27,4 @@ def command(job: Path, endpoint: str | None, **_: bool) -> None:
     path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
-    tell(f"{number:,} answers dropped")
+    tell(f"{plural(number, 'answer')} dropped")

@@ -10,27 +10,31 @@ import click
 
 from batchrun.cli.arguments import debug_option, endpoint_option, give, job_argument, load, tell
 from batchrun.errors import ExitCode
-from batchrun.terminal import duration, place, printable, when
+from batchrun.terminal import duration, place, plural, printable, when
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, RunInfo
+    from batchrun.job import Job
 
 
 @click.command("status")
 @job_argument
 @endpoint_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--verify", is_flag=True, help="Check the whole checkpoint: every page and the books.")
+@click.option("--verify", is_flag=True, help="Check the whole checkpoint: every page and all sums.")
 @debug_option
 def command(job: Path, endpoint: str | None, *, as_json: bool, verify: bool, **_: bool) -> None:
-    """Show rows by status and error, money, and the runs so far. Nothing is sent."""
+    """Show rows by status and error, money, and the runs so far; whether one is running, and what changed since.
+
+    Nothing is sent.
+    """
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import RunOptions, merged
 
     loaded, _environment = load(job)
     path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path
     with Checkpoint.open(path, read_only=True) as checkpoint:
-        facts = _facts(checkpoint)
+        facts = _facts(checkpoint, merged(loaded.job, RunOptions(endpoint=endpoint)))
         wrong = checkpoint.verify() if verify else []
     if as_json:
         import orjson
@@ -45,11 +49,18 @@ def command(job: Path, endpoint: str | None, *, as_json: bool, verify: bool, **_
         tell("the checkpoint is sound")
 
 
-def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
-    from batchrun.checkpoint import utc_day
+def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
+    from batchrun.api.prices import cost_kind
+    from batchrun.checkpoint import running, utc_day
     from batchrun.money import to_usd
+    from batchrun.runner.plan import input_changed
 
-    counts, runs = checkpoint.counts(), checkpoint.runs()
+    counts, runs, plan, holder = (
+        checkpoint.counts(),
+        checkpoint.runs(),
+        checkpoint.current_plan(),
+        running(checkpoint.path),
+    )
     spent = {
         "cost_output_usd": counts.cost,
         "cost_last_run_usd": runs[0].cost if runs else 0,
@@ -65,6 +76,10 @@ def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
         "questions": counts.questions,
         "errors": dict(counts.errors or {}),
         **{name: str(to_usd(amount)) for name, amount in spent.items()},
+        "cost_kind": cost_kind(job),
+        "running": holder and {"pid": holder.pid, "host": holder.host, "since": holder.since},
+        "job_changed": bool(runs) and runs[0].job != job.text,
+        "input_changed": plan is not None and input_changed(plan, job),
         "possibly_billed": checkpoint.possibly_billed(),
         "checkpoint": str(checkpoint.path),
         "runs": [_run(run) for run in runs],
@@ -90,24 +105,45 @@ def _run(run: "RunInfo") -> dict[str, Any]:
     }
 
 
+def _now(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield what is different from what the last run left: a run that is running, a job or an input that changed."""
+    if running := facts["running"]:
+        since = f", since {when(running['since'])}" if running["since"] else ""
+        yield f"running now (pid {running['pid']} on {running['host']}{since})"
+    changed = [name for name, key in (("job file", "job_changed"), ("input", "input_changed")) if facts[key]]
+    if changed:
+        last = f"run {facts['runs'][0]['id']}" if facts["runs"] else "the plan was made"
+        what = " and the ".join(changed)
+        yield f"the {what} changed since {last}: what stands below is from before"
+
+
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     from batchrun.api.codes import TABLE
-    from batchrun.money import from_usd, show
+    from batchrun.money import CostKind, cost, from_usd
 
+    def usd(amount: str) -> str:
+        return cost(from_usd(amount), facts["cost_kind"])
+
+    yield from _now(facts)
     counts = ", ".join(f"{facts[name]:,} {name}" for name in ("ok", "failed", "pending", "skipped"))
-    yield f"{facts['rows']:,} rows ({facts['questions']:,} distinct questions): {counts}"
+    yield f"{plural(facts['rows'], 'row')} ({plural(facts['questions'], 'distinct question')}): {counts}"
     for name, number in sorted(facts["errors"].items(), key=lambda item: -item[1]):
         ending = TABLE.get(name)
         yield f"  {number:,} {name}" + (f": {ending.means}; {ending.do}" if ending else "")
     sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
-    yield "money: " + ", ".join(f"{show(from_usd(facts[f'cost_{key}_usd']))} {name}" for name, key in sums)
+    charged = " (simulated: nothing was charged)" if facts["cost_kind"] == CostKind.SIMULATED else ""
+    yield f"money{charged}: " + ", ".join(f"{usd(facts[f'cost_{key}_usd'])} {name}" for name, key in sums)
     if facts["possibly_billed"]:
-        yield f"{facts['possibly_billed']:,} requests may be billed on top: their replies were lost or named no cost"
+        more = plural(facts["possibly_billed"], "more request")
+        yield f"{more} may have been billed: the replies were lost or named no cost"
     for run in facts["runs"]:
-        took = duration(run["ended_at"] - run["started_at"]) if run["ended_at"] else "not ended: killed, or going on"
+        took = "running now" if facts["running"] and run is facts["runs"][0] else "was killed"
+        if run["ended_at"]:
+            took = duration(run["ended_at"] - run["started_at"])
         code = "" if run["exit_code"] is None else f", exit {run['exit_code']} ({printable(run['reason'] or '')})"
-        resume = f", again from {when(run['resume_at'])} on" if run["resume_at"] else ""
-        cost = f"{run['requests']:,} requests, {show(from_usd(run['cost_usd']))}"
-        cost += f", {run['cached']:,} from OpenRouter's cache at no cost" if run["cached"] else ""
-        yield f"run {run['id']} at {when(run['started_at'])}: {took}, {cost}{code}{resume}"
+        resume = f", try again after {when(run['resume_at'])}" if run["resume_at"] else ""
+        requests = f"{plural(run['requests'], 'request')}, {usd(run['cost_usd'])}"
+        if run["cached"]:
+            requests += f", {run['cached']:,} from OpenRouter's cache at no cost"
+        yield f"run {run['id']} at {when(run['started_at'])}: {took}, {requests}{code}{resume}"
     yield f"checkpoint: {place(Path(facts['checkpoint']), Path.cwd())}"

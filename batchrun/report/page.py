@@ -12,10 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrun._version import __version__
-from batchrun.api.prices import prices_for
+from batchrun.api.prices import cost_kind, prices_for
 from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
-from batchrun.money import Pico, show
+from batchrun.money import CostKind, Pico, cost
 from batchrun.report import charts
 from batchrun.report.gather import Column, Gathered, Row, cut, gather, visible
 from batchrun.runner import outputs
@@ -60,6 +60,7 @@ def write_report(
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
     found = gather(p, checkpoint, total=counts.rows, gold=gold, samples=samples)
     page = _page(
+        cost_kind(p.job),
         job=p.job,
         model=p.endpoint.model,
         counts=counts,
@@ -81,13 +82,18 @@ def write_report(
     _write(path, page)
 
 
-def _page(**facts: Any) -> str:  # noqa: ANN401  (what the template names)
-    """Give the page. Its policy lets only our own style and script run, known by their digests."""
+def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the template names)
+    """Return the page; `kind` says what its costs mean.
+
+    Its policy lets only our own style and script run, known by their digests.
+    """
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
     files = FileSystemLoader(FOLDER)
     templates = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    templates.filters.update(usd=show, when=when, duration=duration, visible=visible, cut=cut)
+    templates.filters.update(
+        usd=lambda amount: cost(amount, kind), when=when, duration=duration, visible=visible, cut=cut
+    )
     ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
     return templates.get_template("page.html.j2").render(facts, policy=f"{policy}; base-uri 'none'", **ours)
 
@@ -113,21 +119,21 @@ def _money(
     p: Prepared, counts: Counts, gathered: Gathered
 ) -> Iterator[tuple[str, str, int, int | None, int | None, str]]:
     """Give name, meaning, questions, tokens of prompts and of answers, and money: real, likely, at worst."""
-    answers = len(gathered.finished)
+    answers, kind = len(gathered.finished), cost_kind(p.job)
     tokens = (gathered.prompt_tokens, gathered.completion_tokens)
-    yield "real", "as counted", answers, *tokens, show(counts.cost)
+    yield "real", "as counted", answers, *tokens, cost(counts.cost, kind)
     prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
     found = survey(p, None, worst_case(p, prices))
     if gathered.told and found.questions:
         found.used = Used(gathered.told, round(found.characters * gathered.told / found.questions), *tokens)
     likely = forecast(p, found, prices)
-    cost, basis = likely.cost, "at list price"
-    if cost is None and answers:
-        cost, basis = Pico(counts.cost * found.questions // answers), "at the cost so far"
-    money = "price unknown" if cost is None else show(cost)
+    amount, basis = likely.cost, "at list price"
+    if amount is None and answers and counts.cost:
+        amount, basis = Pico(counts.cost * found.questions // answers), "at the cost so far"
+    money = "price unknown" if amount is None else cost(amount, kind)
     yield "likely", basis, found.questions, likely.prompt_tokens, likely.completion_tokens, money
     longest = None if p.max_tokens is None else found.questions * p.max_tokens
-    worst = "not bounded, or price unknown" if found.worst is None else show(found.worst)
+    worst = "not bounded, or price unknown" if found.worst is None else cost(found.worst, kind)
     yield "at worst", "all answers of full length", found.questions, None, longest, worst
 
 

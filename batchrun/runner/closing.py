@@ -5,7 +5,7 @@ from pathlib import Path
 
 from batchrun.api.codes import TABLE
 from batchrun.errors import ExitCode
-from batchrun.money import from_usd, show
+from batchrun.money import CostKind, from_usd, show
 from batchrun.records import Summary
 from batchrun.terminal import duration, place, plural, printable, when
 
@@ -18,12 +18,7 @@ def told(summary: Summary, cwd: Path) -> Iterator[str]:
     yield f"{plural(summary.rows, 'row')}: {', '.join(counts)}"
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}"
-    money = f"{show(from_usd(summary.cost_usd))} this run, {show(from_usd(summary.cost_total_usd))} in all"
-    if summary.possibly_billed:
-        money += f", {plural(summary.possibly_billed, 'more request')} may have been billed (no cost was reported)"
-    if summary.cached:
-        money += f", {plural(summary.cached, 'answer')} from OpenRouter's cache at no cost"
-    yield f"{plural(summary.requests, 'request')} in {duration(summary.seconds)}, {money}"
+    yield f"{plural(summary.requests, 'request')} in {duration(summary.seconds)}, {_money(summary)}"
     if summary.output:
         yield f"output: {place(Path(summary.output), cwd)}" + ("" if summary.output_changed else " (unchanged)")
     if summary.exit_code:
@@ -32,6 +27,20 @@ def told(summary: Summary, cwd: Path) -> Iterator[str]:
         yield f"try again after {when(summary.resume_at)}"
     if summary.next:
         yield summary.next
+
+
+def _money(summary: Summary) -> str:
+    run, total = from_usd(summary.cost_usd), from_usd(summary.cost_total_usd)
+    money = f"{show(run)} this run, {show(total)} in all"
+    if summary.cost_kind == CostKind.SIMULATED:
+        money += " (simulated: nothing was charged)"
+    if summary.cost_kind == CostKind.UNKNOWN and not total:
+        money = "cost unknown (the server reports none; set model.price)"
+    if summary.possibly_billed:
+        money += f", {plural(summary.possibly_billed, 'more request')} may have been billed (no cost was reported)"
+    if summary.cached:
+        money += f", {plural(summary.cached, 'answer')} from OpenRouter's cache at no cost"
+    return money
 
 
 def advice(error_type: str) -> str:

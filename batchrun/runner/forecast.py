@@ -16,7 +16,7 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.job import Limits
 from batchrun.money import ZERO, Pico
 from batchrun.prompt.render import RowProblem
-from batchrun.runner.plan import Keys
+from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
 from batchrun.table.read import Batch
 
@@ -35,6 +35,8 @@ LATENCY = 2.0
 """Seconds for one answer, where nothing is answered yet."""
 
 _CALIBRATION = 2_000
+_SAMPLE = 200
+"""Questions on which `likely_cost` rests."""
 _EXACT = 2**20
 
 
@@ -282,6 +284,19 @@ def forecast(p: Prepared, found: Survey, prices: Prices) -> Forecast:
     latency = used.seconds / used.answers if used.answers and used.seconds else LATENCY
     seconds = likely_seconds(number, sum(tokens), latency, p.job.limits)
     return Forecast(*tokens, cost, seconds, used.answers, ratio)
+
+
+def likely_cost(p: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: int, questions: int) -> Pico | None:
+    """Return what that many open questions will likely cost, by the first ones; None where the price is unknown."""
+    if not questions or p.endpoint.model not in prices.likely:
+        return None
+    blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=p.max_tokens, batch=_SAMPLE)
+    works = list(open_work(p.rows, p.renderer.columns, blocks, most=_SAMPLE, changed=lambda: False))
+    if not works:
+        return None
+    sizes = _Sizes(p)
+    characters = sum(sizes(work.values)[0] for work in works)
+    return forecast(p, Survey(questions=questions, characters=characters * questions // len(works)), prices).cost
 
 
 def _answer_tokens(p: Prepared) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 
 from batchrun.checkpoint import PlanBuilder, PlanInfo
+from batchrun.errors import InputError
 from batchrun.job import Job
 from batchrun.prompt.render import RENDERER_VERSION, Renderer, RowProblem, nth_key
 from batchrun.runner.work import Work
-from batchrun.table.read import Batch, FileStamp, Rows
+from batchrun.table.read import Batch, FileStamp, Rows, expand, stamp
 
 YOUNG = 2.0
 """Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
@@ -47,6 +48,14 @@ def known_files(plan: PlanInfo | None) -> tuple[FileStamp, ...]:
     if plan is None or not plan.fingerprint:
         return ()
     return tuple(FileStamp(*one) for one in json.loads(plan.stamps))
+
+
+def input_changed(plan: PlanInfo, job: Job) -> bool:
+    """Check whether the job's input files are other ones than those that a plan was made from."""
+    try:
+        return [FileStamp(*one) for one in json.loads(plan.stamps)] != list(stamp(expand(job.input, job.folder)))
+    except InputError:
+        return True
 
 
 def stamps_text(stamps: Sequence[FileStamp]) -> str:

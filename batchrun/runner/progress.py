@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Never, Protocol
 
-from batchrun.money import show
+from batchrun.money import CostKind, cost
 from batchrun.runner.work import Tally
 from batchrun.terminal import duration, lines
 
@@ -33,13 +33,14 @@ _BAR = "{bar:12} {desc}"
 class Goal:
     """What a run is to do: all questions, and those that stood as answered or failed for good before it began.
 
-    `per_minute` is the rate of requests that the job allows.
+    `per_minute` is the rate of requests that the job allows, `cost_kind` what its costs mean.
     """
 
     total: int
     ok: int = 0
     failed: int = 0
     per_minute: int | None = None
+    cost_kind: CostKind = CostKind.CHARGED
 
 
 class Pace:
@@ -208,7 +209,7 @@ def line(goal: Goal, tally: Tally, pace: Pace, gate: float) -> str:
         parts.append(f"{failed:,} failed")
     if tally.waiting:
         parts.append(f"{tally.waiting:,} to retry")
-    parts += [show(tally.cost), f"{pace.rate:.1f}/s", f"{tally.in_flight}/{tally.limit} in flight"]
+    parts += [cost(tally.cost, goal.cost_kind), f"{pace.rate:.1f}/s", f"{tally.in_flight}/{tally.limit} in flight"]
     if gate > NOTABLE_GATE:
         parts.append(f"held back for {duration(gate)}" + (f" ({tally.gate_why})" if tally.gate_why else ""))
     elif tally.oldest > SLOW:

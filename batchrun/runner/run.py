@@ -10,15 +10,16 @@ from pathlib import Path
 from batchrun._version import __version__
 from batchrun.api.codes import ASKED_AGAIN, TABLE
 from batchrun.api.endpoints import Endpoint, KeyProblem, fetch_key
-from batchrun.api.prices import prices_for
-from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, lock, start_fresh, utc_day
+from batchrun.api.prices import Prices, cost_kind, prices_for
+from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, free_bytes, lock, start_fresh, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
-from batchrun.money import Pico, show, to_usd
+from batchrun.money import PER_USD, CostKind, Pico, show, to_usd
 from batchrun.records import Summary
 from batchrun.runner import outputs
 from batchrun.runner.asking import Asking, ask, serving
 from batchrun.runner.budget import Budget, budget_of
+from batchrun.runner.forecast import likely_cost
 from batchrun.runner.log import event
 from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
@@ -34,6 +35,12 @@ UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
 """After these ends nothing is written: the input is another one, or the disk is not to be trusted."""
 
 MAYBE_OPEN = ASKED_AGAIN | {"truncated"}
+LOOK_USD = 10
+"""A first run without a cap that will likely cost more needs --yes."""
+
+ANSWER_BYTES = 1_000
+"""What an answer takes on the disk, roughly."""
+
 SURPRISE = 100
 """So many answered rows are asked again without a question; more need --yes."""
 
@@ -95,6 +102,7 @@ class _Run:
         self._begin()
         try:
             if self._asked:
+                self._look_at_space()
                 self._ask(plan, start)
             counts = self._checkpoint.counts()
             self._write(counts)
@@ -178,6 +186,7 @@ class _Run:
             if endpoint.openrouter and not self._key_is_good(endpoint):
                 return
             prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
+            self._confirm_cost(prices, start)
             self._budget = budget_of(self._p, prices, self._checkpoint, utc_day(time.time()))
             asking = Asking(
                 self._p,
@@ -202,12 +211,35 @@ class _Run:
             finally:
                 self._ui.end()
 
+    def _confirm_cost(self, prices: Prices, start: int) -> None:
+        """Refuse a first run that nothing caps and that would likely cost much, unless --yes says so (ConfirmError)."""
+        cap, kind = self._job.limits.cap, cost_kind(self._job)
+        capped = cap.run is not None or cap.day is not None
+        if capped or self._options.yes or kind == CostKind.SIMULATED:
+            return
+        if any(run.requests for run in self._checkpoint.runs(limit=1_000)):
+            return
+        likely = likely_cost(self._p, self._checkpoint, prices, start=start, questions=self._asked)
+        if likely is not None and likely > LOOK_USD * PER_USD:
+            raise ConfirmError(
+                f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
+            )
+
+    def _look_at_space(self) -> None:
+        """Warn where the checkpoint or the output may need more room than its disk has."""
+        rows = sum(file.size for file in self._p.rows.files)
+        needs = {self._job.checkpoint_path: 0, self._job.output_path: rows}
+        for path, more in needs.items():
+            needed, free = more + self._asked * ANSWER_BYTES, free_bytes(path.parent)
+            if free is not None and free < needed:
+                self._ui.warn(f"{path} may need {needed >> 20:,} MB, and its disk has {free >> 20:,} MB free")
+
     def _goal(self, questions: int, failed: int) -> Goal:
         """Give what the progress counts to: the whole plan, or with a limit what this run asks."""
         per_minute = self._job.limits.requests_per_minute
         if self._options.limit is not None:
-            return Goal(self._asked, per_minute=per_minute)
-        return Goal(questions, questions - self._asked - failed, failed, per_minute)
+            return Goal(self._asked, per_minute=per_minute, cost_kind=cost_kind(self._job))
+        return Goal(questions, questions - self._asked - failed, failed, per_minute, cost_kind(self._job))
 
     def _key_is_good(self, endpoint: Endpoint) -> bool:
         """Ask for the key's state first, so that a wrong key costs no request to the model."""
@@ -304,6 +336,7 @@ class _Run:
             checkpoint=str(self._checkpoint.path),
             resume_at=self._valve.resume_at,
             next=self._next(exit_code, counts),
+            cost_kind=cost_kind(self._job),
         )
 
     def _verdict(self, counts: Counts) -> tuple[int, str]:

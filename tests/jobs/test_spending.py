@@ -1,15 +1,29 @@
 """Money in whole jobs: a day's cap over kills, what a server reports, what nobody knows, what is simulated."""
 
+import json
 import os
+import pty
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_line import Command, command  # noqa: F401  (a fixture)
 from crash.harness import CrashJob, ended, write_job
 from crash.ledger import Ledger, serving
+from job_running import run
+from job_running import write_job as write
+from plain_server import completion, plain_server
+from simulator_server import running
+
+from batchrun.errors import ConfirmError
+from batchrun.job import RunOptions
 
 PICO = 10**12
 EACH = 200_000_000
@@ -75,3 +89,88 @@ def test_a_fresh_start_does_not_forget_a_dead_runs_lease(tmp_path: Path, ledger:
     end = job.run("--fresh")
     assert end.code == 4, end.said
     assert 45 <= ledger.requests <= 50
+
+
+REPLY = '{"label": "good", "score": 1}'
+
+
+def test_a_reported_cost_counts_where_no_price_is_known(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """What a server says that it charged is in every sum, though the job has no price."""
+
+    def answer(_: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, body = completion(REPLY, prompt_tokens=10, completion_tokens=5)
+        body["usage"]["cost"] = 0.001
+        return status, body
+
+    with plain_server(answer) as url:
+        path = write(tmp_path, url, rows=20)
+        assert Decimal(run(path).summary.cost_usd) == Decimal("0.02")
+    assert "$0.0200 this output" in command("status", str(path)).out
+
+
+def test_a_cost_that_nobody_knows_is_not_zero(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where neither price nor report exists, run, status, report and JSON say unknown, never $0."""
+    with plain_server(lambda _: completion(REPLY, prompt_tokens=10, completion_tokens=5)) as url:
+        path = write(tmp_path, url, rows=3, model={"api_key_env": None})
+        said = command(str(path), "--json")
+    assert "cost unknown" in said.err
+    assert json.loads(said.out)["cost_kind"] == "unknown"
+    shown = command("status", str(path)).out
+    assert "cost unknown this output" in shown
+    assert command("report", str(path)).code == 0
+    page = (tmp_path / "out.report.html").read_text()
+    assert "cost unknown" in page
+    assert "$0" not in said.err + shown + page
+
+
+def test_simulated_money_is_called_simulated(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Preview, run, status and report of a simulated job say that nothing is charged."""
+    path = str(write(tmp_path, "simulator", rows=3, model={"api_key_env": None}))
+    assert "(simulated: nothing is charged)" in command("preview", path).out
+    assert "in all (simulated: nothing was charged)" in command(path).err
+    assert "money (simulated: nothing was charged): $" in command("status", path).out
+    assert json.loads(command("status", path, "--json").out)["cost_kind"] == "simulated"
+    assert command("report", path).code == 0
+    assert " simulated</b>for these answers" in (tmp_path / "out.report.html").read_text()
+
+
+DEAR = {"name": "m", "price": {"prompt": 30_000, "completion": 150_000}, "params": {"max_tokens": 200}}
+
+
+def test_a_first_run_that_costs_much_wants_a_cap_or_yes(tmp_path: Path) -> None:
+    """Above 10 USD without a cap nothing is sent; a cap or --yes lets it through, and so does a small part first."""
+    with plain_server(lambda _: completion(REPLY, prompt_tokens=10, completion_tokens=5)) as url:
+        path = write(tmp_path, url, rows=20, model=DEAR)
+        for _ in range(2):
+            with pytest.raises(
+                ConfirmError, match=r"would likely cost \$\d+\.\d\d, and .*: set max_cost_usd or add --yes"
+            ):
+                run(path)
+        assert run(path, RunOptions(limit=1)).summary.requests == 1
+        assert run(path).summary.ok == 20
+        assert run(path, RunOptions(fresh=True, yes=True)).summary.ok == 20
+        assert run(path, RunOptions(fresh=True, max_cost=Decimal(10_000))).summary.ok == 20
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2)])
+def test_on_a_terminal_a_dear_first_run_asks(tmp_path: Path, answer: str, code: int) -> None:
+    """A person is asked, and only a yes sends something."""
+    with plain_server(lambda _: completion(REPLY, prompt_tokens=10, completion_tokens=5)) as url:
+        path = write(tmp_path, url, rows=20, model={**DEAR, "api_key_env": None})
+        ours, theirs = pty.openpty()
+        os.write(ours, f"{answer}\n".encode())
+        done = subprocess.run(
+            [sys.executable, "-m", "batchrun", str(path)], stdin=theirs, stderr=theirs, stdout=theirs, check=False
+        )
+        os.close(theirs)
+        said = os.read(ours, 65_536).decode()
+        os.close(ours)
+    assert done.returncode == code
+    assert "Run it now? [y/N]" in said
+    assert (tmp_path / "out.parquet").exists() == (answer == "y")
+
+
+def test_a_price_in_the_list_is_looked_at_too(tmp_path: Path) -> None:
+    """With OpenRouter's list of prices a cheap first run is not held up."""
+    with running() as simulator:
+        assert run(write(tmp_path, simulator.url, rows=5)).summary.ok == 5
