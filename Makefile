@@ -4,9 +4,9 @@
 # make bench  how fast it is, against the wire's ceiling and other tools (benchmarks/README.md)
 # make scale  how the cost of each step grows, up to 10,000,000 rows
 # make docs   the documentation as a site, in site/
-# make crash  thousands of kills, full disks, damage: figures for docs/reliability.md; half an hour
+# make crash  thousands of kills, full disks, damage: figures for docs/explanation/reliability.md; half an hour
 # make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
-# make lock   writes requirements.lock anew, and docs/licences.md from it
+# make lock   writes requirements.lock anew, and docs/explanation/licences.md from it
 # make fuzz   half an hour of hostile bytes for what reads them; FUZZ=1000 for fewer examples
 # make audit  known vulnerabilities of what requirements.lock holds
 
@@ -55,8 +55,8 @@ demo: .venv/demo.stamp
 	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check zensical==0.0.72
 
 docs: .venv/dev.stamp .venv/docs/bin/zensical
-	$(BIN)/python docs/errors_page.py
-	$(BIN)/python docs/reference_pages.py
+	$(BIN)/python tools/errors_page.py
+	$(BIN)/python tools/reference_pages.py
 	.venv/docs/bin/zensical build --strict --clean
 
 crash: .venv/dev.stamp
@@ -84,7 +84,7 @@ lock: .venv/dev.stamp
 	$(MAKE) licences
 
 licences: .venv/dev.stamp
-	$(BIN)/python docs/licences_page.py
+	$(BIN)/python tools/licences_page.py
 
 FUZZ ?= 20000
 fuzz: .venv/dev.stamp

@@ -13,7 +13,7 @@ from batchrun.terminal import lines
 STDERR = 2
 GC_THRESHOLD = 200_000
 """New objects, beyond those freed, after which the garbage collector looks for cycles. It walks what is in flight, and
-what is imported, for little: no row makes a cycle (docs/performance.md)."""
+what is imported, for little: no row makes a cycle (docs/explanation/performance.md)."""
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The package stands as docs/design.md describes: floors of rooms, libraries by room, sizes."""
+"""The package stands as docs/explanation/design.md describes: floors of rooms, libraries by room, sizes."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""codes: THE table is consistent, complete, and what docs/errors.md says."""
+"""codes: THE table is consistent, complete, and what docs/reference/errors.md says."""
 
 import importlib.util
 from pathlib import Path
@@ -26,7 +26,7 @@ ENDINGS = list(TABLE.values())
 
 def errors_page() -> str:
     """Give the page as the script beside it makes it."""
-    spec = importlib.util.spec_from_file_location("errors_page", DOCS / "errors_page.py")
+    spec = importlib.util.spec_from_file_location("errors_page", DOCS.parent / "tools" / "errors_page.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,8 +35,8 @@ def errors_page() -> str:
 
 
 def test_docs_errors_is_what_the_table_says() -> None:
-    """docs/errors.md can't drift: `python docs/errors_page.py` writes it anew."""
-    assert (DOCS / "errors.md").read_text(encoding="utf-8") == errors_page()
+    """docs/reference/errors.md can't drift: `python tools/errors_page.py` writes it anew."""
+    assert (DOCS / "reference" / "errors.md").read_text(encoding="utf-8") == errors_page()
 
 
 def test_every_sign_leads_to_a_row() -> None:

@@ -114,14 +114,14 @@ def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
 
 
 def test_the_schema_line_is_there_only_with_the_schema(tmp_path: Path) -> None:
-    """Editors are pointed to docs/job.schema.json only where it lies."""
+    """Editors are pointed to docs/reference/job.schema.json only where it lies."""
     FRAME.write_parquet(tmp_path / "x.parquet")
     job = tmp_path / "jobs" / "x.yaml"
     assert "yaml-language-server" not in draft(look(tmp_path / "x.parquet"), job)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "job.schema.json").touch()
+    (tmp_path / "docs" / "reference").mkdir(parents=True)
+    (tmp_path / "docs" / "reference" / "job.schema.json").touch()
     first = draft(look(tmp_path / "x.parquet"), job).splitlines()[0]
-    assert first == "# yaml-language-server: $schema=../docs/job.schema.json"
+    assert first == "# yaml-language-server: $schema=../docs/reference/job.schema.json"
 
 
 def test_a_job_is_never_replaced_without_force(command: Command, tmp_path: Path) -> None:

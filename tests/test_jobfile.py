@@ -474,9 +474,9 @@ def test_the_key_belongs_to_openrouter_alone() -> None:
 
 
 def test_the_published_schema_is_this_one() -> None:
-    """docs/job.schema.json is what `batchrun schema` prints; write it anew when this fails."""
+    """docs/reference/job.schema.json is what `batchrun schema` prints; write it anew when this fails."""
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    assert (ROOT / "docs" / "job.schema.json").read_text(encoding="utf-8") == text
+    assert (ROOT / "docs" / "reference" / "job.schema.json").read_text(encoding="utf-8") == text
 
 
 def test_the_schema_is_valid_and_takes_what_the_loader_takes() -> None:

@@ -495,8 +495,8 @@ def test_every_dependency_has_bounds_and_hashes() -> None:
 
 
 def test_every_dependency_has_its_licence() -> None:
-    """docs/licences.md lists what is locked (`make licences`), and nothing whose licence would spread to its users."""
-    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    """The page of licences lists all that is locked (`make licences`), and no licence that spreads to its users."""
+    page = (ROOT / "docs" / "explanation" / "licences.md").read_text(encoding="utf-8")
     listed = {
         name: (version, licence)
         for name, version, licence in re.findall(r"^\| (\S+) \| (\S+) \| ([^|]+) \|", page, re.MULTILINE)
@@ -511,8 +511,8 @@ def test_every_dependency_has_its_licence() -> None:
 
 
 def test_the_page_names_tests_that_exist() -> None:
-    """Each test that docs/security.md names as its witness is there, and no threat is without one."""
-    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    """Each test that docs/explanation/security.md names as its witness is there, and no threat is without one."""
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
     table = page.partition("## Threats, defences, tests")[2]
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 30

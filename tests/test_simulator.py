@@ -41,7 +41,7 @@ SCHEMA = {
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
 KEY = {"authorization": "Bearer sim-key"}
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "simulator.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "simulator.md"
 BY_KIND = {
     "refusals": [case.name for case in cases.TABLE.values() if case.error is not None],
     "wires": [case.name for case in cases.TABLE.values() if case.wire],
@@ -115,7 +115,7 @@ def test_every_case_is_complete() -> None:
 
 
 def test_the_page_lists_every_case() -> None:
-    """docs/simulator.md holds the table of cases as it is."""
+    """docs/how-to/simulator.md holds the table of cases as it is."""
     assert cases.markdown() in DOCS.read_text(encoding="utf-8")
 
 

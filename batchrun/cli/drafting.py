@@ -11,7 +11,7 @@ from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
 from batchrun.table.read import Rows, open_rows
 from batchrun.terminal import printable, short
 
-SCHEMA = Path("docs", "job.schema.json")
+SCHEMA = Path("docs", "reference", "job.schema.json")
 SAMPLE = 2_000
 """Rows that are looked at to choose the prompt's column."""
 

@@ -1,7 +1,7 @@
 """Sends with asyncio and httptools, the parser of Node.js: one connection for each request in flight, no other thread.
 
 Everything happens in the event loop's thread, so that a request over plain HTTP costs half of what it does where
-another thread sends (docs/performance.md).
+another thread sends (docs/explanation/performance.md).
 """
 
 import asyncio

@@ -263,7 +263,7 @@ def find(name: str) -> tuple[Case, int | None]:
     base, colon, times = name.partition(":")
     case = TABLE.get(base)
     if case is None or (colon and not (times == "always" or times.isdecimal())):
-        raise ValueError(f'the simulator has no case "{name}"; docs/simulator.md lists them')
+        raise ValueError(f'the simulator has no case "{name}"; docs/how-to/simulator.md lists them')
     return case, None if not colon else ALWAYS if times == "always" else int(times)
 
 

@@ -1,4 +1,4 @@
-"""Write docs/licences.md from requirements.lock and what is installed: `make licences`."""  # noqa: INP001  (a script)
+"""Write docs/explanation/licences.md from requirements.lock and what is installed: `make licences`."""  # noqa: INP001  (a script)
 
 import re
 import tomllib
@@ -84,4 +84,4 @@ def _plain(name: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("licences.md").write_text(licences_page(), encoding="utf-8")
+    (ROOT / "docs" / "explanation" / "licences.md").write_text(licences_page(), encoding="utf-8")

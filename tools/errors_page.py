@@ -1,4 +1,4 @@
-"""Write docs/errors.md from the table of codes: `python docs/errors_page.py`."""  # noqa: INP001  (a script)
+"""Write docs/reference/errors.md from the table of codes: `python tools/errors_page.py`."""  # noqa: INP001  (a script)
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ LOCAL = {"template_error", "request_too_large", "image_error", "schema_mismatch"
 HEAD = """\
 # How a row can end
 
-This page is made from `batchrun/codes.py` by `python docs/errors_page.py`. The names are the values of the output's
-column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP status or
+This page is made from `batchrun/api/codes.py` by `python tools/errors_page.py`. The names are the values of the
+output's column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP status or
 inside a 200, and is empty where the failure is local).
 
 - **Now** says what the run does: retry (how often), close the gate for all requests for a while, fail the row, or stop
@@ -61,4 +61,4 @@ def _cells(ending: Ending) -> list[str]:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("errors.md").write_text(errors_page(), encoding="utf-8")
+    (Path(__file__).parents[1] / "docs" / "reference" / "errors.md").write_text(errors_page(), encoding="utf-8")

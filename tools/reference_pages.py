@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code: `python docs/reference_pages.py`."""  # noqa: INP001  (a script)
+"""Write docs/reference/ from the code: `python tools/reference_pages.py`."""  # noqa: INP001  (a script)
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ from batchrun.cli.main import COMMANDS, cli
 from batchrun.job import json_schema
 from batchrun.table.write import DETAIL_TYPES
 
-MADE = "This page is made from the code by `python docs/reference_pages.py`.\n"
+MADE = "This page is made from the code by `python tools/reference_pages.py`.\n"
 
 DETAILS: Mapping[str, str] = {
     "status": "`ok`, `failed`, `pending` (to be asked, or asked again) or `skipped` (left out by `input.where`)",
     "error_code": "the API's code, 400 to 599, from the HTTP status or from an error inside a 200; null where the "
     "failure is local",
-    "error_type": "the name in [the table of errors](../errors.md); on every failed row, and on a pending one that had "
+    "error_type": "the name in [the table of errors](errors.md); on every failed row, and on a pending one that had "
     "an attempt",
     "error_message": "the server's own words, at most 2,000 characters",
     "http_status": "the last reply's HTTP status",
@@ -51,7 +51,7 @@ def _job_file() -> Iterator[str]:
     yield "# The job file\n"
     yield MADE
     yield "Relative paths are relative to the job file. `${VAR}` expands in paths, the endpoint, the model's name and"
-    yield "headers; `$$` is a dollar. The JSON Schema for editors is [job.schema.json](../job.schema.json).\n"
+    yield "headers; `$$` is a dollar. The JSON Schema for editors is [job.schema.json](job.schema.json).\n"
     yield from _table(whole, "", whole)
 
 
@@ -148,7 +148,7 @@ def _checkpoint() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    folder = Path(__file__).with_name("reference")
+    folder = Path(__file__).parents[1] / "docs" / "reference"
     folder.mkdir(exist_ok=True)
     for file_name, text in pages().items():
         (folder / file_name).write_text(text, encoding="utf-8")
