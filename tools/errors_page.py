@@ -10,8 +10,8 @@ HEAD = """\
 # How a row can end
 
 This page is made from `batchrun/api/codes.py` by `python tools/errors_page.py`. The names are the values of the
-output's column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP status or
-inside a 200, and is empty where the failure is local).
+output's column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP
+status or inside a 200, and is empty where the failure is local).
 
 - **Now** says what the run does: retry (how often), close the gate for all requests for a while, fail the row, or stop
   the run. After a stop all rows that are not done stay pending, and the same command goes on with them.
