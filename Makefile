@@ -7,7 +7,8 @@
 # make crash  thousands of kills, full disks, damage: figures for docs/explanation/reliability.md; half an hour
 # make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
 # make lock   writes requirements.lock anew, and docs/explanation/licences.md from it
-# make fuzz   half an hour of hostile bytes for what reads them; FUZZ=1000 for fewer examples
+# make fuzz   half an hour of hostile bytes for what reads them, FUZZ=1000 for fewer examples; then 20,000 lives of
+#             whole jobs against tests/oracle, ORACLE_LIVES=2000 for fewer
 # make audit  known vulnerabilities of what requirements.lock holds
 
 SHELL := /bin/bash
@@ -87,8 +88,10 @@ licences: .venv/dev.stamp
 	$(BIN)/python tools/licences_page.py
 
 FUZZ ?= 20000
+fuzz: export ORACLE_LIVES ?= 20000
 fuzz: .venv/dev.stamp
 	BATCHRUN_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n auto tests/fuzz
+	$(BIN)/python -m pytest -n auto tests/oracle
 
 # An environment of its own: what audits is not what is audited.
 .venv/audit/bin/pip-audit:

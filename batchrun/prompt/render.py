@@ -234,12 +234,13 @@ class Renderer:
 
     def _filled(self, skeleton: _Skeleton, values: Sequence[Any], image: _Image) -> bytes | RowProblem:
         """Give a skeleton's JSON after its first segment."""
-        self._templates.fill(values)
+        templates = self._templates
+        templates.fill(values)
         pieces: list[bytes] = []
         size = 0
         for leaf, segment in skeleton.rest:
             try:
-                text = leaf.template.text() + leaf.suffix
+                text = templates.text(leaf.template, values) + leaf.suffix
                 if leaf.image:
                     url = image(text.strip())
                     if isinstance(url, RowProblem):

@@ -9,7 +9,6 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Any
 
 from batchrun.api.codes import TABLE, Action, Blame, Count, Ending
@@ -300,16 +299,12 @@ class Pool:
                 self._wait(work, decision.delay)
 
     def _repair(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
-        """Continue the conversation with the invalid answer and what is wrong with it.
-
-        An answer that the server itself refused (Groq: json_validate_failed) is asked for once more as it was.
-        """
+        """Go on with the conversation: the invalid answer, and what is wrong with it."""
         if work.repairs >= self._rules.repairs:
             self._fail(work, outcome, TABLE[verdict.ending])
         else:
             work.repairs += 1
-            if verdict.http_status == HTTPStatus.OK:
-                work.turns += self._form.repair_turns(verdict.text or "", verdict.message)
+            work.turns += self._form.repair_turns(verdict.text or "", verdict.message)
             work.body = None
             self._wait(work, 0.0)
 

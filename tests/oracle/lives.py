@@ -1,0 +1,444 @@
+"""Draws whole jobs and lives: a combination of everyday choices, the inputs, and steps across days."""
+
+import csv
+import datetime as dt
+import io
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+from hypothesis import strategies as st
+
+from oracle.model import Number
+from oracle.server import KINDS, Weather
+from oracle.sizes import SIZES
+
+Row = dict[str, Any]
+
+# -- the combination: plain choices first, so that a failure shrinks to them
+
+DIMENSIONS: dict[str, tuple[Any, ...]] = {
+    "format": ("csv", "jsonl", "parquet", "tsv", "arrow"),
+    "files": ("one", "list", "glob", "reordered"),
+    "where": tuple(range(17)),
+    "keep": ("all", "none", "some"),
+    "details": ("default", "none", "many"),
+    "dedupe": (True, False),
+    "answer": ("text", "enum", "typed", "loose"),
+    "output": ("csv", "jsonl", "parquet", "arrow"),
+    "flag": ("", "--limit", "--concurrency", "--output", "--max-cost", "--json"),
+}
+Combination = dict[str, Any]
+
+
+def covering(seed: int) -> Iterator[Combination]:
+    """Yield combinations for ever; each round of about a hundred covers every pair of choices, in a random order."""
+    chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)
+    while True:
+        found: list[Combination] = []
+        missing = set(all_pairs())
+        while missing:
+            # The first open pair is set, the other choices are those of some tries that cover most.
+            (a, x), (b, y) = next(iter(sorted(missing, key=repr)))
+            tries = [
+                {name: chance.choice(values) for name, values in DIMENSIONS.items()} | {a: x, b: y} for _ in range(12)
+            ]
+            best = max(tries, key=lambda one: len(missing & set(pairs_of(one))))
+            missing -= set(pairs_of(best))
+            found.append(best)
+        chance.shuffle(found)
+        yield from found
+
+
+Pair = tuple[tuple[str, Any], tuple[str, Any]]
+
+
+def pairs_of(combination: Combination) -> Iterator[Pair]:
+    """Yield the pairs of choices in a combination."""
+    return itertools.combinations(combination.items(), 2)
+
+
+def all_pairs() -> Iterator[Pair]:
+    """Yield every pair of choices."""
+    for (a, xs), (b, ys) in itertools.combinations(DIMENSIONS.items(), 2):
+        yield from (((a, x), (b, y)) for x in xs for y in ys)
+
+
+# -- conditions, each with its twin; null is None, and is not true
+
+
+def _like(prefix: str) -> Callable[[Any], bool]:
+    return lambda value: value is not None and value.startswith(prefix)
+
+
+CONDITIONS: tuple[tuple[str, Callable[[Any, Any], bool | None]], ...] = (
+    ("", lambda _t, _n: True),
+    ("{n} > 2", lambda _t, n: n is not None and n > 2),
+    ("{n} is null", lambda _t, n: n is None),
+    ("{n} is not null", lambda _t, n: n is not None),
+    ("{n} between 1 and 3", lambda _t, n: n is not None and 1 <= n <= 3),
+    ("{n} in (1, 3)", lambda _t, n: n in {1, 3}),
+    ("not ({n} = 1)", lambda _t, n: n is not None and n != 1),
+    ("{n} % 2 = 0", lambda _t, n: n is not None and n % 2 == 0),
+    ("{n} >= 1 and {t} is not null", lambda t, n: n is not None and n >= 1 and t is not None),
+    ("{n} is null or {n} < 2", lambda _t, n: n is None or n < 2),
+    ("{t} = 'a'", lambda t, _n: t == "a"),
+    ("{t} <> 'a'", lambda t, _n: t is not None and t != "a"),
+    ("{t} like 'a%'", lambda t, _n: _like("a")(t)),
+    ("length({t}) > 3", lambda t, _n: t is not None and len(t) > 3),
+    ("{t} in ('a', 'b', 'c d')", lambda t, _n: t in {"a", "b", "c d"}),
+    ("lower({t}) = 'abc'", lambda t, _n: t is not None and t.lower() == "abc"),
+    ("coalesce({n}, 0) = 0", lambda _t, n: (n or 0) == 0),
+)
+
+# -- columns and cells
+
+NAMES = ("text", "select", "loop", "order", "true", "null", "yes", "a b", "größe", "items", "on", "range", "x.y", "end")
+TEXTS = (
+    "a", "b", "abc", "ABC", "c d", "ü 😀 日本", "0", "null", "=1+1", 'say "hi", please', "line\nbreak", " lead ",
+    "{{ n }}", "NaN", "true", "x" * 70_000, "tab\there", "a\u2028b", "",
+)  # fmt: skip
+MARKS = tuple(f"row !{kind}" for kind in sorted(KINDS))
+NUMBERS = (0, 1, 2, 3, 4, 7, 2**40)
+EXTRAS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "csv": {
+        "string": ("p", "q", "ß"),
+        "integer": (0, 5, -7),
+        "number": (2.0, 0.1, -3.5, 1e20),
+        "boolean": (True, False),
+        "date": (dt.date(2024, 2, 29), dt.date(1999, 12, 31)),
+        "datetime": (dt.datetime(2024, 2, 29, 13, 5), dt.datetime(1999, 12, 31, 23, 59, 58)),  # noqa: DTZ001
+    },
+    "jsonl": {
+        "string": ("p", "q", "ß"),
+        "number": tuple(map(Number, ("3", "2.5", "1e3", "10.0", "-7"))),
+        "boolean": (True, False),
+        "list": (["p"], [], ["q", 'x "y"']),
+    },
+    "parquet": {
+        "string": ("p", "q", "ß"),
+        "integer": (0, 5, -7),
+        "number": (2.0, 0.1, -3.5, 1e20),
+        "single": (2.7, 0.5, 3.0),
+        "boolean": (True, False),
+        "date": (dt.date(2024, 2, 29), dt.date(1999, 12, 31)),
+        "datetime": (dt.datetime(2024, 2, 29, 13, 5), dt.datetime(1999, 12, 31, 23, 59, 58)),  # noqa: DTZ001
+        "decimal": (Decimal("1.50"), Decimal("-0.25")),
+        "list": (["p"], [], ["q", 'x "y"']),
+    },
+}
+ARROW: dict[str, pa.DataType] = {
+    "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "single": pa.float32(),
+    "boolean": pa.bool_(), "date": pa.date32(), "datetime": pa.timestamp("us"), "decimal": pa.decimal128(9, 2),
+    "list": pa.list_(pa.string()),
+}  # fmt: skip
+ANSWERS: dict[str, dict[str, Any] | None] = {
+    "text": None,
+    "enum": {"label": ["good", "bad"]},
+    "typed": {"label": ["good", "bad"], "count": "integer", "share": "number", "fine": "boolean", "day": "date"},
+    "loose": {"note": "string", "maybe": "string?", "tags": ["string"]},
+}
+DETAILS = {
+    "default": ["status", "error_code", "error_type", "error_message"],
+    "none": [],
+    "many": ["status", "error_type", "attempts", "cost_usd", "finish_reason", "finished_at", "answer_raw", "key"],
+}
+KEYWORDS = {"true", "false", "none", "not", "and", "or", "in", "is", "if", "else", "for"}
+
+
+def printed(name: str, filters: str = "") -> str:
+    """Return how a template prints a column."""
+    word = name if name.isidentifier() and name not in KEYWORDS else f"row[{json.dumps(name, ensure_ascii=False)}]"
+    return "{{ " + word + filters + " }}"
+
+
+# -- steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a command, or an edit. `at` is the number of the server's event at which something happens."""
+
+    what: str
+    at: int = 0
+    event: str = "answered"
+    number: int = 0
+    weather: Weather = field(default_factory=Weather)
+    row: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the step as people read it in a report."""
+        words = {
+            "kill": f"batchrun JOB, SIGKILL at the {self.at + 1}. request {self.event}",
+            "edited": f"batchrun JOB, the input is appended to at the {self.at + 1}. request {self.event}",
+            "exported": f"batchrun JOB, `export` at the {self.at + 1}. request {self.event}",
+            "second": f"batchrun JOB, a second start at the {self.at + 1}. request {self.event}",
+            "rewritten": f"batchrun JOB, the prompt is changed at the {self.at + 1}. request {self.event}",
+            "limit": f"batchrun JOB --limit {self.number + 1}",
+            "run": "batchrun JOB",
+            "retry": "batchrun retry JOB",
+            "export": "batchrun export JOB -o snapshot.jsonl",
+            "append": f"append a row of cells {self.row}",
+            "edit": f"edit row {self.number}: cells {self.row}",
+            "shuffle": f"shuffle the rows (seed {self.number})",
+            "delete": f"delete row {self.number}",
+            "repeat": f"repeat row {self.number}",
+            "prompt": f"set the first word of the prompt to {'AB'[self.number % 2]}",
+        }
+        return words[self.what] + (f"   [{self.weather}]" if self.weather.kind != "calm" else "")
+
+
+RUNS = {"run", "limit", "retry", "kill", "edited", "exported", "second", "rewritten"}
+
+
+@dataclass(frozen=True)
+class Life:
+    """A job and its steps, all drawn before anything runs."""
+
+    combination: Combination
+    names: tuple[str, str, str]
+    extra: str
+    template: int
+    rows: tuple[tuple[int, ...], ...]
+    count: int
+    repeat: int
+    prefix: str
+    keep: tuple[int, ...]
+    job_name: str
+    sizes: dict[str, int]
+    attempts: int
+    repairs: int
+    concurrency: int
+    mode: str
+    seed: int
+    steps: tuple[Step, ...]
+
+    @property
+    def format(self) -> str:
+        """The input's format."""
+        return str(self.combination["format"])
+
+    def cells(self, drawn: Sequence[int], number: int) -> Row:
+        """Return a row: its number, a text, an integer, and a cell of the extra column."""
+        text, whole, extra = drawn
+        extras = EXTRAS.get(self.format, EXTRAS["csv" if self.format == "tsv" else "parquet"])[self.extra]
+        texts = (*TEXTS, *MARKS, None)
+        values = (
+            str(number),
+            texts[text % len(texts)],
+            (*NUMBERS, None)[whole % 8],
+            (*extras, None)[extra % (len(extras) + 1)],
+        )
+        return dict(zip(("id", *self.names), values, strict=True))
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The input's columns."""
+        return dict(zip(("id", *self.names), ("string", "string", "integer", self.extra), strict=True))
+
+    def prompt(self, word: str) -> str:
+        """Return the prompt's template with this first word."""
+        text, whole, extra = self.names
+        dash = ' | default("-")'
+        return (
+            word
+            + (
+                ": " + printed(text),
+                ": " + printed(text, dash),
+                " " + printed(extra, dash) + " / " + printed(text, dash),
+                ": " + printed(text) + " " + printed(whole, " | default(0)"),
+                ": " + printed("id") + ": " + printed(text, ' | default("")'),
+            )[self.template]
+        )
+
+    def kept(self) -> str | list[str]:
+        """Return the job's output.keep."""
+        if self.combination["keep"] != "some":
+            return str(self.combination["keep"])
+        return [list(self.types)[place] for place in self.keep]
+
+    def job(self, url: str, word: str) -> dict[str, Any]:
+        """Return the job file's content."""
+        text, whole, extra = self.names
+        paths: Any = (
+            [name for name, _ in self.files([{}])] if self.combination["files"] != "glob" else "part*." + self.format
+        )
+        source: dict[str, Any] = {"path": paths[0] if self.combination["files"] == "one" else paths}
+        if self.format in {"csv", "tsv"}:
+            typed = {whole: "integer"} | ({extra: self.extra} if self.extra != "string" else {})
+            source["csv"] = {"columns": typed}
+        if condition := CONDITIONS[self.combination["where"]][0]:
+            source["where"] = condition.format(n=f'"{whole}"', t=f'"{text}"')
+        job: dict[str, Any] = {
+            "input": source,
+            "prompt": {"system": "You answer.", "user": self.prompt(word)},
+            "model": {"endpoint": url, "name": "m", "price": {"prompt": 1, "completion": 2}},
+            "output": {
+                "path": f"out.{self.combination['output']}",
+                "keep": self.kept(),
+                "details": DETAILS[self.combination["details"]],
+                "prefix": self.prefix,
+            },
+            "limits": {"attempts": self.attempts, "concurrency": self.concurrency, "timeout": 10, "grace": 1000},
+        }
+        job["model"]["params"] = {"max_tokens": 100}
+        if (columns := ANSWERS[self.combination["answer"]]) is not None:
+            job["answer"] = {"columns": columns, "repairs": self.repairs, "mode": self.mode}
+        return job if self.combination["dedupe"] else job | {"dedupe": False}
+
+    def files(self, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+        """Return each input file's name and rows; in one choice every second file has another order of columns."""
+        how = self.combination["files"]
+        number = 1 if how == "one" else self.count
+        shares = [list(rows[len(rows) * k // number : len(rows) * (k + 1) // number]) for k in range(number)]
+        if how == "reordered":
+            shares = [[dict(reversed(row.items())) for row in s] if k % 2 else s for k, s in enumerate(shares)]
+        return [(f"part{k}.{self.format}", share) for k, share in enumerate(shares)]
+
+    def write(self, folder: Path, rows: Sequence[Row]) -> None:
+        """Write the input's files."""
+        for place, (name, share) in enumerate(self.files(rows)):
+            names = list(self.types)
+            if self.combination["files"] == "reordered" and place % 2:
+                names.reverse()
+            (folder / name).write_bytes(_encoded(self.format, {n: self.types[n] for n in names}, share))
+
+    def all_rows(self) -> list[Row]:
+        """Return every row that is there at some time."""
+        drawn = [*self.rows, *(step.row for step in self.steps if step.row), (0, 1, 0)]
+        return [self.cells(row, number) for number, row in enumerate(drawn)]
+
+    def told(self, url: str = "http://127.0.0.1:PORT/v1") -> str:
+        """Return the life as a person reads it: job file, inputs, steps."""
+        rows = [self.cells(drawn, number) for number, drawn in enumerate(self.rows)] * self.repeat
+        lines = [f"-- {self.job_name} (sizes {self.sizes}, server's seed {self.seed})"]
+        lines += [json.dumps(self.job(url, "A"), indent=1, ensure_ascii=False)]
+        for name, share in self.files(rows):
+            lines.append(f"-- {name}: {len(share)} rows")
+            if self.format in {"csv", "tsv", "jsonl"} and len(share) < 30:
+                raw = _encoded(self.format, self.types, share).decode()
+                lines.append("\n".join(line[:200] for line in raw.split("\n")))
+            else:
+                lines += [f"{row!r:.200}" for row in share[:30]]
+        lines.append(f"-- steps; the first run has the flag {self.combination['flag'] or 'none'}")
+        return "\n".join([*lines, *(f"{number}. {step}" for number, step in enumerate(self.steps, 1))])
+
+    __repr__ = told
+
+
+def _encoded(kind: str, types: dict[str, str], rows: Sequence[Row]) -> bytes:
+    """Return a file's bytes."""
+    if kind in {"csv", "tsv"}:
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, delimiter="," if kind == "csv" else "\t", lineterminator="\n")
+        writer.writerow(types)
+        writer.writerows([[_written(row[name]) for name in types] for row in rows])
+        return file.getvalue().encode()
+    if kind == "jsonl":
+        lines = ["{" + ", ".join(f"{_json(n)}: {_json(row[n])}" for n in types) + "}\n" for row in rows]
+        return "".join(lines).encode()
+    table = pa.table(
+        {name: pa.array([row[name] for row in rows], ARROW[kind_]) for name, kind_ in types.items()},
+        schema=pa.schema([(name, ARROW[kind_]) for name, kind_ in types.items()]),
+    )
+    sink = pa.BufferOutputStream()
+    if kind == "parquet":
+        pa.parquet.write_table(table, sink)
+    else:
+        with pa.ipc.new_file(sink, table.schema) as out:
+            out.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _written(value: Any) -> Any:  # noqa: ANN401  (any cell)
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _json(value: Any) -> str:  # noqa: ANN401  (any JSON)
+    return value.written if isinstance(value, Number) else json.dumps(value, ensure_ascii=False)
+
+
+# -- drawing
+
+
+@st.composite
+def lives(draw: st.DrawFn, pinned: Combination) -> Life:
+    """Draw a life of this combination; a failure shrinks to the plain choices, which are rare otherwise."""
+    combination = {
+        name: values[0] if draw(st.integers(0, 99)) == 0 else pinned[name] for name, values in DIMENSIONS.items()
+    }
+    kind = combination["format"]
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=3, max_size=3, unique=True))
+    extras = EXTRAS.get(kind, EXTRAS["csv" if kind == "tsv" else "parquet"])
+    steps = draw(st.lists(_steps(), min_size=1, max_size=5))
+    fewest = 4 if kind == "jsonl" else 0  # an empty JSONL file has no columns
+    rows = draw(st.lists(_row(), min_size=fewest, max_size=fewest + draw(st.sampled_from((2, 4, 8, 16)))))
+    sizes = {name: draw(st.sampled_from((0, 1, 2, 3, 7))) for name in SIZES}
+    if steps[-1].what not in {"run", "limit", "retry"}:
+        steps.append(Step("run"))
+    return Life(
+        combination=combination,
+        names=(names[0], names[1], names[2]),
+        extra=draw(st.sampled_from(tuple(extras))),
+        template=draw(st.integers(0, 4)),
+        rows=tuple(rows),
+        count=draw(st.integers(1, 4)),
+        repeat=1,
+        prefix=draw(st.sampled_from(("", "llm_"))),
+        keep=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))),
+        job_name=draw(st.sampled_from(("job.yaml", "my job.yaml"))),
+        sizes={name: size for name, size in sizes.items() if size},
+        attempts=draw(st.sampled_from((5, 3))),
+        repairs=draw(st.sampled_from((1, 0))),
+        concurrency=draw(st.sampled_from((1, 2, 8))),
+        mode=draw(st.sampled_from(("schema", "object", "prompt"))),
+        seed=draw(st.integers(0, 99)),
+        steps=tuple(steps),
+    )
+
+
+def _row() -> st.SearchStrategy[tuple[int, ...]]:
+    plain = st.integers(0, len(TEXTS) - 1)
+    text = st.one_of(plain, plain, plain, st.integers(0, len(TEXTS) + len(MARKS)))
+    return st.tuples(text, st.integers(0, 7), st.integers(0, 9))
+
+
+_EVENTS = st.sampled_from(("answered", "received"))
+_WEATHER = st.one_of(
+    *[st.just(Weather())] * 6,
+    st.just(Weather("half")),
+    st.just(Weather("stale")),
+    st.just(Weather("lossy")),
+    st.builds(
+        lambda since, length, status: Weather("outage", since, since + length, status),
+        st.integers(0, 6),
+        st.sampled_from((1, 3, 12)),
+        st.sampled_from((503, 500, 502, 0)),
+    ),
+    st.builds(lambda status: Weather("dead", status=status), st.sampled_from((503, 500, 502, 0))),
+)
+
+
+STEPS = (
+    *["run"] * 3, *["kill"] * 2, "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat", "retry", "export",
+    "edited", "exported", "second", "rewritten",
+)  # fmt: skip
+"""What a life may do, weighted."""
+
+
+@st.composite
+def _steps(draw: st.DrawFn) -> Step:
+    what = draw(st.sampled_from(STEPS))
+    if what in {"run", "limit", "retry"}:
+        return Step(what, number=draw(st.integers(0, 5)), weather=draw(_WEATHER))
+    if what in RUNS:
+        return Step(what, at=draw(st.integers(0, 9)), event=draw(_EVENTS))
+    return Step(what, number=draw(st.integers(0, 9)), row=draw(_row()) if what in {"append", "edit"} else ())

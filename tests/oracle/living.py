@@ -1,0 +1,442 @@
+"""Lives a life: runs the real command line step by step and holds each step to the model."""
+
+import contextlib
+import json
+import random
+import re
+import shlex
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oracle import model
+from oracle.compare import check_output
+from oracle.lives import ANSWERS, CONDITIONS, DETAILS, RUNS, Life, Row, Step
+from oracle.model import OK, PENDING, End, Memory, Question
+from oracle.server import Ledger, Server, Weather, kind_of
+from oracle.zygote import Ended, Zygote, fast_folder
+
+SPEED = 2_000.0
+"""How much faster the waits of a run pass: 15 minutes of patience are half a second."""
+
+STICKY = ("--output", "--max-cost", "--concurrency")
+"""Flags that the command offered at the end must keep: without them it is another job."""
+
+
+@dataclass
+class Living:
+    """A life that runs: its folder, the rows as they are now, and what the model knows."""
+
+    life: Life
+    folder: Path
+    server: Server
+    zygote: Zygote
+    rows: list[Row]
+    word: str = "A"
+    memory: Memory = field(default_factory=Memory)
+    requests: Counter[Question] = field(default_factory=Counter)
+    fresh_rows: int = 1_000
+    billed: int = 0
+    lost: int = 0
+    possibly: int = 0
+    killed: bool = False
+    flags: list[str] = field(default_factory=list)
+
+    # -- the job
+
+    def job(self) -> model.Job:
+        """Return the job as the model sees it."""
+        life, combination = self.life, self.life.combination
+        text, whole, _ = life.names
+        twin = CONDITIONS[combination["where"]][1]
+
+        def where(row: Row) -> bool | None:
+            number = row[whole]
+            return twin(row[text], number.exact if isinstance(number, model.Number) else number)
+
+        return model.Job(
+            life.prompt(self.word),
+            where if combination["where"] else None,
+            life.kept(),
+            DETAILS[combination["details"]],
+            life.prefix,
+            ANSWERS[combination["answer"]],
+            dedupe=combination["dedupe"],
+            attempts=life.attempts,
+            repairs=life.repairs,
+        )
+
+    def write(self) -> None:
+        """Write job and input as they are now."""
+        self.write_job()
+        self.life.write(self.folder, self.rows)
+
+    def write_job(self) -> None:
+        """Write the job file."""
+        (self.folder / self.life.job_name).write_text(
+            json.dumps(self.life.job(self.server.url, self.word), indent=1, ensure_ascii=False)
+        )
+
+    def table(self) -> model.Table:
+        """Read the input with the naive readers."""
+        names = [name for name, _ in self.life.files([])]
+        declared = self.life.job("", "")["input"].get("csv", {}).get("columns", {})
+        return model.read([self.folder / name for name in names], declared)
+
+    def output_path(self, flags: list[str]) -> Path:
+        """Return where a finished run writes."""
+        if "--output" in flags:
+            return self.folder / flags[flags.index("--output") + 1]
+        return self.folder / f"out.{self.life.combination['output']}"
+
+    # -- steps
+
+    def step(self, step: Step) -> None:
+        """Do one step and check it."""
+        if step.what not in RUNS and step.what != "export":
+            self._edit(step)
+            self.write()
+            return
+        if step.what == "export":
+            self._export(["export", self.life.job_name, "-o", "snapshot.jsonl"])
+            return
+        flags = list(self.flags)
+        self.flags = []
+        if step.what == "limit" and "--limit" not in flags:
+            flags += ["--limit", str(step.number + 1)]
+        words = (["retry"] if step.what == "retry" else []) + [self.life.job_name, *flags]
+        ended = self.run(words, step)
+        if step.what in {"run", "limit", "retry"} and step.weather.kind in {"calm", "half", "dead"}:
+            self._follow(ended, words)
+
+    def _edit(self, step: Step) -> None:
+        rows, number = self.rows, step.number
+        if step.what in {"append", "edit"}:
+            self.fresh_rows += 1
+            new = self.life.cells(step.row, self.fresh_rows)
+            if step.what == "append" or not rows:
+                rows.append(new)
+            else:
+                rows[number % len(rows)] = {**new, "id": rows[number % len(rows)]["id"]}
+        elif step.what == "shuffle":
+            random.Random(number).shuffle(rows)  # noqa: S311  (a seed, not a secret)
+        elif step.what == "delete" and len(rows) > self._fewest():
+            del rows[number % len(rows)]
+        elif step.what == "repeat" and rows:
+            rows.append(rows[number % len(rows)])
+        elif step.what == "prompt":
+            self.word = "AB"[number % 2]
+
+    def _fewest(self) -> int:
+        return 4 if self.life.format == "jsonl" else 0
+
+    def _follow(self, ended: Ended, words: list[str]) -> None:
+        """Paste and run the command that the last line offers."""
+        lines = ended.err.strip().splitlines()
+        offered = re.findall(r"`batchrun ([^`]*)`", lines[-1]) if lines else []
+        if not offered:
+            return
+        pasted = shlex.split(offered[-1])
+        for flag in STICKY:
+            if flag in words:
+                at = words.index(flag)
+                assert words[at : at + 2] == pasted[(pasted.index(flag) if flag in pasted else -9) :][:2], (
+                    f"the last line drops {flag}: {lines[-1]}"
+                )
+        assert self.life.job_name in pasted, f"the last line names no job file: {lines[-1]}"
+        self.run(pasted, Step("retry" if pasted[0] == "retry" else "run"))
+
+    # -- one run
+
+    def run(self, words: list[str], step: Step) -> Ended:
+        """Run the command line and check all that it did."""
+        job, table = self.job(), self.table()
+        planned = model.plan(job, table)
+        limit = int(words[words.index("--limit") + 1]) if "--limit" in words else None
+        if words[0] == "retry":
+            self._reopen()
+        wanted = model.wanted(self.memory, planned, limit)
+        ledger = self.server.begin(step.weather, job.columns, self.life.seed)
+        path = self.output_path(words)
+        before = path.read_bytes() if path.exists() else None
+        known = dict(self.memory.ends)
+        started = self.zygote.start(words, self.folder, self.life.sizes, SPEED)
+        happened = self._watch(step, ledger, started.kill)
+        ended = started.wait()
+        self.server.settle()
+        what = step.what if happened.is_set() else "run"
+        assert "Traceback" not in ended.err, ended.err
+        assert ended.code in {-9, 0, 1, 2, 3}, f"exit {ended.code}: {ended.err}"
+        assert ended.code != 2 or what == "edited", f"exit 2: {ended.err}"
+        self._check_requests(ledger, wanted, job, step.weather, what)
+        if what == "kill":
+            self._after_kill(planned, ledger, wanted, job)
+        elif what == "edited":
+            assert ended.code == 2, f"the input changed during the run, but exit {ended.code}: {ended.err}"
+            assert "changed" in ended.err, ended.err
+            self._observe(planned, wanted, job, step.weather, edited=True)
+            assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
+        else:
+            self._observe(planned, wanted, job, step.weather)
+            self._check_end(ended, planned, wanted, known, limit, step.weather)
+            self._check_output(ended, path, before, job, table, planned)
+        self._check_books(ledger, exact=what != "kill")
+        return ended
+
+    def _watch(self, step: Step, ledger: Ledger, kill: Callable[[], None]) -> threading.Event:
+        """Let something happen at the step's event, in the server's thread, which holds its replies meanwhile."""
+        happened, seen = threading.Event(), Counter[str]()
+
+        def on_event(what: str) -> None:
+            seen[what] += 1
+            if what != step.event or seen[what] != step.at + 1:
+                return
+            happened.set()
+            if step.what == "kill":
+                kill()
+            elif step.what == "edited":
+                self.rows.append(self.life.cells((0, 1, 0), 999))
+                self.write()
+            elif step.what == "rewritten":
+                self.word = "AB"[self.word == "A"]
+                self.write_job()
+            elif step.what == "exported":
+                self._problem(lambda: self._export(["export", self.life.job_name, "-o", "snapshot.jsonl"], during=True))
+            elif step.what == "second":
+                self._problem(self._second)
+
+        self._problems: list[BaseException] = []
+        if step.what in {"kill", "edited", "exported", "second", "rewritten"}:
+            self.server.on_event = on_event
+        del ledger
+        return happened
+
+    def _problem(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except BaseException as problem:  # noqa: BLE001  (raised again in the test's thread)
+            self._problems.append(problem)
+
+    def _second(self) -> None:
+        ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes, SPEED)
+        assert ended.code == 75, f"a second start ended with {ended.code}: {ended.err}"
+
+    def _reopen(self) -> None:
+        for question, end in self.memory.ends.items():
+            if end.status == "failed":
+                self.memory.ends[question] = PENDING
+
+    # -- checks
+
+    def _check_requests(
+        self, ledger: Ledger, wanted: list[Question], job: model.Job, weather: Weather, what: str
+    ) -> None:
+        """Nothing but open questions is asked, each as often as its ending allows."""
+        if self._problems:
+            raise self._problems[0]
+        assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
+        counts = ledger.counts()
+        fewest, most = Counter[str](), Counter[str]()
+        for question in wanted:
+            _, least, top = model.ends(question[0], job)
+            fewest[question[0]] += 1 if weather.kind == "stale" else least  # some attempts never reach the server
+            most[question[0]] += top if weather.kind == "calm" else 2 * top + job.attempts + 2
+        for question_text, count in counts.items():
+            assert question_text in most, f"asked though not open: {question_text!r:.100}"
+            assert count <= most[question_text], (
+                f"asked {count} times, at most {most[question_text]}: {question_text!r:.100}"
+            )
+        complete = weather.kind in {"calm", "half", "stale", "lossy"} and what not in {"kill", "edited"}
+        any_good = any(model.ends(question[0], job)[0] == OK for question in wanted)
+        if complete and any_good:
+            for question_text, count in fewest.items():
+                assert counts[question_text] >= count, f"asked {counts[question_text]} times: {question_text!r:.100}"
+
+    def _results(self) -> list[tuple[str, str | None, int | None]]:
+        """Return each row's status, error type and code from the checkpoint's public view."""
+        with contextlib.closing(self._checkpoint()) as db:
+            return db.execute("SELECT status, error_type, error_code FROM results ORDER BY position").fetchall()
+
+    def _checkpoint(self) -> sqlite3.Connection:
+        path = self.folder / ".batchrun" / f"{Path(self.life.job_name).stem}.sqlite"
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+    def _observe(
+        self,
+        planned: list[Question | End],
+        wanted: list[Question],
+        job: model.Job,
+        weather: Weather,
+        *,
+        edited: bool = False,
+    ) -> None:
+        """Hold each row's standing to what is allowed, and remember it."""
+        results = self._results()
+        assert len(results) == len(planned), f"{len(results)} rows in the checkpoint, {len(planned)} in the input"
+        asked, found = set(wanted), dict[Question, End]()
+        goods = any(model.ends(question[0], job)[0] == OK for question in wanted)
+        for number, (one, (status, error, code)) in enumerate(zip(planned, results, strict=True)):
+            end = PENDING if status == "pending" else End(status, error, code)
+            if isinstance(one, End):
+                assert end == one, f"row {number} is {end}, expected {one}"
+                continue
+            assert found.setdefault(one, end) == end, f"row {number} is {end}, an equal row {found[one]}"
+            allowed = (
+                self._allowed(one, job, weather, proven=goods) if one in asked else [self.memory.ends.get(one, PENDING)]
+            )
+            if edited and one in asked:
+                allowed = [*allowed, PENDING]
+            assert end in allowed, f"row {number} is {end}, expected {allowed[0]}: {one[0]!r:.100}"
+        self.memory.ends.update(found)
+
+    def _allowed(self, question: Question, job: model.Job, weather: Weather, *, proven: bool) -> list[End]:
+        """Return how an asked question may stand after the run."""
+        end, _, most = model.ends(question[0], job)
+        allowed = [end]
+        kind = kind_of(question[0])
+        if kind == "lost":
+            allowed.append(End("failed", "reset"))
+        if weather.kind in {"outage", "dead"} or (not proven and end != OK):
+            allowed.append(PENDING)
+        if weather.kind in {"outage", "dead", "half"} and kind is not None and end != OK:
+            allowed += [
+                End("failed", error, code)
+                for error, code in (
+                    ("server_error", 500),
+                    ("server_error", 502),
+                    ("overloaded", 503),
+                    ("reset", None),
+                    ("invalid_response", None),
+                )
+            ]
+        if weather.kind == "lossy" and (most > 1 or kind is not None):  # a second lost reply may be one too many
+            allowed += [End("failed", "reset"), End("failed", "invalid_response")]
+        if weather.kind == "half" and job.attempts < 5 and (most > 1 or not job.dedupe):  # equals share the odd ones
+            allowed.append(End("failed", "server_error", 500))
+        return allowed
+
+    def _check_end(
+        self,
+        ended: Ended,
+        planned: list[Question | End],
+        wanted: list[Question],
+        known: dict[Question, End],
+        limit: int | None,
+        weather: Weather,
+    ) -> None:
+        """Hold the exit code to the rows."""
+        del known, wanted
+        ends = [one if isinstance(one, End) else self.memory.ends.get(one, PENDING) for one in planned]
+        counts = Counter(end.status for end in ends)
+        if counts["pending"] and limit is None:
+            codes = {1, 3}
+        elif counts["pending"] and weather.kind in {"outage", "dead"}:
+            codes = {0, 1, 3}
+        else:
+            codes = {1 if counts["failed"] else 0}
+        assert ended.code in codes, f"exit {ended.code}, expected {codes}, rows {dict(counts)}: {ended.err}"
+
+    def _check_output(
+        self,
+        ended: Ended,
+        path: Path,
+        before: bytes | None,
+        job: model.Job,
+        table: model.Table,
+        planned: list[Question | End],
+    ) -> None:
+        """Hold the output to the model: the finished one, or the partial one beside an untouched one."""
+        expected = model.output(job, table, planned, self.memory)
+        unfinished = any(not isinstance(one, End) and self.memory.ends.get(one, PENDING) == PENDING for one in planned)
+        if unfinished or ended.code == 3:
+            assert (path.read_bytes() if path.exists() else None) == before, "an unfinished run replaced the output"
+            path = path.with_name(f"{path.stem}.partial{path.suffix}")
+            if not path.exists():
+                return
+        assert path.exists(), f"no output {path.name}: {ended.err}"
+        check_output(path, expected)
+
+    def _export(self, words: list[str], *, during: bool = False) -> None:
+        """Export now, and hold what is there to the model; during a run some rows may be further than the model."""
+        path = self.folder / "snapshot.jsonl"
+        path.unlink(missing_ok=True)
+        ended = self.zygote.run(words, self.folder, self.life.sizes, SPEED)
+        assert "Traceback" not in ended.err, ended.err
+        assert ended.code in {0, 2}, f"export ended with {ended.code}: {ended.err}"
+        if ended.code or during:
+            return
+        job, table = self.job(), self.table()
+        check_output(path, model.output(job, table, model.plan(job, table), self.memory))
+
+    def _after_kill(
+        self, planned: list[Question | End], ledger: Ledger, wanted: list[Question], job: model.Job
+    ) -> None:
+        """Check that what was committed is an answer that the server gave, and remember what is still open."""
+        self.killed = True
+        if not ledger.received:
+            return
+        results = self._results()
+        assert len(results) == len(planned)
+        answered = Counter(question for question, _ in ledger.answered)
+        asked = set(wanted)
+        for number, (one, (status, error, code)) in enumerate(zip(planned, results, strict=True)):
+            if isinstance(one, End):
+                continue
+            end = PENDING if status == "pending" else End(status, error, code)
+            if one not in asked:
+                assert end == self.memory.ends.get(one, PENDING), f"row {number} lost its answer in a kill"
+            elif end == OK:
+                assert answered[one[0]], f"row {number} has an answer that the server did not give"
+            self.memory.ends[one] = end
+        del job
+
+    def _check_books(self, ledger: Ledger, *, exact: bool) -> None:
+        """Rows, spending and the server's bill agree; what was lost on the way is possibly billed, or was killed."""
+        self.billed += sum(pico for _, pico in ledger.answered)
+        self.lost += sum(pico for _, pico in ledger.lost)
+        try:
+            with contextlib.closing(self._checkpoint()) as db:
+                (rows,) = db.execute("SELECT coalesce(sum(cost), 0) FROM answers").fetchone()
+                (spent,) = db.execute("SELECT coalesce(sum(cost), 0) FROM spending").fetchone()
+        except sqlite3.OperationalError:
+            assert not exact
+            rows = spent = 0
+        assert rows == spent, f"the rows cost {rows}, spending says {spent}"
+        if exact and not self.killed:
+            assert spent == self.billed, f"spending says {spent}, the server billed {self.billed}"
+        assert spent <= self.billed, f"spending says {spent}, the server billed only {self.billed}"
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="life-", dir=fast_folder()))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def live(life: Life, server: Server, zygote: Zygote) -> None:
+    """Live a life; raises AssertionError where the product is not as the model says."""
+    with _folder() as folder:
+        rows = [life.cells(drawn, number) for number, drawn in enumerate(life.rows)] * life.repeat
+        flag = life.combination["flag"]
+        values = {
+            "--limit": "2",
+            "--concurrency": "3",
+            "--output": f"other.{life.combination['output']}",
+            "--max-cost": "5",
+        }
+        flags = [flag, *([values[flag]] if flag in values else [])] if flag else []
+        living = Living(life, folder, server, zygote, rows, flags=flags)
+        living.write()
+        for number, step in enumerate(life.steps, 1):
+            try:
+                living.step(step)
+            except (AssertionError, KeyError, LookupError) as problem:
+                raise AssertionError(f"step {number} ({step}): {problem}") from problem

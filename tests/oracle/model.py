@@ -1,0 +1,324 @@
+"""The naive batchrun: what a job over some files must bring, written so that a reader believes it at a glance.
+
+It knows nothing of the package. Its spec of a prompt is the table "type → text in a prompt" in docs/reference, and its
+spec of what failed is the table of errors.
+"""
+
+import csv
+import datetime as dt
+import json
+import struct
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import jinja2
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from oracle.server import good_answer, kind_of
+
+# -- reading: names, a type for each, and rows of Python values
+
+
+class Number(float):
+    """A number of a JSONL line: prints as it is written there."""
+
+    written: str
+
+    def __new__(cls, written: str) -> Self:
+        """Keep what is written beside the value."""
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+    @property
+    def exact(self) -> int | float:
+        """The value; an integer where it is written as one."""
+        return int(self.written) if self.written.lstrip("-").isdigit() else float(self)
+
+
+class Single(float):
+    """A number of 32 bits: prints as 2.7, not as 2.700000047683716."""
+
+
+@dataclass
+class Table:
+    """Rows with the columns' names and types, in order."""
+
+    types: dict[str, str]
+    rows: list[dict[str, Any]]
+
+
+def read(files: Sequence[Path], declared: dict[str, str]) -> Table:
+    """Read files of one format in order; the first one's columns set the order."""
+    tables = [_read(file, declared) for file in files]
+    types = {name: _widest([table.types[name] for table in tables]) for name in tables[0].types}
+    types = {name: "string" if kind == "null" else kind for name, kind in types.items()}
+    return Table(types, [{name: row[name] for name in types} for table in tables for row in table.rows])
+
+
+def _read(file: Path, declared: dict[str, str]) -> Table:
+    if file.suffix in {".csv", ".tsv"}:
+        with file.open(encoding="utf-8", newline="") as opened:
+            names, *cells = csv.reader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
+        typed = {name: declared.get(name, "string") for name in names}
+        return Table(typed, [{n: _typed(c, typed[n]) for n, c in zip(names, row, strict=True)} for row in cells])
+    if file.suffix == ".jsonl":
+        lines = file.read_text("utf-8").split("\n")
+        rows = [json.loads(line, parse_int=Number, parse_float=Number) for line in lines if line]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return Table(
+            {name: _widest([_type(row.get(name)) for row in rows]) for name in names},
+            [{name: row.get(name) for name in names} for row in rows],
+        )
+    found = pa.parquet.read_table(file) if file.suffix == ".parquet" else pa.ipc.open_file(file).read_all()
+    types = {one.name: arrow_type(one.type) for one in found.schema}
+    rows = found.to_pylist()
+    for name in (name for name, kind in types.items() if kind == "single"):
+        rows = [{**row, name: None if row[name] is None else Single(row[name])} for row in rows]
+    return Table(types, rows)
+
+
+def _typed(cell: str, kind: str) -> Any:  # noqa: ANN401  (any cell)
+    """Return the value of a CSV cell; an empty one is null."""
+    read: dict[str, Callable[[str], Any]] = {
+        "integer": int,
+        "number": float,
+        "boolean": lambda text: text.lower() == "true",
+        "date": dt.date.fromisoformat,
+        "datetime": dt.datetime.fromisoformat,
+    }
+    return None if cell == "" else read.get(kind, str)(cell)
+
+
+def _type(value: Any) -> str:  # noqa: ANN401  (any JSON)
+    if isinstance(value, Number):
+        return "integer" if isinstance(value.exact, int) else "number"
+    return {bool: "boolean", str: "string", list: "list"}.get(type(value), "null")
+
+
+def _widest(types: Sequence[str]) -> str:
+    """Return the narrowest type that holds all of these."""
+    some = set(types) - {"null"}
+    if some == {"integer", "number"}:
+        return "number"
+    return some.pop() if len(some) == 1 else "string" if some else "null"
+
+
+def arrow_type(kind: pa.DataType) -> str:
+    """Return our word for an Arrow type."""
+    if pa.types.is_dictionary(kind):
+        return arrow_type(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return "list"
+    words = [
+        ("string", (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)),
+        ("integer", (pa.types.is_integer,)),
+        ("single", (pa.types.is_float32,)),
+        ("number", (pa.types.is_float64,)),
+        ("boolean", (pa.types.is_boolean,)),
+        ("date", (pa.types.is_date,)),
+        ("datetime", (pa.types.is_timestamp,)),
+        ("decimal", (pa.types.is_decimal,)),
+    ]
+    return next((word for word, tests in words if any(test(kind) for test in tests)), str(kind))
+
+
+# -- the prompt
+
+
+class _NullError(Exception):
+    """The template prints a null."""
+
+
+def text(value: Any) -> str:  # noqa: ANN401  (any cell)
+    """Return a value as a prompt shows it: the table in docs/reference."""
+    if value is None:
+        raise _NullError
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Number):
+        return value.written
+    if isinstance(value, Single):
+        forms = (f"{float(value):.{digits}g}" for digits in range(1, 10))
+        shortest = next(form for form in forms if struct.pack("f", float(form)) == struct.pack("f", value))
+        return str(float(shortest))
+    if isinstance(value, list):
+        return "[" + ", ".join(json.dumps(one, ensure_ascii=False) for one in value) + "]"
+    return str(value)
+
+
+def _default(value: Any, instead: Any = "", empty: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002  (Jinja's)
+    return instead if value is None or isinstance(value, jinja2.Undefined) or (empty and not value) else value
+
+
+_JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=text, autoescape=False)  # noqa: S701  (no HTML)
+_JINJA.filters["default"] = _default
+
+
+def render(template: str, row: dict[str, Any]) -> str | None:
+    """Return a row's prompt; None where it prints a null."""
+    try:
+        return _JINJA.from_string(template).render({"row": row, **row})
+    except _NullError:
+        return None
+
+
+# -- how a question can end
+
+
+@dataclass(frozen=True)
+class End:
+    """How a row stands; `error` and `code` as in the output."""
+
+    status: str
+    error: str | None = None
+    code: int | None = None
+
+
+OK, PENDING, SKIPPED, UNRENDERED = End("ok"), End("pending"), End("skipped"), End("failed", "template_error")
+ASKED_AGAIN = {"server_error", "overloaded", "rate_limited", "empty_response", "invalid_response", "reset", "timeout",
+               "connection"}  # fmt: skip
+"""The failures that the next run asks again by itself; a row of the table of errors says so."""
+
+
+def ends(question: str, job: "Job") -> tuple[End, int, int]:
+    """Return how a question ends under a server that is well, and the fewest and the most requests for that."""
+    tries, typed = job.attempts, job.columns is not None
+    table: dict[str | None, tuple[End, int, int]] = {
+        "badrequest": (End("failed", "bad_request", 400), 1, tries),
+        "busy": (End("failed", "rate_limited", 429), 1, tries + 1),
+        "large": (End("failed", "payload_too_large", 429), 1, tries),
+        "crash": (End("failed", "server_error", 500), tries, tries + 1),
+        "cut": (End("failed", "truncated"), 1, 1),
+        "odd": (End("failed", "interrupted"), 1, tries),
+        "filter": (End("failed", "content_filter"), 1, 1),
+        "empty": (End("failed", "no_answer"), 1, 2),
+        "lost": (End("failed", "invalid_response"), 1, 2),
+        "whole": (OK, 1, 1) if typed else (End("failed", "truncated"), 1, 1),
+        "bad": (End("failed", "schema_mismatch"), 1 + job.repairs, 1 + job.repairs) if typed else (OK, 1, 1),
+        "mend": (OK, 2, 2) if typed and job.repairs else (End("failed", "schema_mismatch"), 1, 1),
+    }
+    if kind_of(question) == "mend" and not typed:
+        return OK, 1, 1
+    return table.get(kind_of(question), (OK, 1, 1))
+
+
+# -- a job, and what is known of its questions
+
+
+@dataclass
+class Job:
+    """What the oracle must know of a job."""
+
+    template: str
+    where: Callable[[dict[str, Any]], bool | None] | None
+    keep: str | list[str]
+    details: list[str]
+    prefix: str
+    columns: dict[str, Any] | None
+    dedupe: bool
+    attempts: int
+    repairs: int
+
+
+Question = tuple[str, int]
+"""The prompt, and which of its equals: 0 where equal rows share one answer."""
+
+
+@dataclass
+class Memory:
+    """How each question ever asked stands; a prompt that is changed back finds its answers."""
+
+    ends: dict[Question, End] = field(default_factory=dict)
+    first: list[Question] = field(default_factory=list)
+
+    def is_open(self, question: Question) -> bool:
+        """Check whether a run asks this question."""
+        end = self.ends.get(question, PENDING)
+        return end.status == "pending" or (end.error or "") in ASKED_AGAIN
+
+
+def plan(job: Job, table: Table) -> list[Question | End]:
+    """Return what each row asks, or why it asks nothing."""
+    seen: Counter[str] = Counter()
+    asked: list[Question | End] = []
+    for row in table.rows:
+        if job.where is not None and not job.where(row):
+            asked.append(SKIPPED)
+            continue
+        prompt = render(job.template, row)
+        asked.append(UNRENDERED if prompt is None else (prompt, 0 if job.dedupe else seen[prompt]))
+        seen[prompt or ""] += 1
+    return asked
+
+
+def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None) -> list[Question]:
+    """Return the questions that a run asks, in the order of the rows."""
+    questions = dict.fromkeys(one for one in planned if not isinstance(one, End))
+    return [question for question in questions if memory.is_open(question)][:limit]
+
+
+# -- the output
+
+DETAIL_TYPES = {
+    "status": "string", "error_code": "integer", "error_type": "string", "error_message": "string",
+    "http_status": "integer", "attempts": "integer", "model": "string", "provider": "string",
+    "finish_reason": "string", "prompt_tokens": "integer", "completion_tokens": "integer", "cost_usd": "number",
+    "latency_s": "number", "generation_id": "string", "finished_at": "datetime", "key": "string",
+    "answer_raw": "string",
+}  # fmt: skip
+CHECKED = {"status", "error_code", "error_type"}
+"""The details whose values follow from the model; of the others the type is checked."""
+
+ANY = object()
+"""Stands for a value that the model does not foresee."""
+
+
+def output(job: Job, table: Table, planned: Sequence[Question | End], memory: Memory) -> Table:
+    """Return the output: the kept columns, the answer's, the details."""
+    kept = {"all": list(table.types), "none": []}[job.keep] if isinstance(job.keep, str) else job.keep
+    answers = {"answer": "string"} if job.columns is None else job.columns
+    types = {name: table.types[name] for name in kept}
+    types |= {job.prefix + name: _answer_type(kind) for name, kind in answers.items()}
+    types |= {job.prefix + name: DETAIL_TYPES[name] for name in job.details}
+    return Table(types, [_row(job, row, one, memory, kept) for row, one in zip(table.rows, planned, strict=True)])
+
+
+def _answer_type(kind: Any) -> str:  # noqa: ANN401  (as the job writes it)
+    if isinstance(kind, list):
+        return "list" if kind == ["string"] else "string"
+    return "string" if kind == "string?" else str(kind)
+
+
+def _row(job: Job, row: dict[str, Any], one: Question | End, memory: Memory, kept: list[str]) -> dict[str, Any]:
+    end = one if isinstance(one, End) else memory.ends.get(one, PENDING)
+    found: dict[str, Any] = {name: row[name] for name in kept}
+    names = ["answer"] if job.columns is None else list(job.columns)
+    if end.status == "ok" and not isinstance(one, End):
+        answer = good_answer(one[0], job.columns)
+        values = {"answer": answer} if job.columns is None else answer
+        found |= {job.prefix + name: _dated(values[name], job, name) for name in names}
+    else:
+        found |= {job.prefix + name: None for name in names}
+    values = {"status": end.status, "error_code": end.code, "error_type": end.error}
+    if end == PENDING:  # what an attempt brought may stand there
+        values = {"status": end.status}
+    return found | {job.prefix + name: values.get(name, ANY) for name in job.details}
+
+
+def _dated(value: Any, job: Job, name: str) -> Any:  # noqa: ANN401  (any JSON)
+    return dt.date.fromisoformat(value) if job.columns and job.columns[name] == "date" else value
+
+
+def plain(value: Any, kind: str) -> Any:  # noqa: ANN401  (any cell)
+    """Return a value of a column of this type in the form in which outputs are compared."""
+    if isinstance(value, Single):
+        return text(value)
+    if isinstance(value, Number):
+        return value.written if kind == "string" else float(value) if kind == "number" else value.exact
+    return value

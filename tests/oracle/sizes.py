@@ -1,0 +1,117 @@
+"""The product's own sizes and its clock, by name: a life sets them in its process before the command line starts.
+
+Nothing else of the oracle knows names of the package. A name that is gone fails loudly: correct it here.
+"""
+
+import os
+import sys
+import time
+from types import ModuleType
+from typing import Any
+
+CONSTANTS = {
+    "batchrun.runner.outputs": ("OUTPUT_ROWS",),
+    "batchrun.checkpoint.plan": ("BATCH", "LARGEST_BATCH"),
+    "batchrun.checkpoint.writer": ("GROUP",),
+    "batchrun.runner.plan": ("YOUNG",),
+    "batchrun.table.write": ("_ROW_GROUP",),
+}
+"""Module and the names in it that a life may set."""
+
+DEFAULTS = {"BATCH_ROWS": ("batchrun.table.read", "Rows.batches", "size")}
+"""Sizes that are the default of a parameter."""
+
+CLOCK = ("batchrun.runner.work", "REAL_TIME")
+"""The one clock of a run's waits: its pauses become short, HTTP stays in real time."""
+
+SIZES = ("OUTPUT_ROWS", "BATCH", "GROUP", "_ROW_GROUP", "BATCH_ROWS")
+"""What the lives draw; the other constants follow from them."""
+
+
+def module(name: str) -> ModuleType:
+    """Return a loaded module of the package; LookupError says where to correct its name."""
+    try:
+        return sys.modules[name]
+    except KeyError:
+        raise LookupError(f"{name} is not a module of the package any more: correct {__file__}") from None
+
+
+def attribute(holder: object, name: str) -> Any:  # noqa: ANN401  (whatever the package holds there)
+    """Return an attribute; LookupError says where to correct its name."""
+    if not hasattr(holder, name):
+        raise LookupError(f"{holder} has no {name} any more: correct {__file__}")
+    return getattr(holder, name)
+
+
+def check() -> None:
+    """Raise LookupError for the first name that does not exist."""
+    for name, constants in CONSTANTS.items():
+        for constant in constants:
+            attribute(module(name), constant)
+    for name, function, parameter in DEFAULTS.values():
+        _set_default(name, function, parameter, None)
+    attribute(module(CLOCK[0]), CLOCK[1])
+
+
+def apply(sizes: dict[str, Any], speed: float) -> None:
+    """Set sizes in every module that holds the constant, and let the clock of the waits run `speed` times faster."""
+    for name, constants in CONSTANTS.items():
+        for constant in constants:
+            if constant in sizes:
+                _set_everywhere(constant, attribute(module(name), constant), sizes[constant])
+    for label, (name, function, parameter) in DEFAULTS.items():
+        if label in sizes:
+            _set_default(name, function, parameter, sizes[label])
+    clock = attribute(module(CLOCK[0]), CLOCK[1])
+    # The record is frozen and is a default argument in many places: it is changed where it stands.
+    object.__setattr__(clock, "speed", speed)
+    object.__setattr__(clock, "clock", lambda: time.monotonic() * speed)
+
+
+def _set_everywhere(constant: str, old: object, new: object) -> None:
+    for loaded in list(sys.modules.values()):
+        if loaded.__name__.startswith("batchrun") and getattr(loaded, constant, None) is old:
+            setattr(loaded, constant, new)
+
+
+def _set_default(name: str, path: str, parameter: str, value: object) -> None:
+    function: Any = module(name)
+    for part in path.split("."):
+        function = attribute(function, part)
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    keyword = function.__kwdefaults__ or {}
+    if parameter in keyword:
+        if value is not None:
+            function.__kwdefaults__ = {**keyword, parameter: value}
+        return
+    defaults = dict(zip(names[::-1], (function.__defaults__ or ())[::-1], strict=False))
+    if parameter not in defaults:
+        raise LookupError(f"{path} has no default for {parameter} any more: correct {__file__}")
+    if value is not None:
+        function.__defaults__ = tuple({**defaults, parameter: value}[one] for one in names if one in defaults)
+
+
+def load_all() -> None:
+    """Import all of the package that a run, an export or a report needs."""
+    import importlib  # noqa: PLC0415  (only the process that forks needs it)
+    import pkgutil  # noqa: PLC0415
+
+    package = importlib.import_module("batchrun")
+    for found in pkgutil.walk_packages(package.__path__, "batchrun."):
+        parts = found.name.split(".")
+        if not {"servers", "__main__"} & set(parts) and not parts[-1].startswith("ray"):
+            importlib.import_module(found.name)
+    importlib.import_module("batchrun.__main__")
+    importlib.import_module("pyreqwest.client")
+
+
+def threads() -> list[str]:
+    """Return the names of this process's threads, without those that may be lost in a fork.
+
+    Polars starts a janitor of spilled files at import; it is idle, and what forks has spilled nothing.
+    """
+    names = []
+    for task in os.listdir("/proc/self/task"):  # noqa: PTH208  (names, not paths)
+        with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as file:  # noqa: PTH123
+            names.append(file.read().strip())
+    return [name for name in names if not name.startswith("polars-ooc")]

@@ -1,0 +1,98 @@
+"""Whole jobs and lives, drawn by chance, against a naive batchrun (model.py) and a server with faults (server.py).
+
+ORACLE_SEED repeats a run, ORACLE_LIVES sets the number of lives, ORACLE_PACKAGE names a folder with another copy of the
+package.
+"""
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
+
+from oracle.expected import excused
+from oracle.lives import Combination, Life, all_pairs, covering, lives, pairs_of
+from oracle.living import live
+from oracle.server import Server, serving
+from oracle.zygote import Zygote, zygote
+
+LIVES = int(os.environ.get("ORACLE_LIVES", "300"))
+SHARE = 25
+"""Lives in one test, so that the workers of pytest-xdist share them."""
+
+SHARES = max(1, LIVES // SHARE)
+Note = Callable[[str, object], None]
+ENOUGH = 0.98
+"""The share of all pairs of choices that the lives of one run must hold, if there are this many at least."""
+
+FEWEST = 300
+
+
+@pytest.fixture(scope="session")
+def first_seed(testrun_uid: str) -> int:
+    """Return the run's seed: a new one each time, the same in all workers; ORACLE_SEED repeats it."""
+    return int(os.environ.get("ORACLE_SEED") or int(testrun_uid[:8], 16) % 1_000_000)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[tuple[Server, Zygote]]:
+    """Serve, and keep a warm process that forks."""
+    with serving() as server, zygote() as warm:
+        yield server, warm
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_lives(share: int, first_seed: int, machine: tuple[Server, Zygote], record_property: Note) -> None:
+    """Whatever a job is and lives through, it brings what the naive batchrun expects."""
+    server, warm = machine
+    counted: Counter[str] = Counter()
+    record_property("oracle_seed", first_seed)
+    combinations = itertools.islice(covering(first_seed), share * SHARE, (share + 1) * SHARE)
+    for number, combination in enumerate(combinations, share * SHARE):
+        _one_life(number, first_seed, combination, server, warm, counted)
+    record_property("oracle_lives", dict(counted))
+
+
+def _one_life(
+    number: int, first_seed: int, combination: Combination, server: Server, warm: Zygote, counted: Counter[str]
+) -> None:
+    """Draw one life of a combination and live it; a failure is shrunk."""
+    drawn = 0
+
+    @seed(first_seed * 100_000 + number)
+    @settings(
+        max_examples=2,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(lives(combination))
+    def body(life: Life) -> None:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 1 and number % SHARE:
+            return  # hypothesis begins with the simplest life, which is the same each time
+        note(f"ORACLE_SEED={first_seed}, life {number}\n{life.told(server.url)}")
+        counted["lives"] += 1
+        try:
+            live(life, server, warm)
+        except AssertionError as problem:
+            reasons = excused(life, str(problem))
+            if not reasons:
+                raise
+            counted.update(reasons)
+
+    body()
+
+
+def test_pairs_of_choices_are_covered(first_seed: int, record_property: Note) -> None:
+    """The lives of one run hold nearly every pair of everyday choices."""
+    combinations = itertools.islice(covering(first_seed), max(SHARES * SHARE, FEWEST))
+    found = {pair for combination in combinations for pair in pairs_of(combination)}
+    wanted = list(all_pairs())
+    missing = [pair for pair in wanted if pair not in found]
+    record_property("oracle_pairs", f"{len(wanted) - len(missing)} of {len(wanted)} pairs of choices")
+    assert len(missing) <= (1 - ENOUGH) * len(wanted), missing
