@@ -127,6 +127,8 @@ def kind_of(schema: Mapping[str, Any]) -> Kind:
         return "list"
     if kinds == {"string"}:
         return "date" if schema.get("format") == "date" else "text"
+    if kinds == {"object"} and not schema.get("properties"):
+        return "json"
     if kinds in ({"object"}, {"integer"}, {"boolean"}):
         kind: Kind = kinds.pop()
         return kind

@@ -13,7 +13,7 @@ import jsonschema_rs
 import orjson
 
 from batchrun.job import Answer
-from batchrun.prompt.schema import Schema, SchemaMistake, from_columns, from_schema
+from batchrun.prompt.schema import Schema, SchemaMistake, column_of, from_columns, from_schema
 from batchrun.records import Kind, Mismatch, kind_of
 
 TEXT_COLUMN = "answer"
@@ -81,16 +81,18 @@ class AnswerForm:
         if answer.columns is not None:
             schema, mistakes = from_columns(answer.columns)
         else:
-            schema, mistakes = from_schema(answer.schema or {}, strict=answer.mode == "schema")
+            schema = dict(answer.schema or {})
+            mistakes = from_schema(schema)
         if mistakes:
             return mistakes
+        columns = {name: column_of(inner) for name, inner in schema["properties"].items()}
         return cls(
             schema,
-            MappingProxyType(schema["properties"]),
+            MappingProxyType(columns),
             _response_format(answer, schema),
             None if answer.mode == "schema" else _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False),
             jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
-            _shape(schema),
+            _Shape("object", {name: _shape(column) for name, column in columns.items()}),
         )
 
     def parse(self, text: str, *, finished: bool = True) -> str | Mismatch:
@@ -288,7 +290,7 @@ def _typed(value: Any, shape: _Shape) -> Any:  # noqa: ANN401  (any JSON)
         return None
     match shape.kind:
         case "object":
-            value = {name: _typed(value[name], inner) for name, inner in shape.inner.items()}
+            value = {name: _typed(value.get(name), inner) for name, inner in shape.inner.items()}
         case "list":
             value = [_typed(one, shape.inner[""]) for one in value]
         case "integer" if not -_INT64 <= value < _INT64:

@@ -11,7 +11,7 @@ The short form, by example:
 A mapping with `type` or `values` and no other keys than these is the long form, any other mapping an object.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -36,39 +36,43 @@ _BOUNDS = {
     "array": ("minItems", "maxItems"),
 }
 
-_NOT_STRICT = {
-    "allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies",
-    "patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties",
-    "unevaluatedItems", "contains", "minContains", "maxContains", "prefixItems", "additionalItems", "uniqueItems",
-    "minLength", "maxLength", "contentEncoding", "contentMediaType", "contentSchema", "$dynamicRef", "$dynamicAnchor",
-}  # fmt: skip
-_STRICT_FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-_DROPPED = {"$defs", "definitions", "$schema", "$id", "$comment", "$anchor"}
-_HOLDS_SCHEMAS = {"items", "anyOf", "allOf", "oneOf", "not", "additionalProperties", "prefixItems", "contains"}
-
 
 def from_columns(columns: Mapping[str, Any]) -> tuple[Schema, list[SchemaMistake]]:
-    """Make the schema of `answer.columns`; where there are mistakes it is not to be used."""
+    """Return the JSON Schema of `answer.columns`, and the mistakes; with mistakes the schema is incomplete."""
     mistakes: list[SchemaMistake] = []
     return _object(columns, ("answer", "columns"), mistakes), mistakes
 
 
-def from_schema(schema: Mapping[str, Any], *, strict: bool) -> tuple[Schema, list[SchemaMistake]]:
-    """Check `answer.schema` and write its references out; `strict`: it will be sent, so what servers forbid counts."""
+def from_schema(schema: Mapping[str, Any]) -> list[SchemaMistake]:
+    """Check `answer.schema`; what else a server with strict schemas wants, it says itself (bad_parameters)."""
     path: Path = ("answer", "schema")
-    mistakes = _rejected(dict(schema), path)
-    if mistakes:
-        return {}, mistakes
-    writer = _Writer(schema)
-    whole: Schema = writer.out(schema, path)
-    mistakes += writer.mistakes
-    if not mistakes and whole.get("type") != "object":
-        mistakes.append((path, 'the answer is one object: write "type: object" at the top'))
-    if not mistakes:
-        mistakes += _checked(whole, path, strict=strict)
-    if not mistakes:
-        mistakes += _rejected(whole, path)
-    return whole, mistakes
+    if mistakes := _rejected(dict(schema), path):
+        return mistakes
+    if schema.get("type") != "object":
+        return [(path, 'the answer is one object: write "type: object" at the top')]
+    if not schema.get("properties"):
+        return [(path, "the object needs at least one property: each becomes a column")]
+    return []
+
+
+def column_of(schema: Any) -> Schema:  # noqa: ANN401  (any JSON Schema)
+    """Return a property's schema as columns are made of it: "X or null" is X, a constant an enum with one value.
+
+    A property with a reference or a union has no type of its own: its column holds JSON text.
+    """
+    if not isinstance(schema, Mapping):
+        return {}
+    others = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    if len(others) == 1:
+        return column_of(others[0])  # as Pydantic writes an optional field
+    if "const" in schema:
+        return {"enum": [schema["const"]]}
+    column = dict(schema)
+    if isinstance(schema.get("properties"), Mapping):
+        column["properties"] = {name: column_of(inner) for name, inner in schema["properties"].items()}
+    if "items" in schema:
+        column["items"] = column_of(schema["items"])
+    return column
 
 
 def _rejected(schema: Schema, path: Path) -> list[SchemaMistake]:
@@ -76,9 +80,9 @@ def _rejected(schema: Schema, path: Path) -> list[SchemaMistake]:
     try:
         jsonschema_rs.validator_for(schema, validate_formats=True, offline=True)
     except jsonschema_rs.ValidationError as error:
-        return [((*path, *error.instance_path), f"no valid JSON Schema: {error.message}")]
+        return [((*path, *error.instance_path), f"not a valid JSON Schema: {error.message}")]
     except (ValueError, jsonschema_rs.ReferencingError) as error:
-        return [(path, f"no valid JSON Schema: {error}")]
+        return [(path, f"not a valid JSON Schema: {error}")]
     return []
 
 
@@ -109,7 +113,7 @@ def _column(form: Any, path: Path, mistakes: list[SchemaMistake]) -> Schema:  # 
             return {"type": "array", "items": _column(only, (*path, 0), mistakes)}
         if only is not None:
             hint = "a list of texts is [string], one fixed value {values: [x]}"
-            mistakes.append((path, f"one value is no choice: {hint}"))
+            mistakes.append((path, f"one value is not a choice: {hint}"))
         return _enum(form, path, mistakes)
     mistakes.append((path, f"expected a type, a list of values or an object, got {form!r}"))
     return {}
@@ -177,7 +181,7 @@ def _text_problem(key: str, value: Any, schema: Schema) -> str | None:  # noqa: 
         return None
     if "string" not in schema["type"] or "format" in schema or "enum" in schema:
         return "pattern is for texts"
-    return "this is no regular expression" if _rejected({"pattern": value}, ()) else None
+    return "not a valid regular expression" if _rejected({"pattern": value}, ()) else None
 
 
 def _long_type(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
@@ -219,110 +223,3 @@ def _bounds(form: Mapping[str, Any], kind: str, path: Path, schema: Schema, mist
     low, high = (schema.get(name) for name in _BOUNDS.get(kind, ("", "")))
     if low is not None and high is not None and low > high:
         mistakes.append(((*path, "max"), f"max is below min: {high} < {low}"))
-
-
-# JSON Schema
-
-
-class _Writer:
-    """Puts what references point to in their place, and a nullable alternative into the type."""
-
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root = root
-        self.mistakes: list[SchemaMistake] = []
-
-    def out(self, node: Any, path: Path, within: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  (any JSON)
-        """Give a node without references; `within`: those that are being written out."""
-        if isinstance(node, list):
-            return [self.out(item, (*path, index), within) for index, item in enumerate(node)]
-        if not isinstance(node, Mapping):
-            return node
-        reference = node.get("$ref")
-        if isinstance(reference, str):
-            return self._referred(reference, node, path, within)
-        written: Schema = {}
-        for name, value in node.items():
-            if name in _HOLDS_SCHEMAS:
-                written[name] = self.out(value, (*path, name), within)
-            elif name == "properties" and isinstance(value, Mapping):
-                written[name] = {key: self.out(inner, (*path, name, key), within) for key, inner in value.items()}
-            elif name not in _DROPPED:
-                written[name] = value
-        return _simplified(written)
-
-    def _referred(self, reference: str, node: Mapping[str, Any], path: Path, within: tuple[str, ...]) -> Any:  # noqa: ANN401  (any JSON)
-        target = _target(reference, self._root)
-        if target is None or reference in within:
-            why = "is recursive, which no column can hold" if target else 'is not in this schema (write "#/$defs/…")'
-            self.mistakes.append(((*path, "$ref"), f"{reference} {why}"))
-            return {}
-        beside = {name: value for name, value in node.items() if name != "$ref"}
-        return self.out({**target, **beside}, path, (*within, reference))
-
-
-def _target(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Give what a reference within the schema points to."""
-    head, *names = reference.split("/")
-    node: Any = root if head == "#" else None
-    for name in names:
-        key = name.replace("~1", "/").replace("~0", "~")
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node if isinstance(node, Mapping) else None
-
-
-def _simplified(schema: Schema) -> Schema:
-    """Write `anyOf: [X, null]` and `const` as a type and an enum, which columns are made of."""
-    if "const" in schema and "enum" not in schema:
-        schema["enum"] = [schema.pop("const")]
-    if "type" not in schema and isinstance(schema.get("enum"), list):
-        kinds = {type(value) for value in schema["enum"]} - {type(None)}
-        if kinds in ({str}, {int}, {bool}):
-            schema["type"] = {str: "string", int: "integer", bool: "boolean"}[kinds.pop()]
-            if None in schema["enum"]:
-                schema["type"] = [schema["type"], "null"]
-    options = schema.get("anyOf")
-    if isinstance(options, list) and len(options) == 2 and {"type": "null"} in options:  # noqa: PLR2004  (X or null)
-        other = next((option for option in options if option != {"type": "null"}), None)
-        if isinstance(other, dict) and "type" in other:
-            beside = {name: value for name, value in schema.items() if name != "anyOf"}
-            return {**_nullable(other), **beside}
-    return schema
-
-
-def _checked(schema: Schema, path: Path, *, strict: bool) -> Iterator[SchemaMistake]:
-    """Tell what columns can't be made of, and with `strict` what strict mode forbids."""
-    if strict:
-        for keyword in sorted(schema.keys() & _NOT_STRICT):
-            yield (*path, keyword), f'strict mode has no "{keyword}": remove it, or set answer.mode: object'
-        if schema.get("format", "date") not in _STRICT_FORMATS:
-            yield (*path, "format"), f'strict mode has no format "{schema["format"]}"'
-    kinds = schema.get("type")
-    if kinds is None and "anyOf" not in schema:
-        yield path, 'it needs a "type"'
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    if "object" in kinds or "properties" in schema:
-        yield from _checked_object(schema, path, strict=strict)
-    if "array" in kinds:
-        items = schema.get("items")
-        if not isinstance(items, dict):
-            yield path, 'a list needs "items"'
-        else:
-            yield from _checked(items, (*path, "items"), strict=strict)
-    for index, option in enumerate(schema.get("anyOf", [])):
-        yield from _checked(option, (*path, "anyOf", index), strict=strict)
-
-
-def _checked_object(schema: Schema, path: Path, *, strict: bool) -> Iterator[SchemaMistake]:
-    properties = schema.get("properties") or {}
-    if not properties:
-        yield path, "an object needs at least one property: Parquet can't hold empty ones"
-    if schema.get("additionalProperties") is not False:
-        yield path, 'an object needs "additionalProperties: false"'
-    absent = [name for name in properties if name not in schema.get("required", [])]
-    if absent:
-        yield (*path, "required"), f"every property must be required; missing: {', '.join(absent)} (allow null instead)"
-    for name, inner in properties.items():
-        if isinstance(inner, dict):
-            yield from _checked(inner, (*path, "properties", name), strict=strict)
-        else:
-            yield (*path, "properties", name), "expected a schema"
