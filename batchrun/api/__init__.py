@@ -1,1 +1,34 @@
-"""What a server wants, what it said, and what it costs."""
+"""What a server wants, what it said in its dialect, and what it costs.
+
+endpoints.py  who is asked: address, headers, key, the kind of server
+prices.py     what a token costs: from the job, or from the server's list of models
+codes.py      THE table: every way an attempt or a row can end, and what is done about it
+judge.py      one reply -> one verdict; the parser of answers comes as an argument
+refusals.py   an error in any dialect -> the name of its ending
+waits.py      when a server wants to be asked again
+wording.py    JSON and words of others, made fit to read
+"""
+
+from batchrun.api.codes import ASKED_AGAIN, TABLE, Action, Blame, Count, Ending
+from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, fetch_key, resolve
+from batchrun.api.judge import judge
+from batchrun.api.prices import Prices, cost_kind, prices_for
+
+__all__ = [
+    "ASKED_AGAIN",
+    "MISSING_SIMULATOR",
+    "TABLE",
+    "Action",
+    "Blame",
+    "Count",
+    "Ending",
+    "Endpoint",
+    "KeyInfo",
+    "KeyProblem",
+    "Prices",
+    "cost_kind",
+    "fetch_key",
+    "judge",
+    "prices_for",
+    "resolve",
+]

@@ -4,7 +4,6 @@ The names are public (the output's column `error_type`). A code has a name of it
 about it: the code itself stands in `error_code`, the server's own words in `error_message`.
 """
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -280,7 +279,7 @@ WORD_CODES: dict[str, int] = {word: code for code, words in _CODE_WORDS.items() 
 """The code of an error inside a 200 that brings a word in place of a number."""
 
 _BODY = (400, 422)  # Groq, vLLM and OpenAI answer 400 where TGI, Together and FastAPI answer 422
-_ENDING_TEXTS = (
+TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     # Anthropic answers 400 for an empty account, xAI and SiliconFlow 403, Fireworks 412, Zhipu 429.
     ((400, 403, 412, 429),
      (r"credit balance|balance is (too low|insufficient)|insufficient (credit|balance|fund)|(any|no|out of) credits?\b"
@@ -318,5 +317,7 @@ _ENDING_TEXTS = (
     ((), r"rate limit|too many requests", "rate_limited"),
     ((), r"overloaded", "overloaded"),
 )  # fmt: skip
-TEXTS = tuple((codes, re.compile(pattern), ending) for codes, pattern, ending in _ENDING_TEXTS)
-"""The ending that lower-case English text names within a code, for APIs without words; without a code all count."""
+"""Codes, a pattern for lower-case English text, and the ending that it names, for APIs without words.
+
+Without a code all of them count.
+"""

@@ -100,7 +100,7 @@ def _by_text(code: int | None, error: ApiError) -> str | None:
     if error.relayed and code != HTTPStatus.BAD_REQUEST:
         return None
     for codes, pattern, ending in TEXTS:
-        if (code is None or code in codes) and pattern.search(error.upstream if error.relayed else error.said):
+        if (code is None or code in codes) and re.search(pattern, error.upstream if error.relayed else error.said):
             if error.relayed and TABLE[ending].action in (Action.STOP, Action.CONFIRM):
                 return None  # the provider's own model name, key or credit
             return ending

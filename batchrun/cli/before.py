@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from batchrun.money import show, to_usd
 
 if TYPE_CHECKING:
-    from batchrun.api.endpoints import Endpoint
-    from batchrun.api.prices import Prices
+    from batchrun.api import Endpoint, Prices
     from batchrun.runner.forecast import Forecast, Survey
     from batchrun.runner.prepare import Prepared
 

@@ -18,8 +18,7 @@ from batchrun.money import from_usd, show
 from batchrun.terminal import printable, short
 
 if TYPE_CHECKING:
-    from batchrun.api.endpoints import Endpoint, KeyInfo
-    from batchrun.api.prices import Prices
+    from batchrun.api import Endpoint, KeyInfo, Prices
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import Environment
     from batchrun.runner.forecast import Forecast, Survey
@@ -159,7 +158,7 @@ class _Checked:
 
     def _requests(self, checkpoint: "Checkpoint | None") -> None:
         """Say what a run would need, and whether key and caps allow it."""
-        from batchrun.api.prices import prices_for
+        from batchrun.api import prices_for
         from batchrun.runner.budget import worst_case
         from batchrun.runner.forecast import forecast, survey
 
@@ -187,7 +186,7 @@ class _Checked:
 
     def _key(self, endpoint: "Endpoint") -> "KeyInfo | None":
         """Say where the key comes from, never what it is, and what OpenRouter tells of it."""
-        from batchrun.api.endpoints import KeyProblem, fetch_key
+        from batchrun.api import KeyProblem, fetch_key
 
         variable = self._p.job.model.key_variable
         if variable is not None:

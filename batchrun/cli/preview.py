@@ -14,7 +14,7 @@ from batchrun.errors import UserError
 from batchrun.terminal import duration, lines, printable
 
 if TYPE_CHECKING:
-    from batchrun.api.prices import Prices
+    from batchrun.api import Prices
     from batchrun.checkpoint import Checkpoint
     from batchrun.runner.forecast import Forecast, Shown, Survey
     from batchrun.runner.prepare import Prepared
@@ -45,7 +45,7 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
 
     Nothing is asked of a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
-    from batchrun.api.prices import prices_for
+    from batchrun.api import prices_for
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import RunOptions, merged
     from batchrun.runner.budget import worst_case
@@ -71,7 +71,7 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
 
 def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[str]:
     """Show one row, whatever its state."""
-    from batchrun.prompt.render import RowProblem
+    from batchrun.prompt import RowProblem
     from batchrun.runner.forecast import shown
 
     position = row - 1
@@ -91,7 +91,7 @@ def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[s
 
 
 def _state(p: "Prepared", checkpoint: "Checkpoint | None", row: int, values: tuple[Any, ...]) -> Iterator[str]:
-    from batchrun.api.codes import ASKED_AGAIN
+    from batchrun.api import ASKED_AGAIN
 
     key = p.renderer.key(values)
     known = None

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from batchrun.api.codes import TABLE
 from batchrun.cli.arguments import execute, job_argument, run_options
 from batchrun.errors import UserError
 
@@ -21,6 +20,8 @@ def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click
     Failures that pass by themselves (rate limits, timeouts, server errors) are asked again by every run; this is for
     the others, after you have changed something outside the job file.
     """
+    from batchrun.api import TABLE
+
     types = frozenset(name.strip() for name in only.split(",") if name.strip())
     if unknown := sorted(types - set(TABLE)):
         raise UserError(f"--only: there is no error type {', '.join(unknown)}; `batchrun status JOB` shows them")

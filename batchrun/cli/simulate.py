@@ -22,7 +22,7 @@ def command(port: int, seed: int, latency: str, faults: tuple[str, ...], **limit
     Point a job at it with `--endpoint http://127.0.0.1:8123/api/v1`, or any OpenAI-compatible client of your own.
     Its counters are at /_sim/counters.
     """
-    from batchrun.api.endpoints import MISSING_SIMULATOR
+    from batchrun.api import MISSING_SIMULATOR
 
     try:
         from batchrun.servers.simulator import Config, serve

@@ -50,7 +50,7 @@ def command(job: Path, endpoint: str | None, *, as_json: bool, verify: bool, **_
 
 
 def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
-    from batchrun.api.prices import cost_kind
+    from batchrun.api import cost_kind
     from batchrun.checkpoint import running, utc_day
     from batchrun.money import to_usd
     from batchrun.runner.plan import input_changed
@@ -118,7 +118,7 @@ def _now(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
-    from batchrun.api.codes import TABLE
+    from batchrun.api import TABLE
     from batchrun.money import CostKind, cost, from_usd
 
     def usd(amount: str) -> str:

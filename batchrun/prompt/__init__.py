@@ -1,1 +1,23 @@
-"""A row to its question, key and body; a reply's text to a typed answer."""
+"""From a row to its question, key and body; from a model's text to a typed answer.
+
+templates.py    Jinja source -> the columns it uses, the mistakes in it, its text for a row
+render.py       a row and the job -> its question, the question's key, and the body to send
+attachments.py  local image files: digests and `data:` URLs
+schema.py       the job file's short form or JSON Schema -> the schema of an answer, and its mistakes
+answers.py      what a model wrote -> thoughts cut off, the object found, checked and typed; the turn of a repair
+"""
+
+from batchrun.prompt.answers import AnswerForm, with_turns
+from batchrun.prompt.attachments import ImageFiles
+from batchrun.prompt.render import RENDERER_VERSION, Renderer, RowProblem, nth_key, template_mistakes
+
+__all__ = [
+    "RENDERER_VERSION",
+    "AnswerForm",
+    "ImageFiles",
+    "Renderer",
+    "RowProblem",
+    "nth_key",
+    "template_mistakes",
+    "with_turns",
+]

@@ -12,7 +12,7 @@ import orjson
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError, did_you_mean
 from batchrun.money import show
-from batchrun.prompt.render import RowProblem
+from batchrun.prompt import RowProblem
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared
 
 ROWS, FAILED_ROWS = 3_000, 1_000

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrun._version import __version__
-from batchrun.api.prices import cost_kind, prices_for
+from batchrun.api import cost_kind, prices_for
 from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
 from batchrun.money import CostKind, Pico, cost

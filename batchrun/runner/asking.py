@@ -11,8 +11,7 @@ from typing import Any
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api.endpoints import Endpoint
-from batchrun.api.prices import Prices
+from batchrun.api import Endpoint, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job

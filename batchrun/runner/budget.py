@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
-from batchrun.api.prices import Prices
+from batchrun.api import Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Job

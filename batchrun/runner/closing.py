@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrun.api.codes import TABLE
+from batchrun.api import TABLE
 from batchrun.errors import ExitCode
 from batchrun.money import CostKind, from_usd, show
 from batchrun.records import Summary

@@ -10,12 +10,11 @@ from typing import Any
 
 import orjson
 
-from batchrun.api.codes import ASKED_AGAIN
-from batchrun.api.prices import Prices
+from batchrun.api import ASKED_AGAIN, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.job import Limits
 from batchrun.money import ZERO, Pico
-from batchrun.prompt.render import RowProblem
+from batchrun.prompt import RowProblem
 from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
 from batchrun.table.read import Batch

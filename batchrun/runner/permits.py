@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import NamedTuple
 
-from batchrun.api.codes import Ending
+from batchrun.api import Ending
 from batchrun.money import Pico
 from batchrun.runner.adaptive import AdaptiveLimit
 from batchrun.runner.budget import Budget

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from batchrun.checkpoint import PlanBuilder, PlanInfo
 from batchrun.errors import InputError
 from batchrun.job import Job
-from batchrun.prompt.render import RENDERER_VERSION, Renderer, RowProblem, nth_key
+from batchrun.prompt import RENDERER_VERSION, Renderer, RowProblem, nth_key
 from batchrun.runner.work import Work
 from batchrun.table.read import Batch, FileStamp, Rows, expand, stamp
 

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from batchrun.api.codes import TABLE, Action, Blame, Count, Ending
-from batchrun.api.judge import judge
+from batchrun.api import TABLE, Action, Blame, Count, Ending, judge
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.money import ZERO, Pico
-from batchrun.prompt.answers import AnswerForm, with_turns
-from batchrun.prompt.render import RowProblem
+from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.breaker import Breaker, Patience
 from batchrun.runner.permits import NOW, ON_CHANGE, Permit, Permits

@@ -8,12 +8,10 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from batchrun.api.endpoints import Endpoint, resolve
+from batchrun.api import Endpoint, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import Environment, Job, Loaded, check
-from batchrun.prompt.answers import AnswerForm
-from batchrun.prompt.attachments import ImageFiles
-from batchrun.prompt.render import Renderer, template_mistakes
+from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes
 from batchrun.table.read import FileStamp, Rows, open_rows, stamp
 from batchrun.table.write import DETAIL_TYPES, dtype_of
 

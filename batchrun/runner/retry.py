@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchrun.api.codes import Action, Count, Ending
+from batchrun.api import Action, Count, Ending
 from batchrun.records import Status
 
 LONGEST_WAIT = 3600.0

@@ -8,9 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from batchrun._version import __version__
-from batchrun.api.codes import ASKED_AGAIN, TABLE
-from batchrun.api.endpoints import Endpoint, KeyProblem, fetch_key
-from batchrun.api.prices import Prices, cost_kind, prices_for
+from batchrun.api import ASKED_AGAIN, TABLE, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, free_bytes, lock, start_fresh, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING
 from typing import Any, NamedTuple, Protocol
 
-from batchrun.api.codes import TABLE, Blame
+from batchrun.api import TABLE, Blame
 from batchrun.money import ZERO, Pico, Price, show
-from batchrun.prompt.render import RowProblem
+from batchrun.prompt import RowProblem
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
 from batchrun.runner.permits import Permit
 from batchrun.runner.retry import Tries
