@@ -72,7 +72,7 @@ def test_what_is_public_is_listed() -> None:
         (["jop.yaml"], "there is no job file jop.yaml; did you mean job.yaml?"),
         (["check", "other/x.yaml"], "there is no job file other/x.yaml; `batchrun init FILE` writes one for an input"),
         (["check", "."], ". is a directory; name a job file in it, such as ./x.yaml"),
-        (["rows.csv"], "rows.csv is no job file; `batchrun init rows.csv` writes one for it"),
+        (["rows.csv"], "rows.csv is not a job file; `batchrun init rows.csv` writes one for it"),
         (["check", "binary.yaml"], "binary.yaml: byte 1 is not UTF-8; save the job file as UTF-8"),
         (["check", "loop.yaml"], "loop.yaml: "),
         (["check", "job.yaml", "--api-key-env", "NO_SUCH"], "the key's variable NO_SUCH is not set; looked in"),

@@ -27,31 +27,17 @@ _JOIN = "rows r LEFT JOIN answers a ON a.id = r.question_id"
 _NARROW_JOIN = "rows r LEFT JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
 
 OUTCOME_COLUMNS: Mapping[str, str] = {
+    **{name: f"a.{name}" for name in schema.COLUMNS},
     "position": "r.position",
     "status": schema.STATUS,
-    "answer": "a.answer",
-    "raw": "a.raw",
     "error_type": "coalesce(r.error_type, a.error_type)",
-    "error_code": "a.error_code",
     "error_message": "coalesce(r.error_message, a.error_message)",
-    "http_status": "a.http_status",
-    "attempts": "a.attempts",
-    "model": "a.model",
-    "provider": "a.provider",
-    "finish_reason": "a.finish_reason",
-    "prompt_tokens": "a.prompt_tokens",
-    "completion_tokens": "a.completion_tokens",
     "cost": "CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END",
-    "cached": "a.cached",
-    "possibly_billed": "a.possibly_billed",
-    "seconds": "a.seconds",
-    "generation_id": "a.generation_id",
-    "finished_at": "a.finished_at",
     "key": "r.key",
     "first": "r.first",
     "question": "r.question_id",
 }
-"""What `outcomes` can give of a row, by name. `cost` (picodollars) is on the question's first row, else 0."""
+"""What `outcomes` returns of a row, by name. `cost` (picodollars) is on the question's first row, else 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,7 @@ _SET = ", ".join(
 )
 _KEEP = f"answers(id, {', '.join(schema.COLUMNS)}, run_id)"
 _ADD = f"ON CONFLICT(id) DO UPDATE SET {_SET}"
-_FAILED = """
-INSERT INTO failures(question_id, at, error_type, error_code, http_status, error_message, seconds, cost,
-                     possibly_billed, provider, run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_FAILED = f"failures(question_id, {', '.join(FailedAttempt._fields[1:])}, run_id)"
 _SPENT = """
 INSERT INTO spending(run_id, day, cost) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cost = cost + excluded.cost
 """
@@ -62,10 +59,6 @@ _LOW_WATER = "UPDATE plans SET low_water = ? WHERE current"
 
 # The plain value: SQLite's adapter costs a microsecond for a member of an enum.
 _outcome_values = attrgetter("question", "status._value_", *schema.COLUMNS[1:])
-_attempt_values = attrgetter(
-    "question", "at", "error_type", "error_code", "http_status", "error_message", "seconds", "cost",
-    "possibly_billed", "provider",
-)  # fmt: skip
 
 
 def utc_day(at: float) -> str:
@@ -116,11 +109,6 @@ class Writer:
         self._connection = Connection(self._path)
         self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
         self._thread.start()
-
-    @property
-    def backlog(self) -> int:
-        """How much is not yet committed."""
-        return len(self._pending)
 
     @property
     def is_full(self) -> bool:
@@ -205,7 +193,8 @@ class Writer:
                 open_connection = not self._closing
             else:
                 open_connection = self._done(len(group))
-            self._tell(self._release)
+            if self._waiters:  # one that comes later finds the writer full, and so another commit ahead
+                self._tell(self._release)
         self._give_up_reserve()
         with contextlib.suppress(StorageError):
             self._connection.close()
@@ -264,7 +253,7 @@ class Writer:
         connection, run, lease = self._connection, (self._run_id,), self._lease
         with connection.transaction():
             connection.insert(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes], _ADD)
-            connection.many(_FAILED, [_attempt_values(attempt) + run for attempt in attempts])
+            connection.insert(_FAILED, [(*attempt, self._run_id) for attempt in attempts])
             connection.many(_SPENT, self._by_day(outcomes))
             connection.run(_TOTALS, (*_sums(outcomes), self._run_id))
             if low_water is not None:

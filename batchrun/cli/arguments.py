@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ class JobPath(click.ParamType[Path]):
                 hint = f"did you mean {path.with_name(near[0])}?"
             raise UserError(f"there is no job file {path}; {hint}")
         if path.suffix.lower() in _DATA:
-            raise UserError(f"{path} is no job file; `batchrun init {path}` writes one for it")
+            raise UserError(
+                f"{path} is not a job file; `{shlex.join(['batchrun', 'init', str(path)])}` writes one for it"
+            )
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002  (click's signature)
