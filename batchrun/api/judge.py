@@ -42,8 +42,7 @@ def judge(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"") -> Ver
     if _is_error(data):
         return _refusal(read_error(reply, data), reply, now, data)
     # A prompt that contains U+FFFD may be answered with it; bytes that were broken on the way are never an answer.
-    suspicious = damaged or _BROKEN_BYTES not in prompt
-    return _completion(data, reply, parse, now, suspicious=suspicious)
+    return _completion(data, reply, parse, now, b"" if damaged else prompt)
 
 
 def _is_error(data: Json) -> bool:
@@ -57,7 +56,7 @@ def _is_error(data: Json) -> bool:
 # -- a reply that answers
 
 
-def _completion(data: Json, reply: Reply, parse: Parse, now: float, *, suspicious: bool) -> Verdict:
+def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: bytes) -> Verdict:
     choices = data.get("choices")
     if not choices:
         return _verdict("empty_response", "the reply contains no choices", data, reply)
@@ -78,7 +77,7 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, *, suspiciou
         parsed = parse(text, finished=ending == "ok")
         if isinstance(parsed, Mismatch):
             ending, why = _without_answer(ending, why, parsed, text, message, data.get("usage"))
-        elif _BROKEN in parsed and suspicious:
+        elif _BROKEN in parsed and _BROKEN_BYTES not in prompt:
             ending, why = "broken_text", "the answer contains the broken character U+FFFD"
         else:  # complete, also where the tokens ended right after it
             ending, why, answer = "ok", "", parsed

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -50,10 +51,10 @@ class _UnfitError(ValueError):
 
 
 class _Shape(NamedTuple):
-    """The kind of a value, and the shapes in it: by name in an object, under "" in a list."""
+    """The kind of a value, and the shapes in it: by name in an object, under "" in a list. None: it stays as it is."""
 
     kind: Kind
-    inner: Mapping[str, "_Shape"] = MappingProxyType({})
+    inner: "Mapping[str, _Shape | None]" = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,12 @@ class AnswerForm:
             return Mismatch(_encodable(_why(error)))
 
     def _object(self, text: str, *, finished: bool) -> str | Mismatch:
-        text = text.lstrip("\ufeff \t\r\n")
+        text = text.strip("\ufeff \t\r\n")
+        if text.startswith("{") and text.endswith("}"):  # nearly every answer: an object and nothing else
+            with suppress(ValueError):
+                value, end = _DECODER.raw_decode(text)
+                if end == len(text):
+                    return self._typed(value)
         if not finished:
             answer = text[_thoughts_end(text) :]
             fence = _FENCE.match(answer)
@@ -120,16 +126,15 @@ class AnswerForm:
             return self._typed(value)
         written, marked = _written(text)
         if not written:
-            return Mismatch("there is no JSON object in it", empty=not text[_thoughts_end(text) :].strip())
-        columns = self.columns.keys()
-        meant = [one for one in written if not isinstance(one, dict) or columns & one.keys()] or written
+            return Mismatch("there is no JSON object in it", empty=not text[_thoughts_end(text) :])
+        meant = [one for one in written if not isinstance(one, dict) or self.columns.keys() & one.keys()] or written
         last = self._typed(meant[-1])
         if not marked and any(self._fits(one) and self._typed(one) != last for one in meant[:-1]):
             raise _UnfitError("it contains several different answers, without a mark which of them is the last word")
         return last
 
     def _fits(self, value: Any) -> bool:  # noqa: ANN401  (any JSON)
-        return self._validator is not None and bool(self._validator.is_valid(value))
+        return bool(self._validator.is_valid(value))
 
     def _typed(self, value: Any) -> str:  # noqa: ANN401  (any JSON)
         """Return a value in the one form that its columns hold, as JSON; raise where it does not fit."""
@@ -137,7 +142,7 @@ class AnswerForm:
             raise _UnfitError(value.why)
         if not isinstance(value, dict):
             raise _UnfitError("it is a list, where one JSON object is wanted")
-        if not self._fits(value):
+        if not self._validator.is_valid(value):
             errors = (_described(error) for error in self._validator.iter_errors(value))
             raise _UnfitError("; ".join(itertools.islice(errors, _LISTED)))
         return orjson.dumps(_typed(value, self._shape)).decode()
@@ -278,16 +283,18 @@ def _encodable(text: str) -> str:
 # Typing
 
 
-def _shape(schema: Mapping[str, Any]) -> _Shape:
+def _shape(schema: Mapping[str, Any]) -> _Shape | None:
     kind = kind_of(schema)
+    if kind in ("text", "enum", "boolean"):
+        return None
     inner = schema["properties"] if kind == "object" else {"": schema["items"]} if kind == "list" else {}
     return _Shape(kind, {name: _shape(one) for name, one in inner.items()})
 
 
-def _typed(value: Any, shape: _Shape) -> Any:  # noqa: ANN401  (any JSON)
+def _typed(value: Any, shape: _Shape | None) -> Any:  # noqa: ANN401  (any JSON)
     """Return a valid value in the one form that its column holds: 1.0 as 1, unions as JSON text, keys in order."""
-    if value is None:
-        return None
+    if value is None or shape is None:
+        return value
     match shape.kind:
         case "object":
             value = {name: _typed(value.get(name), inner) for name, inner in shape.inner.items()}
