@@ -25,10 +25,10 @@ def mixed(tmp_path: Path) -> Path:
     """Rows: ok, failed for good, transient, truncated at 100, truncated without a limit, pending, never asked."""
     return made(
         tmp_path / "x.sqlite",
-        ["ok", "moderated", "timeout", "cut", "endless", "waits", "new"],
+        ["ok", "content_policy", "timeout", "cut", "endless", "waits", "new"],
         [
             ok(1, cost=5, prompt_tokens=10, completion_tokens=3),
-            failed(2, "moderated", error_code=403),
+            failed(2, "content_policy", error_code=403),
             failed(3, "timeout", cost=7),
             failed(4, "truncated", cost=11, max_tokens=100),
             failed(5, "truncated", max_tokens=None),
@@ -61,7 +61,7 @@ def test_open_is_what_this_job_asks_again(
 
 def test_failed_rows_are_counted_with_those_that_could_not_be_asked(tmp_path: Path) -> None:
     """A failed row counts whether its question failed, an equal row's did, or none could be made; others' do not."""
-    path = made(tmp_path / "x.sqlite", ["bad", "bad", None, "good"], [failed(1, "moderated"), ok(2)])
+    path = made(tmp_path / "x.sqlite", ["bad", "bad", None, "good"], [failed(1, "content_policy"), ok(2)])
     with Checkpoint.open(path) as checkpoint:
         assert checkpoint.count_failed(again=(), max_tokens=None) == Failed(rows=2, questions=1)
         plan(checkpoint, ["good", None], {1: ("template_error", "no")})
@@ -73,7 +73,7 @@ def test_counts_and_errors(mixed: Path) -> None:
     with Checkpoint.open(mixed, read_only=True) as checkpoint:
         assert checkpoint.counts() == Counts(
             rows=7, ok=1, failed=4, pending=2, questions=7, cost=Pico(23),
-            errors={"moderated": 1, "timeout": 1, "truncated": 2},
+            errors={"content_policy": 1, "timeout": 1, "truncated": 2},
         )  # fmt: skip
         usage = checkpoint.usage()
         assert (usage.prompt_tokens, usage.completion_tokens, usage.answers) == (10, 3, 1)
@@ -104,7 +104,7 @@ def test_kept_counts_are_never_stale(mixed: Path) -> None:
 def test_retry_makes_failed_answers_pending(mixed: Path) -> None:
     """All failed answers of the plan are asked again, none outside of it, and what they cost stays."""
     with Checkpoint.open(mixed) as checkpoint:
-        plan(checkpoint, ["ok", "timeout", "moderated"])
+        plan(checkpoint, ["ok", "timeout", "content_policy"])
         assert checkpoint.reopen_failed() == 2
         assert checkpoint.counts() == Counts(rows=3, ok=1, pending=2, questions=3, cost=Pico(12), errors={})
         plan(checkpoint, ["cut"])

@@ -277,7 +277,7 @@ def test_rows_that_failed_for_good_are_asked_by_retry_alone(simulator: Running, 
     for options, types in (
         (RunOptions(), ["server_error"]),
         (RunOptions(), []),
-        (RunOptions(retry=frozenset({"content_policy"})), ["moderated"]),
+        (RunOptions(retry=frozenset({"content_policy"})), ["content_policy"]),
         (RunOptions(retry=frozenset()), ["bad_request"]),
     ):
         simulator.counters.clear()

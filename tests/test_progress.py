@@ -188,11 +188,11 @@ def summary(**changes: object) -> Summary:
 
 def test_the_end_tells_counts_advice_money_time_output_and_what_next() -> None:
     """Each error comes with its number and one sentence of advice; the output is named as the user would write it."""
-    errors = {"rate_limited": 2, "moderated": 3}
+    errors = {"rate_limited": 2, "content_policy": 3}
     last = summary(exit_code=1, reason="5 rows failed", failed=5, ok=5, errors=errors, next="`batchrun retry x.yaml`")
     lines = list(told(last, Path("/data")))
     assert lines[0] == "10 rows: 5 ok, 5 failed, 0 pending"
-    assert lines[1] == f"  3 moderated: {TABLE['moderated'].means}; {TABLE['moderated'].do}"
+    assert lines[1] == f"  3 content_policy: {TABLE['content_policy'].means}; {TABLE['content_policy'].do}"
     assert lines[2].startswith("  2 rate_limited: ")
     assert lines[3:] == [
         "12 requests in 1 min 05 s, $0.5000 this run, $2.00 in all",

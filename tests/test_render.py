@@ -289,14 +289,18 @@ def test_the_null_that_is_printed_is_named_among_others() -> None:
     """Nulls that are only asked about are not blamed."""
     assert 'column "b" is null' in said("{% if a %}{{ a }}{% endif %}{{ b }}", a=None, b=None)
     assert 'row["c d"] | default' in said("{{ row['c d'] }}", **{"c d": None})
-    assert "prints a null" in said("{{ a.x }}", a={"x": None})
+    for template in ("{{ a.x }}", "{{ a.x | upper }}", "{% for x in a.y %}{{ x }}{% endfor %}", "{{ a.y | join }}"):
+        assert 'column "a" contains a null' in said(template, a={"x": None, "y": [None]})
+    assert "prints a null" in said("{{ a.get('z') ~ 'x' }}", a={"y": 1})
 
 
 @pytest.mark.parametrize(
     ("template", "wanted"),
     [("{{ a | default('none') }}", "none"), ("{{ a | d('-') | upper }}", "-"), ("{{ a is none }}", "True"),
      ("{% if a %}y{% else %}n{% endif %}", "n"), ("{{ row | tojson }}", '{"a": null}'),
-     ("{{ '' | default('x', true) }}", "x")],
+     ("{{ '' | default('x', true) }}", "x"), ("{{ a or 'x' }}", "x"), ("{{ a == none }}", "True"),
+     ("{{ a is defined }}", "True"), ("{{ a in ['x'] }}", "False"), ("{{ [a] | tojson }}", "[null]"),
+     ("{{ a is not none and a > 3 }}", "False"), ("{{ [a, 'x'] | map('default', '-') | join }}", "-x")],
 )  # fmt: skip
 def test_a_null_can_be_asked_about(template: str, wanted: str) -> None:
     """default, if and is none work on an empty cell."""

@@ -115,7 +115,7 @@ def test_rows_are_found_and_filtered(watched: Watched) -> None:
     page.fill("#search", "")
     page.select_option("#status", "failed")
     assert shown() == 11
-    page.select_option("#error", "moderated")
+    page.select_option("#error", "content_policy")
     assert shown() == 6
     page.fill("#search", "no such text")
     assert shown() == 0

@@ -234,13 +234,12 @@ class Renderer:
 
     def _filled(self, skeleton: _Skeleton, values: Sequence[Any], image: _Image) -> bytes | RowProblem:
         """Give a skeleton's JSON after its first segment."""
-        templates = self._templates
-        templates.fill(values)
+        self._templates.fill(values)
         pieces: list[bytes] = []
         size = 0
         for leaf, segment in skeleton.rest:
             try:
-                text = templates.text(leaf.template, values) + leaf.suffix
+                text = leaf.template.text() + leaf.suffix
                 if leaf.image:
                     url = image(text.strip())
                     if isinstance(url, RowProblem):

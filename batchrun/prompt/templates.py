@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, time, timedelta
@@ -22,7 +21,6 @@ ROW = "row"
 
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, list, tuple, dict, bytes, range, Undefined)
 _TOLD = 10  # columns in a message
-_NULL_IS_FINE = {"default", "d", "tojson"}
 _INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 _REPEATING: tuple[type[nodes.Stmt], ...] = (nodes.For, nodes.Macro)
 
@@ -35,41 +33,37 @@ class PromptError(Exception):
         self.error_type = error_type
 
 
-class _NullPrintedError(Exception):
-    """A template prints a null."""
+class _Null(Undefined):
+    """An empty cell: false, equal to none, null in JSON, and an error wherever it would become text."""
+
+    __slots__ = ()
+    __str__, __iter__, __len__ = StrictUndefined.__str__, StrictUndefined.__iter__, StrictUndefined.__len__
+    __contains__ = StrictUndefined.__contains__
+    __hash__ = Undefined.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, _Null)
+
+    def __repr__(self) -> str:  # in the text of a whole list or row
+        return "None"
+
+
+def _is_none(value: Any) -> bool:  # noqa: ANN401  (what a row holds)
+    return value is None or isinstance(value, _Null)
 
 
 def _printable(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
     """Let through what prints the same at each run: a generator prints its address, which would be a new question."""
     if value is None:
-        raise _NullPrintedError
+        raise PromptError('it prints a null: use default("…")')
     if not isinstance(value, _PLAIN):
         raise PromptError(f'it prints a {type(value).__name__}: add "| list" or "| join(…)"')
     return value
 
 
-def _refusing_null(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter so that a null is an error: Jinja's own would make the text "None" of it."""
-    position = 1 if hasattr(function, "jinja_pass_arg") else 0
-
-    @functools.wraps(function)
-    def refusing(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (any filter)
-        if any(value is None for value in args[position:]):
-            raise _NullPrintedError
-        return function(*args, **kwargs)
-
-    return refusing
-
-
-def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002  (Jinja's)
-    """Give the default for what is undefined or null."""
-    missing = value is None or isinstance(value, Undefined) or (boolean and not value)
-    return default_value if missing else value
-
-
 def _tojson(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  (any value)
-    """Give JSON for a model to read: without the escapes that HTML would need."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    """Return JSON for a model to read: without the escapes that HTML would need."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=lambda one: None if _is_none(one) else str(one))
 
 
 def _bounded_join(pieces: Iterable[str]) -> str:
@@ -91,13 +85,18 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, columns: Iterable[str]) -> None:
         super().__init__(undefined=StrictUndefined, finalize=_printable, autoescape=False)
-        self.filters.update({"default": _default, "d": _default, "tojson": _tojson})
-        for name, function in self.filters.items():
-            if name not in _NULL_IS_FINE:
-                self.filters[name] = _refusing_null(function)
+        self.filters["tojson"] = _tojson
+        self.tests["none"] = _is_none
+        self.tests["defined"] = lambda value: not isinstance(value, Undefined) or isinstance(value, _Null)
+        self.tests["undefined"] = lambda value: isinstance(value, Undefined) and not isinstance(value, _Null)
         del self.filters["random"], self.globals["lipsum"]
         for name in columns:
             self.globals.pop(name, None)
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (Jinja's)
+        """Call what a template calls; a null that a method returns (`row.get("x")`) is an empty cell like any other."""
+        found = super().call(context, obj, *args, **kwargs)
+        return _Null(hint='it prints a null: use default("…")') if found is None else found
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Bound `"text" * n`: n may come from a row."""
@@ -123,14 +122,14 @@ class Template:
         self._context = compiled.new_context(scope, shared=True)
 
     def text(self) -> str:
-        """Give the text for the row; raises PromptError and the private error for nulls, nothing else."""
+        """Return the text for the row that was filled in; raises PromptError, which names a null's column."""
         context = self._context
         if context.vars or context.exported_vars:  # a {% set %} of the row before
             context.vars.clear()
             context.exported_vars.clear()
         try:
             return self._join(self._root(context))
-        except (PromptError, _NullPrintedError):
+        except PromptError:
             self._context = self._compiled.new_context(self._scope, shared=True)
             raise
         except Exception as error:  # the sandbox: a template may raise anything
@@ -199,48 +198,32 @@ class Templates:
             for _, name in _row_accesses(tree):
                 used |= {name} if name is not None and name in self._known else set(self._known)
         self.columns = tuple(name for name in self._known if name in used or name in self.columns)
-        for concat in tree.find_all(nodes.Concat):  # `~` would write a null as "None"
-            concat.nodes = [
-                nodes.Filter(part, "string", [], [], None, None, lineno=part.lineno) for part in concat.nodes
-            ]
         loops = any(True for _ in tree.find_all(_REPEATING))
         template = Template(self._environment.from_string(tree), self._scope, source=source, loops=loops)
         if not used:
-            with contextlib.suppress(PromptError, _NullPrintedError):  # then each row tells of it
+            with contextlib.suppress(PromptError):  # then each row reports it
                 template.constant = template.text()
         return template
 
     def fill(self, values: Sequence[Any]) -> None:
         """Set the row: values in the order of `columns`."""
-        self._scope.update(zip(self.columns, values, strict=True))
+        scope = self._scope
+        for name, value in zip(self.columns, values, strict=True):
+            scope[name] = value if type(value) is str else _filled(value, name)
         if self._uses_row:
-            self._scope[ROW] = dict(zip(self.columns, values, strict=True))
+            scope[ROW] = {name: scope[name] for name in self.columns}
 
-    def text(self, template: Template, values: Sequence[Any]) -> str:
-        """Give a template's text for the row that was filled in; raises PromptError, which names a null's column."""
-        try:
-            return template.text()
-        except _NullPrintedError:
-            name = self._null_column(template, values)
-            self.fill(values)
-            if name is None:
-                raise PromptError('it prints a null: use default("…")') from None
-            do = f'write {{{{ {_spelled(name)} | default("…") }}}} or leave such rows out by input.where'
-            raise PromptError(f'column "{name}" is null: {do}') from None
 
-    def _null_column(self, template: Template, values: Sequence[Any]) -> str | None:
-        """Find which null is printed: the one that is an error while all others are texts."""
-        nulls = [name for name, value in zip(self.columns, values, strict=True) if value is None]
-        for only in (None, *nulls):
-            self.fill(["" if value is None and name != only else value
-                       for name, value in zip(self.columns, values, strict=True)])  # fmt: skip
-            try:
-                template.text()
-            except _NullPrintedError:
-                return only
-            except PromptError:
-                continue
-        return None
+def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  (what a row holds)
+    """Return a value with its nulls, however deep, as such that a template can't print."""
+    if value is None:
+        do = f'write {{{{ {_spelled(column)} | default("…") }}}} or leave such rows out by input.where'
+        return _Null(hint=f'column "{column}" {what} null: {do}')
+    if isinstance(value, list):
+        return [_filled(one, column, "contains a") for one in value]
+    if isinstance(value, dict):
+        return {name: _filled(one, column, "contains a") for name, one in value.items()}
+    return value
 
 
 def _spelled(name: str) -> str:

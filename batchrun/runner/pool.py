@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from batchrun.api import TABLE, Action, Blame, Count, Ending, judge
@@ -297,12 +298,16 @@ class Pool:
                 self._wait(work, decision.delay)
 
     def _repair(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
-        """Go on with the conversation: the invalid answer, and what is wrong with it."""
+        """Continue the conversation with the invalid answer and what is wrong with it.
+
+        An answer that the server itself refused (Groq: json_validate_failed) is asked for once more as it was.
+        """
         if work.repairs >= self._rules.repairs:
             self._fail(work, outcome, TABLE[verdict.ending])
         else:
             work.repairs += 1
-            work.turns += self._form.repair_turns(verdict.text or "", verdict.message)
+            if verdict.http_status == HTTPStatus.OK:
+                work.turns += self._form.repair_turns(verdict.text or "", verdict.message)
             work.body = None
             self._wait(work, 0.0)
 
