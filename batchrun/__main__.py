@@ -1,4 +1,4 @@
-"""The door from the shell: runs the command line and turns every problem into one line and an exit code."""
+"""Command-line entry point: runs a command and turns every problem into one line and an exit code."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ what is imported, for little: no row makes a cycle (docs/explanation/performance
 
 
 def main() -> NoReturn:
-    """Run the command line; ends the process with its exit code."""
+    """Run the command line; end the process with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
     _open_standard_streams()
     sys.exit(_guarded(sys.argv[1:]))
@@ -47,7 +47,7 @@ def _guarded(arguments: list[str]) -> int:
         return problem.exit_code
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt)
-    except Exception as problem:  # noqa: BLE001  (the last line of defence: a bug is told in one line)
+    except Exception as problem:  # noqa: BLE001  (the last line of defence: a bug becomes one line)
         return _other(problem, debug=debug)
 
 
@@ -75,7 +75,7 @@ def _other(problem: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     what = f"{type(problem).__name__}: {problem}"
-    _say(f"error: a bug of batchrun: {what}; run again with --debug and report the traceback")
+    _say(f"internal error: {what}. Please report this with the output of --debug.")
     return ExitCode.BUG
 
 

@@ -99,11 +99,11 @@ def test_the_short_form_becomes_strict_json_schema(short: object, schema: Mappin
 @pytest.mark.parametrize(
     ("short", "path", "message"),
     [
-        ("sting", "", 'unknown type "sting"; there are string, integer, number, boolean, date'),
-        (3, "", "expected a type, a list of values or an object, got 3"),
+        ("sting", "", 'unknown type "sting", did you mean "string"?'),
+        (3, "", "3 is not a type; write string, integer, number"),
         ({}, "", "an object needs at least one property"),
         ([], "", "values are all texts or all integers, at least one"),
-        (["text"], "", "one value is not a choice: a list of texts is [string]"),
+        (["text"], "", "a choice needs at least two values; a list of texts is [string]"),
         ([True, False], "", "for true and false write boolean"),
         (["a", 1], "", "quote what should be text"),
         (["a", "b", "a"], "", "the value 'a' is there twice"),
@@ -142,7 +142,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("schema", "place", "message"),
     [
         ({"type": "array", "items": {"type": "string"}}, "", "the answer is one object"),
-        ({"type": "strin"}, ".type", "not a valid JSON Schema"),
+        ({"type": "strin"}, ".type", 'unknown type "strin", did you mean "string"?'),
         (objects({}), "", "the object needs at least one property"),
         (objects({"a": {"$ref": "#/$defs/none"}}), "", "not a valid JSON Schema"),
         (objects({"a": {"$ref": "https://example.org/x"}}), "", "not a valid JSON Schema"),

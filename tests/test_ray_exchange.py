@@ -307,7 +307,7 @@ def examined(engine: object, endpoint: str = "openrouter") -> Loaded:
     [
         ({"ray": {"address": "ray://head:10001"}}, "openrouter", "HOST:PORT"),
         ({"ray": {"address": "locale"}}, "openrouter", 'did you mean "local"'),
-        ({"ray": {"address": "10.0.0.5:6379"}}, "simulator", "from this machine alone"),
+        ({"ray": {"address": "10.0.0.5:6379"}}, "simulator", "only reachable from this machine"),
         ({"ray": {"address": "10.0.0.5:6379"}}, "openrouter", None),
         ({"ray": {"address": "[fe80::1]:6379"}}, "openrouter", None),
         ({"ray": {"address": "local"}}, "simulator", None),

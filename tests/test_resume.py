@@ -14,7 +14,7 @@ import pytest
 from crash.ledger import TOKENS, Ledger, serving
 from job_running import Ran, run
 
-from batchrun.errors import CheckpointError, ConfirmError, ExitCode, InputError, StorageError, UserError
+from batchrun.errors import CheckpointError, ConfirmError, ExitCode, JobFileError, StorageError, UserError
 from batchrun.job import RunOptions
 from batchrun.records import Summary
 
@@ -271,7 +271,7 @@ def test_input_changed_during_a_run_is_noticed(job: Job, how: str) -> None:
     assert "the input changed during the run" in summary.reason
     assert not job.output.exists()
     if how == "deleted":
-        with pytest.raises(InputError, match=r"no file .*rows\.csv"):
+        with pytest.raises(JobFileError, match=r"no file .*rows\.csv"):
             job.run()
     source.write_text(changed)
     answered = set(job.ledger.received)

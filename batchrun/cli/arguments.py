@@ -1,6 +1,5 @@
 """The argument JOB and the loading of its file, shared by the commands; heavy rooms are imported when called."""
 
-import difflib
 import os
 import shlex
 import sys
@@ -14,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from batchrun.errors import ConfirmError, UserError
+from batchrun.errors import ConfirmError, UserError, nearest
 from batchrun.terminal import lines
 
 if TYPE_CHECKING:
@@ -36,16 +35,14 @@ class JobPath(click.ParamType[Path]):
     name = "job"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002  (click's signature)
-        """Give the path; a missing file is told with what is beside it (UserError)."""
+        """Return the path; UserError for a missing file, with the nearest name in its folder."""
         path = Path(value)
         if path.is_dir():
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
         if not os.path.lexists(path):
-            near = difflib.get_close_matches(path.name, _jobs_in(path.parent), n=1)
-            hint = "`batchrun init FILE` writes one for an input"
-            if near:
-                hint = f"did you mean {path.with_name(near[0])}?"
-            raise UserError(f"there is no job file {path}; {hint}")
+            near = nearest(path.name, _jobs_in(path.parent))
+            hint = f"did you mean {path.with_name(near)}?" if near else "`batchrun init FILE` writes one for an input"
+            raise UserError(f"no such job file: {path}; {hint}")
         if path.suffix.lower() in _DATA:
             raise UserError(
                 f"{path} is not a job file; `{shlex.join(['batchrun', 'init', str(path)])}` writes one for it"
@@ -53,7 +50,7 @@ class JobPath(click.ParamType[Path]):
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002  (click's signature)
-        """Offer job files, also those one folder down."""
+        """Return job files, also those one folder down."""
         folder, slash, start = incomplete.rpartition("/")
         found = [entry for entry in Path((folder + slash) or ".").glob("*") if entry.name.startswith(start)]
         files = [entry for entry in found if entry.suffix in _SUFFIXES]
@@ -69,11 +66,11 @@ class Money(click.ParamType[Decimal]):
     name = "usd"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:  # noqa: ANN401  (click's signature)
-        """Give the amount; it is positive."""
+        """Return the amount, which is positive."""
         try:
             amount = Decimal(str(value).removeprefix("$"))
         except InvalidOperation:
-            self.fail(f"{value!r} is no amount in USD, such as 2.50", param, ctx)
+            self.fail(f"{value!r} is not an amount in USD, such as 2.50", param, ctx)
         if not amount.is_finite() or amount <= 0:
             self.fail(f"{value!r} is not a positive amount in USD", param, ctx)
         return amount
@@ -94,31 +91,41 @@ def load(path: Path, options: "RunOptions | None" = None) -> "tuple[Loaded, Envi
 
 
 _RUN_FLAGS = (
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Ask at most N questions; the rest waits."),
-    click.option("--max-cost", type=Money(), metavar="USD", help="A hard cap on what this run may spend."),
-    click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="Requests in flight."),
-    click.option("--endpoint", metavar="E", help="Ask another endpoint, with a checkpoint and output of its own."),
-    click.option("--api-key-env", metavar="V", help="The variable that holds the key."),
-    click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process, or from Ray actors."),
-    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there."),
-    click.option("--fresh", is_flag=True, help="Put the checkpoint aside and ask everything anew."),
-    click.option("--yes", is_flag=True, help="Do ask many answered rows again when the job's wording changed."),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Ask at most N questions in this run.",
+    ),
+    click.option("--max-cost", type=Money(), metavar="USD", help="Hard cap on what this run may spend."),
+    click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="At most N requests in flight."),
+    click.option("--endpoint", metavar="E", help="Ask another endpoint, with its own checkpoint and output."),
+    click.option("--api-key-env", metavar="V", help="The environment variable with the key."),
+    click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process or from Ray actors."),
+    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the output to FILE."),
+    click.option("--fresh", is_flag=True, help="Start over with a new checkpoint; the old one is kept."),
+    click.option("--yes", is_flag=True, help="Allow re-asking many answered rows after the prompt or model changed."),
     click.option("--quiet", is_flag=True, help="Print only problems."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end."),
-    click.option("--log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Append JSON lines."),
+    click.option(
+        "--log",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Append JSON lines to FILE.",
+    ),
     debug_option,
 )
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of a run."""
+    """Add the flags of a run to a command."""
     for flag in reversed(_RUN_FLAGS):
         command = flag(command)
     return command
 
 
 def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
-    """Run a job with flags, tell how it ended, and give the exit code."""
+    """Run a job with flags, print how it ended, and return the exit code."""
     from batchrun.job import RunOptions
     from batchrun.runner.closing import told
     from batchrun.runner.log import logged
@@ -147,12 +154,12 @@ def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | 
 
 
 def give(text: str) -> None:
-    """Write to stdout what was asked for. A reader who has enough (`| head`) changes no exit code."""
+    """Write a result to stdout. A reader who has enough (`| head`) changes no exit code."""
     _written(text, sys.stdout)
 
 
 def tell(text: str) -> None:
-    """Write lines to stderr, printable whatever they quote; a terminal that is gone changes no exit code."""
+    """Write lines to stderr with control characters escaped; a closed terminal changes no exit code."""
     _written(lines(text), sys.stderr)
 
 
@@ -169,7 +176,7 @@ endpoint_option = click.option("--endpoint", metavar="E", help="The checkpoint o
 
 @contextmanager
 def opened(path: Path, *, endpoint: str | None) -> "Iterator[tuple[Prepared, Checkpoint]]":
-    """Open a job's input and its checkpoint for reading; a run may go on beside."""
+    """Open a job's input and its checkpoint for reading, also during a run."""
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import RunOptions, merged
     from batchrun.runner.prepare import prepared

@@ -1,6 +1,5 @@
-"""`batchrun check JOB`: everything that can be known before a request to the model."""
+"""`batchrun check JOB`: everything that can be checked without calling the model."""
 
-import difflib
 import os
 import sys
 import time
@@ -13,7 +12,7 @@ import click
 
 from batchrun.cli.arguments import debug_option, give, job_argument, load
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line
-from batchrun.errors import BatchrunError, ExitCode
+from batchrun.errors import BatchrunError, ExitCode, did_you_mean
 from batchrun.money import from_usd, show
 from batchrun.terminal import printable, short
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _NAMED = 12
 _WIDTH = 60
 
-EXAMPLES = """\\b
+EXAMPLES = """\b
 batchrun check jobs/reviews.yaml            before a long run, and in CI
 batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is sent
 """
@@ -35,17 +34,17 @@ batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is s
 
 @click.command("check", epilog=EXAMPLES)
 @job_argument
-@click.option("--schema", is_flag=True, help="Print the answer's JSON Schema, nothing else.")
+@click.option("--schema", is_flag=True, help="Print only the answer's JSON Schema.")
 @click.option("--endpoint", metavar="E", help="Check a run with the same flag.")
-@click.option("--api-key-env", metavar="V", help="The variable that holds the key.")
+@click.option("--api-key-env", metavar="V", help="The environment variable with the key.")
 @debug_option
 def command(job: Path, *, schema: bool, endpoint: str | None, api_key_env: str | None, **_: bool) -> None:
-    """Find every mistake that can be known before a request: in the job file, the input, the key, the output.
+    """Check the job file, the input, the key and the output: everything that needs no request to the model.
 
-    Mistakes in the job file are told all together, as FILE:LINE:COLUMN. Otherwise there is one line for each thing
-    that was looked at: ok, warning or mistake. Exit code 0, or 2 where there is a mistake.
+    All mistakes in the job file are reported at once, as FILE:LINE:COLUMN. Otherwise there is one line for each check:
+    ok, warning or mistake. The exit code is 0, or 2 if there is a mistake.
 
-    The model is asked nothing and no file is written. OpenRouter is asked about the key (its limit and what is left)
+    Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what is left)
     and for its prices.
     """
     from batchrun.job import RunOptions, merged
@@ -216,9 +215,9 @@ class _Checked:
         if text is not None:
             self._say("ok", "price", text)
         for name in (p.endpoint.model, *p.job.model.fallbacks):
-            if prices.names and (unlisted := _unlisted(name, prices.names)):
-                self._say("warning", "model", unlisted)
-            if name not in prices.likely:
+            if prices.names and (unlisted := _unlisted(name, prices.names, p.endpoint.name)):
+                self._say("mistake", "model", unlisted)
+            elif name not in prices.likely:
                 self._say(
                     "warning", "price", f'no price is known for "{name}": set model.price to see and cap the cost'
                 )
@@ -283,9 +282,11 @@ def _key_text(key: "KeyInfo") -> str:
     return ", ".join(parts)
 
 
-def _unlisted(model: str, names: tuple[str, ...]) -> str | None:
-    """Say that the API lists no such model, with the nearest one; None where it does, also without its variant."""
-    if model in names or model.partition(":")[0] in names or model.startswith("sim/"):
+def _unlisted(model: str, names: tuple[str, ...], endpoint: str) -> str | None:
+    """Return the message for a model that the API does not list, with the nearest one; None for a listed one.
+
+    A variant counts as its model (`a/b:free`); a preset (`@preset/x`) is never listed.
+    """
+    if model in names or model.partition(":")[0] in names or "@" in model:
         return None
-    near = difflib.get_close_matches(model, names, n=1)
-    return f'the API lists no model "{model}"' + (f', did you mean "{near[0]}"?' if near else "")
+    return f'{endpoint} has no model "{model}"{did_you_mean(model, names)}'

@@ -1,6 +1,5 @@
-"""The command line: its commands, loaded when they are needed, and help that teaches."""
+"""The command line: its commands, imported when they are used, and its help."""
 
-import difflib
 import importlib
 from typing import Any
 
@@ -9,17 +8,18 @@ from click.shell_completion import CompletionItem
 from click_default_group import DefaultGroup
 
 from batchrun._version import __version__
+from batchrun.errors import did_you_mean
 
 COMMANDS = {
     "run": "Run or resume a job (the default: `batchrun JOB`).",
-    "retry": "Ask again what failed for good, then go on as `run`.",
-    "check": "Find every mistake that can be known before a request.",
+    "retry": "Re-ask rows that failed permanently, then continue like `run`.",
+    "check": "Check everything that can be checked without calling the model.",
     "preview": "Show the exact requests, their number and likely cost.",
     "status": "Show where a job stands: rows, errors, money, runs.",
-    "export": "Write the output from the checkpoint, also during a run.",
+    "export": "Write the answers so far to the output, even during a run.",
     "report": "Write one HTML page: money, progress, errors, answers, rows.",
-    "init": "Write a job file for an input, to edit.",
-    "prune": "Drop old answers that the input no longer asks for.",
+    "init": "Write a commented job file for an input file.",
+    "prune": "Delete old answers that no row needs any more.",
     "simulate": "Serve an OpenRouter simulator on loopback, for trials.",
     "schema": "Print the job file's JSON Schema, for editors.",
 }
@@ -29,7 +29,7 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
     """Finds commands by name without importing them, so that help is quick."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """Give the names in the order of the table."""
+        """Return the names in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -41,11 +41,11 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
         return command
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:  # noqa: ANN401  (click's own type)
-        """Tell a mistyped command from a job file."""
+        """Refuse a mistyped command; a word with a dot or a slash is a job file."""
         word = args[0] if args else ""
-        near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.7)
+        near = did_you_mean(word, COMMANDS)
         if near and word not in COMMANDS and "." not in word and "/" not in word:
-            raise click.UsageError(f'no such command "{word}", did you mean "{near[0]}"?')
+            raise click.UsageError(f'no such command "{word}"{near}')
         return super().resolve_command(context, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -71,15 +71,26 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
     default_if_no_args=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Begin with `batchrun init FILE`, look with `batchrun preview JOB`, then `batchrun JOB`. "
-    "Exit codes: 0 done, 1 some rows failed, 2 a mistake of yours, 3 stopped by the API, 4 stopped by a limit of the "
-    "job, 5 disk or senders, 75 already running, 130 and 143 interrupted. After 3, 4, 5, 130 and 143 the same "
-    "command resumes.",
+    epilog="""Begin with `batchrun init FILE`, look with `batchrun preview JOB`, then run `batchrun JOB`.
+
+\b
+Exit codes:
+  0         done
+  1         some rows failed
+  2         usage or configuration error
+  3         stopped by the API
+  4         stopped by a limit of the job
+  5         disk, checkpoint or helper process failed
+  70        internal error
+  75        this job is already running
+  130, 143  interrupted
+
+After 3, 4, 5, 130 and 143 the same command resumes the job.""",
 )
 @click.version_option(__version__, prog_name="batchrun")
 def cli() -> None:
     """Ask a language model one question per row of a file, and write the answers back as new columns.
 
-    `batchrun JOB.yaml` sends only what is new or changed: answers are kept in a checkpoint, so the same command
-    resumes a run that was interrupted, and does nothing when there is nothing to do.
+    `batchrun JOB.yaml` sends only new and changed rows: answers are saved in a checkpoint as they arrive. The same
+    command resumes an interrupted run, and does nothing when every row is answered.
     """

@@ -1,10 +1,12 @@
-"""What the types of a job can't say: which values go together, and what a text must look like."""
+"""What the types of a job can't express: which values go together, and what a text must look like."""
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
+from typing import Any
 from urllib.parse import urlsplit
 
 from batchrun.errors import did_you_mean
@@ -23,6 +25,17 @@ RESERVED = {
     "n": "leave it out, a question gets one answer; for more repeat the row with dedupe: false",
 }
 """Parameters of the API that batchrun sets by itself, with what to write instead."""
+
+_PARAMS: dict[str, type] = {
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "seed", "top_k", "top_logprobs"), int),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "top_a"), float),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty", "repetition_penalty"), float),
+    **dict.fromkeys(("logprobs", "parallel_tool_calls"), bool),
+    **dict.fromkeys(("provider", "reasoning", "logit_bias"), dict),
+}
+"""Parameters whose type every server agrees on; `max_tokens: "fifty"` would be refused for each row."""
+
+_PARAM_WORDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 
 ENDPOINTS = ("openrouter", "local", "simulator")
 OUTPUTS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
@@ -50,7 +63,7 @@ def _quoted(text: str) -> str:
 
 
 def check(job: Job) -> Found:
-    """Give each mistake of a whole job, with its path; also for a job to which flags were applied."""
+    """Yield each mistake of a whole job with its path; also for a job to which flags were applied."""
     yield from _input(job.input)
     yield from _prompt(job.prompt)
     yield from _model(job.model)
@@ -62,20 +75,26 @@ def check(job: Job) -> Found:
     yield from unusable or _paths(job)
     yield from _engine(job)
     if job.model.cache and not job.dedupe:
-        yield ("model", "cache"), "model.cache would give equal rows one answer, which dedupe: false forbids: drop one"
+        yield (
+            ("model", "cache"),
+            "model.cache would give equal rows one answer, against dedupe: false: remove one of them",
+        )
 
 
-def _input(told: Input) -> Found:
+def _input(section: Input) -> Found:
     for name in ("separator", "quote"):
-        value = getattr(told.csv, name)
+        value = getattr(section.csv, name)
         if value is not None and (len(value.encode()) != 1 or value in "\r\n"):
             yield ("input", "csv", name), f"input.csv.{name} must be one character of one byte"
-    if told.csv.separator is not None and told.csv.separator == told.csv.quote:
+    if section.csv.separator is not None and section.csv.separator == section.csv.quote:
         yield ("input", "csv", "separator"), "input.csv.separator and input.csv.quote must differ"
     try:
-        "a".encode(told.csv.encoding)
+        "a".encode(section.csv.encoding)
     except (LookupError, ValueError):
-        yield ("input", "csv", "encoding"), f"input.csv.encoding {_quoted(told.csv.encoding)} is no known encoding"
+        yield (
+            ("input", "csv", "encoding"),
+            f"input.csv.encoding {_quoted(section.csv.encoding)} is not a known encoding",
+        )
 
 
 def _prompt(prompt: Prompt) -> Found:
@@ -97,7 +116,7 @@ def _parts(message: Message, path: JobPath) -> Found:
         if (part.text is None) == (part.image is None):
             yield (*path, number), "a part is either {text: …} or {image: …}"
         elif part.image is not None and message.role in {"system", "developer"}:
-            yield (*path, number), f"an image can't stand in a {message.role} message: move it to a user message"
+            yield (*path, number), f"an image is not possible in a {message.role} message: move it to a user message"
 
 
 def _model(model: Model) -> Found:
@@ -107,16 +126,31 @@ def _model(model: Model) -> Found:
     # A regional address of OpenRouter, or `batchrun simulate`: both have its path.
     routed = model.endpoint in {"openrouter", "simulator"} or "/api/v1" in model.endpoint
     if model.fallbacks and not routed:
-        yield ("model", "fallbacks"), "model.fallbacks works with openrouter and simulator alone"
+        yield ("model", "fallbacks"), "model.fallbacks works only with openrouter and simulator"
     if len(model.fallbacks) > _MAX_FALLBACKS:
-        yield ("model", "fallbacks"), f"model.fallbacks holds {len(model.fallbacks)} models: at most two are taken"
+        yield ("model", "fallbacks"), f"model.fallbacks has {len(model.fallbacks)} models: at most two are allowed"
     yield from _repeated(("model", "fallbacks"), (*model.fallbacks, model.name or ""))
     if model.cache and not routed:
-        yield ("model", "cache"), "model.cache works with openrouter and simulator alone"
+        yield ("model", "cache"), "model.cache works only with openrouter and simulator"
     if model.api_key_env is not None and not _VARIABLE_NAME.fullmatch(model.api_key_env):
         yield ("model", "api_key_env"), "model.api_key_env must be the name of a variable, never the key itself"
-    for name in RESERVED.keys() & model.params.keys():
-        yield ("model", "params", name), f"model.params may not hold {name}: {RESERVED[name]}"
+    for name, value in model.params.items():
+        path = ("model", "params", name)
+        if name in RESERVED:
+            yield path, f"model.params may not contain {name}: {RESERVED[name]}"
+        elif name in _PARAMS and value is not None and not _fits(value, _PARAMS[name]):
+            yield path, f"model.params.{name} must be {_PARAM_WORDS[_PARAMS[name]]}, not {_shown(value)}"
+
+
+def _fits(value: Any, kind: type) -> bool:  # noqa: ANN401  (any JSON)
+    """Check whether a parameter has its type; a whole number will do for a number, true and false for neither."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401  (any JSON)
+    return _quoted(value) if isinstance(value, str) else short(json.dumps(value), SHOWN)
 
 
 def _endpoint(model: Model) -> Found:
@@ -134,9 +168,9 @@ def _endpoint(model: Model) -> Found:
     except ValueError:
         host = None
     if not host or not re.fullmatch(r"[^\s\x00-\x20\x7f\\]+", model.endpoint):
-        yield path, "model.endpoint is no valid URL"
+        yield path, "model.endpoint is not a valid URL"
     elif url.username is not None or url.password is not None:
-        yield path, "model.endpoint holds a user name or password: put the key into model.api_key_env's variable"
+        yield path, "model.endpoint contains a user name or password: put the key into model.api_key_env's variable"
     elif url.fragment or url.query:
         yield path, "model.endpoint has a ? or #: write the API's base URL, such as https://host/v1"
     elif url.scheme == "http" and not model.allow_plain_http and not _loopback(host):
@@ -155,13 +189,13 @@ def _headers(model: Model) -> Found:
     for name, value in model.headers.items():
         path, lower = ("model", "headers", name), name.lower()
         if not _HEADER_NAME.fullmatch(name):
-            yield path, f"{_quoted(name)} is no name of an HTTP header"
+            yield path, f"invalid HTTP header name {_quoted(name)}"
         elif lower in seen:
-            yield path, f"the header {_quoted(name)} is given twice: header names have no case"
+            yield path, f"the header {_quoted(name)} is given twice (upper and lower case are the same)"
         elif lower in _OWN_HEADERS:
-            yield path, f"model.headers may not hold {name}: {_OWN_HEADERS[lower]}"
+            yield path, f"model.headers may not contain {name}: {_OWN_HEADERS[lower]}"
         elif lower == "authorization" and model.key_variable is not None:
-            yield path, "the key would be sent twice: drop this header, model.api_key_env makes it"
+            yield path, "the key would be sent twice: remove this header (model.api_key_env makes one)"
         if not _VISIBLE.fullmatch(value):
             yield path, f"the value of the header {_quoted(name)} must be printable ASCII in one line"
         seen.add(lower)
@@ -198,7 +232,7 @@ def _engine(job: Job) -> Found:
         near = did_you_mean(job.ray.address, ("auto", "local"))
         yield path, f"engine.ray.address must be auto, local or HOST:PORT, such as 10.0.0.5:6379{near}"
     elif job.model.endpoint in {"local", "simulator"}:
-        yield path, f"the {job.model.endpoint} server can be reached from this machine alone: write address: local"
+        yield path, f"the {job.model.endpoint} server is only reachable from this machine: write address: local"
 
 
 def _output(output: Output) -> Found:
@@ -239,6 +273,6 @@ def _unusable(job: Job) -> Found:
         try:
             job.resolve(path)
         except RuntimeError:
-            yield place, f"{dotted(place)} begins with the home directory of a user that is not known here"
+            yield place, f"{dotted(place)} begins with the home directory of an unknown user"
         if "\0" in path or len(path) > _LONGEST_PATH:
-            yield place, f"{dotted(place)} is no path: it holds a NUL character or is too long"
+            yield place, f"{dotted(place)} is not a valid path: it contains a NUL character or is too long"

@@ -66,7 +66,7 @@ class Loaded:
     wrong: frozenset[JobPath]
     _tree: Tree
 
-    def is_right(self, *path: str) -> bool:
+    def is_right(self, *path: str | int) -> bool:
         """Check whether a part of the job, such as ("output", "keep"), has no mistake."""
         return not _touches(path, self.wrong)
 
@@ -75,6 +75,10 @@ class Loaded:
         if path in self._tree.files:
             message = f"{self._tree.files[path]}, line {line}: {message}"
         return Mistake(*self._tree.locate(path, line), message)
+
+    def comment_after(self, path: JobPath) -> str | None:
+        """Return the YAML comment right after a text: the rest of `Label # {{ text }}` was probably meant."""
+        return self._tree.comment_after(path)
 
 
 def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:

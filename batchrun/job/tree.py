@@ -119,6 +119,14 @@ class Tree:
         """Return line and column of a key."""
         return _place(self.keys[path].start_mark) if path in self.keys else self.locate(path)
 
+    def comment_after(self, path: JobPath) -> str | None:
+        """Return the comment that ends the line of an unquoted text."""
+        node = self.nodes.get(path)
+        if not isinstance(node, ScalarNode) or node.style is not None:
+            return None
+        rest = self.text.split("\n")[node.end_mark.line][node.end_mark.column :].strip()
+        return rest if rest.startswith("#") else None
+
     def _text_place(self, node: ScalarNode, line: int) -> tuple[int, int]:
         """Return the place of a line of a block scalar, whose text begins below its `|`, also with blank lines."""
         first = node.start_mark.line + 1

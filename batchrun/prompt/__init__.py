@@ -9,7 +9,15 @@ answers.py      what a model wrote -> thoughts cut off, the object found, checke
 
 from batchrun.prompt.answers import AnswerForm, with_turns
 from batchrun.prompt.attachments import ImageFiles
-from batchrun.prompt.render import RENDERER_VERSION, Renderer, RowProblem, nth_key, template_mistakes
+from batchrun.prompt.render import (
+    RENDERER_VERSION,
+    Renderer,
+    RowProblem,
+    nth_key,
+    template_mistakes,
+    templates_of,
+    uses_columns,
+)
 
 __all__ = [
     "RENDERER_VERSION",
@@ -19,5 +27,7 @@ __all__ = [
     "RowProblem",
     "nth_key",
     "template_mistakes",
+    "templates_of",
+    "uses_columns",
     "with_turns",
 ]

@@ -1,6 +1,6 @@
 """A row and the job -> its question, the question's key, and the body to send."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -95,26 +95,39 @@ def nth_key(key: bytes, n: int) -> bytes:
     return key if n == 0 else blake2b(key + n.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
 
 
-def template_mistakes(job: Job, columns: Sequence[str]) -> list[tuple[_JobPath, int, str]]:
-    """Tell what is wrong with the prompt before any row: (path in the job file, line in the template, message)."""
+def template_mistakes(job: Job, columns: Sequence[str] | None) -> list[tuple[_JobPath, int, str]]:
+    """Return what is wrong with the prompt before any row: (path in the job file, line in the template, message).
+
+    Where the columns are unknown (None) the syntax alone is checked.
+    """
     templates = Templates(columns)
     return [
         (path, line, message)
-        for path, source in _sources(job)
+        for path, source in templates_of(job)
         for line, message in templates.mistakes(source)
     ]  # fmt: skip
 
 
-def _sources(job: Job) -> Iterator[tuple[_JobPath, str]]:
-    """Give each template of the prompt with its path in the job file, in order."""
+def uses_columns(job: Job, columns: Sequence[str] | None) -> bool:
+    """Check whether any template uses a column of the row; where those are unknown (None), any name at all."""
+    templates = Templates(columns)
+    return any(templates.uses_columns(source) for _, source in templates_of(job))
+
+
+def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
+    """Return each template of the prompt with its path in the job file, in order."""
+    found: list[tuple[_JobPath, str]] = []
     for path, turn in _turns(job):
         if isinstance(turn.content, str):
-            yield path, turn.content
+            found.append((path, turn.content))
             continue
         for number, part in enumerate(turn.content):
-            for kind, source in (("text", part.text), ("image", part.image)):
-                if source is not None:
-                    yield (*path, number, kind), source
+            found += [
+                ((*path, number, kind), source)
+                for kind, source in (("text", part.text), ("image", part.image))
+                if source is not None
+            ]
+    return found
 
 
 def _turns(job: Job) -> list[tuple[_JobPath, Message]]:

@@ -11,10 +11,12 @@ The short form, by example:
 A mapping with `type` or `values` and no other keys than these is the long form, any other mapping an object.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jsonschema_rs
+
+from batchrun.errors import did_you_mean
 
 Path = tuple[str | int, ...]
 Schema = dict[str, Any]
@@ -30,6 +32,29 @@ _TYPES: dict[str, Schema] = {
 }
 _TYPES |= {"str": _TYPES["string"], "int": _TYPES["integer"], "float": _TYPES["number"], "bool": _TYPES["boolean"]}
 _LONG_FORM = {"type", "values", "description", "min", "max", "pattern", "nullable"}
+_JSON_TYPES = ("string", "integer", "number", "boolean", "object", "array", "null")
+_FORMS = "string, integer, number, boolean or date (string? may be null), [a, b], [string] or {field: string}"
+_LENGTH = 'for the length of a text write pattern: "^.{1,200}$"'
+_KEY_HINTS = {
+    **dict.fromkeys(("minlen", "maxlen", "minlength", "maxlength", "length"), _LENGTH),
+    **dict.fromkeys(("minimum", "minitems", "ge", "gt"), "write min"),
+    **dict.fromkeys(("maximum", "maxitems", "le", "lt"), "write max"),
+    **dict.fromkeys(("enum", "choices", "options"), "write values"),
+    **dict.fromkeys(("null", "optional", "required"), "write nullable: true where a value may be missing"),
+    "items": "for a list write [string], or type: [string]",
+}
+"""Keys that people write for a column, without `_`, and what to write instead."""
+
+_TYPE_HINTS = {
+    **dict.fromkeys(("list", "array"), "; for a list write [string]"),
+    **dict.fromkeys(("object", "dict", "json"), "; for an object write {field: string}"),
+    **dict.fromkeys(("enum", "choice", "category"), "; for a choice write [a, b]"),
+    **dict.fromkeys(("text", "varchar"), "; write string"),
+    **dict.fromkeys(("datetime", "timestamp", "time"), "; write date, or string with a pattern"),
+    **dict.fromkeys(("decimal", "double", "percent", "money"), "; write number"),
+}
+"""Names of types that people write for a column, and what to write instead."""
+
 _BOUNDS = {
     "integer": ("minimum", "maximum"),
     "number": ("minimum", "maximum"),
@@ -80,7 +105,10 @@ def _rejected(schema: Schema, path: Path) -> list[SchemaMistake]:
     try:
         jsonschema_rs.validator_for(schema, validate_formats=True, offline=True)
     except jsonschema_rs.ValidationError as error:
-        return [((*path, *error.instance_path), f"not a valid JSON Schema: {error.message}")]
+        place = (*path, *error.instance_path)
+        if place[-1] == "type" and isinstance(error.instance, str):
+            return [(place, f'unknown type "{error.instance}"{did_you_mean(error.instance, _JSON_TYPES)}')]
+        return [(place, f"not a valid JSON Schema: {error.message}")]
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         return [(path, f"not a valid JSON Schema: {error}")]
     return []
@@ -104,19 +132,46 @@ def _column(form: Any, path: Path, mistakes: list[SchemaMistake]) -> Schema:  # 
     if isinstance(form, str):
         return _named(form, path, mistakes)
     if isinstance(form, Mapping):
-        if form.keys() <= _LONG_FORM and form.keys() & {"type", "values"}:
-            return _long(form, path, mistakes)
-        return _object(form, path, mistakes)
+        return _mapping(form, path, mistakes)
     if isinstance(form, Sequence):
         only = form[0] if len(form) == 1 else None
         if _is_type(only) or isinstance(only, Mapping | list | tuple):
             return {"type": "array", "items": _column(only, (*path, 0), mistakes)}
         if only is not None:
             hint = "a list of texts is [string], one fixed value {values: [x]}"
-            mistakes.append((path, f"one value is not a choice: {hint}"))
+            mistakes.append((path, f"a choice needs at least two values; {hint}"))
         return _enum(form, path, mistakes)
-    mistakes.append((path, f"expected a type, a list of values or an object, got {form!r}"))
+    mistakes.append((path, f"{form!r} is not a type; write {_FORMS}"))
     return {}
+
+
+def _mapping(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
+    near_misses = list(_near_misses(form, path))
+    if near_misses:
+        mistakes += near_misses
+        return {}
+    if form.keys() <= _LONG_FORM and form.keys() & {"type", "values"}:
+        return _long(form, path, mistakes)
+    return _object(form, path, mistakes)
+
+
+def _near_misses(form: Mapping[str, Any], path: Path) -> Iterator[SchemaMistake]:
+    """Yield keys of JSON Schema, and misspelt ones, in what would otherwise be read as an object."""
+    name = path[-1]
+    if isinstance(form.get("enum"), list) and form.keys() <= {"enum", "type", "description"}:
+        values = ", ".join(map(str, form["enum"]))
+        yield path, f'this is an object with the field "enum"; for a fixed list write {name}: [{values}]'
+    elif "items" in form and form.keys() <= {"items", "type"}:
+        yield path, f'this is an object with the field "items"; for a list write {name}: [string]'
+    elif "properties" in form and form.keys() <= {"properties", "type", "required", "additionalProperties"}:
+        yield path, f'this is an object with the field "properties"; write {name}: {{field: string}}, or answer.schema'
+    elif form.keys() & {"type", "values"}:
+        for key in form.keys() - _LONG_FORM:
+            if _is_type(form[key]) or isinstance(form[key], Mapping | list | tuple):
+                continue  # an object may have a field called "type"
+            hint = _KEY_HINTS.get(key.lower().replace("_", "")) or did_you_mean(key, _LONG_FORM).removeprefix(", ")
+            known = f"known keys are {', '.join(sorted(_LONG_FORM))}"
+            yield (*path, key), f'unknown key "{key}"; {hint or known}'
 
 
 def _is_type(word: Any) -> bool:  # noqa: ANN401  (as written)
@@ -125,9 +180,8 @@ def _is_type(word: Any) -> bool:  # noqa: ANN401  (as written)
 
 def _named(word: str, path: Path, mistakes: list[SchemaMistake]) -> Schema:
     if not _is_type(word):
-        mistakes.append(
-            (path, f'unknown type "{word}"; there are {", ".join(_TYPES)} (each also with "?"), [a, b], {{…}}')
-        )
+        hint = _TYPE_HINTS.get(word.removesuffix("?").lower()) or did_you_mean(word.removesuffix("?"), _TYPES)
+        mistakes.append((path, f'unknown type "{word}"{hint or f"; write {_FORMS}"}'))
         return {}
     schema = dict(_TYPES[word.removesuffix("?")])
     return _nullable(schema) if word.endswith("?") else schema

@@ -141,12 +141,19 @@ class Template:
 class Templates:
     """All templates of a job over one scope: the current row."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self._known = tuple(columns)
-        self._environment = _Environment(columns)
+    def __init__(self, columns: Sequence[str] | None) -> None:
+        """`columns` are the input's; where they are unknown (None), templates can be checked but not filled."""
+        self._known = tuple(columns or ())
+        self._is_open = columns is None
+        self._environment = _Environment(self._known)
         self._scope: dict[str, Any] = dict(self._environment.globals)
         self._uses_row = False
         self.columns: tuple[str, ...] = ()
+
+    def uses_columns(self, source: str) -> bool:
+        """Check whether a template without mistakes uses a column."""
+        used = meta.find_undeclared_variables(self._environment.parse(source))
+        return bool(used - self._environment.globals.keys() if self._is_open else used & {*self._known, ROW})
 
     def mistakes(self, source: str) -> list[tuple[int, str]]:
         """Tell what is wrong with a template before any row: (line in it, message)."""
@@ -173,9 +180,9 @@ class Templates:
     def _unknown_columns(self, tree: nodes.Template) -> Iterator[tuple[int, str]]:
         names = meta.find_undeclared_variables(tree)
         made = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}  # maybe only in one branch
-        for name in sorted(names - set(self._known) - made - {ROW}):
+        for name in sorted(names - set(self._known) - made - {ROW} if not self._is_open else ()):
             yield _line_of(tree, name), self._no_column(name)
-        if ROW in names and ROW not in self._known:
+        if ROW in names and ROW not in self._known and not self._is_open:
             for node, accessed in _row_accesses(tree):
                 if accessed is not None and accessed not in self._known and not hasattr(dict, accessed):
                     yield node.lineno, self._no_column(accessed)

@@ -1,21 +1,20 @@
-"""All that can be known before a request: endpoint, rows, prompt, answer, output; all mistakes are told at once."""
+"""Everything that can be known before a request: endpoint, rows, prompt, answer, output, and all mistakes at once."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
 from batchrun.api import Endpoint, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
-from batchrun.job import Environment, Job, Loaded, check
-from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes
+from batchrun.job import Environment, Job, JobPath, Loaded, check
+from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes, templates_of, uses_columns
 from batchrun.table.read import FileStamp, Rows, open_rows, stamp
 from batchrun.table.write import DETAIL_TYPES, dtype_of
-
-T = TypeVar("T")
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
@@ -49,7 +48,7 @@ class Prepared:
         return kept | answers | details
 
     def input_changed(self) -> bool:
-        """Tell whether the input's files are other ones than those that were opened."""
+        """Check whether the input's files have changed since they were opened."""
         try:
             return stamp([Path(file.path) for file in self.rows.files]) != self.rows.files
         except InputError:
@@ -64,19 +63,18 @@ def prepared(
 
     `known` are files that need not be checked again.
 
-    Raises JobFileError with all mistakes, those of the file as well; where there is just one and the file has no
-    place for it, InputError, or UserError for a missing key.
+    Raises JobFileError with all mistakes, those of the file as well; InputError for a lone problem in an input file,
+    UserError for a wrong flag or, alone, for a missing key.
     """
-    found = _Found(loaded)
-    found.check_flags(job)
-    endpoint = found.tried("model", lambda: _endpoint(job, environment))
+    found = _Found(loaded, job)
+    found.check_flags()
+    endpoint = found.resolved(environment)
     if endpoint is not None and endpoint.name == "simulator":
         job = replace(job, model=replace(job.model, name=endpoint.model))
     with ExitStack() as stack:
-        form = found.compiled(job)
-        rows = found.tried("input", lambda: stack.enter_context(open_rows(job.input, job.folder, known)))
-        if rows is not None:
-            found.compare(job, rows.columns, form)
+        form = found.compiled()
+        rows = found.opened(stack, known)
+        found.compare(None if rows is None else rows.columns, form)
         if endpoint is None or rows is None or form is None or found.any:
             raise found.error()
         yield Prepared(
@@ -102,65 +100,131 @@ def prepared(
 
 
 class _Found:
-    """The mistakes found so far; parts of the job that the file's own mistakes touch are not looked at."""
+    """The mistakes found so far. Parts of the job that have a mistake already are not looked at."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, job: Job) -> None:
         self._loaded = loaded
+        self._job = job
         self._mistakes: list[Mistake] = []
-        self._problems: list[tuple[str, UserError]] = []
+        self._problems: list[tuple[JobPath, UserError]] = []
 
     @property
     def any(self) -> bool:
         """Whether there are any."""
         return bool(self._loaded.mistakes or self._mistakes or self._problems)
 
-    def check_flags(self, job: Job) -> None:
-        """Check the job as the flags made it; what the file says was checked when it was loaded."""
-        if job != self._loaded.job:
-            self._mistakes += [self._loaded.mistake(path, message) for path, message in check(job)]
+    def check_flags(self) -> None:
+        """Check the job as the flags made it; what the file says was checked when it was loaded.
+
+        Raises UserError for a flag that is wrong by itself, without a place in the file.
+        """
+        if self._job == self._loaded.job:
+            return
+        new = [(path, text) for path, text in check(self._job) if (path, text) not in set(check(self._loaded.job))]
+        for path, text in new:
+            flag = _FLAGS.get(path)
+            if flag is not None:
+                raise UserError(text.replace(".".join(map(str, path)), flag))
+            self._mistakes.append(self._loaded.mistake(path, f"with the flags of this command: {text}"))
         if self._mistakes:
             raise self.error()
 
-    def tried(self, part: str, make: Callable[[], T]) -> T | None:
-        """Make something of a sound part of the job; what goes wrong is kept."""
-        if not self._loaded.is_right(part):
+    def resolved(self, environment: Environment) -> Endpoint | None:
+        """Return the endpoint with its key."""
+        if not self._loaded.is_right("model"):
             return None
+        places = f"the environment, {self._job.folder / '.env'} and .env in the working directory"
         try:
-            return make()
+            return resolve(self._job, environment, places)
         except UserError as problem:
-            self._problems.append((part, problem))
+            self._problems.append((("model",), problem))
             return None
 
-    def compiled(self, job: Job) -> AnswerForm | None:
+    def compiled(self) -> AnswerForm | None:
         """Compile the answer's form."""
         if not self._loaded.is_right("answer"):
             return None
-        compiled = AnswerForm.compile(job.answer)
+        compiled = AnswerForm.compile(self._job.answer)
         if isinstance(compiled, AnswerForm):
             return compiled
         self._mistakes += [self._loaded.mistake(path, message) for path, message in compiled]
         return None
 
-    def compare(self, job: Job, columns: tuple[str, ...], form: AnswerForm | None) -> None:
-        """Hold prompt and output to the input's columns."""
-        if self._loaded.is_right("prompt"):
-            self._mistakes += _template_mistakes(self._loaded, job, columns)
-        if self._loaded.is_right("output", "keep"):
-            self._mistakes += _keep_mistakes(self._loaded, job, columns)
-        if self._loaded.is_right("output"):
-            self._mistakes += _clashes(self._loaded, job, columns, form)
+    def opened(self, stack: ExitStack, known: Collection[FileStamp]) -> Rows | None:
+        """Open the input. Where only `where` is wrong its columns are known still."""
+        if not self._loaded.is_right("input", "path") or not self._loaded.is_right("input", "csv"):
+            return None
+        asked = self._job.input
+        try:
+            return stack.enter_context(open_rows(asked, self._job.folder, known))
+        except InputError as problem:
+            self._problems.append((_place_in_input(problem), problem))
+            if asked.where is None or self._problems[-1][0] != _WHERE:
+                return None
+        return stack.enter_context(open_rows(replace(asked, where=None), self._job.folder, known))
+
+    def compare(self, columns: tuple[str, ...] | None, form: AnswerForm | None) -> None:
+        """Check prompt and output against the input's columns, or the prompt alone where those are unknown."""
+        loaded, job = self._loaded, self._job
+        wrong = [
+            loaded.mistake(path, message, line)
+            for path, line, message in template_mistakes(job, columns)
+            if loaded.is_right(*path)
+        ]
+        if not wrong and job.dedupe and loaded.is_right("prompt"):
+            wrong = _without_columns(loaded, job, columns)
+        self._mistakes += wrong
+        if columns is not None and loaded.is_right("output", "keep"):
+            self._mistakes += _keep_mistakes(loaded, job, columns)
+        if columns is not None and loaded.is_right("output"):
+            self._mistakes += _clashes(loaded, job, columns, form)
 
     def error(self) -> UserError:
-        """Give what is to be raised: a lone problem as it is, else all mistakes together."""
+        """Return the error to raise: a lone problem without a place in the file as it is, else all mistakes."""
         mistakes = [*self._loaded.mistakes, *self._mistakes]
-        if len(self._problems) == 1 and not mistakes:
+        if not mistakes and [path for path, _ in self._problems] in ([("input",)], [("model",)]):
             return self._problems[0][1]
-        mistakes += [self._loaded.mistake((part,), str(problem)) for part, problem in self._problems]
+        mistakes += [self._loaded.mistake(path, str(problem)) for path, problem in self._problems]
         return JobFileError(self._loaded.shown, tuple(mistakes))
 
 
-def _endpoint(job: Job, environment: Environment) -> Endpoint:
-    return resolve(job, environment, f"the environment, {job.folder / '.env'} and .env in the working directory")
+_FLAGS: dict[JobPath, str] = {
+    ("model", "endpoint"): "--endpoint",
+    ("model", "api_key_env"): "--api-key-env",
+    ("output", "path"): "--output",
+}
+_WHERE: JobPath = ("input", "where")
+
+
+def _place_in_input(problem: InputError) -> JobPath:
+    """Return the part of the job that a problem begins with, as in `input.where: …`; else the whole input."""
+    name = re.match(r"input(\.[a-z_]+)*", str(problem))
+    return tuple(name[0].split(".")) if name else ("input",)
+
+
+def _without_columns(loaded: Loaded, job: Job, columns: tuple[str, ...] | None) -> list[Mistake]:
+    """Return the mistake that no template uses a column: each row would ask the same, and get one answer."""
+    sources = templates_of(job)
+    if not sources or uses_columns(job, columns):
+        return []
+    advice = "write {{ name }} for a cell of the column name"
+    place = sources[-1][0]
+    for path, source in sources:
+        if (comment := loaded.comment_after(path)) is not None:
+            place, advice = path, f"YAML reads {comment} as a comment; put the prompt in quotes"
+        elif (written := braced_column(source, columns or ())) is not None:
+            name = written.strip("${} ")
+            place, advice = path, f"{written} is sent as it stands; for the cell write {{{{ {name} }}}}"
+    message = f"the prompt uses no column, so all rows would get the same answer: {advice}"
+    return [loaded.mistake(place, f"{message} (dedupe: false allows a prompt without columns)")]
+
+
+def braced_column(source: str, columns: Collection[str]) -> str | None:
+    """Return the first `{name}` or `${name}` of a column, which Jinja sends as it stands."""
+    for match in re.finditer(r"(?<!\{)\$?\{ ?([^{}]+?) ?\}(?!\})", source):
+        if match[1] in columns:
+            return match[0]
+    return None
 
 
 def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
@@ -189,10 +253,6 @@ def _kept(job: Job, columns: tuple[str, ...]) -> tuple[str, ...]:
     if keep == "all":
         return columns
     return () if keep == "none" else tuple(keep)
-
-
-def _template_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> list[Mistake]:
-    return [loaded.mistake(path, message, line) for path, line, message in template_mistakes(job, columns)]
 
 
 def _keep_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> list[Mistake]:

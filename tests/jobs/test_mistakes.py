@@ -1,0 +1,153 @@
+"""Each mistake of a job, an input or a flag, as `batchrun check` prints it: where it is, what is wrong, what to do."""
+
+from pathlib import Path
+
+import pytest
+from command_line import Command, command, job, openrouter, simulator
+
+__all__ = ["command", "job", "openrouter", "simulator"]
+
+pytestmark = pytest.mark.usefixtures("job", "openrouter")
+
+SECTIONS = {
+    "input": "{path: rows.csv}",
+    "prompt": '"Review: {{ text }}"',
+    "model": "{endpoint: openrouter, name: openai/gpt-4o-mini}",
+    "output": "out.csv",
+}
+
+
+def written(**sections: str) -> str:
+    """Return a job file with these sections in place of the good ones, one a line."""
+    return "".join(f"{name}: {value}\n" for name, value in (SECTIONS | sections).items())
+
+
+NO_COLUMN = "the prompt uses no column, so all rows would get the same answer: "
+ALLOWED = " (dedupe: false allows a prompt without columns)"
+OBJECT = "this is an object with the field "
+
+MISTAKES = {
+    "cut by a comment": (
+        {"prompt": "Rate the review # 1 to 5: {{ text }}"},
+        f"2:9: {NO_COLUMN}YAML reads # 1 to 5: {{{{ text }}}} as a comment; put the prompt in quotes{ALLOWED}",
+    ),
+    "one brace": (
+        {"prompt": '"Rate {text}"'},
+        f"2:9: {NO_COLUMN}{{text}} is sent as it stands; for the cell write {{{{ text }}}}{ALLOWED}",
+    ),
+    "a shell variable": (
+        {"prompt": '{system: a, user: "Rate ${text}"}'},
+        f"2:27: {NO_COLUMN}${{text}} is sent as it stands; for the cell write {{{{ text }}}}{ALLOWED}",
+    ),
+    "no column": (
+        {"prompt": "Tell a joke."},
+        f"2:9: {NO_COLUMN}write {{{{ name }}}} for a cell of the column name{ALLOWED}",
+    ),
+    "enum": ({"answer": "{columns: {b: {enum: [x, y]}}}"}, f'5:20: {OBJECT}"enum"; for a fixed list write b: [x, y]'),
+    "items": ({"answer": "{columns: {e: {items: string}}}"}, f'5:20: {OBJECT}"items"; for a list write e: [string]'),
+    "minlen": (
+        {"answer": "{columns: {e: {type: string, minlen: 3}}}"},
+        '5:46: unknown key "minlen"; for the length of a text write pattern: "^.{1,200}$"',
+    ),
+    "a key of the long form": (
+        {"answer": "{columns: {e: {type: string, desciption: yes}}}"},
+        '5:50: unknown key "desciption"; did you mean "description"?',
+    ),
+    "a type": ({"answer": "{columns: {e: strng}}"}, '5:23: unknown type "strng", did you mean "string"?'),
+    "list": ({"answer": "{columns: {e: list}}"}, '5:23: unknown type "list"; for a list write [string]'),
+    "a type in a schema": (
+        {"answer": "{schema: {type: object, properties: {x: {type: strin}}}}"},
+        '5:56: unknown type "strin", did you mean "string"?',
+    ),
+    "max_tokens": (
+        {"model": '{endpoint: openrouter, name: m, params: {max_tokens: "fifty"}}'},
+        '3:61: model.params.max_tokens must be a whole number, not "fifty"',
+    ),
+    "temperature": (
+        {"model": "{endpoint: openrouter, name: m, params: {temperature: hot}}"},
+        '3:62: model.params.temperature must be a number, not "hot"',
+    ),
+    "an input that is not there": ({"input": "rowz.csv"}, "1:8: input.path: "),
+    "where": (
+        {"input": "{path: rows.csv, where: lang = 'en'}"},
+        '1:32: input.where: there is no column "lang"',
+    ),
+    "a near column in where": (
+        {"input": "{path: rows.csv, where: txt is not null}"},
+        '1:32: input.where: there is no column "txt", did you mean "text"?',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_with_its_place(command: Command, name: str) -> None:
+    """A job with one mistake ends with exit 2 and the line that is agreed on, before anything is sent."""
+    sections, told = MISTAKES[name]
+    Path("job.yaml").write_text(written(**sections))
+    ended = command("check", "job.yaml")
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"job.yaml:{told}")
+
+
+@pytest.mark.parametrize(
+    "input_", ["gone.csv", "{path: rows.csv, where: 'nothing = 1'}", "{path: rows.csv, csv: {separator: '||'}}"]
+)
+def test_a_wrong_input_hides_no_other_mistake(command: Command, input_: str) -> None:
+    """Template syntax, the answer and the limits are told with a wrong input; columns too where they are known."""
+    prompt = "{user: '{{ text', system: '{{ text | uper }}'}"
+    Path("job.yaml").write_text(
+        written(input=input_, prompt=prompt, answer="{columns: {a: strng}}", limits="{attempts: 0, deadline: 5}")
+    )
+    lines = command("check", "job.yaml").err.splitlines()
+    assert [line.split(":")[1] for line in lines] == ["1", "2", "2", "5", "6", "6"]
+
+
+def test_a_wrong_where_leaves_the_columns_known(command: Command) -> None:
+    """Missing columns of the template and of output.keep come in one go with the mistake in where."""
+    where = "{path: rows.csv, where: 'nothing = 1'}"
+    Path("job.yaml").write_text(written(input=where, prompt='"{{ txt }}"', output="{path: o.csv, keep: [ide]}"))
+    lines = command("check", "job.yaml").err.splitlines()
+    assert [line.split(": ", 1)[1].partition(",")[0] for line in lines] == [
+        'input.where: there is no column "nothing"',
+        'the input has no column "txt"',
+        'the input has no column "ide"',
+    ]
+
+
+def test_a_mistake_in_a_prompts_file_names_the_line_there(command: Command) -> None:
+    """The template's line is that of its own file; the place is where the job file names it."""
+    Path("user.md").write_text("A text:\n{{ txt }}\n")
+    Path("job.yaml").write_text(written(prompt="{user: {file: user.md}}"))
+    line = command("check", "job.yaml").err
+    assert line == 'job.yaml:2:10: user.md, line 2: the input has no column "txt", did you mean "text"?\n'
+
+
+@pytest.mark.parametrize("command_name", ["check", "run"])
+def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_name: str) -> None:
+    """A prompt without columns is a mistake for a run as well, and none where each row is asked by itself."""
+    Path("job.yaml").write_text(written(prompt="Tell a joke."))
+    assert command(command_name, "job.yaml").code == 2
+    Path("job.yaml").write_text(written(prompt="Tell a joke.", dedupe="false"))
+    assert command(command_name, "job.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--endpoint", "opnrouter"],
+            "--endpoint must be openrouter, local, simulator or a URL with https://",
+        ),
+        (["--endpoint", "http://models.example/v1"], "--endpoint sends rows and key unencrypted: write https://"),
+        (["--output", "-"], "--output must end in .parquet, .csv"),
+        (["--output", "rows.csv"], "--output is one of the files of input.path: write it elsewhere"),
+        (["--api-key-env", "A-B"], "--api-key-env must be the name of a variable, never the key itself"),
+    ],
+)
+def test_a_flag_is_blamed_as_a_flag(command: Command, arguments: list[str], told: str) -> None:
+    """A mistake in a flag names the flag and no line of the job file."""
+    ended = command("run", "job.yaml", *arguments)
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: {told}")
+    assert "job.yaml" not in ended.err
