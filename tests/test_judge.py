@@ -123,8 +123,8 @@ ROWS = [
     # 403
     Case("content_policy", FAIL, 403, error(403, "m requires moderation.", reasons=["violence"], provider_name="P")),
     Case("content_policy", FAIL, 403, error(403, "x", flagged_input="a…b")),
-    Case("guardrail", FAIL, 403, error(403, "x", patterns=["ssn"])),
-    Case("guardrail", FAIL, 403, error(403, "Request blocked: sensitive data")),
+    Case("content_policy", FAIL, 403, error(403, "x", patterns=["ssn"])),
+    Case("content_policy", FAIL, 403, error(403, "Request blocked: sensitive data")),
     Case("key_limit", STOP, 403, error(403, "Key limit exceeded (total limit). Manage it using https://x/keys")),
     Case("key_limit", STOP, 403, error(403, "x", limit_source="openrouter_workspace_budget")),
     Case("forbidden", FAIL, 403, error(403, "x", error_type="permission_denied")),
@@ -136,7 +136,7 @@ ROWS = [
     Case("no_endpoint", STOP, 404, error(404, "No endpoints found matching your data policy.")),
     Case("no_endpoint", STOP, 404, error(404, "No allowed providers are available for the selected model.")),
     Case("no_endpoint", STOP, 404, {"error": {"code": 404, "availability": {"code": "model_deprecated"}}}),
-    Case("unsupported_input", FAIL, 404, error(404, "No endpoints found that support image input")),
+    Case("invalid_image", FAIL, 404, error(404, "No endpoints found that support image input")),
     Case("provider_error", RETRY, 404, {"error": {"code": 404, "availability": {"retryable": True}}}),
     Case("provider_error", RETRY, 404,
          {"error": {"code": 404, "availability": {"code": "no_endpoints", "retryable": True, "retry_after": 1}}}),
@@ -318,11 +318,11 @@ ROWS = [
     Case("bad_request", FAIL, 400, {"error": {"message": "Invalid content", "param": "messages.[0].content"}}),
     Case("server_error", RETRY, 424, {"error": "Request failed during generation", "error_type": "generation"}),
     Case("daily_quota", STOP, 429,
-         [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "You exceeded your quota", "details": [
+         [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "Check your billing details", "details": [
              {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]},
              {"retryDelay": "34.07s"}]}}]),
     Case("rate_limited", GATE, 429,
-         [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "You exceeded your quota", "details": [
+         [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "Check your billing details", "details": [
              {"violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]}]}}]),
     Case("schema_mismatch", RETRY, 400,
          {"error": {"message": "Failed to validate JSON.", "type": "invalid_request_error",
@@ -446,6 +446,8 @@ def test_an_answer_gives_its_facts() -> None:
     [
         ("  x", "stop", "  x"),
         ("x", None, "x"),
+        ([{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": "x"}], "stop", "x"),
+        ([{"type": "reasoning", "text": "hm"}, {"text": "hm", "thought": True}, {"text": "x"}], "stop", "x"),
         ([{"type": "text", "text": "a"}, {"type": "odd"}, "b", 3], "stop", "ab"),
     ],
 )

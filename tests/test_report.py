@@ -66,7 +66,7 @@ def test_the_report_tells_how_the_job_stands(text: str) -> None:
     prompt = sum(40 + n % 9 for n in numbers)
     assert f"as counted 78 {prompt:,} 1,560" in words
     assert (
-        "content_policy 6 rows failed, 6 attempts in all runs a content policy or a moderation refuses this row's text"
+        "content_policy 6 rows failed, 6 attempts in all runs a content policy or guardrail refuses this row's text"
         in words
     )
     assert "row 8 flagged: </script>" in words
@@ -103,7 +103,7 @@ def test_without_samples_no_text_of_a_row_is_there(job: Path, command: Command) 
     words = Page(text).words
     for secret in ("window.hit", "gnp.exe", "example.invalid", "flagged:", "שלום", "You label", "there is no JSON"):
         assert secret not in text
-    assert "a content policy or a moderation refuses this row's text" in words
+    assert "a content policy or guardrail refuses this row's text" in words
     assert "good · " in words.replace("\u2068", "").replace("\u2069", "")
 
 

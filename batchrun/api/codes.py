@@ -87,10 +87,11 @@ _ENDINGS = (
     Ending("invalid_prompt", 400, _ROW, _FAIL,
            "the server refuses this row's messages", "look at the row with `batchrun preview --row N`"),
     Ending("invalid_image", 400, _ROW, _FAIL,
-           "an image can't be used: its format, its size, or it can't be fetched", "correct the image of this row"),
+           "an image can't be used: its format or size, it can't be fetched, or the model takes none",
+           "correct the image of this row, or take a model that takes such input"),
     Ending("content_policy", 400, _ROW, _FAIL,
-           "a content policy or a moderation refuses this row's text; nothing was charged",
-           "leave the row, or ask another model"),
+           "a content policy or guardrail refuses this row's text; nothing was charged",
+           "leave the row, ask another model, or change the account's guardrail"),
     Ending("provider_rejected", 400, _UNKNOWN, _RETRY,
            "the provider behind OpenRouter refused the request", "read error_message for the provider's own words",
            count=Count.ONCE),
@@ -112,8 +113,6 @@ _ENDINGS = (
     Ending("no_credit", 402, _JOB, _STOP,
            "the account's credit is used up", "add credit or activate billing, then run the same command again"),
     # 403
-    Ending("guardrail", 403, _ROW, _FAIL,
-           "a guardrail of the account blocks this row's text", "leave the row, or change the guardrail"),
     Ending("key_limit", 403, _JOB, _STOP,
            "the key's or the account's spending limit is reached",
            "raise the limit or wait for its reset, then run the same command again"),
@@ -132,8 +131,6 @@ _ENDINGS = (
            "schemas set answer.mode: object, or prompt"),
     Ending("not_found", 404, _JOB, Action.FAIL_IF_PROVEN,
            "there is no such address on the server", "correct model.endpoint or model.name"),
-    Ending("unsupported_input", 404, _ROW, _FAIL,
-           "no provider of this model takes the row's kind of input", "take a model that does"),
     # other 3xx and 4xx
     Ending("redirected", None, _JOB, _STOP,
            "the server answers with a redirect, which is never followed with a key",
@@ -248,8 +245,8 @@ _ENDING_WORDS = {
                  "billing_disabled exceeded_current_quota_error arrearage accountoverdueerror insufficient_credits "
                  "insufficient_balance",
     "daily_quota": "openrouter_free_tier_daily quota_per_day",
-    "rate_limited": "openrouter_free_tier_per_minute openrouter_shared_capacity upstream_provider_shared_pool "
-                    "capacity_exhausted",
+    "rate_limited": "quota_per_minute openrouter_free_tier_per_minute openrouter_shared_capacity "
+                    "upstream_provider_shared_pool capacity_exhausted",
     "context_length": "context_length_exceeded exceed_context_size_error max_tokens_exceeded token_limit_exceeded "
                       "string_too_long string_above_max_length tokens_limit_reached",
     "content_policy": "content_policy_violation content_filter data_inspection_failed",
@@ -280,10 +277,12 @@ WORD_CODES: dict[str, int] = {word: code for code, words in _CODE_WORDS.items() 
 
 _BODY = (400, 422)  # Groq, vLLM and OpenAI answer 400 where TGI, Together and FastAPI answer 422
 TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
-    # Anthropic answers 400 for an empty account, xAI and SiliconFlow 403, Fireworks 412, Zhipu 429.
+    # Anthropic answers 400 for an empty account, xAI and SiliconFlow 403, Fireworks 412, Zhipu 429. "Check your billing
+    # details" proves nothing on a 429: Gemini says it whenever a minute's quota is used up.
     ((400, 403, 412, 429),
      (r"credit balance|balance is (too low|insufficient)|insufficient (credit|balance|fund)|(any|no|out of) credits?\b"
-      r"|billing (details|is not)|account .{0,80}suspended"), "no_credit"),
+      r"|account .{0,80}(suspended|not active)"), "no_credit"),
+    ((400, 403, 412), r"billing (details|hard limit|is not|account)", "no_credit"),
     ((400, 401, 403, 429), r"budget has been exceeded|exceeded(token)?budget|over budget|crossed budget", "key_limit"),
     ((400, 402, 403), r"key limit|spending limit|monthly limit|usage limits", "key_limit"),
     ((400, 403),
@@ -294,21 +293,21 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
      (r"not a valid model|invalid model( name)? ?(:|passed)|unknown model|no models? loaded"
       r"|model.{0,80} (does not|doesn't|not) exist|model .{0,80} not found"), "invalid_model"),
     (_BODY, r"model .{0,30}(valid json|match.{0,30}schema)|(validate|generate) json|generated json", "schema_mismatch"),
-    ((*_BODY, 413),
-     (r"context.?(length|size|window)|maximum .{0,20}tokens|maximum (model|input) length|range of input length"
+    ((*_BODY, 413, 500),
+     (r"context.?(length|size|window)|maximum .{0,20}tokens|maximum (model|input|prompt) length|range of input length"
       r"|(too many|must have less than .{0,9}) tokens|max_new_tokens.{0,4} must be <=|longer than the maximum"
-      r"|max_(completion_)?tokens must be at least 1, got (-|0)|prompt.{0,40} too long|prompt exceeds"
+      r"|max_(completion_)?tokens must be at least 1, got (-|0)|(prompt|input).{0,40} too long|prompt exceeds"
       r"|token count.{0,40} exceeds|too large for model"), "context_length"),
     ((429,), r"request too large|must be reduced", "payload_too_large"),
     (_BODY, r"response_format|json_schema|invalid schema|the word .{0,3}json", "bad_parameters"),
     (_BODY,
      (r"unrecognized|(unknown|unsupported) (param|value|field|argument)|not supported with this model|extra inputs"
       r"|items or fewer|max_tokens: \d+ >"), "bad_parameters"),
-    ((*_BODY, 403), r"content (policy|management)|safety system|requires moderation|flagged", "content_policy"),
+    ((*_BODY, 403), r"content (policy|management)|safety system|requires moderation|flagged|request blocked",
+     "content_policy"),
     (_BODY, r"image.{0,40}(invalid|unsupported|format|too (large|small)|download|fetch)", "invalid_image"),
     (_BODY, r"(invalid|unsupported|download|fetch|decode).{0,40}image", "invalid_image"),
-    ((403,), r"request blocked|guardrail", "guardrail"),
-    ((404,), r"that support (image|audio|video|file|tool)", "unsupported_input"),
+    ((404,), r"that support (image|audio|video|file|tool)", "invalid_image"),
     ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrictions", "no_endpoint"),
     ((429,), r"per-day|daily limit", "daily_quota"),
     ((503,), r"no (available |allowed )?(model )?provider|routing requirements", "no_provider_available"),

@@ -143,8 +143,13 @@ def _join(content: Any) -> str:  # noqa: ANN401  (whatever the server sent)
         return content
     if not isinstance(content, list):
         return ""
-    texts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    texts = (part.get("text") if isinstance(part, dict) else part for part in content if not _is_thought(part))
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _is_thought(part: Any) -> bool:  # noqa: ANN401  (whatever the server sent)
+    """Check whether a part of a message is a thought, as Mistral, Anthropic and Gemini mark them."""
+    return isinstance(part, dict) and (bool(part.get("thought")) or part.get("type") in ("thinking", "reasoning"))
 
 
 def _verdict(

@@ -80,9 +80,8 @@ def _by_circumstance(code: int | None, error: ApiError, *, waits: bool) -> str |
     if code == HTTPStatus.FORBIDDEN:
         if error.page:
             return "edge_blocked"
-        if error.meta.get("reasons") or error.meta.get("flagged_input"):
+        if any(error.meta.get(name) for name in ("reasons", "flagged_input", "patterns")):
             return "content_policy"
-        return "guardrail" if error.meta.get("patterns") else None
     if code == HTTPStatus.PAYMENT_REQUIRED and waits and not error.relayed:
         return "in_flight_budget"
     if code == HTTPStatus.TOO_MANY_REQUESTS and (numbers := _LIMIT.search(error.said)):
@@ -143,8 +142,8 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
     named = [meta.get("error_type"), meta.get("limit_source"), meta.get("reason"), availability.get("code")]
     named += [body.get("error_type"), body.get("type"), body.get("code"), body.get("status"), data.get("error_type")]
     named += [detail.get("reason") for detail in details]
-    if any("PerDay" in str(one.get("quotaId")) for one in _violations(details)):
-        named.append("quota_per_day")
+    if quotas := " ".join(str(one.get("quotaId")) for one in _violations(details)):
+        named.append("quota_per_day" if "PerDay" in quotas else "quota_per_minute")
     words = frozenset(word.lower() for word in named if isinstance(word, str))
     raw = _unpack(meta.get("raw"))
     upstream = first_words(raw) or ""

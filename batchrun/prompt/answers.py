@@ -26,18 +26,24 @@ _LISTED = 3  # validation errors in a message
 
 # Where an object or a list of objects begins; possessive: linear, whatever is written.
 _START = r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:|\{\s*+\}|\[\s*+\{'
-_TAGS = "(?:[a-z]+:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratch_?pad|antthinking)"
 # How models mark their thoughts: <think>, <thinking>, <seed:think>, [THINK] (Mistral), <|channel|>analysis (gpt-oss),
-# <|START_THINKING|> (Cohere), ◁think▷ (Kimi). A mark in quotes or backticks is only spoken of.
-_OPENS = (
-    rf"<{_TAGS}>|\[THINK\]|<\|channel\|>(?:analysis|commentary)\b|<\|(?:start|begin)_(?:thinking|of_thought)\|>|◁think▷"
-)
-_CLOSES = (
-    rf"</{_TAGS}>|\[/THINK\]|<\|channel\|>final\b(?:[^<>]{{0,40}}<\|message\|>)?"
-    r"|<\|end_(?:thinking|of_thought)\|>|◁/think▷"
-)
-_MARK = re.compile(rf"(?P<opens>{_OPENS})|(?P<closes>{_CLOSES})", re.IGNORECASE)
-_PIECE = re.compile(rf"(?P<start>{_START})|{_MARK.pattern}", re.IGNORECASE)
+# <|START_THINKING|> (Cohere), ◁think▷ (Kimi). A mark in quotes or backticks is only mentioned.
+_TAGS = "(?:[a-z]+:)?(?:think|thinking|thoughts?)"
+# Around an object these are thoughts, too; in a text answer they may be what the prompt asked for.
+_MORE_TAGS = f"(?:{_TAGS}|reason|reasoning|reflection|analysis|rationale|scratch_?pad|antthinking|chain_of_thought|cot)"
+
+
+def _marks(tags: str) -> str:
+    opens = rf"<{tags}>|\[THINK\]|<\|channel\|>(?:analysis|commentary)\b|<\|(?:start|begin)_(?:of_)?th\w+\|>|◁think▷"
+    closes = (
+        rf"</{tags}>|\[/THINK\]|<\|channel\|>final\b(?:[^<>]{{0,40}}<\|message\|>)?|assistantfinal"
+        r"|<\|end_(?:of_)?th\w+\|>|◁/think▷"
+    )
+    return f"(?P<opens>{opens})|(?P<closes>{closes})"
+
+
+_MARK = re.compile(_marks(_TAGS), re.IGNORECASE)
+_PIECE = re.compile(f"(?P<start>{_START})|{_marks(_MORE_TAGS)}", re.IGNORECASE)
 _FENCE = re.compile(r"\s*+(?:```\w*+\s*+)?")
 
 _INSTRUCTIONS = (

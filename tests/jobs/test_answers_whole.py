@@ -50,6 +50,8 @@ DRAFTS = {
     "late": f"{GOOD}? no, irony.\n</think>\n{BAD}",
     "mistral": f"[THINK]{GOOD}[/THINK]{BAD}",
     "harmony": f"<|channel|>analysis<|message|>{GOOD}<|end|><|start|>assistant<|channel|>final<|message|>{BAD}",
+    "reasoning": f"<reasoning>maybe {GOOD}</reasoning>{BAD}",
+    "bare": f"analysisMaybe {GOOD}.assistantfinal{BAD}",
     "quoted": f'<think>it says "good"</think>```json\n{BAD}\n```',
     "nested": f"<thinking>a <think>b</think> {GOOD}</thinking> so {BAD}",
     "twice": f"{BAD}\nTo repeat: {BAD}",
@@ -78,6 +80,7 @@ def test_thoughts_are_cut_off_a_text_answer(tmp_path: Path) -> None:
         "c": ("It ends with `</think>`.", "It ends with `</think>`."),
         "d": ("  Paris \n", "  Paris \n"),
         "e": ("<|START_THINKING|>hm<|END_THINKING|>Paris", "Paris"),
+        "f": ("<reasoning>asked for</reasoning><x>Paris</x>", "<reasoning>asked for</reasoning><x>Paris</x>"),
     }
     ran, _ = asked(tmp_path, {name: said(text) for name, (text, _) in texts.items()}, text=True)
     assert ran.column("answer") == [wanted for _, wanted in texts.values()]
