@@ -16,6 +16,16 @@ GC_THRESHOLD = 200_000
 what is imported, for little: no row makes a cycle (docs/explanation/performance.md)."""
 
 
+INSTEAD = {
+    "--model": "write the model's name in the job file (model.name)",
+    "--dry-run": "`batchrun preview JOB` shows the requests and sends nothing",
+    "--verbose": "--log FILE writes every event as a JSON line",
+    "-v": "--log FILE writes every event as a JSON line",
+    "-V": "write --version",
+}
+"""Flags of other programs, and what to write here."""
+
+
 def main() -> NoReturn:
     """Run the command line; end the process with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
@@ -68,6 +78,9 @@ def _other(problem: Exception, *, debug: bool) -> int:
         problem.show()
         return problem.exit_code
     if isinstance(problem, click.ClickException):
+        if isinstance(problem, click.NoSuchOption) and problem.option_name in INSTEAD:
+            _say(f"error: there is no {problem.option_name}: {INSTEAD[problem.option_name]}")
+            return problem.exit_code
         context = getattr(problem, "ctx", None)
         where = f" (see `{context.command_path} --help`)" if context is not None else ""
         _say(f"error: {problem.format_message().rstrip('.')}{where}")

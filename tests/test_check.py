@@ -118,12 +118,6 @@ def test_more_than_the_key_has_left_is_a_warning(command: Command, job: Path, op
     assert "warning  key: the likely cost is more than the $" in ended.out
 
 
-def test_an_unknown_model_has_its_suggestion(command: Command, job: Path) -> None:
-    """A model that the API does not list is told with the nearest one."""
-    job.write_text(JOB.replace("gpt-4o-mini", "gpt-4-mini"))
-    assert 'no model "openai/gpt-4-mini", did you mean "openai/gpt-4o-mini"?' in command("check", str(job)).out
-
-
 def test_a_cap_without_a_price_is_a_mistake(command: Command, job: Path) -> None:
     """max_cost_usd for a model whose price nobody knows ends with exit 2."""
     job.write_text(JOB.replace("gpt-4o-mini", "gpt-9") + "limits: {max_cost_usd: 1}\n")

@@ -25,7 +25,6 @@ def test_process_wins_over_job_folder_over_cwd(folders: tuple[Path, Path]) -> No
     assert dict(environment) == {"A": "process", "B": "job", "C": "cwd"}
     origins = [environment.origin(name) for name in "ABC"]
     assert origins == ["the environment", str(job / ".env"), str(cwd / ".env")]
-    assert environment.sources == ("the environment", str(job / ".env"), str(cwd / ".env"))
 
 
 def test_values_are_as_written(folders: tuple[Path, Path]) -> None:
@@ -39,18 +38,11 @@ def test_values_are_as_written(folders: tuple[Path, Path]) -> None:
     }
 
 
-def test_the_same_file_is_read_once(folders: tuple[Path, Path]) -> None:
-    """Where the job lies in the cwd, its .env is one source."""
-    job, _ = folders
-    (job / ".env").write_text("A=1\n")
-    assert len(read_environment(job, job / ".." / "jobs", {}).sources) == 2
-
-
 def test_a_folder_called_env_is_ignored(folders: tuple[Path, Path]) -> None:
     """A virtual environment that is called .env is no file of variables."""
     job, cwd = folders
     (job / ".env").mkdir()
-    assert read_environment(job, cwd, {"A": "1"}).sources == ("the environment",)
+    assert dict(read_environment(job, cwd, {"A": "1"})) == {"A": "1"}
 
 
 def test_bytes_that_are_no_utf8_are_told_without_showing_them(folders: tuple[Path, Path]) -> None:

@@ -84,12 +84,25 @@ class _Checked:
         self._say("ok", "job file", f"{self._shown}, asks {p.endpoint.model} at {_place(p.endpoint)}")
         self._say("ok", "input", f"{_files(p)}, columns {_names(p.rows.columns)}")
         self._say("ok", "prompt", f"uses {_names(p.renderer.columns)}" if p.renderer.columns else "uses no column")
+        self._literal_columns()
         self._say("ok", "answer", self._answer())
         self._tried("output", self._output)
         with ExitStack() as stack:
             checkpoint = self._tried("checkpoint", lambda: self._checkpoint(stack))
             self._sent()
             self._requests(checkpoint)
+
+    def _literal_columns(self) -> None:
+        """Warn of `{name}` where `{{ name }}` was probably meant: Jinja sends single braces as they stand."""
+        from batchrun.prompt import templates_of
+        from batchrun.runner.prepare import braced_column
+
+        for path, source in templates_of(self._p.job):
+            written = braced_column(source, self._p.rows.columns)
+            if written is not None:
+                cell = f"{{{{ {written.strip('${} ')} }}}}"
+                place = ".".join(map(str, path))
+                self._say("warning", "prompt", f"{place}: {written} is sent as it stands; for the cell write {cell}")
 
     def _say(self, kind: str, what: str, text: str) -> None:
         self.mistakes += kind == "mistake"

@@ -25,7 +25,7 @@ PROCESS = "the environment"
 class Environment(Mapping[str, str]):
     """Variables by name; can't be changed, and shows no value in its repr."""
 
-    __slots__ = ("_origins", "_values", "sources")
+    __slots__ = ("_origins", "_values")
 
     def __init__(self, sources: Mapping[str, Mapping[str, str]]) -> None:
         """Merge sources by their names for people; an earlier one wins."""
@@ -35,7 +35,6 @@ class Environment(Mapping[str, str]):
             for name, value in variables.items():
                 if name not in values:
                     values[name], origins[name] = value, origin
-        self.sources = tuple(sources)
         self._values = MappingProxyType(values)
         self._origins = MappingProxyType(origins)
 

@@ -123,6 +123,23 @@ def test_a_mistake_in_a_prompts_file_names_the_line_there(command: Command) -> N
     assert line == 'job.yaml:2:10: user.md, line 2: the input has no column "txt", did you mean "text"?\n'
 
 
+def test_single_braces_beside_a_cell_are_a_warning(command: Command) -> None:
+    """`{id}` in a prompt that uses another column is sent as it stands; the check says so."""
+    Path("job.yaml").write_text(written(prompt='"{{ text }} {id}"'))
+    ended = command("check", "job.yaml")
+    assert ended.code == 0
+    assert "warning  prompt: prompt.user: {id} is sent as it stands; for the cell write {{ id }}\n" in ended.out
+
+
+def test_an_unknown_model_is_a_mistake(command: Command) -> None:
+    """A name that is not in the server's list of models ends the check with exit 2 and the nearest one."""
+    Path("job.yaml").write_text(written(model="{endpoint: openrouter, name: openai/gpt-4o-minii}"))
+    ended = command("check", "job.yaml")
+    assert ended.code == 2
+    line = 'mistake  model: openrouter has no model "openai/gpt-4o-minii", did you mean "openai/gpt-4o-mini"?\n'
+    assert line in ended.out
+
+
 @pytest.mark.parametrize("command_name", ["check", "run"])
 def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_name: str) -> None:
     """A prompt without columns is a mistake for a run as well, and none where each row is asked by itself."""
@@ -135,6 +152,7 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["--model", "x"], "there is no --model: write the model's name in the job file (model.name)"),
         (
             ["--endpoint", "opnrouter"],
             "--endpoint must be openrouter, local, simulator or a URL with https://",
