@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import re
+import sqlite3
 import stat
 import time
 from collections.abc import Callable
@@ -94,12 +96,23 @@ def _check_after_crash(connection: Connection) -> None:
     if (building or unended) and connection.path.stat().st_size < CHECKED_WHOLE:
         found = connection.value("PRAGMA quick_check(1)")
         if found != "ok":
-            # "unable to get the page. error code=266" is a disk that can't be read, not a page that is wrong.
-            raise (failing if "error code=" in found else damaged)(connection.path, found)
+            raise _fault(connection.path, found)
     if building:
         with connection.transaction():
             connection.run("DROP TABLE rows_next")
             connection.run("DELETE FROM plans WHERE NOT current")
+
+
+def _fault(path: Path, found: str) -> StorageError:
+    """Return the error for what a check found.
+
+    "unable to get the page. error code=8458" is a disk that can't be read (its last byte is 10, SQLITE_IOERR), not a
+    page that is wrong.
+    """
+    code = re.search(r"error code=(\d+)", found)
+    if code is not None and int(code[1]) & 0xFF == sqlite3.SQLITE_IOERR:
+        return failing(path, found)
+    return damaged(path, found)
 
 
 def put_aside(path: Path, now: float) -> Path:

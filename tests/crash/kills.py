@@ -13,7 +13,7 @@ from crash.ledger import Ledger, serving
 
 ROWS = 6_000
 IN_FLIGHT = 64
-UNCOMMITTED = 1_000
+UNCOMMITTED = 600
 """Answers that may be on their way to the disk at most: a group of 500 that is being committed, and the next one."""
 
 MOST_JOBS = 50
