@@ -76,8 +76,8 @@ def test_an_image_that_can_not_be_sent_fails_its_row(tmp_path: Path) -> None:
         file.truncate(20 * 2**20 + 1)
     os.mkfifo(tmp_path / "pipe")
     made = image_renderer(tmp_path)
-    for path, why in [("none.png", "none.png can't be read: No such file"), ("text.png", "text.png is no PNG"),
-                      ("large.png", "larger than 20 MB"), (".", "can't be read"), ("pipe", "pipe is no file"),
+    for path, why in [("none.png", "none.png can't be read: No such file"), ("text.png", "text.png is not a PNG"),
+                      ("large.png", "larger than 20 MB"), (".", "can't be read"), ("pipe", "pipe is not a file"),
                       ("a\0b", "can't be read"), ("", "is empty"),
                       ("data:" + "x" * 30_000_000, "characters")]:  # fmt: skip
         found = made.key((path,))

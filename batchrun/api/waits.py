@@ -9,22 +9,22 @@ _DAY = 86_400.0
 
 
 def wait_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float, *, resets: bool) -> float | None:
-    """Give the seconds that a server asks to wait, from the first header that says so.
+    """Return the seconds that a server asks to wait, from the first header that says so.
 
     `headers` and `inner` (those that a gateway puts into its body) have lower-case names; `now` is Unix time; `resets`
-    tells that X-RateLimit-Reset counts, which many servers send with every reply.
+    means that X-RateLimit-Reset counts, which many servers send with every reply.
     """
     if (ms := seconds_of(headers.get("retry-after-ms"))) is not None:
         return ms / 1000
     for given in (headers, inner):
-        if (told := _delay_or_date(given.get("retry-after"), now)) is not None:
-            return told
+        if (seconds := _delay_or_date(given.get("retry-after"), now)) is not None:
+            return seconds
     reset = reset_of(headers, inner, now) if resets else None
     return None if reset is None else max(0.0, reset - now)
 
 
 def reset_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float) -> float | None:
-    """Give the Unix time at which a rate limit resets; the unit is told by the magnitude."""
+    """Return the Unix time at which a rate limit resets; its magnitude shows the unit."""
     value = seconds_of(inner.get("x-ratelimit-reset"))
     if value is None:
         value = seconds_of(headers.get("x-ratelimit-reset"))
@@ -36,12 +36,12 @@ def reset_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float) -
 
 
 def midnight_after(now: float) -> float:
-    """Give the Unix time of the next 00:00 UTC."""
+    """Return the Unix time of the next 00:00 UTC."""
     return now - now % _DAY + _DAY
 
 
 def time_of(text: Any) -> float | None:  # noqa: ANN401  (whatever the server sent)
-    """Give the Unix time that an ISO 8601 text names; UTC where it names no zone."""
+    """Return the Unix time that an ISO 8601 text names; UTC where it names no zone."""
     if not isinstance(text, str):
         return None
     try:
@@ -51,7 +51,7 @@ def time_of(text: Any) -> float | None:  # noqa: ANN401  (whatever the server se
 
 
 def seconds_of(value: Any) -> float | None:  # noqa: ANN401
-    """Give a number, or its digits, as seconds that are finite and not negative."""
+    """Return a number, or its digits, as seconds that are finite and not negative."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -63,19 +63,19 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:
-    """Tell whether a body is HTML, as an edge or a wrong address answers; header names are lower case."""
+    """Check whether a body is HTML, as an edge or a wrong address answers; header names are lower case."""
     return "html" in headers.get("content-type", "").lower() or body[:64].lstrip()[:1] == b"<"
 
 
 def page_words(body: bytes) -> str:
-    """Give what an HTML page says: its title, else its text."""
+    """Return what an HTML page says: its title, else its text."""
     page = body[: 16 * MESSAGE_LENGTH].decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>([^<]*)", page, re.IGNORECASE)
     return clean(title[1] if title else re.sub(r"<[^>]*>", " ", page))[:_PAGE_WORDS]
 
 
 def first_words(value: Any, depth: int = 6) -> str | None:  # noqa: ANN401
-    """Give the first words for people in an error: message, error, detail, details or msg, however deep."""
+    """Return the first words for people in an error: message, error, detail, details or msg, however deep."""
     if isinstance(value, str):
         return value.strip() or None
     if not depth or not isinstance(value, dict | list):

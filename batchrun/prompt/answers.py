@@ -164,7 +164,7 @@ class AnswerForm:
 
 
 def with_turns(body: bytes, turns: list[dict[str, str]]) -> bytes:
-    """Give a request's body with turns added to its messages."""
+    """Return a request's body with turns added to its messages."""
     request = orjson.loads(body)
     return orjson.dumps({**request, "messages": [*request["messages"], *turns]})
 

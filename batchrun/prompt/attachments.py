@@ -26,7 +26,7 @@ class ImageFiles:
         self._digest = functools.lru_cache(maxsize=10_000)(self._read_digest)
 
     def digest(self, path: str) -> str | RowProblem:
-        """Give the SHA-256 of an image file as hex, or why it is none that can be sent."""
+        """Return the SHA-256 of an image file as hex, or why it can't be sent."""
         try:
             found = (self._folder / path).stat()
         except (OSError, ValueError) as error:
@@ -38,7 +38,7 @@ class ImageFiles:
         return data if isinstance(data, RowProblem) else hashlib.sha256(data).hexdigest()
 
     def data_url(self, path: str) -> str | RowProblem:
-        """Give an image file as a `data:` URL, or why it is none that can be sent."""
+        """Return an image file as a `data:` URL, or why it can't be sent."""
         data = self._read(path)
         if isinstance(data, RowProblem):
             return data
@@ -48,19 +48,19 @@ class ImageFiles:
         try:
             with open(os.open(self._folder / path, _NON_BLOCKING), "rb") as file:  # noqa: PTH123  (a descriptor)
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    return RowProblem("image_error", f"{path} is no file")
+                    return RowProblem("image_error", f"{path} is not a file")
                 data = file.read(MAX_IMAGE_BYTES + 1)
         except (OSError, ValueError) as error:
             return _unreadable(path, error)
         if len(data) > MAX_IMAGE_BYTES:
             return RowProblem("image_error", f"{path} is larger than {MAX_IMAGE_BYTES >> 20} MB")
         if _media_type(data) is None:
-            return RowProblem("image_error", f"{path} is no PNG, JPEG, GIF or WebP image")
+            return RowProblem("image_error", f"{path} is not a PNG, JPEG, GIF or WebP image")
         return data
 
 
 def _media_type(data: bytes) -> str | None:
-    """Tell an image's type by its first bytes; names lie."""
+    """Return an image's type by its first bytes; names lie."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((name for magic, name in _MAGIC if data.startswith(magic)), None)

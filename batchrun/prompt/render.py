@@ -41,7 +41,7 @@ FIELDS: Mapping[str, bool] = {
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """Why a row's question can't be made: the name in the table of codes, and what to tell."""
+    """Why a row's question can't be made: the name in the table of codes, and the message."""
 
     error_type: str
     message: str
@@ -51,10 +51,10 @@ class Images(Protocol):
     """Where local image files are read; a path is as the template wrote it."""
 
     def digest(self, path: str) -> str | RowProblem:
-        """Give the SHA-256 of an image file as hex; the file is checked to be an image that can be sent."""
+        """Return the SHA-256 of an image file as hex; the file is checked to be an image that can be sent."""
 
     def data_url(self, path: str) -> str | RowProblem:
-        """Give an image file as a `data:` URL."""
+        """Return an image file as a `data:` URL."""
 
 
 class _Leaf:
@@ -91,7 +91,7 @@ class _Skeleton:
 
 
 def nth_key(key: bytes, n: int) -> bytes:
-    """Give the key of the n-th equal row where equal rows are asked each (`dedupe: false`); 0 gives the key itself."""
+    """Return the key of the n-th equal row where each is asked (`dedupe: false`); 0 returns the key itself."""
     return key if n == 0 else blake2b(key + n.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
 
 
@@ -224,7 +224,7 @@ class Renderer:
         """Digest of the job's own words (prompt, model, params that count, answer), whatever the data."""
 
     def key(self, values: Sequence[Any]) -> bytes | RowProblem:
-        """Give the key of a row's question: KEY_BYTES bytes."""
+        """Return the key of a row's question: KEY_BYTES bytes."""
         filled = self._filled(self._question, values, self._image_digest)
         if isinstance(filled, RowProblem):
             return filled
@@ -233,12 +233,12 @@ class Renderer:
         return digest.digest()
 
     def body(self, values: Sequence[Any]) -> bytes | RowProblem:
-        """Give the JSON to send for a row; local images are read and encoded now."""
+        """Return the JSON to send for a row; local images are read and encoded now."""
         filled = self._filled(self._body, values, self._image_data)
         return filled if isinstance(filled, RowProblem) else self._body.first + filled
 
     def messages(self, values: Sequence[Any]) -> list[dict[str, Any]] | RowProblem:
-        """Give a row's messages for people: an image is its path or URL."""
+        """Return a row's messages for people: an image is its path or URL."""
         filled = self._filled(self._preview, values, self._image_as_written)
         if isinstance(filled, RowProblem):
             return filled
@@ -246,7 +246,7 @@ class Renderer:
         return messages
 
     def _filled(self, skeleton: _Skeleton, values: Sequence[Any], image: _Image) -> bytes | RowProblem:
-        """Give a skeleton's JSON after its first segment."""
+        """Return a skeleton's JSON after its first segment."""
         self._templates.fill(values)
         pieces: list[bytes] = []
         size = 0
@@ -263,7 +263,9 @@ class Renderer:
             except PromptError as problem:
                 return RowProblem(problem.error_type, f"{leaf.place}: {problem}")
             except orjson.JSONEncodeError:
-                return RowProblem("template_error", f"{leaf.place}: the text holds half a character (a lone surrogate)")
+                return RowProblem(
+                    "template_error", f"{leaf.place}: the text contains half a character (an unpaired surrogate)"
+                )
             size += len(dumped)
             pieces += (dumped, segment)
         if size > MAX_PROMPT_BYTES:
@@ -271,7 +273,7 @@ class Renderer:
         return b"".join(pieces)
 
     def _image_digest(self, written: str) -> str | RowProblem:
-        """Give what an image is in a question: a URL as it is, a file by what it holds."""
+        """Return what an image is in a question: a URL as it is, a file by what it holds."""
         url = _url(written)
         if url is not None:
             return url
@@ -294,7 +296,7 @@ class Renderer:
 
 
 def _asked(job: Job, messages: list[dict[str, Any]], response_format: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Give the fields that the job file has keys of its own for."""
+    """Return the fields that the job file has keys of its own for."""
     asked: dict[str, Any] = {} if job.model.name is None else {"model": job.model.name}
     if job.model.fallbacks:
         asked["models"] = list(job.model.fallbacks)
@@ -305,7 +307,7 @@ def _asked(job: Job, messages: list[dict[str, Any]], response_format: Mapping[st
 
 
 def _url(written: str) -> str | RowProblem | None:
-    """Give an image's URL as it is; None where it is the path of a file."""
+    """Return an image's URL as it is; None where it is the path of a file."""
     if not written:
         return RowProblem("image_error", "the image's path is empty")
     if len(written) > _MAX_URL:

@@ -17,7 +17,7 @@ MAX_PROMPT_BYTES = 8 * 2**20
 """The longest text that a template may make; more is a row's mistake (a loop over the wrong thing) and never sent."""
 
 ROW = "row"
-"""The name under which a template finds the whole row, for columns whose names are no identifiers."""
+"""The name under which a template finds the whole row, for columns whose names are not identifiers."""
 
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, list, tuple, dict, bytes, range, Undefined)
 _TOLD = 10  # columns in a message
@@ -156,7 +156,7 @@ class Templates:
         return bool(used - self._environment.globals.keys() if self._is_open else used & {*self._known, ROW})
 
     def mistakes(self, source: str) -> list[tuple[int, str]]:
-        """Tell what is wrong with a template before any row: (line in it, message)."""
+        """Return what is wrong with a template before any row: (line in it, message)."""
         try:
             tree = self._environment.parse(source)
             return sorted([*self._unknown_words(tree), *self._unknown_columns(tree)])
@@ -174,7 +174,7 @@ class Templates:
             for node in tree.find_all(node_type):
                 if node.name not in words:
                     found.append((node.lineno, _no_such(f"template: there is no {kind}", node.name, tuple(words))))
-                    node.name = stand_in  # so that the search for columns goes on
+                    node.name = stand_in  # so that the search for columns can continue
         return found
 
     def _unknown_columns(self, tree: nodes.Template) -> Iterator[tuple[int, str]]:
@@ -197,7 +197,7 @@ class Templates:
         return f"{message}; it has {', '.join(self._known[:_TOLD])}{more}"
 
     def add(self, source: str) -> Template:
-        """Compile a template and count its columns; raises TemplateSyntaxError where `mistakes` tells of one."""
+        """Compile a template and count its columns; raises TemplateSyntaxError where `mistakes` returns one."""
         tree = self._environment.parse(source)
         used = meta.find_undeclared_variables(tree)
         if ROW in used and ROW not in self._known:
@@ -234,7 +234,7 @@ def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  
 
 
 def _spelled(name: str) -> str:
-    """Give a column as a template writes it."""
+    """Return a column as a template writes it."""
     return name if name.isidentifier() else f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
 
 
@@ -243,7 +243,7 @@ def _line_of(tree: nodes.Template, name: str) -> int:
 
 
 def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None]]:
-    """Give each use of `row` with the column it names; None where only rendering can tell."""
+    """Yield each use of `row` with the column it names; None where only rendering can tell."""
     named: set[int] = set()
     for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
         if isinstance(node, nodes.Getattr):
@@ -261,7 +261,7 @@ def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None
 
 
 def _no_such(what: str, name: str, known: Sequence[str]) -> str:
-    """Say that a name is unknown, with the nearest known one."""
+    """Return the message for an unknown name, with the nearest known one."""
     folded = {word.casefold(): word for word in reversed(known)}
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     return f'{what} "{name}"' + (f', did you mean "{folded[near[0]]}"?' if near else "")
