@@ -38,7 +38,8 @@ from batchrun.job.spec import (
 
 if TYPE_CHECKING:
     from batchrun.job.checks import check
-    from batchrun.job.parse import Loaded, examine, json_schema, load
+    from batchrun.job.parse import Loaded, examine, load
+    from batchrun.job.schema import json_schema
     from batchrun.job.tree import JobPath
 
 __all__ = [
@@ -81,7 +82,7 @@ _HEAVY = {
     "Loaded": "parse",
     "check": "checks",
     "examine": "parse",
-    "json_schema": "parse",
+    "json_schema": "schema",
     "load": "parse",
 }
 

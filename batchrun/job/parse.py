@@ -13,7 +13,6 @@ from ruamel.yaml.nodes import ScalarNode
 
 from batchrun.errors import JobFileError, Mistake, did_you_mean, nearest
 from batchrun.job.checks import check
-from batchrun.job.schema import published
 from batchrun.job.spec import Job
 from batchrun.job.tree import FROM_FILE, SHOWN, JobPath, Tree, dotted, read
 from batchrun.terminal import short
@@ -113,11 +112,6 @@ def examine(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
     tree.wrong.update(path for path, _ in found)
     mistakes = tuple(sorted(set(tree.mistakes))[:MAX_MISTAKES])
     return Loaded(job, str(file), mistakes, frozenset(tree.wrong), tree)
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the job file's JSON Schema (draft 2020-12), as a user may write it."""
-    return published(_JOB)
 
 
 def _touches(path: JobPath, wrong: Collection[JobPath]) -> bool:

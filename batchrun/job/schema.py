@@ -1,17 +1,13 @@
 """The job file's JSON Schema, for editors and for `batchrun schema`: pydantic's, with the descriptions of spec.py."""
 
-import ast
-import inspect
-from itertools import pairwise
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from batchrun.job import spec as job_module
 from batchrun.job.checks import RESERVED
-from batchrun.job.spec import CsvType, Job
+from batchrun.job.spec import CsvType, Job, Section
 from batchrun.job.tree import CSV_TYPES
 
 _TEXT = {"type": ["string", "number", "boolean", "null"]}
@@ -68,15 +64,16 @@ class _Numbers(GenerateJsonSchema):
         return {"type": "number"} | {bounds[name]: float(schema[name]) for name in bounds if name in schema}  # type: ignore[literal-required]
 
 
-def published(adapter: TypeAdapter[Job]) -> dict[str, Any]:
-    """Return the schema (draft 2020-12) of what a user may write."""
-    made = adapter.json_schema(schema_generator=_Numbers)
+def json_schema() -> dict[str, Any]:
+    """Return the job file's JSON Schema (draft 2020-12), as a user may write it."""
+    # Reading the descriptions from the source takes 50 ms, which a run need not pay.
+    Section.__pydantic_config__ |= {"use_attribute_docstrings": True}
+    made = TypeAdapter(Job).json_schema(schema_generator=_Numbers)
     definitions = made.pop("$defs")
-    words = _words()
-    for name, shape in definitions.items():
-        _finish(shape, words[name], _ADDED.get(name, {}))
+    made["properties"] = {name: field for name, field in made["properties"].items() if name not in {"file", "text"}}
+    for name, shape in {**definitions, "Job": made}.items():
+        _finish(shape, _ADDED.get(name, {}), definitions)
     definitions["Part"] |= {"minProperties": 1, "maxProperties": 1}
-    _finish(made, words["Job"], _ADDED["Job"])
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A batchrun job",
@@ -85,13 +82,14 @@ def published(adapter: TypeAdapter[Job]) -> dict[str, Any]:
     return head | {key: value for key, value in made.items() if key not in head} | {"$defs": definitions}
 
 
-def _finish(shape: dict[str, Any], words: dict[str, str], added: dict[str, dict[str, Any]]) -> None:
-    """Describe each property, add what the types do not express, and drop what only the loader sets."""
-    shape["properties"] = {
-        name: {"description": words[name]} | {key: value for key, value in property_.items() if _says(key, value)}
-        for name, property_ in shape["properties"].items()
-        if name in words
-    }
+def _finish(shape: dict[str, Any], added: dict[str, dict[str, Any]], definitions: dict[str, Any]) -> None:
+    """Put descriptions first, drop keywords that say nothing new, and add what the types do not express."""
+    for name, field in shape["properties"].items():
+        # pydantic leaves out a field's description where it is that of the section that it refers to.
+        section = definitions.get(field.get("$ref", "").rpartition("/")[2], {})
+        words = field.pop("description", section.get("description", ""))
+        kept = {key: value for key, value in field.items() if _says(key, value)}
+        shape["properties"][name] = {"description": " ".join(words.split())} | kept
     for name, extra in added.items():
         field = shape["properties"][name]
         reference = [{"$ref": field.pop("$ref")}] if "anyOf" in extra and "$ref" in field else []
@@ -103,24 +101,3 @@ def _finish(shape: dict[str, Any], words: dict[str, str], added: dict[str, dict[
 def _says(key: str, value: Any) -> bool:  # noqa: ANN401  (any JSON)
     """Check whether a keyword adds to the name: pydantic's titles and the defaults of whole sections do not."""
     return key != "title" and not (key == "default" and isinstance(value, dict))
-
-
-def _words() -> dict[str, dict[str, str]]:
-    """Return the text below each field of spec.py, by class and field."""
-    found: dict[str, dict[str, str]] = {}
-    for item in ast.parse(inspect.getsource(job_module)).body:
-        if isinstance(item, ast.ClassDef):
-            found[item.name] = dict(_described(item.body))
-    return found
-
-
-def _described(body: list[ast.stmt]) -> list[tuple[str, str]]:
-    return [
-        (field.target.id, " ".join(text.value.value.split()))
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    ]
