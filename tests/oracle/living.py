@@ -21,9 +21,6 @@ from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.server import Ledger, Server, Weather, kind_of
 from oracle.zygote import Ended, Zygote, fast_folder
 
-SPEED = 2_000.0
-"""How much faster the waits of a run pass: 15 minutes of patience are half a second."""
-
 STICKY = ("--output", "--max-cost", "--concurrency")
 """Flags that the command offered at the end must keep: without them it is another job."""
 
@@ -39,12 +36,12 @@ class Living:
     rows: list[Row]
     word: str = "A"
     memory: Memory = field(default_factory=Memory)
-    requests: Counter[Question] = field(default_factory=Counter)
     fresh_rows: int = 1_000
-    billed: int = 0
+    billed: Counter[int] = field(default_factory=Counter)
     lost: int = 0
-    possibly: int = 0
     killed: bool = False
+    days: int = 0
+    bills: Counter[str] = field(default_factory=Counter)
     flags: list[str] = field(default_factory=list)
 
     # -- the job
@@ -105,8 +102,8 @@ class Living:
         if step.what == "export":
             self._export(["export", self.life.job_name, "-o", "snapshot.jsonl"])
             return
-        flags = list(self.flags)
-        self.flags = []
+        flags, self.flags = self.flags, []
+        self.days += step.days
         if step.what == "limit" and "--limit" not in flags:
             flags += ["--limit", str(step.number + 1)]
         words = (["retry"] if step.what == "retry" else []) + [self.life.job_name, *flags]
@@ -165,24 +162,30 @@ class Living:
         path = self.output_path(words)
         before = path.read_bytes() if path.exists() else None
         known = dict(self.memory.ends)
-        started = self.zygote.start(words, self.folder, self.life.sizes, SPEED)
+        started = self.zygote.start(words, self.folder, self.life.sizes, self.days)
         happened = self._watch(step, ledger, started.kill)
         ended = started.wait()
         self.server.settle()
         what = step.what if happened.is_set() else "run"
         assert "Traceback" not in ended.err, ended.err
-        assert ended.code in {-9, 0, 1, 2, 3}, f"exit {ended.code}: {ended.err}"
+        capped = "--max-cost" in words and self.life.cap != "5"
+        assert ended.code in {-9, 0, 1, 2, 3} | ({4} if capped else set()), f"exit {ended.code}: {ended.err}"
+        if capped:
+            paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost])
+            assert paid <= float(self.life.cap) * 1e12, f"the cap is {self.life.cap} USD, the server billed {paid}"
         assert ended.code != 2 or what == "edited", f"exit 2: {ended.err}"
+        if ended.code == 4:
+            what = "capped" if what == "run" else what
         self._check_requests(ledger, wanted, job, step.weather, what)
         if what == "kill":
             self._after_kill(planned, ledger, wanted, job)
         elif what == "edited":
             assert ended.code == 2, f"the input changed during the run, but exit {ended.code}: {ended.err}"
             assert "changed" in ended.err, ended.err
-            self._observe(planned, wanted, job, step.weather, edited=True)
+            self._observe(planned, wanted, job, step.weather, stopped=True)
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:
-            self._observe(planned, wanted, job, step.weather)
+            self._observe(planned, wanted, job, step.weather, stopped=ended.code == 4)
             self._check_end(ended, planned, wanted, known, limit, step.weather)
             self._check_output(ended, path, before, job, table, planned)
         self._check_books(ledger, exact=what != "kill")
@@ -223,7 +226,7 @@ class Living:
             self._problems.append(problem)
 
     def _second(self) -> None:
-        ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes, SPEED)
+        ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes, self.days)
         assert ended.code == 75, f"a second start ended with {ended.code}: {ended.err}"
 
     def _reopen(self) -> None:
@@ -251,7 +254,7 @@ class Living:
             assert count <= most[question_text], (
                 f"asked {count} times, at most {most[question_text]}: {question_text!r:.100}"
             )
-        complete = weather.kind in {"calm", "half", "stale", "lossy"} and what not in {"kill", "edited"}
+        complete = weather.kind in {"calm", "half", "stale", "lossy"} and what not in {"kill", "edited", "capped"}
         any_good = any(model.ends(question[0], job)[0] == OK for question in wanted)
         if complete and any_good:
             for question_text, count in fewest.items():
@@ -273,7 +276,7 @@ class Living:
         job: model.Job,
         weather: Weather,
         *,
-        edited: bool = False,
+        stopped: bool = False,
     ) -> None:
         """Hold each row's standing to what is allowed, and remember it."""
         results = self._results()
@@ -289,7 +292,7 @@ class Living:
             allowed = (
                 self._allowed(one, job, weather, proven=goods) if one in asked else [self.memory.ends.get(one, PENDING)]
             )
-            if edited and one in asked:
+            if stopped and one in asked:
                 allowed = [*allowed, PENDING]
             assert end in allowed, f"row {number} is {end}, expected {allowed[0]}: {one[0]!r:.100}"
         self.memory.ends.update(found)
@@ -333,7 +336,9 @@ class Living:
         del known, wanted
         ends = [one if isinstance(one, End) else self.memory.ends.get(one, PENDING) for one in planned]
         counts = Counter(end.status for end in ends)
-        if counts["pending"] and limit is None:
+        if ended.code == 4:
+            codes = {4} if counts["pending"] else set[int]()
+        elif counts["pending"] and limit is None:
             codes = {1, 3}
         elif counts["pending"] and weather.kind in {"outage", "dead"}:
             codes = {0, 1, 3}
@@ -353,7 +358,7 @@ class Living:
         """Hold the output to the model: the finished one, or the partial one beside an untouched one."""
         expected = model.output(job, table, planned, self.memory)
         unfinished = any(not isinstance(one, End) and self.memory.ends.get(one, PENDING) == PENDING for one in planned)
-        if unfinished or ended.code == 3:
+        if unfinished or ended.code in {3, 4}:
             assert (path.read_bytes() if path.exists() else None) == before, "an unfinished run replaced the output"
             path = path.with_name(f"{path.stem}.partial{path.suffix}")
             if not path.exists():
@@ -365,7 +370,7 @@ class Living:
         """Export now, and hold what is there to the model; during a run some rows may be further than the model."""
         path = self.folder / "snapshot.jsonl"
         path.unlink(missing_ok=True)
-        ended = self.zygote.run(words, self.folder, self.life.sizes, SPEED)
+        ended = self.zygote.run(words, self.folder, self.life.sizes, self.days)
         assert "Traceback" not in ended.err, ended.err
         assert ended.code in {0, 2}, f"export ended with {ended.code}: {ended.err}"
         if ended.code or during:
@@ -397,19 +402,28 @@ class Living:
 
     def _check_books(self, ledger: Ledger, *, exact: bool) -> None:
         """Rows, spending and the server's bill agree; what was lost on the way is possibly billed, or was killed."""
-        self.billed += sum(pico for _, pico in ledger.answered)
-        self.lost += sum(pico for _, pico in ledger.lost)
+        for question, pico in ledger.answered:
+            self.bills[question] += pico
+            self.billed[self.days] += pico
+        self.lost += len(ledger.lost)
         try:
             with contextlib.closing(self._checkpoint()) as db:
-                (rows,) = db.execute("SELECT coalesce(sum(cost), 0) FROM answers").fetchone()
-                (spent,) = db.execute("SELECT coalesce(sum(cost), 0) FROM spending").fetchone()
+                rows, possibly = db.execute(
+                    "SELECT coalesce(sum(cost), 0), coalesce(sum(possibly_billed), 0) FROM answers"
+                ).fetchone()
+                spent = dict(db.execute("SELECT day, sum(cost) FROM spending GROUP BY day HAVING sum(cost) > 0"))
         except sqlite3.OperationalError:
-            assert not exact
-            rows = spent = 0
-        assert rows == spent, f"the rows cost {rows}, spending says {spent}"
+            assert not exact, "there is no checkpoint"
+            return
+        total = sum(spent.values())
+        assert rows == total, f"the rows cost {rows}, spending says {total}"
+        assert total <= self.billed.total(), f"spending says {total}, the server billed {self.billed.total()}"
         if exact and not self.killed:
-            assert spent == self.billed, f"spending says {spent}, the server billed {self.billed}"
-        assert spent <= self.billed, f"spending says {spent}, the server billed only {self.billed}"
+            days = [pico for _, pico in sorted(self.billed.items()) if pico]
+            assert [pico for _, pico in sorted(spent.items())] == days, (
+                f"spending says {spent}, the server billed {days}"
+            )
+            assert possibly >= self.lost, f"{possibly} requests are possibly billed, {self.lost} replies were lost"
 
 
 @contextlib.contextmanager
@@ -424,13 +438,13 @@ def _folder() -> Iterator[Path]:
 def live(life: Life, server: Server, zygote: Zygote) -> None:
     """Live a life; raises AssertionError where the product is not as the model says."""
     with _folder() as folder:
-        rows = [life.cells(drawn, number) for number, drawn in enumerate(life.rows)] * life.repeat
+        rows = life.first_rows()
         flag = life.combination["flag"]
         values = {
             "--limit": "2",
             "--concurrency": "3",
             "--output": f"other.{life.combination['output']}",
-            "--max-cost": "5",
+            "--max-cost": life.cap,
         }
         flags = [flag, *([values[flag]] if flag in values else [])] if flag else []
         living = Living(life, folder, server, zygote, rows, flags=flags)

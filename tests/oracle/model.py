@@ -6,6 +6,7 @@ spec of what failed is the table of errors.
 
 import csv
 import datetime as dt
+import functools
 import json
 import struct
 from collections import Counter
@@ -160,10 +161,13 @@ _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=text, aut
 _JINJA.filters["default"] = _default
 
 
+_compiled = functools.cache(_JINJA.from_string)
+
+
 def render(template: str, row: dict[str, Any]) -> str | None:
     """Return a row's prompt; None where it prints a null."""
     try:
-        return _JINJA.from_string(template).render({"row": row, **row})
+        return _compiled(template).render({"row": row, **row})
     except _NullError:
         return None
 
@@ -318,6 +322,8 @@ def _dated(value: Any, job: Job, name: str) -> Any:  # noqa: ANN401  (any JSON)
 def plain(value: Any, kind: str) -> Any:  # noqa: ANN401  (any cell)
     """Return a value of a column of this type in the form in which outputs are compared."""
     if isinstance(value, Single):
+        return text(value)
+    if kind == "string" and isinstance(value, bool):
         return text(value)
     if isinstance(value, Number):
         return value.written if kind == "string" else float(value) if kind == "number" else value.exact

@@ -220,7 +220,7 @@ def _content(question: str, kind: str | None, columns: dict[str, Any] | None, *,
     elif kind == "empty":
         text = ""
     elif kind in {"cut", "odd", "filter"}:
-        text, finish = half, {"cut": "length", "odd": "model_length", "filter": "content_filter"}[kind]
+        text, finish = half, {"cut": "length", "odd": "halted", "filter": "content_filter"}[kind]
     elif kind == "whole":
         finish = "length"
     return text, finish

@@ -63,7 +63,7 @@ class Zygote:
         self._address = address
         self._number = 0
 
-    def start(self, arguments: list[str], cwd: Path, values: dict[str, Any], speed: float) -> Started:
+    def start(self, arguments: list[str], cwd: Path, values: dict[str, Any], days: int = 0) -> Started:
         """Start `batchrun ARGUMENTS` in a folder with these sizes."""
         self._number += 1
         streams = Path(self._address).parent / f"{self._number}"
@@ -71,13 +71,13 @@ class Zygote:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(60)
         connection.connect(self._address)
-        request = {"arguments": arguments, "cwd": str(cwd), "streams": str(streams), "sizes": values, "speed": speed}
+        request = {"arguments": arguments, "cwd": str(cwd), "streams": str(streams), "sizes": values, "days": days}
         connection.sendall(json.dumps(request).encode() + b"\n")
         return Started(connection, streams)
 
-    def run(self, arguments: list[str], cwd: Path, values: dict[str, Any], speed: float) -> Ended:
+    def run(self, arguments: list[str], cwd: Path, values: dict[str, Any], days: int = 0) -> Ended:
         """Start a command and wait for its end."""
-        return self.start(arguments, cwd, values, speed).wait()
+        return self.start(arguments, cwd, values, days).wait()
 
 
 @contextlib.contextmanager
@@ -166,7 +166,7 @@ def _child(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.closerange(3, 64)
         os.environ.update(XDG_CACHE_HOME=request["cwd"], NO_COLOR="1")
-        sizes.apply(request["sizes"], request["speed"])
+        sizes.apply(request["sizes"], request["days"])
         sys.argv = ["batchrun", *request["arguments"]]
         from batchrun.__main__ import main  # noqa: PLC0415  (the package is not imported on the test's side)
 
