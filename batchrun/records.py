@@ -75,9 +75,10 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class Request(NamedTuple):
-    """One attempt: the JSON body, ready to send."""
+    """One attempt: the JSON body, ready to send. `new_connection`: never over a connection that was used before."""
 
     body: bytes
+    new_connection: bool = False
 
 
 class Reply(NamedTuple):
@@ -85,6 +86,11 @@ class Reply(NamedTuple):
 
     `sent` tells whether the request may have reached the server (and so may be billed); it is true for
     every HTTP reply. `detail` is the fault in the library's words, without secrets.
+
+    `before_reply` is true where the connection broke after the request left and before the head of a reply came (beside
+    Fault.RESET alone). Often the server had closed an idle connection while the request was on its way: nobody saw the
+    request, but nobody can know. So it may be billed, charges no attempt, and is asked again once, as a Request with
+    `new_connection`.
     """
 
     status: int = 0
@@ -94,6 +100,7 @@ class Reply(NamedTuple):
     fault: Fault | None = None
     sent: bool = True
     detail: str = ""
+    before_reply: bool = False
 
 
 Send = Callable[[Request], Awaitable[Reply]]

@@ -5,7 +5,6 @@ import pickle
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from simulator_server import running
+from wire_server import End, answer
+from wire_thread import Everywhere, served
 
 from batchrun.api.endpoints import (
     Endpoint,
+    EndpointCheck,
     KeyInfo,
     KeyProblem,
+    check_endpoint,
     default_model,
     fetch_key,
-    is_loopback,
     is_openrouter,
     resolve,
 )
 from batchrun.errors import UserError
 from batchrun.job import Input, Job, Model, Output, Prompt
+from batchrun.net import is_loopback
 from batchrun.records import Secret
 
 CANARY = "sk-or-v1-canary"
@@ -113,13 +116,15 @@ def test_base_url(url: str, base: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("openruoter", "neither openrouter, local, simulator nor a URL"),
-        ("ftp://host/v1", "nor a URL"),
-        ("https:///v1", "nor a URL"),
-        ("https://host:99999/v1", "no URL"),
-        ("https://[::1/v1", "no URL"),
+        ("openruoter", "must be openrouter, local, simulator or a URL"),
+        ("ftp://host/v1", "or a URL"),
+        ("https:///v1", "not a valid URL"),
+        ("https://host:99999/v1", "not a valid URL"),
+        ("https://[::1/v1", "not a valid URL"),
         ("https://me:secret@host/v1", "model.api_key_env"),
-        ("https://host/v1?key=secret", "model.api_key_env"),
+        ("https://host/v1?key=secret", r"has a \? or #"),
+        ("https://host:0/v1", "not a valid URL"),
+        ("https://a b/v1", "not a valid URL"),
         ("http://llm.example/v1", "model.allow_plain_http"),
         ("http://127.0.0.1.llm.example/v1", "model.allow_plain_http"),
     ],
@@ -202,7 +207,7 @@ def test_default_model_is_found_without_importing_its_package() -> None:
 
 def test_missing_ca_file(tmp_path: Path) -> None:
     """A certificate file that is not there is told before the first request."""
-    with pytest.raises(UserError, match=r"model\.ca_file: there is no file"):
+    with pytest.raises(UserError, match=r"model\.ca_file: no such file"):
         resolve(job("https://llm.example/v1", tmp_path, ca_file="ca.pem"), {})
 
 
@@ -232,27 +237,23 @@ def test_wrong_key_is_refused() -> None:
         assert CANARY not in problem.message
 
 
-def answered(monkeypatch: pytest.MonkeyPatch, status: int, text: str) -> KeyInfo | KeyProblem:
-    """Ask for the key where the network gives one fixed reply."""
-    import httpx  # noqa: PLC0415  (beside its one use)
-
-    real = httpx.Client
-    transport = httpx.MockTransport(lambda _request: httpx.Response(status, text=text))
-    monkeypatch.setattr(httpx, "Client", lambda **_options: real(transport=transport))
-    return asked("http://127.0.0.1:9/api/v1", CANARY)
+def answered(status: int, text: str) -> KeyInfo | KeyProblem:
+    """Ask a server for the key that gives one fixed reply."""
+    with served(Everywhere((answer(text.encode(), status=f"{status} X"),))) as server:
+        return asked(server.url("/api/v1"), CANARY)
 
 
-def test_least_of_key_and_budget_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_of_key_and_budget_counts() -> None:
     """What is left is the least of the key's limit and the budgets above it; null means no limit."""
     budget = {"limit": 10, "limit_remaining": 4.5, "effective_budget": {"remaining_usd": 0.1}, "usage_daily": 1e-7}
-    info = answered(monkeypatch, 200, json.dumps({"data": {**budget, "expires_at": "2027-01-01T00:00:00Z"}}))
+    info = answered(200, json.dumps({"data": {**budget, "expires_at": "2027-01-01T00:00:00Z"}}))
     assert info == KeyInfo(10**13, 10**11, 10**5, expires_at="2027-01-01T00:00:00Z")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", [{}, {"limit": None, "limit_remaining": "x", "effective_budget": None, "usage": True}])
-def test_unknown_shapes_are_no_limit(monkeypatch: pytest.MonkeyPatch, data: Mapping[str, Any]) -> None:
+def test_unknown_shapes_are_no_limit(data: Mapping[str, Any]) -> None:
     """Fields that are null, missing or of another type are as if no limit were set."""
-    assert answered(monkeypatch, 200, json.dumps({"data": data})) == KeyInfo()
+    assert answered(200, json.dumps({"data": data})) == KeyInfo()
 
 
 @pytest.mark.parametrize(
@@ -266,17 +267,17 @@ def test_unknown_shapes_are_no_limit(monkeypatch: pytest.MonkeyPatch, data: Mapp
         (200, "{"),
     ],
 )
-def test_other_replies_refuse_no_key(monkeypatch: pytest.MonkeyPatch, status: int, text: str) -> None:
+def test_other_replies_refuse_no_key(status: int, text: str) -> None:
     """An outage, an edge's page or a redirect says nothing of the key: the run itself will tell."""
-    problem = answered(monkeypatch, status, text)
+    problem = answered(status, text)
     assert isinstance(problem, KeyProblem)
     assert not problem.refused
     assert problem.message
 
 
-def test_echoed_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_echoed_key_is_not_shown() -> None:
     """A server that repeats the key in its message does not bring it onto the screen."""
-    problem = answered(monkeypatch, 401, json.dumps({"error": {"message": f"bad key {CANARY}"}}))
+    problem = answered(401, json.dumps({"error": {"message": f"bad key {CANARY}"}}))
     assert isinstance(problem, KeyProblem)
     assert problem.refused
     assert CANARY not in problem.message
@@ -295,8 +296,54 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_certificate_file(tmp_path: Path) -> None:
-    """A certificate file that holds none is told in one line."""
+    """A certificate file that holds none is told in one line, before anything is asked."""
     (tmp_path / "ca.pem").write_text("no certificate", encoding="utf-8")
-    endpoint = resolve(job("https://127.0.0.1:9/v1", tmp_path, ca_file="ca.pem"), {})
     with pytest.raises(UserError, match="holds no certificate"):
-        fetch_key(replace(endpoint, key=Secret("x")))
+        resolve(job("https://127.0.0.1:9/v1", tmp_path, ca_file="ca.pem"), {})
+
+
+def checked(url: str, key: str | None = None, model: str = "m") -> EndpointCheck:
+    return check_endpoint(Endpoint("url", url, url, model, key=Secret(key) if key else None))
+
+
+def test_check_of_an_endpoint_that_works() -> None:
+    """GET /models proves the address and the key, and says whether the model is listed."""
+    models = answer(json.dumps({"data": [{"id": "m"}, {"id": "n"}, "x"]}).encode())
+    with served({"/v1/models": (models,)}) as server:
+        assert checked(server.url("/v1")) == EndpointCheck(models=("m", "n"), lists_model=True)
+        assert checked(server.url("/v1"), model="o").lists_model is False
+    with served(Everywhere((answer(b'{"object":"list"}'),))) as server:
+        assert checked(server.url("/v1")) == EndpointCheck()
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "is_fatal", "words"),
+    [
+        ("401 No", None, True, "wants a key (401): name its variable in model.api_key_env"),
+        ("401 No", CANARY, True, "refuses the key"),
+        ("403 No", CANARY, True, "refuses the key"),
+        ("404 Not Found", None, False, "answers 404: is the path of model.endpoint right?"),
+        ("503 Busy", None, False, "503"),
+    ],
+)
+def test_check_of_an_endpoint_that_refuses(status: str, key: str | None, words: str, *, is_fatal: bool) -> None:
+    """A refused key ends a run before it, a missing page does not; each has a line that says what to do."""
+    refusal = answer(json.dumps({"error": {"message": f"bad {CANARY}"}}).encode(), status=status)
+    with served(Everywhere((refusal,))) as server:
+        found = checked(server.url("/v1"), key)
+    assert (found.is_fatal, found.models) == (is_fatal, ())
+    assert words in found.problem
+    assert key is None or CANARY not in found.problem
+
+
+def test_check_of_an_endpoint_where_nothing_answers() -> None:
+    """A dead port, an unknown host and https to a plain server are told apart in plain words."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    base = f"http://127.0.0.1:{port}/v1"
+    assert checked(base) == EndpointCheck(
+        f"nothing answers at {base} (connection refused): is the server running?", is_fatal=True
+    )
+    assert "there is no host no-such-host.invalid" in checked("http://no-such-host.invalid/v1").problem
+    with served({}, greeting=(b"HTTP/1.1 400 Bad Request\r\n\r\n", End.HANG)) as server:
+        assert "no trusted TLS connection" in checked(server.url("/v1").replace("http:", "https:")).problem

