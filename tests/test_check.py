@@ -144,7 +144,7 @@ def test_what_batchrun_adds_is_told(command: Command, job: Path) -> None:
 def test_rows_that_cannot_be_asked_are_told(command: Command, job: Path) -> None:
     """A null that the template prints is a warning with its row, counted from 1."""
     out = command("check", str(job)).out
-    assert 'warning  rows: 1 can\'t be asked, the first is row 4: prompt.user: column "text" is null' in out
+    assert 'warning  rows: 1 row could not be rendered, first row 4: prompt.user: column "text" is null' in out
 
 
 def test_the_schema_is_printed_alone(command: Command, job: Path) -> None:

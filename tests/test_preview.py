@@ -1,17 +1,14 @@
 """`batchrun preview`: the exact requests, how many there are, what they will cost; nothing is sent or written."""
 
-from hashlib import blake2b
 from pathlib import Path
 
 import orjson
 import pytest
 from command_line import JOB, Command, command, files, job, openrouter, simulator
-from hypothesis import given
-from hypothesis import strategies as st
 from simulator_server import Running
 
 from batchrun.job import Limits
-from batchrun.runner.forecast import Distinct, likely_seconds
+from batchrun.runner.forecast import likely_seconds
 
 __all__ = ["command", "job", "openrouter", "simulator"]
 
@@ -52,12 +49,12 @@ def test_nothing_is_asked_and_nothing_is_written(
 def test_rows_are_counted_as_a_run_would_ask_them(command: Command, job: Path) -> None:
     """Equal questions count once, rows without a question not at all; what is answered is no longer to ask."""
     out = command("preview", str(job)).out
-    assert "4 rows: 1 can't be asked, 3 to ask; 2 requests (equal questions are asked once)\n" in out
-    assert "  1 template_error, the first in row 4: " in out
+    assert "4 rows: 1 could not be rendered, 3 to ask; 2 requests (equal questions are asked once)\n" in out
+    assert "  template_error: 1 row could not be rendered, first row 4: " in out
     command("run", str(job), "--limit", "1", "--quiet")
-    assert "4 rows: 2 answered, 1 can't be asked, 1 to ask; 1 request\n" in command("preview", str(job)).out
+    assert "4 rows: 2 answered, 1 could not be rendered, 1 to ask; 1 request\n" in command("preview", str(job)).out
     command("run", str(job), "--quiet")
-    assert "nothing is to be asked" in command("preview", str(job)).out
+    assert "Nothing to do: no row is left to ask." in command("preview", str(job)).out
 
 
 def test_an_edited_prompt_and_an_appended_row_are_counted_before_the_run(command: Command, job: Path) -> None:
@@ -67,7 +64,7 @@ def test_an_edited_prompt_and_an_appended_row_are_counted_before_the_run(command
         file.write("5,new\n")
     assert "1 to ask; 1 request" in command("preview", str(job)).out
     job.write_text(JOB.replace("Review:", "Text:"))
-    assert "5 rows: 1 can't be asked, 4 to ask; 3 requests" in command("preview", str(job)).out
+    assert "5 rows: 1 could not be rendered, 4 to ask; 3 requests" in command("preview", str(job)).out
     job.write_text(JOB)
     assert "1 to ask; 1 request" in command("preview", str(job)).out
 
@@ -77,7 +74,7 @@ def test_without_dedupe_each_row_is_a_request(command: Command, job: Path) -> No
     job.write_text(JOB + "dedupe: false\n")
     assert "3 to ask; 3 requests\n" in command("preview", str(job)).out
     command("run", str(job), "--limit", "2", "--quiet")
-    assert "2 answered, 1 can't be asked, 1 to ask; 1 request" in command("preview", str(job)).out
+    assert "2 answered, 1 could not be rendered, 1 to ask; 1 request" in command("preview", str(job)).out
 
 
 @pytest.mark.parametrize(("row", "text"), [(1, "Review: fine"), (2, "Review: bad")])
@@ -94,9 +91,9 @@ def test_a_rows_state_is_told(command: Command, job: Path) -> None:
     """A row that is answered, left out, or can't be asked says so."""
     command("run", str(job), "--quiet")
     assert "row 1 is answered" in command("preview", str(job), "--row", "1").out
-    assert command("preview", str(job), "--row", "4").out.startswith("row 4 can't be asked (template_error): ")
+    assert command("preview", str(job), "--row", "4").out.startswith("row 4 could not be rendered (template_error): ")
     job.write_text(JOB.replace("path: rows.csv", "path: rows.csv\n  where: id = '1'"))
-    assert "row 2 is left out by input.where" in command("preview", str(job), "--row", "2").out
+    assert "row 2 is filtered out by input.where" in command("preview", str(job), "--row", "2").out
 
 
 def test_a_row_beyond_the_end_is_a_mistake(command: Command, job: Path) -> None:
@@ -127,7 +124,7 @@ def test_an_image_is_shown_as_its_path(command: Command, job: Path) -> None:
 def test_the_worst_case_holds(command: Command, job: Path, openrouter: Running) -> None:
     """What the server bills for all rows is at most the worst case that was told."""
     text = line(command("preview", str(job)).out, "cost:")
-    worst = float(text.split("at worst $")[1].split()[0])
+    worst = float(text.split("at most $")[1].split()[0])
     command("run", str(job), "--quiet")
     assert 0 < openrouter.counters.billed_pico / 1e12 <= worst
 
@@ -150,28 +147,29 @@ def test_an_unknown_price_is_told(command: Command, job: Path) -> None:
     assert 'cost: unknown: no price is known for "openai/gpt-9"; set model.price' in command("preview", str(job)).out
 
 
-@given(
-    st.lists(st.integers(0, 2_000), max_size=3_000),
-    st.integers(64, 4_096),
-)
-def test_distinct_keys_are_counted_exactly_while_they_fit(numbers: list[int], capacity: int) -> None:
-    """Up to its capacity the count is exact; beyond it the memory stays bounded."""
-    counter = Distinct(capacity)
-    count = sum(counter.first(_digest(number)) for number in numbers)
-    if len(set(numbers)) <= capacity:
-        assert (count, counter.weight) == (len(set(numbers)), 1)
-    assert len(counter._seen) <= capacity
+def test_a_large_input_is_extrapolated_from_a_sample(
+    command: Command, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more rows than a sample holds, rows are exact, and distinct questions and tokens are near the truth."""
+    monkeypatch.setattr("batchrun.runner.forecast.SAMPLE", 500)
+    rows = "".join(f"{number},word {number % 600}\n" for number in range(12_000))
+    (job.parent / "rows.csv").write_text(f"id,text\n{rows}")
+    out = command("preview", str(job)).out
+    assert out.startswith("row 1\n")
+    assert "\nrow 2\n" in out
+    assert "12,000 rows: about 12,000 to ask; about " in out
+    questions = int(line(out, "12,000 rows").split("; about ")[1].split()[0].replace(",", ""))
+    assert questions == pytest.approx(600, rel=0.1)
+    unique = "".join(f"{number},word {number}\n" for number in range(12_000))
+    (job.parent / "rows.csv").write_text(f"id,text\n{unique}")
+    assert "about 12,000 requests" in command("preview", str(job)).out
 
 
-def test_many_distinct_keys_are_estimated_in_bounded_memory() -> None:
-    """Twenty times as many keys as fit are counted with an error below a tenth, each of them given twice."""
-    counter = Distinct(2_000)
-    count = sum(counter.first(_digest(number)) for _ in range(2) for number in range(40_000))
-    assert count == pytest.approx(40_000, rel=0.1)
-
-
-def _digest(number: int) -> bytes:
-    return blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
+def test_the_time_is_that_of_the_real_concurrency(command: Command, job: Path) -> None:
+    """The local model answers 4 requests at once, whatever the job's ceiling; `auto` elsewhere is a lower bound."""
+    assert "time: at least " in command("preview", str(job)).out
+    out = command("preview", str(job), "--endpoint", "local").out
+    assert line(out, "time:").endswith("(4 in flight)")
 
 
 @pytest.mark.parametrize(
@@ -184,4 +182,4 @@ def _digest(number: int) -> bytes:
 )
 def test_the_slowest_limit_makes_the_time(limits: Limits, seconds: float) -> None:
     """A thousand requests of 2 s take as long as concurrency, requests or tokens a minute allow."""
-    assert likely_seconds(1_000, 100_000, 2.0, limits) == seconds
+    assert likely_seconds(1_000, 100_000, 2.0, limits, 10) == seconds

@@ -64,7 +64,9 @@ def test_the_report_tells_how_the_job_stands(text: str) -> None:
     # 78 answers: 40 + number % 9 tokens of prompt and 20 of answer each, at 0.15 and 0.60 USD a million.
     numbers = [n for n in range(90) if n % 15 != 7 and n % 20 != 9 and n != 3]
     prompt = sum(40 + n % 9 for n in numbers)
-    assert f"as counted 78 {prompt:,} 1,560" in words
+    counted = re.search(r"prompt tokens ([\d,]+)", words)
+    assert counted is not None
+    assert int(counted[1].replace(",", "")) > prompt, "the tokens of failed rows count as well"
     assert (
         "content_policy 6 rows failed, 6 attempts in all runs a content policy or guardrail refuses this row's text"
         in words
@@ -139,6 +141,26 @@ def test_mistakes_are_told(job: Path, command: Command, arguments: list[str], to
     assert told in ended.err
     assert (job.parent / "rows.parquet").read_bytes() == before
     assert not (job.parent / "out.report.html").exists()
+
+
+def test_gold_may_be_a_column_of_the_prompt(job: Path, command: Command) -> None:
+    """--gold with a column that the prompt uses as well reads it once."""
+    ended = command("report", str(job), "--gold", "label=text")
+    assert ended.code == 0, ended.err
+
+
+def test_pending_rows_do_not_push_answers_out(job: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `--limit` on a large job the table holds the rows that are settled, and the head says what is open."""
+    monkeypatch.setattr("batchrun.report.gather.ROWS", 50)
+    monkeypatch.setattr("batchrun.report.gather.FAILED_ROWS", 5)
+    text = job.read_text()
+    job.write_text(text.replace("You label.", "You label again."))
+    assert command(str(job), "--limit", "20", "--quiet", "--yes").code in {0, 1}
+    assert command("report", str(job)).code == 0
+    page = Page((job.parent / "out.report.html").read_text(encoding="utf-8"))
+    rows = [attrs["data-status"] for tag, attrs in page.tags if tag == "tr" and "data-status" in attrs]
+    assert rows.count("ok") + rows.count("failed") == 20
+    assert "rows still pending" in page.words
 
 
 def test_a_changed_input_is_refused(job: Path, command: Command) -> None:

@@ -1,14 +1,15 @@
-"""What `check` and `preview` share: where they look up prices, and how they put a forecast."""
+"""Lines that `check` and `preview` share: rows, cost, price and time before a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchrun.money import show, to_usd
+from batchrun.terminal import duration, plural
 
 if TYPE_CHECKING:
     from batchrun.api import Endpoint, Prices
-    from batchrun.runner.forecast import Forecast, Survey
+    from batchrun.runner.forecast import Forecast, Survey, Unasked
     from batchrun.runner.prepare import Prepared
 
 _MILLION = 10**6
@@ -17,7 +18,7 @@ _HOUR = 3600
 
 @contextmanager
 def reachable(endpoint: "Endpoint") -> "Iterator[Endpoint]":
-    """Give the endpoint with an address that tells prices; a local model has none and is not loaded for it."""
+    """Return the endpoint with an address that lists prices; a local model has none and is not loaded for it."""
     from batchrun.runner.asking import serving
 
     if endpoint.name == "local":
@@ -28,23 +29,27 @@ def reachable(endpoint: "Endpoint") -> "Iterator[Endpoint]":
 
 
 def rows_line(found: "Survey") -> str:
-    """Say how the rows stand and how many requests that makes."""
+    """Return how the rows stand and how many requests that makes."""
     parts = [
         (found.answered, "answered"),
-        (found.failed, "failed for good"),
-        (found.skipped, "left out by input.where"),
-        (sum(reason.rows for reason in found.unasked), "can't be asked"),
+        (found.failed, "failed permanently"),
+        (found.skipped, "filtered out by input.where"),
+        (sum(reason.rows for reason in found.unasked), "could not be rendered"),
         (found.open, "to ask"),
     ]
-    told = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "to ask")
+    states = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "to ask")
     about = "" if found.exact else "about "
     shared = " (equal questions are asked once)" if found.questions < found.open else ""
-    requests = "request" if found.questions == 1 else "requests"
-    return f"{found.rows:,} rows: {told}; {about}{found.questions:,} {requests}{shared}"
+    return f"{plural(found.rows, 'row')}: {about}{states}; {about}{plural(found.questions, 'request')}{shared}"
+
+
+def unasked_text(reason: "Unasked") -> str:
+    """Return why some rows can't be asked, with the first of them."""
+    return f"{plural(reason.rows, 'row')} could not be rendered, first row {reason.row:,}: {reason.message}"
 
 
 def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") -> str:
-    """Say what the open questions will cost."""
+    """Return what the open questions will cost."""
     from batchrun.runner.budget import unbounded
 
     if likely.cost is None:
@@ -55,7 +60,8 @@ def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Price
         if p.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
     if found.worst is not None:
-        return f"{text}, at worst {show(found.worst)} if all answers were as long as they may be"
+        about = "" if found.exact else "about "
+        return f"{text}, at most {about}{show(found.worst)} (if every answer uses all of max_tokens)"
     if likely.cost is None:
         return text
     causes = unbounded(p.job) or (["no max_tokens"] if p.max_tokens is None else ["a fallback without a known price"])
@@ -63,14 +69,29 @@ def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Price
 
 
 def basis_text(likely: "Forecast") -> str:
-    """Say what the estimate rests on."""
+    """Return what the estimate rests on."""
     if likely.answers:
-        return f"as {likely.answers:,} answers of this job had it, {likely.characters_per_token:.1f} characters a token"
-    return f"a rule of thumb, {likely.characters_per_token:g} characters a token, until there are answers"
+        answers = plural(likely.answers, "answer")
+        return f"from {answers} of this job, {likely.characters_per_token:.1f} characters a token"
+    return f"estimated at {likely.characters_per_token:g} characters a token until there are answers"
+
+
+def time_text(p: "Prepared", likely: "Forecast") -> str:
+    """Return how long the open questions take, and at what pace."""
+    limits = p.job.limits
+    took = duration(max(1.0, likely.seconds))
+    pace = f"{likely.in_flight:,} in flight"
+    if isinstance(limits.concurrency, str) and p.endpoint.name != "local":
+        took, pace = f"at least {took}", f"up to {pace}, as many as the server takes"
+    else:
+        took = f"about {took}"
+    pace += f", {plural(limits.requests_per_minute, 'request')} a minute" if limits.requests_per_minute else ""
+    pace += f", {limits.tokens_per_minute:,} tokens a minute" if limits.tokens_per_minute else ""
+    return f"{took} ({pace})"
 
 
 def price_text(p: "Prepared", prices: "Prices", now: float) -> str | None:
-    """Say what the model costs and how old that knowledge is; None where it is unknown."""
+    """Return what the model costs and how old that knowledge is; None where it is unknown."""
     price = prices.likely.get(p.endpoint.model)
     if price is None:
         return None
@@ -85,5 +106,5 @@ def price_text(p: "Prepared", prices: "Prices", now: float) -> str | None:
 
 
 def _usd(amount: int) -> str:
-    """Give a price as it is listed: all its digits."""
+    """Return a price as it is listed: all its digits."""
     return f"${to_usd(amount).normalize():f}"

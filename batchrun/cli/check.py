@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.arguments import debug_option, give, job_argument, load
-from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line
+from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, unasked_text
 from batchrun.errors import BatchrunError, ExitCode, did_you_mean
 from batchrun.money import from_usd, show
 from batchrun.terminal import printable, short
@@ -171,7 +171,6 @@ class _Checked:
     def _requests(self, checkpoint: "Checkpoint | None") -> None:
         """Say what a run would need, and whether key and caps allow it."""
         from batchrun.api import prices_for
-        from batchrun.runner.budget import worst_case
         from batchrun.runner.forecast import forecast, survey
 
         p = self._p
@@ -179,7 +178,7 @@ class _Checked:
             with reachable(p.endpoint) as served:
                 key = self._key(served)
                 prices = prices_for(p.job, served, p.cache_dir, time.time())
-            found = survey(p, checkpoint, worst_case(p, prices))
+            found = survey(p, checkpoint, prices)
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))
             return
@@ -193,8 +192,7 @@ class _Checked:
     def _rows(self, found: "Survey") -> None:
         self._say("ok", "rows", rows_line(found))
         for reason in found.unasked:
-            text = f"{reason.rows:,} can't be asked, the first is row {reason.row:,}: {reason.message}"
-            self._say("warning", "rows", text)
+            self._say("warning", "rows", unasked_text(reason))
 
     def _key(self, endpoint: "Endpoint") -> "KeyInfo | None":
         """Say where the key comes from, never what it is, and what OpenRouter tells of it."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.arguments import debug_option, give, job_argument, load
-from batchrun.cli.before import basis_text, cost_text, reachable, rows_line
+from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, time_text, unasked_text
 from batchrun.errors import UserError
-from batchrun.terminal import duration, lines, printable
+from batchrun.terminal import lines, printable
 
 if TYPE_CHECKING:
     from batchrun.api import Prices
@@ -30,7 +30,7 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
 @click.command("preview", epilog=EXAMPLES)
 @job_argument
 @click.option(
-    "-n", "number", type=click.IntRange(0, 1_000), default=3, show_default=True, help="Show so many requests."
+    "-n", "number", type=click.IntRange(0, 1_000), default=3, show_default=True, help="Show that many requests."
 )
 @click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row, whatever its state.")
 @click.option("--endpoint", metavar="E", help="Preview a run with the same flag.")
@@ -39,16 +39,15 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
 def command(job: Path, number: int, row: int | None, endpoint: str | None, api_key_env: str | None, **_: bool) -> None:
     """Show the exact requests of the first rows that a run would ask, then what the run would need.
 
-    Rows are counted from 1, a header not included (the checkpoint's column `position` counts from 0). Rows to ask are
-    what is left after answers that are kept and equal questions. Likely tokens, money and time follow from the job's
-    own answers as soon as there are some; the worst case is a bound for each request once, without retries and repairs.
+    Rows are counted from 1, without a header (the checkpoint's column `position` counts from 0). Above a few thousand
+    rows the numbers are extrapolated from a sample. Likely tokens, cost and time follow from the job's own answers as
+    soon as there are some; the highest cost counts each request once, without retries and repairs.
 
-    Nothing is asked of a model, and no file is written. Prices come from the API's public list, kept for a day.
+    Nothing is sent to a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
     from batchrun.api import prices_for
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import RunOptions, merged
-    from batchrun.runner.budget import worst_case
     from batchrun.runner.forecast import forecast, survey
     from batchrun.runner.prepare import prepared
 
@@ -63,7 +62,7 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
             give("\n".join(_row(p, checkpoint, row)))
         with reachable(p.endpoint) as served:
             prices = prices_for(p.job, served, p.cache_dir, time.time())
-        found = survey(p, checkpoint, worst_case(p, prices), show=0 if row is not None else number)
+        found = survey(p, checkpoint, prices, show=0 if row is not None else number)
     for request in found.first:
         give("\n".join(_request(request)))
     give("\n".join(_sums(p, found, forecast(p, found, prices), prices)))
@@ -80,11 +79,11 @@ def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[s
         raise UserError(f"--row {row}: the input has fewer rows")
     request = shown(p, position, batch.rows[0])
     if isinstance(request, RowProblem):
-        yield f"row {row} can't be asked ({request.error_type}): {printable(request.message)}"
+        yield f"row {row} could not be rendered ({request.error_type}): {printable(request.message)}"
         return
     yield from _request(request)
     if batch.asked is not None and not batch.asked[0]:
-        yield f"row {row} is left out by input.where"
+        yield f"row {row} is filtered out by input.where"
     elif p.job.dedupe:  # else its state depends on how many equal rows stand before it
         yield from _state(p, checkpoint, row, batch.rows[0])
     yield ""
@@ -97,8 +96,8 @@ def _state(p: "Prepared", checkpoint: "Checkpoint | None", row: int, values: tup
     known = None
     if checkpoint is not None and isinstance(key, bytes):
         known = checkpoint.settled([key], again=ASKED_AGAIN, max_tokens=p.max_tokens).get(key)
-    told = {"ok": "is answered", "failed": "failed for good (`batchrun retry` asks it again)"}
-    yield f"row {row} {told[known.status] if known else 'is to be asked'}"
+    states = {"ok": "is answered", "failed": "failed permanently (`batchrun retry` asks it again)"}
+    yield f"row {row} {states[known.status] if known else 'is to be asked'}"
 
 
 def _request(request: "Shown") -> Iterator[str]:
@@ -123,15 +122,14 @@ def _text(content: str | list[dict[str, Any]]) -> str:
 def _sums(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") -> Iterator[str]:
     yield rows_line(found)
     for reason in found.unasked:
-        yield f"  {reason.rows:,} {reason.error_type}, the first in row {reason.row:,}: {printable(reason.message)}"
+        yield f"  {reason.error_type}: {printable(unasked_text(reason))}"
     if not found.questions:
-        yield "nothing is to be asked"
+        done = found.rows > 0 and found.answered == found.rows - found.skipped
+        yield "Nothing to do: every row is answered." if done else "Nothing to do: no row is left to ask."
         return
     yield f"tokens: about {likely.prompt_tokens:,} of prompts, {likely.completion_tokens:,} of answers"
     yield f"  ({basis_text(likely)})"
+    if (price := price_text(p, prices, time.time())) is not None:
+        yield f"price: {price}"
     yield f"cost: {cost_text(p, found, likely, prices)}"
-    limits = p.job.limits
-    pace = f"up to {limits.ceiling:,} in flight"
-    pace += f", {limits.requests_per_minute:,} requests a minute" if limits.requests_per_minute else ""
-    pace += f", {limits.tokens_per_minute:,} tokens a minute" if limits.tokens_per_minute else ""
-    yield f"time: about {duration(max(1.0, likely.seconds))} ({pace})"
+    yield f"time: {time_text(p, likely)}"

@@ -96,7 +96,6 @@ class Gathered:
     failed_at: "array[float]" = field(default_factory=lambda: array("d"))
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    told: int = 0
     models: Counter[str] = field(default_factory=Counter)
     rows: list[Row] = field(default_factory=list)
     samples: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
@@ -109,7 +108,9 @@ def gather(p: Prepared, checkpoint: Checkpoint, *, total: int, gold: str | None,
     Raises UserError for a gold column that can't be meant, InputError if the input changes meanwhile.
     """
     walk = _Walk(p, total, _gold(p, gold), samples=samples)
-    names = [*p.renderer.columns, *([walk.found.gold.column] if walk.found.gold else [])]
+    gold_column = walk.found.gold.column if walk.found.gold else None
+    names = list(dict.fromkeys([*p.renderer.columns, *([gold_column] if gold_column else [])]))
+    walk.gold_place = names.index(gold_column) if gold_column else 0
     for batch in p.rows.batches(names):
         outcomes = checkpoint.outcomes(batch.position, len(batch.rows), _FIELDS)
         if len(outcomes) != len(batch.rows):
@@ -144,6 +145,8 @@ class _Walk:
         self._step = 1 if total <= ROWS else -(-total // (ROWS - FAILED_ROWS))
         self._failed = 0
         self._width = len(p.renderer.columns)
+        self._settled = 0
+        self.gold_place = 0
         self.found = Gathered({name: Column(_declared(schema)) for name, schema in p.form.columns.items()}, gold)
 
     def take(self, position: int, values: Sequence[Any], outcome: Mapping[str, Any]) -> None:
@@ -153,7 +156,7 @@ class _Walk:
         for name, column in found.columns.items():
             if status == "ok":
                 column.add(answer.get(name))
-        if found.gold is not None and (gold := values[self._width]) is not None and status != "skipped":
+        if found.gold is not None and (gold := values[self.gold_place]) is not None and status != "skipped":
             value = answer.get(found.gold.answer)
             found.gold.pairs[label(gold, like=value), None if value is None else label(value)] += 1
         if outcome["first"] and status in {"ok", "failed"}:
@@ -169,16 +172,14 @@ class _Walk:
 
     def _count(self, outcome: Mapping[str, Any]) -> None:
         found = self.found
+        found.prompt_tokens += outcome["prompt_tokens"] or 0
+        found.completion_tokens += outcome["completion_tokens"] or 0
         if outcome["status"] == "failed":
             found.failed_at.append(outcome["finished_at"])
             return
         found.finished.append(outcome["finished_at"])
         if outcome["seconds"] is not None:
             found.seconds.append(outcome["seconds"])
-        if outcome["prompt_tokens"] is not None:
-            found.told += 1
-            found.prompt_tokens += outcome["prompt_tokens"]
-            found.completion_tokens += outcome["completion_tokens"] or 0
         names = (outcome["model"], outcome["provider"])
         found.models[" at ".join(visible(name) for name in names if name) or "not told"] += 1
 
@@ -187,7 +188,10 @@ class _Walk:
     ) -> None:
         failed, found = outcome["status"] == "failed", self.found
         self._failed += failed
-        if position % self._step and not (failed and self._failed <= FAILED_ROWS):
+        if outcome["status"] == "pending" and self._step > 1:
+            return  # nothing to see yet; they would push answers out of the table
+        self._settled += 1
+        if (self._settled - 1) % self._step and not (failed and self._failed <= FAILED_ROWS):
             return
         messages = () if outcome["status"] == "skipped" else self._messages(values)
         row = Row(

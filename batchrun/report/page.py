@@ -12,16 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrun._version import __version__
-from batchrun.api import cost_kind, prices_for
+from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
-from batchrun.money import CostKind, Pico, cost
+from batchrun.money import CostKind, cost
 from batchrun.report import charts
 from batchrun.report.gather import Column, Gathered, Row, cut, gather, visible
 from batchrun.runner import outputs
-from batchrun.runner.budget import worst_case
 from batchrun.runner.closing import advice
-from batchrun.runner.forecast import Used, forecast, survey
 from batchrun.runner.prepare import Prepared
 from batchrun.terminal import duration, when
 
@@ -58,7 +56,7 @@ def write_report(
         raise UserError(f"{path} is no name for a report; write one that ends in .html")
     outputs.check_plan(p, checkpoint.current_plan())
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
-    found = gather(p, checkpoint, total=counts.rows, gold=gold, samples=samples)
+    found = gather(p, checkpoint, total=counts.rows - counts.pending, gold=gold, samples=samples)
     page = _page(
         cost_kind(p.job),
         job=p.job,
@@ -67,7 +65,7 @@ def write_report(
         runs=runs,
         exits=_EXITS,
         seconds=sum((run.ended_at or run.started_at) - run.started_at for run in runs),
-        money=list(_money(p, counts, found)),
+        output_cost=counts.cost,
         spent=(counts.cost, checkpoint.spent(day=utc_day(time.time())), checkpoint.spent()),
         possibly_billed=checkpoint.possibly_billed(),
         time_charts=list(_time_charts(found, runs)),
@@ -113,28 +111,6 @@ def _write(path: Path, page: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as problem:
         raise StorageError(f"{path} can't be written: {problem.strerror}") from None
-
-
-def _money(
-    p: Prepared, counts: Counts, gathered: Gathered
-) -> Iterator[tuple[str, str, int, int | None, int | None, str]]:
-    """Give name, meaning, questions, tokens of prompts and of answers, and money: real, likely, at worst."""
-    answers, kind = len(gathered.finished), cost_kind(p.job)
-    tokens = (gathered.prompt_tokens, gathered.completion_tokens)
-    yield "real", "as counted", answers, *tokens, cost(counts.cost, kind)
-    prices = prices_for(p.job, p.endpoint, p.cache_dir, time.time(), offline=True)
-    found = survey(p, None, worst_case(p, prices))
-    if gathered.told and found.questions:
-        found.used = Used(gathered.told, round(found.characters * gathered.told / found.questions), *tokens)
-    likely = forecast(p, found, prices)
-    amount, basis = likely.cost, "at list price"
-    if amount is None and answers and counts.cost:
-        amount, basis = Pico(counts.cost * found.questions // answers), "at the cost so far"
-    money = "price unknown" if amount is None else cost(amount, kind)
-    yield "likely", basis, found.questions, likely.prompt_tokens, likely.completion_tokens, money
-    longest = None if p.max_tokens is None else found.questions * p.max_tokens
-    worst = "not bounded, or price unknown" if found.worst is None else cost(found.worst, kind)
-    yield "at worst", "all answers of full length", found.questions, None, longest, worst
 
 
 def _time_charts(found: Gathered, runs: Sequence[RunInfo]) -> Iterator[tuple[Markup, str]]:

@@ -1,23 +1,29 @@
 """What a run would do before it does: the questions it would ask, their tokens, money and time.
 
-Likely tokens need no tokenizer: a token is so many characters, as the job's own answers show, else four. The worst
-case is what a run reserves: no tokenizer makes more tokens than bytes.
+A sample of the rows is rendered and extrapolated. Likely tokens need no tokenizer: a token has as many characters as
+in the job's own answers, else four. The worst case is what a run reserves: no tokenizer makes more tokens than bytes.
 """
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from batchrun.api import ASKED_AGAIN, Prices
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, Settled
 from batchrun.job import Limits
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import RowProblem
+from batchrun.runner.budget import worst_case
+from batchrun.runner.children import LOCAL_PARALLEL
 from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
 from batchrun.table.read import Batch
+
+SAMPLE = 4_000
+"""Rows of a sample, at least, where the input has as many; at most twice that number."""
 
 CHARACTERS_PER_TOKEN = 4.0
 """Where nothing is answered yet. Measured with a tokenizer of 49,000 tokens: English sentences have 4.3 to 4.4, names
@@ -33,10 +39,9 @@ OBJECT_TOKENS, COLUMN_TOKENS = 8, 12
 LATENCY = 2.0
 """Seconds for one answer, where nothing is answered yet."""
 
-_CALIBRATION = 2_000
-_SAMPLE = 200
+_FIRST = 200
 """Questions on which `likely_cost` rests."""
-_EXACT = 2**20
+_POSITIONS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Unasked:
 
 @dataclass(slots=True)
 class Used:
-    """What answers used that this input and prompt had: the base of an estimate. Seconds."""
+    """What this job's answers used: the base of an estimate. Seconds."""
 
     answers: int = 0
     characters: int = 0
@@ -69,82 +74,60 @@ class Used:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Survey:
-    """What a run would find. Rows that are answered, failed for good, left out, not askable, open; then requests.
+    """What a run would find: how many rows are answered, failed for good, filtered out or open.
 
-    `questions` are the distinct open ones, counted exactly up to a million, beyond it with an error of about 0.2 %.
-    `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or not bounded).
-    `answer_tokens` is the mean length of what the job's other questions were answered, where none of these is.
+    `rows` and `skipped` are exact; all else is extrapolated from a sample, unless `exact`. `questions` are the
+    distinct open ones; `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or
+    not bounded). `answer_tokens` is the mean length of this job's other answers, where none in the sample was answered.
     """
 
-    rows: int = 0
-    answered: int = 0
-    failed: int = 0
-    skipped: int = 0
-    open: int = 0
-    questions: int = 0
-    exact: bool = True
-    characters: int = 0
-    worst: Pico | None = None
-    unasked: tuple[Unasked, ...] = ()
-    used: Used = field(default_factory=Used)
-    answer_tokens: int | None = None
-    first: tuple[Shown, ...] = ()
+    rows: int
+    skipped: int
+    answered: int
+    failed: int
+    open: int
+    questions: int
+    exact: bool
+    characters: int
+    worst: Pico | None
+    unasked: tuple[Unasked, ...]
+    used: Used
+    answer_tokens: int | None
+    first: tuple[Shown, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What the open questions will likely need; `cost` is None where the price is unknown, `seconds` is a duration.
 
-    `answers` tells from how many of this job's answers that follows; without any it is a rule of thumb.
+    `answers` is the number of this job's answers that the estimate follows from; without any it is a rule of thumb.
+    `in_flight` is the most requests at once that `seconds` assumes.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cost: Pico | None
     seconds: float
+    in_flight: int
     answers: int
     characters_per_token: float
 
 
-class Distinct:
-    """Counts distinct keys in bounded memory: all of them up to `capacity`, then a share of them, chosen by digest.
+def survey(p: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int = 0) -> Survey:
+    """Read the input once, render a sample of its rows, and return what a run would ask.
 
-    A key that is seen for the first time weighs as many keys as the share stands for; any other weighs nothing.
+    The first `show` requests are included. Raises InputError. Nothing is sent and nothing is written.
     """
-
-    def __init__(self, capacity: int = _EXACT) -> None:
-        self._capacity = capacity
-        self._seen: set[int] = set()
-        self.weight = 1
-
-    def first(self, key: bytes) -> int:
-        """Give the weight of a key at its first appearance, else 0."""
-        number = int.from_bytes(key[:8])
-        if number % self.weight or number in self._seen:
-            return 0
-        self._seen.add(number)
-        weight = self.weight
-        while len(self._seen) > self._capacity:
-            self.weight *= 2
-            self._seen = {known for known in self._seen if known % self.weight == 0}
-        return weight
-
-
-def survey(p: Prepared, checkpoint: Checkpoint | None, worst: Callable[[int], Pico] | None, show: int = 0) -> Survey:
-    """Read the input once and say what a run would ask; the first `show` requests are given as well.
-
-    Raises InputError. Nothing is sent and nothing is written.
-    """
-    surveyor = _Surveyor(p, checkpoint, worst, show)
+    sample = _Sample(p, checkpoint, worst_case(p, prices), show)
     for batch in p.rows.batches(p.renderer.columns):
-        surveyor.take(batch)
-    return surveyor.done()
+        sample.take(batch)
+    return sample.survey()
 
 
 def shown(p: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowProblem:
-    """Give the request of the row at a position (from 0), for people."""
+    """Return the request of the row at a position (from 0), for people."""
     messages = p.renderer.messages(values)
     body = p.renderer.body(values)
     if isinstance(messages, RowProblem):
@@ -155,147 +138,212 @@ def shown(p: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowPro
     return Shown(position + 1, messages, params)
 
 
-class _Surveyor:
-    """Goes through the rows and adds up."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the sample that is not filtered out; `problem` is (error_type, message) of one that can't be asked."""
+
+    position: int
+    key: bytes | None
+    problem: tuple[str, str] | None
+    settled: Settled | None
+    characters: int
+    worst: Pico
+
+    @property
+    def is_open(self) -> bool:
+        return self.key is not None and self.settled is None
+
+
+class _Sample:
+    """A sample of the rows that is spread evenly over an input of unknown length.
+
+    A row belongs to it if the hash of its position is below a bound; the bound is halved when the sample is full.
+    """
 
     def __init__(
         self, p: Prepared, checkpoint: Checkpoint | None, worst: Callable[[int], Pico] | None, show: int
     ) -> None:
         self._p, self._checkpoint, self._worst, self._show = p, checkpoint, worst, show
         self._keys_of = Keys(p.renderer, dedupe=p.job.dedupe)
-        self._distinct = Distinct() if p.job.dedupe else None
-        self._unasked: dict[str, Unasked] = {}
-        self._sizes = _Sizes(p)
-        self._found = Survey(worst=None if worst is None else ZERO)
+        # A constant bound needs no bodies; with images they would hold whole files.
+        self._needs_size = worst is not None and p.job.model.max_request_usd is None
+        self._bound = _POSITIONS
+        self._total = self._skipped = 0
+        self._rows: list[_Row] = []
         self._first: list[Shown] = []
 
     def take(self, batch: Batch) -> None:
-        """Count one batch."""
-        keys, problems = self._keys_of(batch)
-        settled = {}
+        """Count one batch and render its rows of the sample."""
+        self._total += len(batch.rows)
+        asked = [index for index in range(len(batch.rows)) if batch.asked is None or batch.asked[index]]
+        self._skipped += len(batch.rows) - len(asked)
+        is_beginning = batch.position == 0 and self._show > 0  # people expect the requests of the very first rows
+        chosen = [index for index in asked if is_beginning or self._is_in(batch.position + index)]
+        self._rows += self._rendered(batch, chosen)
+        while len(self._rows) > 2 * SAMPLE:
+            self._bound //= 2
+            self._rows = [row for row in self._rows if self._is_in(row.position)]
+
+    def _is_in(self, position: int) -> bool:
+        # A mere multiple would fall into step with inputs that repeat every so many rows.
+        mixed = position * 0x9E3779B1 % _POSITIONS
+        mixed = (mixed ^ mixed >> 15) * 0x85EBCA6B % _POSITIONS
+        return mixed ^ mixed >> 13 < self._bound
+
+    def _rendered(self, batch: Batch, chosen: list[int]) -> list[_Row]:
+        p, values = self._p, [batch.rows[index] for index in chosen]
+        keys, problems = self._keys_of(Batch(0, values, None))
+        settled: dict[bytes, Settled] = {}
         if self._checkpoint is not None:
             known = [key for key in keys if key is not None]
-            settled = self._checkpoint.settled(known, again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
-        found = self._found
-        found.rows += len(keys)
-        for index, key in enumerate(keys):
-            if index + batch.position in problems:
-                self._refused(index + batch.position, *problems[index + batch.position])
-            elif key is None:
-                found.skipped += 1
-            elif (state := settled.get(key)) is None:
-                found.open += 1
-                self._open(batch.position + index, key, batch.rows[index])
-            elif state.status == "ok":
-                found.answered += 1
-                if state.prompt_tokens is not None and found.used.answers < _CALIBRATION:
-                    used = found.used
-                    used.answers += 1
-                    used.characters += self._sizes(batch.rows[index])[0]
-                    used.prompt_tokens += state.prompt_tokens
-                    used.completion_tokens += state.completion_tokens or 0
-                    used.seconds += state.seconds or 0.0
-            else:
-                found.failed += 1
+            settled = self._checkpoint.settled(known, again=ASKED_AGAIN, max_tokens=p.max_tokens)
+        shown_keys = {row.key for row in self._rows}
+        rows = []
+        for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
+            position = batch.position + index
+            state = None if key is None else settled.get(key)
+            row = _Row(position, key, problems.get(number), state, *self._sizes(values[number]))
+            rows.append(row)
+            if row.is_open and len(self._first) < self._show and key not in shown_keys:
+                shown_keys.add(key)
+                if isinstance(request := shown(p, position, values[number]), Shown):
+                    self._first.append(request)
+        return rows
 
-    def done(self) -> Survey:
-        """Give the sums."""
-        found = self._found
-        found.exact = self._distinct is None or self._distinct.weight == 1
-        found.unasked = tuple(sorted(self._unasked.values(), key=lambda reason: -reason.rows))
-        found.first = tuple(self._first)
-        if not found.used.answers and self._checkpoint is not None:
-            usage = self._checkpoint.usage()
-            found.answer_tokens = round(usage.completion_tokens / usage.answers) if usage.answers else None
-        return found
+    def _sizes(self, values: tuple[Any, ...]) -> tuple[int, Pico]:
+        """Return the characters of a row's messages, and what it can cost at most."""
+        size = 0
+        if self._needs_size:
+            body = self._p.renderer.body(values)
+            size = 0 if isinstance(body, RowProblem) else len(body)
+        return _characters(self._p, values), ZERO if self._worst is None else self._worst(size)
 
-    def _refused(self, position: int, error_type: str, message: str) -> None:
-        known = self._unasked.get(error_type)
-        self._unasked[error_type] = (
-            Unasked(error_type, 1, position + 1, message)
-            if known is None
-            else Unasked(error_type, known.rows + 1, known.row, known.message)
+    def survey(self) -> Survey:
+        """Return what the sample says of the whole input."""
+        sampled, asked = len(self._rows), self._total - self._skipped
+
+        def scaled(number: int) -> int:
+            return round(number * asked / sampled) if sampled else 0
+
+        states = Counter(row.settled.status for row in self._rows if row.settled is not None)
+        counted = {row.key: row for row in self._rows if row.is_open}
+        questions = self._questions(scaled(sum(row.is_open for row in self._rows)))
+        share = questions / len(counted) if counted else 0.0
+        worst = Pico(round(sum(row.worst for row in counted.values()) * share))
+        used = self._used()
+        return Survey(
+            rows=self._total,
+            skipped=self._skipped,
+            answered=scaled(states["ok"]),
+            failed=scaled(states["failed"]),
+            open=scaled(sum(row.is_open for row in self._rows)),
+            questions=questions,
+            exact=sampled == asked,
+            characters=round(sum(row.characters for row in counted.values()) * share),
+            worst=None if self._worst is None else worst,
+            unasked=self._unasked(scaled),
+            used=used,
+            answer_tokens=None if used.answers else self._answer_tokens(),
+            first=tuple(self._first),
         )
 
-    def _open(self, position: int, key: bytes, values: tuple[Any, ...]) -> None:
-        weight = 1 if self._distinct is None else self._distinct.first(key)
-        if not weight:
-            return
-        found = self._found
-        characters, size = self._sizes(values)
-        found.questions += weight
-        found.characters += weight * characters
-        if self._worst is not None and found.worst is not None:
-            found.worst = Pico(found.worst + weight * self._worst(size))
-        if len(self._first) < self._show and isinstance(request := shown(self._p, position, values), Shown):
-            self._first.append(request)
+    def _questions(self, rows: int) -> int:
+        """Estimate the distinct questions among `rows` open rows (Chao 1984): exact where the sample is the whole."""
+        often = Counter(Counter(row.key for row in self._rows if row.is_open).values())
+        distinct = often.total()
+        if self._bound == _POSITIONS or not self._p.job.dedupe:
+            return distinct if self._bound == _POSITIONS else rows
+        if not often[2]:
+            return rows if often[1] else distinct
+        return min(rows, distinct + often[1] ** 2 // (2 * often[2]))
 
-
-class _Sizes:
-    """How many characters the messages of a request have, and how many bytes its body has."""
-
-    def __init__(self, p: Prepared) -> None:
-        self._renderer = p.renderer
-        self._images = any(
-            part.image for turn in p.job.prompt.turns if not isinstance(turn.content, str) for part in turn.content
+    def _unasked(self, scaled: Callable[[int], int]) -> tuple[Unasked, ...]:
+        first: dict[str, _Row] = {}
+        number: Counter[str] = Counter()
+        for row in self._rows:
+            if row.problem is not None:
+                first.setdefault(row.problem[0], row)
+                number[row.problem[0]] += 1
+        return tuple(
+            Unasked(name, scaled(rows), first[name].position + 1, (first[name].problem or ("", ""))[1])
+            for name, rows in number.most_common()
         )
-        self._around: int | None = None
 
-    def __call__(self, values: tuple[Any, ...]) -> tuple[int, int]:
-        if self._images:  # the body would hold them whole
-            return self._written(values), 0
-        body = self._renderer.body(values)
-        if isinstance(body, RowProblem):
-            return 0, 0
-        whole = len(body) if body.isascii() else len(body.decode())
-        if self._around is None:
-            self._around = whole - self._written(values)
-        return whole - self._around, len(body)
+    def _used(self) -> Used:
+        used = Used()
+        for row in self._rows:
+            state = row.settled
+            if state is not None and state.status == "ok" and state.prompt_tokens is not None:
+                used.answers += 1
+                used.characters += row.characters
+                used.prompt_tokens += state.prompt_tokens
+                used.completion_tokens += state.completion_tokens or 0
+                used.seconds += state.seconds or 0.0
+        return used
 
-    def _written(self, values: tuple[Any, ...]) -> int:
-        messages = self._renderer.messages(values)
-        if isinstance(messages, RowProblem):
-            return 0
-        texts: list[str] = []
-        for message in messages:
-            content = message["content"]
-            texts += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-        return sum(map(len, texts))
+    def _answer_tokens(self) -> int | None:
+        if self._checkpoint is None:
+            return None
+        usage = self._checkpoint.usage()
+        return round(usage.completion_tokens / usage.answers) if usage.answers else None
+
+
+def _characters(p: Prepared, values: tuple[Any, ...]) -> int:
+    """Return the characters of a row's messages; 0 if it can't be rendered."""
+    messages = p.renderer.messages(values)
+    if isinstance(messages, RowProblem):
+        return 0
+    texts: list[str] = []
+    for message in messages:
+        content = message["content"]
+        texts += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+    return sum(map(len, texts))
 
 
 def forecast(p: Prepared, found: Survey, prices: Prices) -> Forecast:
-    """Say what the open questions of a survey will likely need, each asked once."""
-    used, number = found.used, found.questions
+    """Return what the open questions of a survey will likely need, each asked once."""
+    return _forecast(p, prices, found.questions, found.characters, found.used, found.answer_tokens)
+
+
+def _forecast(
+    p: Prepared, prices: Prices, number: int, characters: int, used: Used, answer_tokens: int | None
+) -> Forecast:
     if used.answers and used.prompt_tokens:
         ratio = used.characters / used.prompt_tokens
-        prompt = found.characters / ratio if ratio else number * used.prompt_tokens / used.answers
+        prompt = characters / ratio if ratio else number * used.prompt_tokens / used.answers
         completion = number * used.completion_tokens / used.answers
     else:
         ratio = CHARACTERS_PER_TOKEN
         around = 0 if p.form.response_format is None else len(orjson.dumps(p.form.response_format))
-        prompt = (found.characters + number * around) / ratio + number * MESSAGE_TOKENS * len(p.job.prompt.turns)
-        completion = float(number * (_answer_tokens(p) if found.answer_tokens is None else found.answer_tokens))
+        prompt = (characters + number * around) / ratio + number * MESSAGE_TOKENS * len(p.job.prompt.turns)
+        completion = float(number * (_answer_tokens(p) if answer_tokens is None else answer_tokens))
     if p.max_tokens is not None:
         completion = min(completion, number * p.max_tokens)
     price = prices.likely.get(p.endpoint.model)
     tokens = (round(prompt), round(completion))
     cost = None if price is None else Pico(price.cost(*tokens) + price.request * (number - 1) if number else 0)
     latency = used.seconds / used.answers if used.answers and used.seconds else LATENCY
-    seconds = likely_seconds(number, sum(tokens), latency, p.job.limits)
-    return Forecast(*tokens, cost, seconds, used.answers, ratio)
+    at_once = in_flight(p)
+    seconds = likely_seconds(number, sum(tokens), latency, p.job.limits, at_once)
+    return Forecast(*tokens, cost, seconds, at_once, used.answers, ratio)
+
+
+def in_flight(p: Prepared) -> int:
+    """Return how many requests a run sends at once, at most."""
+    ceiling = p.job.limits.ceiling
+    return min(ceiling, LOCAL_PARALLEL) if p.endpoint.name == "local" else ceiling
 
 
 def likely_cost(p: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: int, questions: int) -> Pico | None:
     """Return what that many open questions will likely cost, by the first ones; None where the price is unknown."""
     if not questions or p.endpoint.model not in prices.likely:
         return None
-    blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=p.max_tokens, batch=_SAMPLE)
-    works = list(open_work(p.rows, p.renderer.columns, blocks, most=_SAMPLE, changed=lambda: False))
+    blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=p.max_tokens, batch=_FIRST)
+    works = list(open_work(p.rows, p.renderer.columns, blocks, most=_FIRST, changed=lambda: False))
     if not works:
         return None
-    sizes = _Sizes(p)
-    characters = sum(sizes(work.values)[0] for work in works)
-    return forecast(p, Survey(questions=questions, characters=characters * questions // len(works)), prices).cost
+    characters = sum(_characters(p, work.values) for work in works)
+    return _forecast(p, prices, questions, characters * questions // len(works), Used(), None).cost
 
 
 def _answer_tokens(p: Prepared) -> int:
@@ -304,12 +352,12 @@ def _answer_tokens(p: Prepared) -> int:
     return OBJECT_TOKENS + COLUMN_TOKENS * len(p.form.columns)
 
 
-def likely_seconds(questions: int, tokens: int, latency: float, limits: Limits) -> float:
-    """Give the seconds that the slowest of the limits makes of it."""
+def likely_seconds(questions: int, tokens: int, latency: float, limits: Limits, at_once: int) -> float:
+    """Return the seconds that the slowest of the limits takes for that many questions."""
     if not questions:
         return 0.0
     return max(
-        latency * -(-questions // limits.ceiling),
+        latency * -(-questions // at_once),
         60.0 * questions / limits.requests_per_minute if limits.requests_per_minute else 0.0,
         60.0 * tokens / limits.tokens_per_minute if limits.tokens_per_minute else 0.0,
     )
