@@ -1,7 +1,11 @@
 """Text for a terminal."""
 
+import io
+import sys
+
 import pytest
 
+from batchrun.cli.arguments import give
 from batchrun.terminal import plural
 
 
@@ -19,3 +23,15 @@ from batchrun.terminal import plural
 def test_a_count_agrees_with_its_noun(number: int, noun: str, text: str) -> None:
     """One of a thing is singular; any other number has thousands separated and the noun's plural."""
     assert plural(number, noun) == text
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("ascii", "\\xe9 \\u0142"), ("latin-1", "é \\u0142"), ("utf-8", "é ł")])
+def test_a_terminal_without_a_letter_shows_its_escape(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, text: str
+) -> None:
+    """ASCII and Latin-1 terminals get an escape in place of a letter that they do not have; nothing fails."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    give("é ł")
+    stream.seek(0)
+    assert stream.read() == f"{text}\n"

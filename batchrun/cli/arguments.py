@@ -165,7 +165,7 @@ def tell(text: str) -> None:
 
 def _written(text: str, stream: IO[str]) -> None:
     # A terminal in ASCII or Latin-1 shows letters that it does not have as escapes, as Python's stderr does.
-    encoding = stream.encoding or "utf-8"
+    encoding: str = getattr(stream, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         click.echo(text, file=stream)
