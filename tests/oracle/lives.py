@@ -213,6 +213,7 @@ class Life:
     height: int
     priced: bool
     cap: str
+    mistake: str
     prefix: str
     keep: tuple[int, ...]
     job_name: str
@@ -243,6 +244,11 @@ class Life:
         return dict(zip(("id", *self.names), values, strict=True))
 
     @property
+    def mistaken(self) -> bool:
+        """Whether the job has a mistake that must be found before anything is asked."""
+        return self.mistake == "no column" or (self.mistake == "unfit cell" and self.format in {"csv", "tsv"})
+
+    @property
     def types(self) -> dict[str, str]:
         """The input's columns."""
         return dict(zip(("id", *self.names), ("string", "string", "integer", self.extra), strict=True))
@@ -250,6 +256,8 @@ class Life:
     def prompt(self, word: str) -> str:
         """Return the prompt's template with this first word."""
         text, whole, extra = self.names
+        if self.mistake == "no column":
+            return f"{word}: {{{text}}}"
         dash = ' | default("-")'
         return (
             word
@@ -314,7 +322,12 @@ class Life:
             names = list(self.types)
             if self.combination["files"] == "reordered" and place % 2:
                 names.reverse()
-            (folder / name).write_bytes(_encoded(self.format, {n: self.types[n] for n in names}, share))
+            raw = _encoded(self.format, {n: self.types[n] for n in names}, share)
+            if self.mistaken and self.mistake == "unfit cell":
+                separator = "," if self.format == "csv" else "\t"
+                cells = ["1", "late", "many", ""] if names == list(self.types) else ["", "many", "late", "1"]
+                raw += separator.join(cells).encode() + b"\n"
+            (folder / name).write_bytes(raw)
 
     def first_rows(self) -> list[Row]:
         """Return the rows that the life begins with: the drawn ones, repeated up to its height where it has one."""
@@ -338,6 +351,8 @@ class Life:
                 lines.append("\n".join(line[:200] for line in raw.split("\n")))
             else:
                 lines += [f"{row!r:.200}" for row in share[:30]]
+        if self.mistaken:
+            lines.append(f"-- the mistake: {self.mistake}")
         lines.append(f"-- steps; the first run has the flag {self.combination['flag'] or 'none'}")
         return "\n".join([*lines, *(f"{number}. {step}" for number, step in enumerate(self.steps, 1))])
 
@@ -389,6 +404,9 @@ def _json(value: Any) -> str:  # noqa: ANN401  (any JSON)
 
 # -- drawing
 
+MISTAKES = ("no column", "unfit cell")
+"""A prompt that uses no column; a cell that its declared type does not hold, in the last row."""
+
 
 @st.composite
 def lives(draw: st.DrawFn, pinned: Combination) -> Life:
@@ -420,6 +438,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         height=height,
         priced=combination["flag"] == "--max-cost" or draw(st.sampled_from((True, True, False))),
         cap=draw(st.sampled_from(("5", "0.0015"))),
+        mistake=draw(st.sampled_from(("",) * 38 + MISTAKES)),
         prefix=draw(st.sampled_from(("", "llm_"))),
         keep=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))),
         job_name=draw(st.sampled_from(("job.yaml", "my job.yaml"))),

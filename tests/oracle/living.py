@@ -148,6 +148,17 @@ class Living:
         assert self.life.job_name in pasted, f"the last line names no job file: {lines[-1]}"
         self.run(pasted, Step("retry" if pasted[0] == "retry" else "run"))
 
+    def refused(self) -> None:
+        """Check that a mistake is found before anything is asked."""
+        if not self.life.combination["dedupe"] and self.life.mistake == "no column":
+            return  # asking for many answers to one question is allowed
+        ledger = self.server.begin(Weather(), None, 0)
+        ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes)
+        assert ended.code == 2, f"a mistake ({self.life.mistake}) ended with exit {ended.code}: {ended.err}"
+        assert not ledger.received, f"{len(ledger.received)} questions were asked in spite of a mistake"
+        where = self.life.job_name if self.life.mistake == "no column" else "part"
+        assert where in ended.err, f"the message names no place: {ended.err}"
+
     # -- one run
 
     def run(self, words: list[str], step: Step) -> Ended:
@@ -449,6 +460,9 @@ def live(life: Life, server: Server, zygote: Zygote) -> None:
         flags = [flag, *([values[flag]] if flag in values else [])] if flag else []
         living = Living(life, folder, server, zygote, rows, flags=flags)
         living.write()
+        if life.mistaken:
+            living.refused()
+            return
         for number, step in enumerate(life.steps, 1):
             try:
                 living.step(step)

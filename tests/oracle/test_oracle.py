@@ -1,7 +1,7 @@
 """Whole jobs and lives, drawn by chance, against a naive batchrun (model.py) and a server with faults (server.py).
 
 ORACLE_SEED repeats a run, ORACLE_LIVES sets the number of lives, ORACLE_PACKAGE names a folder with another copy of the
-package.
+package, and ORACLE_SHRINK=0 shows a failure as it was drawn.
 """
 
 import itertools
@@ -21,6 +21,8 @@ from oracle.zygote import Zygote, zygote
 LIVES = int(os.environ.get("ORACLE_LIVES", "300"))
 SHARE = 25
 """Lives in one test, so that the workers of pytest-xdist share them."""
+
+PHASES = [Phase.generate] if os.environ.get("ORACLE_SHRINK") == "0" else [Phase.generate, Phase.shrink]
 
 SHARES = max(1, LIVES // SHARE)
 Note = Callable[[str, object], None]
@@ -66,7 +68,7 @@ def _one_life(
         max_examples=2,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=PHASES,
         suppress_health_check=list(HealthCheck),
     )
     @given(lives(combination))

@@ -91,7 +91,7 @@ def zygote() -> Iterator[Zygote]:
         package = os.environ.get("ORACLE_PACKAGE")
         environment["PYTHONPATH"] = os.pathsep.join([package, tests] if package else [tests])
         command = [sys.executable, "-m", "oracle.zygote", address]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == b"ready\n"
@@ -108,6 +108,8 @@ def fast_folder() -> str | None:
 def serve(address: str) -> None:
     """Fork for each request; ends with SIGTERM."""
     sizes.load_all()
+    if package := os.environ.get("ORACLE_PACKAGE"):
+        assert sizes.module("batchrun").__file__ == f"{package}/batchrun/__init__.py", "another copy was imported"
     sizes.check()
     found = sizes.threads()
     if len(found) > 1:
