@@ -37,7 +37,7 @@ def build(job: Path, rows: int) -> None:
             now=now,
         )
         before = time.process_time()
-        fill(builder, p.rows, p.renderer, dedupe=True)
+        fill(builder, p.rows, p.renderer, p.kept, dedupe=True)
         builder.make_current()
         print((time.process_time() - before) / rows * 1e6)
         run = checkpoint.begin_run(now=now, host="", pid=0, version="", job_text="")

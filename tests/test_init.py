@@ -149,7 +149,7 @@ def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("x.xlsx", "", "no suffix that tells its format"),
+        ("x.xlsx", "", "is an Excel workbook"),
         ("gone.csv", None, "there is no file"),
         ("empty.csv", "", "empty"),
     ],

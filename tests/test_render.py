@@ -296,11 +296,11 @@ def test_the_null_that_is_printed_is_named_among_others() -> None:
 
 @pytest.mark.parametrize(
     ("template", "wanted"),
-    [("{{ a | default('none') }}", "none"), ("{{ a | d('-') | upper }}", "-"), ("{{ a is none }}", "True"),
+    [("{{ a | default('none') }}", "none"), ("{{ a | d('-') | upper }}", "-"), ("{{ a is none }}", "true"),
      ("{% if a %}y{% else %}n{% endif %}", "n"), ("{{ row | tojson }}", '{"a": null}'),
-     ("{{ '' | default('x', true) }}", "x"), ("{{ a or 'x' }}", "x"), ("{{ a == none }}", "True"),
-     ("{{ a is defined }}", "True"), ("{{ a in ['x'] }}", "False"), ("{{ [a] | tojson }}", "[null]"),
-     ("{{ a is not none and a > 3 }}", "False"), ("{{ [a, 'x'] | map('default', '-') | join }}", "-x")],
+     ("{{ '' | default('x', true) }}", "x"), ("{{ a or 'x' }}", "x"), ("{{ a == none }}", "true"),
+     ("{{ a is defined }}", "true"), ("{{ a in ['x'] }}", "false"), ("{{ [a] | tojson }}", "[null]"),
+     ("{{ a is not none and a > 3 }}", "false"), ("{{ [a, 'x'] | map('default', '-') | join }}", "-x")],
 )  # fmt: skip
 def test_a_null_can_be_asked_about(template: str, wanted: str) -> None:
     """default, if and is none work on an empty cell."""

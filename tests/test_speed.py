@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from batchrun.checkpoint import PlanInfo
-from batchrun.errors import InputError
-from batchrun.job import CsvOptions, Input
+from batchrun.job import Input
 from batchrun.runner.plan import known_files, stamps_text
-from batchrun.table.read import FileStamp, open_rows
+from batchrun.table.read import open_rows
 
 ROWS = 6_000
 MOST_LOOPS = 28.0
@@ -111,29 +110,34 @@ def test_a_row_costs_no_more_than_twice_what_it_did(tmp_path: Path, url: str) ->
     assert found["mb"] < MOST_MEMORY, found
 
 
-def test_a_file_that_is_known_to_be_sound_is_not_read_again(tmp_path: Path) -> None:
-    """Of a CSV file that was found sound with the same options just the first record is read; with others all of it."""
-    path = tmp_path / "rows.csv"
-    path.write_text('id,text\n1,a\n2,b"c\n')  # a stray quote, which a check would find
-    stat = path.stat()
-    stamps = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    given = Input("rows.csv")
-    with open_rows(given, tmp_path, [FileStamp(*stamps, sound=repr(given.csv))]) as rows:
-        assert rows.columns == ("id", "text")
-    for sound in ("", repr(CsvOptions(separator=";"))):
-        with (
-            pytest.raises(InputError, match=r"rows\.csv:3"),
-            open_rows(given, tmp_path, [FileStamp(*stamps, sound=sound)]),
-        ):
-            pass
-
-
-def test_a_plan_remembers_the_files_that_were_sound(tmp_path: Path) -> None:
-    """What a plan was made from and found sound need not be checked again, unless it was too young to be trusted."""
-    (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
-    given = Input("rows.csv")
+def test_a_known_layout_saves_reading_the_file(tmp_path: Path) -> None:
+    """Of a JSON Lines file whose layout is known nothing is read when it is opened, unless it was too young."""
+    (tmp_path / "rows.jsonl").write_text('{"id":1}\n{"id":2}\n')
+    given = Input("rows.jsonl")
     with open_rows(given, tmp_path) as rows:
-        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), 1, 1, 0)
-    assert known_files(plan) == rows.files
-    assert [one.sound for one in known_files(plan)] == [repr(given.csv)]
-    assert known_files(replace(plan, fingerprint="")) == ()
+        assert [len(batch.rows) for batch in rows.batches()] == [2]
+        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), 1, 1, 0, rows.layout.text())
+        layout = rows.layout
+    assert known_files(plan) == {rows.files: layout.text()}
+    assert known_files(replace(plan, fingerprint="")) == {}
+    layout.columns = {"other": "String"}
+    with open_rows(given, tmp_path, {rows.files: layout.text()}) as rows:
+        assert rows.columns == ("other",)
+
+
+def test_reading_starts_near_the_row_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the byte offsets of a first pass, rows far into a file are read from near them, whatever lies between."""
+    monkeypatch.setattr("batchrun.table.read.OFFSET_ROWS", 10)
+    lines = [f'{number},"a\n{number}"\n' + "\n" * (number % 2) for number in range(100)]
+    (tmp_path / "a.csv").write_text("\ufeffid,text\n" + "".join(lines[:50]), encoding="utf-8")
+    (tmp_path / "b.csv").write_text("text,id\n" + "".join(f'"a\n{number}",{number}\n' for number in range(50, 100)))
+    given = Input(("a.csv", "b.csv"))
+    with open_rows(given, tmp_path) as rows:
+        first = [row for batch in rows.batches(size=7) for row in batch.rows]
+        layout = rows.layout
+    assert layout.starts == [0, 50]
+    assert len(layout.offsets) == 6
+    with open_rows(given, tmp_path, {rows.files: layout.text()}) as rows:
+        for start in (0, 13, 14, 15, 49, 50, 51, 77, 99, 100):
+            assert [row for batch in rows.batches(start=start, size=3) for row in batch.rows] == first[start:]
+    assert first == [(str(number), f"a\n{number}") for number in range(100)]

@@ -24,6 +24,7 @@ class PlanInfo:
     rows: int
     questions: int
     low_water: int
+    layout: str = ""
 
 
 _CURRENT = f"SELECT {', '.join(PlanInfo.__dataclass_fields__)} FROM plans WHERE current"  # noqa: S608  (constants)
@@ -77,8 +78,8 @@ class PlanBuilder:
         )
         return max(0, int(min(before, self._start) - after))
 
-    def make_current(self) -> PlanInfo:
-        """Put the plan in the place of the current one, in one commit."""
+    def make_current(self, layout: str = "") -> PlanInfo:
+        """Put the plan in the place of the current one, in one commit; `layout` is what the input's reader noted."""
         self._flush()
         connection = self._connection
         connection.run("PRAGMA synchronous = FULL")
@@ -91,7 +92,7 @@ class PlanBuilder:
             connection.run("ALTER TABLE rows_next RENAME TO rows")
             connection.run(schema.RESULTS)
             connection.run("DELETE FROM plans")
-            plan = PlanInfo(number, *self._head, rows=self._start, questions=questions, low_water=0)
+            plan = PlanInfo(number, *self._head, rows=self._start, questions=questions, low_water=0, layout=layout)
             connection.insert_row("plans", {**asdict(plan), "current": 1, "created_at": self._now})
         return plan
 

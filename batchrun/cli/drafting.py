@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batchrun.errors import InputError, UserError
 from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
-from batchrun.table.read import Rows, open_rows
+from batchrun.table.read import Rows, open_rows, unreadable_in_a_prompt
 from batchrun.terminal import printable, short
 
 SCHEMA = Path("docs", "reference", "job.schema.json")
@@ -83,22 +83,20 @@ def _csv_options(file: Path) -> CsvOptions:
     if not file.name.lower().endswith(_TEXT_FILES):
         return csv
     try:
-        columns = _columns(file, csv)
-    except InputError as problem:
-        if "input.csv.encoding" not in str(problem):
-            raise
-        csv = CsvOptions(
-            encoding=next((name for name in _ENCODINGS if _reads(file, CsvOptions(encoding=name))), "utf-8")
-        )
-        columns = _columns(file, csv)
-    for separator in _SEPARATORS:
-        if len(columns) == 1 and separator in columns[0] and _reads(file, other := replace(csv, separator=separator)):
-            return other
+        _columns(file, csv)
+    except InputError:
+        for encoding in ("utf-8", *_ENCODINGS):
+            for separator in (None, *_SEPARATORS):
+                if _reads(file, other := CsvOptions(encoding=encoding, separator=separator)):
+                    return other
+        raise
     return csv
 
 
 def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:
     with open_rows(Input(file.name, csv=csv), file.parent) as rows:
+        for _ in rows.batches(()):
+            pass
         return rows.columns
 
 
@@ -111,11 +109,12 @@ def _reads(file: Path, csv: CsvOptions) -> bool:
 
 def _column(rows: Rows) -> str:
     """Choose the column that says most in words: addresses and codes have no spaces."""
-    batch = next(rows.batches(size=SAMPLE), None)
+    columns = [name for name, dtype in rows.schema.items() if not unreadable_in_a_prompt(dtype)] or rows.columns
+    batch = next(rows.batches(columns, size=SAMPLE), None)
     if batch is None or not batch.rows:
-        return rows.columns[0]
+        return columns[0]
     said = [_said(cells) for cells in zip(*batch.rows, strict=True)]
-    return rows.columns[said.index(max(said))]
+    return columns[said.index(max(said))]
 
 
 def _said(cells: Sequence[Any]) -> tuple[int, int]:

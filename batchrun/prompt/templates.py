@@ -8,8 +8,18 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2 import (
+    Environment,
+    StrictUndefined,
+    TemplateError,
+    TemplateSyntaxError,
+    Undefined,
+    meta,
+    nodes,
+    pass_environment,
+)
 from jinja2 import Template as Compiled
+from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -54,16 +64,51 @@ def _is_none(value: Any) -> bool:  # noqa: ANN401  (what a row holds)
 
 def _printable(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
     """Let through what prints the same at each run: a generator prints its address, which would be a new question."""
+    if type(value) is str:  # nearly all values
+        return value
     if value is None:
         raise PromptError('it prints a null: use default("…")')
     if not isinstance(value, _PLAIN):
         raise PromptError(f'it prints a {type(value).__name__}: add "| list" or "| join(…)"')
+    return prompt_text(value)
+
+
+def prompt_text(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
+    """Return a value as a prompt shows it: the table in docs/reference/columns.md. No Python repr reaches a prompt.
+
+    What `str` turns into that text comes back as it is.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal):
+        return f"{value:f}"  # str would write a zero with ten places as 0E-10
+    if isinstance(value, (list, tuple, dict)):
+        return _tojson(value)
     return value
+
+
+def _string(value: Any) -> str:  # noqa: ANN401  (any value)
+    """Return a value's text for Jinja's filter `string` and its operator `~`."""
+    if value is None:
+        raise PromptError('it prints a null: use default("…")')
+    return str(prompt_text(value))
+
+
+@pass_environment
+def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    """Join texts as Jinja's own filter does, each as a prompt shows it."""
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    return str(d).join(map(_string, value))
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  (any value)
     """Return JSON for a model to read: without the escapes that HTML would need."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=lambda one: None if _is_none(one) else str(one))
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_value)
+
+
+def _json_value(value: Any) -> str | None:  # noqa: ANN401  (any value that JSON has no type for)
+    return None if _is_none(value) else _string(value)
 
 
 def _bounded_join(pieces: Iterable[str]) -> str:
@@ -89,6 +134,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.tests["none"] = _is_none
         self.tests["defined"] = lambda value: not isinstance(value, Undefined) or isinstance(value, _Null)
         self.tests["undefined"] = lambda value: isinstance(value, Undefined) and not isinstance(value, _Null)
+        self.filters.update({"string": _string, "join": _join})
         del self.filters["random"], self.globals["lipsum"]
         for name in columns:
             self.globals.pop(name, None)

@@ -10,7 +10,8 @@ from batchrun.errors import InputError
 from batchrun.job import Job
 from batchrun.prompt import RENDERER_VERSION, Renderer, RowProblem, nth_key
 from batchrun.runner.work import Work
-from batchrun.table.read import Batch, FileStamp, Rows, expand, stamp
+from batchrun.table.files import FileStamp, expand, stamp
+from batchrun.table.read import Batch, Rows
 
 YOUNG = 2.0
 """Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
@@ -36,18 +37,23 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, *, dedupe: bool) -> None:
-    """Read the input once and record each row's question, or why it has none."""
+def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, kept: Sequence[str], *, dedupe: bool) -> None:
+    """Read the input once and record each row's question, or why it has none.
+
+    `kept` are the columns that the output needs; they are read now, before anything is paid. Raises InputError.
+    """
+    if unread := [name for name in kept if name not in renderer.columns]:
+        rows.prove(unread)
     keys_of = Keys(renderer, dedupe=dedupe)
     for batch in rows.batches(renderer.columns):
         builder.add(batch.position, *keys_of(batch))
 
 
-def known_files(plan: PlanInfo | None) -> tuple[FileStamp, ...]:
-    """Give the files that a plan was made from, as they were found; none where they were too young to be trusted."""
+def known_files(plan: PlanInfo | None) -> dict[tuple[FileStamp, ...], str]:
+    """Return the layout of the files that a plan was made from, by their stamps; none where they were too young."""
     if plan is None or not plan.fingerprint:
-        return ()
-    return tuple(FileStamp(*one) for one in json.loads(plan.stamps))
+        return {}
+    return {tuple(FileStamp(*one) for one in json.loads(plan.stamps)): plan.layout}
 
 
 def input_changed(plan: PlanInfo, job: Job) -> bool:

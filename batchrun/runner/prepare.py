@@ -13,7 +13,8 @@ from batchrun.api import Endpoint, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes, templates_of, uses_columns
-from batchrun.table.read import FileStamp, Rows, open_rows, stamp
+from batchrun.table.files import FileStamp, stamp
+from batchrun.table.read import Rows, open_rows
 from batchrun.table.write import DETAIL_TYPES, dtype_of
 
 DEFAULT_MAX_TOKENS = 2048
@@ -57,11 +58,11 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    loaded: Loaded, job: Job, environment: Environment, known: Collection[FileStamp] = ()
+    loaded: Loaded, job: Job, environment: Environment, known: Mapping[tuple[FileStamp, ...], str] | None = None
 ) -> Iterator[Prepared]:
     """Open the input and check everything against it. `job` is the loaded one with the flags applied.
 
-    `known` are files that need not be checked again.
+    `known` is what plan.known_files returns: files that need not be read for their layout again.
 
     Raises JobFileError with all mistakes, those of the file as well; InputError for a lone problem in an input file,
     UserError for a wrong flag or, alone, for a missing key.
@@ -150,7 +151,7 @@ class _Found:
         self._mistakes += [self._loaded.mistake(path, message) for path, message in compiled]
         return None
 
-    def opened(self, stack: ExitStack, known: Collection[FileStamp]) -> Rows | None:
+    def opened(self, stack: ExitStack, known: Mapping[tuple[FileStamp, ...], str] | None) -> Rows | None:
         """Open the input. Where only `where` is wrong its columns are known still."""
         if not self._loaded.is_right("input", "path") or not self._loaded.is_right("input", "csv"):
             return None

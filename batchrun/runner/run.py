@@ -52,7 +52,7 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         checkpoint = None
         if job.checkpoint_path.exists() and not options.fresh and not loaded.mistakes:
             checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
-        known = known_files(checkpoint.current_plan()) if checkpoint else ()
+        known = known_files(checkpoint.current_plan()) if checkpoint else {}
         p = stack.enter_context(prepared(loaded, job, environment, known))
         check_writable(job.output_path, [Path(file.path) for file in p.rows.files])
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
@@ -122,10 +122,10 @@ class _Run:
             return current
         stamps = stamps_text(p.rows.files)
         builder = checkpoint.new_plan(fingerprint=mark, wording=p.renderer.wording, stamps=stamps, now=now)
-        fill(builder, p.rows, p.renderer, dedupe=self._job.dedupe)
+        fill(builder, p.rows, p.renderer, p.kept, dedupe=self._job.dedupe)
         if current is not None and current.wording != p.renderer.wording and not self._options.yes:
             self._confirm(builder)
-        return builder.make_current()
+        return builder.make_current(p.rows.layout.text())
 
     def _confirm(self, builder: PlanBuilder) -> None:
         """Refuse to pay for many answered rows again without being told so."""

@@ -1,11 +1,11 @@
 """`input.where`: an SQL condition over one row, checked when the input is opened."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import polars as pl
+from polars import selectors
 
-from batchrun.errors import InputError
+from batchrun.errors import InputError, did_you_mean
 
 PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 """What Polars raises for data or an expression that it can't take."""
@@ -36,10 +36,9 @@ class Where:
             raise InputError(f"input.where fails on a row: {short(error)}; try_cast gives null instead") from None
 
 
-def no_column(name: str, columns: Iterable[str]) -> str:
-    """Return the message for an unknown column, with the nearest known one."""
-    near = difflib.get_close_matches(name, list(columns), 1)
-    return f'there is no column "{name}"' + (f', did you mean "{near[0]}"?' if near else "")
+def column_named(name: str) -> pl.Expr:
+    """Return a column by its exact name; pl.col would take "*" for all columns."""
+    return selectors.by_name(name).as_expr() if _is_pattern(name) else pl.col(name)
 
 
 def short(error: BaseException) -> str:
@@ -65,7 +64,7 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
         plan = empty.with_columns(pl.lit(1).alias(_MASK)).sort(_MASK).filter(predicate).explain()
     except pl.exceptions.ColumnNotFoundError:
         missing = [name for name in pl.sql_expr(where).meta.root_names() if name not in schema]
-        raise InputError(f"input.where: {no_column(missing[0], schema)}") from None
+        raise InputError(f'input.where: there is no column "{missing[0]}"{did_you_mean(missing[0], schema)}') from None
     except PROBLEMS as error:
         raise InputError(f"input.where: {_problem(error)}") from None
     if dtype != pl.Boolean:

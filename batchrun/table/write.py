@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
-from polars import selectors
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import StorageError, UserError
 from batchrun.job import Detail
 from batchrun.records import Status, kind_of
+from batchrun.table.where import column_named
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 _ROW_GROUP = 20_000
@@ -153,7 +153,7 @@ class _Counted:
         try:
             for frame in self._frames:
                 self.rows += frame.height
-                yield frame.select(_column(name).cast(dtype) for name, dtype in self.schema.items())
+                yield frame.select(column_named(name).cast(dtype) for name, dtype in self.schema.items())
         except Exception as error:
             self.failure = error
             raise
@@ -206,12 +206,14 @@ def _clean(frame: pl.DataFrame) -> pl.DataFrame:
 
     To reverse is the one operation that rebuilds nested columns too; the second one puts the rows back.
     """
-    return frame.reverse().reverse()
+    copied = frame.reverse().reverse()
+    # A frame whose lists are all null comes back as lists of nothing, which an Arrow writer refuses.
+    return copied if copied.schema == frame.schema else copied.cast(dict(frame.schema))  # type: ignore[arg-type]
 
 
 def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
     """Give a column in a form that CSV (`table`) or JSONL can hold."""
-    column = _column(name)
+    column = column_named(name)
     if isinstance(dtype, pl.Binary):
         return column.bin.encode("base64")
     if isinstance(dtype, (pl.Datetime, pl.Duration)):
@@ -220,11 +222,6 @@ def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
         text = pl.struct(column.alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.head(-1)
         return pl.when(column.is_not_null()).then(text).alias(name)
     return column
-
-
-def _column(name: str) -> pl.Expr:
-    """Return a column by its exact name; pl.col would take "*" for all columns."""
-    return selectors.by_name(name).as_expr()
 
 
 def _escaped(name: str, expression: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -1,0 +1,169 @@
+"""Input files by name: which ones a job means, whether they are still the same, what they are, and their bytes."""
+
+import codecs
+import glob
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+from batchrun.errors import InputError
+from batchrun.job import Input
+
+BLOCK_BYTES = 1 << 20
+"""Bytes of a text file that are read at a time."""
+
+TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
+READ_PROBLEMS = (OSError, EOFError, zlib.error, zstd.ZstdError)
+"""What reading or decompressing bytes raises."""
+
+_SUFFIXES = ".csv .tsv .jsonl .ndjson (also .gz .zst) .parquet .arrow"
+_EXCEL = "save the sheet as CSV (UTF-8) and name that file"
+_ADVICE = {
+    ".xlsx": f"is an Excel workbook: {_EXCEL}",
+    ".xls": f"is an Excel workbook: {_EXCEL}",
+    ".json": "is JSON: write one object a line (jq -c '.[]' FILE > FILE.jsonl) and name that file",
+    ".zip": "is a ZIP archive: unpack it and name the file inside",
+}
+_MAGIC = (
+    (b"PK\x03\x04", f"is a ZIP archive or an Excel workbook (.xlsx), not text: {_EXCEL}, or unpack it"),
+    (b"\xd0\xcf\x11\xe0", f"is an old Excel workbook (.xls), not text: {_EXCEL}"),
+    (b"\x1f\x8b", "is compressed by gzip: add .gz to its name"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by zstd: add .zst to its name"),
+    (b"PAR1", "is a Parquet file: name it .parquet"),
+    (b"ARROW1", "is an Arrow file: name it .arrow"),
+    (b"SQLite format 3\0", "is an SQLite database, not text: export the table as CSV"),
+    (b"%PDF-", "is a PDF, not text"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What shows that a file is still the one that was read. Bytes; nanoseconds."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def expand(input: Input, folder: Path) -> tuple[Path, ...]:  # noqa: A002  (the job file's word)
+    """Return the input's files: globs sorted, lists in their order, relative to `folder`.
+
+    Raises InputError if nothing matches, and for a folder, an address or an unknown suffix.
+    """
+    paths: dict[Path, None] = {}
+    for pattern in input.patterns:
+        if pattern == "-":
+            raise InputError("input.path: standard input can't be read: write the rows to a file and name that")
+        if "://" in pattern:
+            raise InputError(f'input.path: "{pattern}" is an address, and only local files are read: download it first')
+        path = folder / Path(pattern).expanduser()
+        if path.exists() or not glob.has_magic(pattern):
+            matches = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        if not matches:
+            raise InputError(f'input.path: nothing matches "{pattern}" in {folder}')
+        paths.update(dict.fromkeys(matches))
+    for path in paths:
+        kind_of(path)
+    return tuple(paths)
+
+
+def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:
+    """Return what identifies the present contents of files. Raises InputError for a file that is gone."""
+    stamps = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        stamps.append(FileStamp(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    return tuple(stamps)
+
+
+def kind_of(path: Path) -> str:
+    """Return how a file is read, by its suffix: csv, jsonl, parquet or arrow. Raises InputError for another one."""
+    if path.is_dir():
+        raise InputError(f'input.path: {path} is a folder; name its files, as "{path.name}/*.csv"')
+    if not path.exists():
+        raise InputError(f"input.path: there is no file {path}")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in {".gz", ".zst"}:
+        suffixes.pop()
+        kind = TEXT.get(suffixes[-1]) if suffixes else None
+    else:
+        kind = (TEXT | BINARY).get(suffixes[-1]) if suffixes else None
+    if kind is None and suffixes and suffixes[-1] in _ADVICE:
+        raise InputError(f"input.path: {path.name} {_ADVICE[suffixes[-1]]}")
+    if kind is None:
+        raise InputError(f"input.path: {path.name} has an unknown suffix; files can be {_SUFFIXES}")
+    return kind
+
+
+def check_text(path: Path, name: str) -> None:
+    """Raise InputError for a file that is not text, with what it is."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    if path.suffix.lower() in {".gz", ".zst"}:
+        return
+    for magic, advice in _MAGIC:
+        if start.startswith(magic):
+            raise InputError(f"{name} {advice}")
+
+
+def open_bytes(path: Path, name: str) -> BinaryIO:
+    """Open a file, decompressed by its suffix. Raises InputError."""
+    try:
+        if path.suffix.lower() == ".gz":
+            return io.BufferedReader(cast("io.RawIOBase", gzip.open(path)), BLOCK_BYTES)
+        if path.suffix.lower() == ".zst":
+            return io.BufferedReader(cast("io.RawIOBase", zstd.open(path)), BLOCK_BYTES)
+        return path.open("rb", buffering=BLOCK_BYTES)
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+
+
+def read_start(path: Path, name: str, size: int) -> bytes:
+    """Return the first bytes of a file's text. Raises InputError."""
+    with open_bytes(path, name) as file:
+        try:
+            return file.read(size)
+        except READ_PROBLEMS as error:
+            raise unreadable(name, error) from None
+
+
+def unreadable(name: str, error: BaseException) -> InputError:
+    """Return the problem of a file whose bytes can't be read."""
+    return InputError(f"{name}: can't be read or decompressed ({error})")
+
+
+def encoding_of(path: Path, name: str, declared: str) -> str:
+    """Return the codec's name; UTF-16 and UTF-32 with a BOM need no declaration. Raises InputError."""
+    try:
+        codec = codecs.lookup(declared)
+        "".encode(declared)
+    except LookupError:
+        raise InputError(
+            f'input.csv.encoding: unknown encoding "{declared}"; write utf-8, utf-16, cp1252, big5, …'
+        ) from None
+    encoding = "utf-8" if codec.name == "utf-8-sig" else codec.name
+    start = read_start(path, name, 4)
+    if encoding == "utf-8" and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-32" if start == codecs.BOM_UTF32_LE else "utf-16"
+    return encoding

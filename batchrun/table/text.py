@@ -1,0 +1,568 @@
+"""Text files to columns of Python values: CSV through csv.reader, JSON Lines through json, line by line.
+
+What a line holds depends on that line alone. A CSV cell is text exactly as written, unless `csv.columns` types it; an
+empty cell and "" are null. A JSON number prints as it is written. A flaw is found where it stands by reading the file
+again, slowly, from its start.
+"""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import chain, islice, repeat
+from math import isfinite
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import polars as pl
+
+from batchrun.errors import InputError, did_you_mean
+from batchrun.job import CsvOptions, CsvType
+from batchrun.table.files import BLOCK_BYTES, READ_PROBLEMS, check_text, encoding_of, open_bytes, read_start, unreadable
+
+LONGEST_CELL = 1 << 28
+"""Characters; an unclosed quote swallows no more of a file than this."""
+
+_BATCH = 10_000
+_DIALECT = "set input.csv.quote (null: quotes are text)"
+_ASCII = bytes(range(128))
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """Consecutive rows of a text file by column; `offset` is where the next row begins, None where it is unknown."""
+
+    values: dict[str, list[Any]]
+    height: int
+    offset: int | None
+    schema: dict[str, pl.DataType]
+
+    def rows(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return rows of Python values."""
+        if not columns:
+            return [()] * self.height
+        return list(zip(*(self.values[name] for name in columns), strict=True))
+
+    def frame(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Return the rows with the types of the columns."""
+        if not columns:
+            return pl.DataFrame(height=self.height)
+        return pl.DataFrame({name: self._series(name, self.schema[name]) for name in columns})
+
+    def _series(self, name: str, dtype: pl.DataType) -> pl.Series:
+        values = self.values[name]
+        if not isinstance(dtype, (pl.Int64, pl.Boolean, pl.Date, pl.Datetime)) and not (
+            isinstance(dtype, pl.String) and set(map(type, values)) <= _TEXTS
+        ):
+            values = [as_type(value, dtype) for value in values]
+        return pl.Series(name, values, dtype=dtype)
+
+
+_TEXTS = {str, type(None)}
+
+
+class _Lines:
+    """The lines of a text file from a byte offset on, with their ends."""
+
+    def __init__(self, path: Path, name: str, encoding: str, *, in_bytes: bool, offset: int = 0) -> None:
+        self._path, self._name, self._encoding, self._in_bytes = path, name, encoding, in_bytes
+        self._start = offset
+        self._block: list[bytes] = []
+        self._before = (0, 0)  # lines and bytes before the block
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self._blocks())
+
+    def offset(self, lines: int) -> int | None:
+        """Return the byte offset behind the first `lines` lines, of which the last one was just taken."""
+        if not self._in_bytes or self._path.suffix.lower() in {".gz", ".zst"}:
+            return None
+        before, start = self._before
+        return start + sum(map(len, self._block[: lines - before]))
+
+    def _blocks(self) -> Iterator[Iterable[str]]:
+        with open_bytes(self._path, self._name) as file:
+            try:
+                if not self._in_bytes:
+                    with io.TextIOWrapper(file, self._encoding, newline="") as text:
+                        yield text
+                    return
+                file.seek(self._start)
+                lines, start = 0, self._start
+                while block := file.readlines(BLOCK_BYTES):
+                    self._block, self._before = block, (lines, start)
+                    if start == 0 and block[0].startswith(codecs.BOM_UTF8):
+                        yield map(str, [block[0][3:], *block[1:]], repeat(self._encoding))
+                    else:
+                        yield map(str, block, repeat(self._encoding))
+                    lines, start = lines + len(block), start + sum(map(len, block))
+            except READ_PROBLEMS as error:
+                raise unreadable(self._name, error) from None
+
+
+class TextFile:
+    """What CSV and JSONL files have in common: their lines."""
+
+    def __init__(self, path: Path, name: str, encoding: str) -> None:
+        check_text(path, name)
+        self.path, self.name = path, name
+        self.encoding = encoding_of(path, name, encoding)
+        start = read_start(path, name, BLOCK_BYTES)
+        first_end = re.search(rb"\r\n|\r|\n", start)
+        lone_returns = first_end is not None and first_end[0] == b"\r"
+        # Only where a line feed is one byte and never part of another character do lines have byte offsets.
+        self._in_bytes = _is_ascii_like(self.encoding) and not lone_returns
+
+    def _lines(self, offset: int = 0) -> _Lines:
+        return _Lines(self.path, self.name, self.encoding, in_bytes=self._in_bytes, offset=offset)
+
+    def _changed(self) -> NoReturn:
+        raise InputError(f"{self.name}: changed while it was read; run again")
+
+    def _fail(self, line: int, problem: str) -> NoReturn:
+        raise InputError(f"{self.name}:{line}: {problem}")
+
+
+class CsvFile(TextFile):
+    """A CSV or TSV file. `columns` are its names in order, none where the file is empty."""
+
+    def __init__(self, path: Path, name: str, options: CsvOptions) -> None:
+        """Read the header. Raises InputError with file, line and the option to set."""
+        self._separator = options.separator or ("\t" if ".tsv" in path.name.lower() else ",")
+        self._quote, self._has_header = options.quote, options.header
+        for text, option in ((self._separator, "separator"), (self._quote, "quote")):
+            if text is not None and (len(text.encode()) != 1 or text in "\r\n"):
+                raise InputError(f"input.csv.{option}: must be one ASCII character")
+        super().__init__(path, name, options.encoding)
+        self._types = {column: kind for column, kind in options.columns.items() if kind != "string"}
+        self._nulls = frozenset(("", *options.null_values))
+        self._guess = options.separator is None
+        self._skip = 0  # records before the first row: blank lines and the header
+        self.columns = self._header()
+        for column in options.columns if self.columns else ():
+            if column not in self.columns:
+                raise InputError(
+                    f'input.csv.columns: there is no column "{column}"{did_you_mean(column, self.columns)} in {name}'
+                )
+        self.schema = {column: CSV_TYPES[options.columns.get(column, "string")] for column in self.columns}
+
+    def read(self, columns: Sequence[str], start: int, size: int, mark: tuple[int, int]) -> Iterator[TextChunk]:
+        """Yield the rows from `start` on, at most `size` at a time; declared columns are checked even if not wanted.
+
+        `mark` is a row at or before `start` with its byte offset. Raises InputError with the line of a flaw.
+        """
+        row, offset = mark
+        lines = self._lines(offset)
+        reader = self._reader(lines)
+        names = self.columns
+        places = {name: names.index(name) for name in dict.fromkeys([*columns, *self._types])}
+        try:
+            records = self._records(reader, at_start=offset == 0)
+            while row < start and (passed := sum(1 for _ in islice(records, min(_BATCH, start - row)))):
+                row += passed
+            while batch := list(islice(records, size)):
+                if set(map(len, batch)) != {len(names)}:
+                    self._explain()
+                cells = {name: self._cells(batch, place) for name, place in places.items()}
+                for name, kind in self._types.items():
+                    cells[name] = self._typed(name, kind, cells[name], row)
+                yield TextChunk(cells, len(batch), lines.offset(reader.line_num), self.schema)
+                row += len(batch)
+        except (csv.Error, UnicodeError):
+            self._explain()
+
+    def _reader(self, lines: Iterable[str]) -> Any:  # noqa: ANN401  (csv's reader has no public type)
+        csv.field_size_limit(LONGEST_CELL)
+        if self._quote is None:
+            return csv.reader(lines, delimiter=self._separator, quoting=csv.QUOTE_NONE, strict=True)
+        return csv.reader(lines, delimiter=self._separator, quotechar=self._quote, strict=True)
+
+    def _records(self, reader: Iterator[list[str]], *, at_start: bool) -> Iterator[list[str]]:
+        """Return the records that are rows: an empty line is none, except that it is a null in a single column."""
+        rows = islice(reader, self._skip, None) if at_start else reader
+        if len(self.columns) == 1:
+            return (record or [""] for record in rows)
+        return filter(None, rows)
+
+    def _cells(self, batch: list[list[str]], place: int) -> list[Any]:
+        nulls = self._nulls
+        if len(nulls) == 1:
+            return [record[place] or None for record in batch]
+        return [None if cell in nulls else cell for cell in map(itemgetter(place), batch)]
+
+    def _typed(self, name: str, kind: CsvType, cells: list[Any], row: int) -> list[Any]:
+        parse = _PARSERS[kind]
+        try:
+            return [None if cell is None else parse(cell) for cell in cells]
+        except (ValueError, OverflowError):
+            bad = next(index for index, cell in enumerate(cells) if cell is not None and not _fits(parse, cell))
+            problem = (
+                f'column "{name}": "{cells[bad]:.50}" is not {_A[kind]}: fix it, add it to input.csv.null_values, '
+                "or declare the column as string"
+            )
+        return self._fail(self._line_of(row + bad), problem)
+
+    def _header(self) -> tuple[str, ...]:
+        """Take the columns' names from the first record, or number them."""
+        reader = self._reader(self._lines())
+        try:
+            for record in reader:
+                if record:
+                    break
+                self._skip += 1
+            else:
+                return ()
+        except (csv.Error, UnicodeError) as error:
+            self._refuse(error, 1 + self._skip, reader.line_num)
+        line = 1 + self._skip
+        if any("\0" in cell for cell in record):
+            self._fail(line, "NUL bytes in the first line; set input.csv.encoding (utf-16?) if this is a text file")
+        if not self._has_header:
+            return tuple(f"column_{number}" for number in range(1, len(record) + 1))
+        self._skip += 1
+        self._check_header(record, line)
+        return tuple(record)
+
+    def _check_header(self, names: list[str], line: int) -> None:
+        """Refuse a first line that names no columns, or one that is split at the wrong character."""
+        first = self._separator.join(names)
+        if self._guess and (match := re.fullmatch(r"sep=(.?)", first.strip(), re.IGNORECASE)):
+            other = match[1] or self._separator
+            self._fail(
+                line, f'"sep={other}" is a note for Excel: delete this line and set input.csv.separator: "{other}"'
+            )
+        if self._guess and len(names) == 1:
+            for other, shown in ((";", ";"), ("\t", "\\t"), ("|", "|")):
+                if other in first and first.count(other) >= first.count(" "):
+                    self._fail(line, f'the only column is "{first:.60}": set input.csv.separator: "{shown}"')
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice == [""]:
+            self._fail(line, "several columns have no name; delete the lines above the header, or name the columns")
+        if twice:
+            self._fail(line, f'column "{twice[0]}" occurs twice; rename one, or set input.csv.header: false')
+
+    def _explain(self) -> NoReturn:
+        """Read from the start, one record after the other, and raise InputError for the first flaw."""
+        reader = self._reader(self._lines())
+        line, width, number = 1, len(self.columns), 0
+        try:
+            for record in reader:
+                number += 1
+                if number > self._skip and record and len(record) != width:
+                    where = "header" if self._has_header else "first line"
+                    self._fail(
+                        line,
+                        f"{len(record)} cell{'s' * (len(record) != 1)} where the {where} has {width}; fix the line, "
+                        "or set input.csv.separator or input.csv.quote",
+                    )
+                line = reader.line_num + 1
+        except (csv.Error, UnicodeError) as error:
+            self._refuse(error, line, reader.line_num)
+        self._changed()
+
+    def _refuse(self, error: Exception, line: int, read: int) -> NoReturn:
+        """Raise InputError for a record that begins on `line`, where `read` lines were taken."""
+        if isinstance(error, UnicodeDecodeError) and self._in_bytes:
+            self._fail(read + 1, _bad_bytes(error))
+        if isinstance(error, UnicodeError):  # no byte is wrong, but the whole is not such text
+            raise InputError(f"{self.name}: not {self.encoding} ({error}); set input.csv.encoding (utf-16-le, …)")
+        text = str(error)
+        if "expected after" in text:
+            problem = "text follows the closing quote of a cell; double the quotes inside the cell, or " + _DIALECT
+        elif "field larger" in text:
+            problem = f"a cell is longer than {LONGEST_CELL:,} characters; is a quote unclosed? Close it, or {_DIALECT}"
+        elif "new-line" in text:
+            problem = "a carriage return inside an unquoted cell; quote the cell, or save the file with one line end"
+        else:
+            problem = "a quote opens a cell and is never closed; close it, or " + _DIALECT
+        self._fail(line, problem)
+
+    def _line_of(self, row: int) -> int:
+        """Return the line (from 1) on which a row (from 0) begins."""
+        reader = self._reader(self._lines())
+        begin = 1
+        for number, record in enumerate(reader):
+            if number >= self._skip and (record or len(self.columns) == 1):
+                if row == 0:
+                    break
+                row -= 1
+            begin = reader.line_num + 1
+        return begin
+
+
+class JsonLinesFile(TextFile):
+    """A JSON Lines file: one object a line."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Open the file. Raises InputError."""
+        super().__init__(path, name, "utf-8")
+        self.schema: dict[str, pl.DataType] = {}
+        self.has_rows = False
+
+    def read(self, columns: Sequence[str], start: int, size: int, mark: tuple[int, int]) -> Iterator[TextChunk]:
+        """Yield the rows from `start` on, at most `size` at a time; a missing field is null.
+
+        `mark` is a row at or before `start` with its byte offset. Raises InputError with the line of a flaw.
+        """
+        row, offset = mark
+        lines = self._lines(offset)
+        for texts, taken in self._texts(lines, size):
+            passed = min(len(texts), max(0, start - row))
+            row += passed
+            if rows := self._values(texts[passed:]):
+                values = {name: [fields.get(name) for fields in rows] for name in columns}
+                yield TextChunk(values, len(rows), lines.offset(taken), self.schema)
+                row += len(rows)
+
+    def add_types(self, types: dict[str, "JsonType"]) -> None:
+        """Add what each field holds in the whole file, in the order of their first lines. Raises InputError."""
+        for texts, _ in self._texts(self._lines(), _BATCH):
+            rows = self._values(texts)
+            self.has_rows = self.has_rows or bool(rows)
+            for fields in rows:
+                if fields.keys() != types.keys():
+                    for name in fields:
+                        types.setdefault(name, JsonType())
+            for name, kind in types.items():
+                kind.add([fields.get(name) for fields in rows])
+
+    def _texts(self, lines: _Lines, size: int) -> Iterator[tuple[list[str], int]]:
+        """Yield lines that are not blank, and how many lines were taken for them so far."""
+        taken = 0
+        source = iter(lines)
+        try:
+            while block := list(islice(source, size)):
+                taken += len(block)
+                yield [text for line in block if (text := line.strip())], taken
+        except UnicodeError:
+            self._explain()
+
+    def _values(self, texts: list[str]) -> list[dict[str, Any]]:
+        try:
+            return list(map(_fields, texts))
+        except (ValueError, RecursionError):
+            self._explain()
+
+    def _explain(self) -> NoReturn:
+        """Read from the start, one line after the other, and raise InputError for the first flaw."""
+        number = 0
+        try:
+            for line in self._lines():
+                number += 1
+                if line.strip():
+                    _fields(line.strip())
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            self._fail(number + 1, f"byte 0x{byte:02x} is not UTF-8, which JSONL must be; convert the file")
+        except (ValueError, RecursionError) as error:
+            problem = str(error).split(":")[0]
+            self._fail(number, f"{problem}; a line must hold one JSON object")
+        self._changed()
+
+
+class JsonNumber(float):
+    """A number of a JSON line that Python would write otherwise, such as 2.50: it prints as it is written."""
+
+    def __new__(cls, written: str) -> Self:
+        """Keep the text beside the value."""
+        self = super().__new__(cls, written)
+        self.written = written
+        return self
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class JsonType:
+    """What the values of a JSON field have been so far; `dtype` is the narrowest type that holds them all."""
+
+    def __init__(self) -> None:
+        self._kinds: set[type] = set()
+        self._largest = 0
+        self._items: JsonType | None = None
+        self._fields: dict[str, JsonType] = {}
+
+    def add(self, values: Sequence[Any]) -> None:
+        """Take more values."""
+        kinds = set(map(type, values)) - {type(None)}
+        if JsonNumber in kinds:
+            kinds = (kinds - {JsonNumber}) | {float}
+        self._kinds |= kinds
+        if int in kinds:
+            self._largest = max(self._largest, *(abs(value) for value in values if type(value) is int))
+        if float in kinds and not all(isfinite(value) for value in values if isinstance(value, float)):
+            self._kinds.add(str)  # 1e400 is a JSON number and no float
+        if list in kinds:
+            self._items = self._items or JsonType()
+            self._items.add([item for value in values if type(value) is list for item in value])
+        if dict in kinds:
+            objects = [value for value in values if type(value) is dict]
+            for name in dict.fromkeys(name for value in objects for name in value):
+                self._fields.setdefault(name, JsonType()).add([value.get(name) for value in objects])
+
+    def dtype(self) -> pl.DataType:
+        """Return the type of the column; text where no other type holds all values as they are."""
+        if self._kinds == {bool}:
+            return pl.Boolean()
+        if self._kinds == {int} and self._largest < 2**63:
+            return pl.Int64()
+        if self._kinds == {float} or (self._kinds == {int, float} and self._largest <= 2**53):
+            return pl.Float64()
+        if self._kinds == {list}:
+            return pl.List(self._items.dtype() if self._items else pl.String())
+        if self._kinds == {dict} and self._fields:
+            return pl.Struct({name: kind.dtype() for name, kind in self._fields.items()})
+        return pl.String()
+
+
+def as_type(value: Any, dtype: pl.DataType) -> Any:  # noqa: ANN401  (any JSON)
+    """Return a JSON value as its column's type holds it; what is not text becomes JSON text in a column of text."""
+    if value is None:
+        return None
+    if isinstance(dtype, pl.String):
+        if isinstance(value, (str, JsonNumber)):
+            return str(value)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(dtype, pl.List):
+        return [as_type(item, dtype.inner) for item in value]  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return {part.name: as_type(value.get(part.name), part.dtype) for part in dtype.fields}  # type: ignore[arg-type]
+    return float(value) if isinstance(dtype, pl.Float64) else value
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"not JSON ({constant} is not a JSON value)")
+
+
+def _number(written: str) -> float:
+    value = float(written)
+    return value if repr(value) == written else JsonNumber(written)
+
+
+_raw_decode = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant).raw_decode
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """Return the object of one line, without white space around it. Raises ValueError, which says what it is."""
+    try:
+        value, end = _raw_decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("not JSON (nested too deeply)") from None
+    if end != len(text):
+        raise ValueError("not JSON (Extra data)")
+    if type(value) is not dict:
+        raise ValueError(_JSON_KINDS.get(type(value), "null"))
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) is not text") from None
+    return value
+
+
+_JSON_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    JsonNumber: "a number",
+    str: "a text",
+    list: "a list",
+}
+
+
+def _is_ascii_like(encoding: str) -> bool:
+    """Check whether each byte below 128 is that ASCII character, so that a line feed is always one byte."""
+    try:
+        return str(_ASCII, encoding) == _ASCII.decode("ascii")
+    except UnicodeError:
+        return False
+
+
+def _bad_bytes(error: UnicodeDecodeError) -> str:
+    """Name the wrong byte and guess the encoding: letters stand alone in Western text, in runs elsewhere."""
+    after = error.object[error.start + 1 : error.start + 2]
+    guess = "cp1252 or latin-1" if after.isascii() else "big5, gb18030, shift_jis or cp1251"
+    return f"byte 0x{error.object[error.start]:02x} is not {error.encoding}; set input.csv.encoding ({guess}, …)"
+
+
+CSV_TYPES: dict[CsvType, pl.DataType] = {
+    "string": pl.String(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+}
+"""The type of a column that `csv.columns` declares."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
+_DATE = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})")
+_DATETIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}.*")
+_TRUTH = {"true": True, "false": False}
+
+
+def _integer(cell: str) -> int:
+    if not _INTEGER.fullmatch(cell) or not -(2**63) <= (value := int(cell)) < 2**63:
+        raise ValueError(cell)
+    return value
+
+
+def _float(cell: str) -> float:
+    if not _NUMBER.fullmatch(cell):
+        raise ValueError(cell)
+    return float(cell)
+
+
+def _boolean(cell: str) -> bool:
+    try:
+        return _TRUTH[cell.lower()]
+    except KeyError:
+        raise ValueError(cell) from None
+
+
+def _date(cell: str) -> date:
+    if not (match := _DATE.fullmatch(cell)):
+        raise ValueError(cell)
+    return date(int(match[1]), int(match[2]), int(match[3]))
+
+
+def _datetime(cell: str) -> datetime:
+    if not _DATETIME.fullmatch(cell):
+        raise ValueError(cell)
+    value = datetime.fromisoformat(cell)
+    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+
+
+_PARSERS: dict[CsvType, Callable[[str], Any]] = {
+    "integer": _integer,
+    "number": _float,
+    "boolean": _boolean,
+    "date": _date,
+    "datetime": _datetime,
+}
+_A: dict[CsvType, str] = {
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "date": "a date (2024-12-31)",
+    "datetime": "a date and time (2024-12-31T23:59:59)",
+}
+
+
+def _fits(parse: Callable[[str], Any], cell: str) -> bool:
+    try:
+        parse(cell)
+    except (ValueError, OverflowError):
+        return False
+    return True
