@@ -130,6 +130,32 @@ def _columns() -> Iterator[str]:
     for name, dtype in DETAIL_TYPES.items():
         yield f"| `{name}` | {str(dtype).split('(')[0]} | {DETAILS[name]} |"
     yield ""
+    yield from _texts()
+
+
+TEXTS = (
+    ("text, enum, categorical", "as it is; a number in JSON Lines as the line writes it (2.50)"),
+    ("integer", "its digits"),
+    ("float", "the shortest digits that mean this number: 0.1; a 32-bit float as 2.7"),
+    ("decimal", "its digits with all places: 1.50"),
+    ("boolean", "true or false"),
+    ("date, time", "2024-12-31, 23:59:59"),
+    ("datetime", "2024-12-31 23:59:59, with its offset where it has one"),
+    ("duration", "ISO 8601: P1DT2H; not inside lists and structs"),
+    ("list, struct", "JSON"),
+    ("binary", "its text, if all values of the column are UTF-8; otherwise no prompt can use the column"),
+    ("null", "an error of the row, unless the template has a default"),
+)
+
+
+def _texts() -> Iterator[str]:
+    yield "## How a cell becomes text in a prompt\n"
+    yield 'How a row is rendered depends on that row alone. An empty cell of a CSV file and `""` are null. A column'
+    yield "of a JSON Lines file gets the narrowest type that holds all of its values; text holds mixed ones.\n"
+    yield from ("| type | text in a prompt |", "| --- | --- |")
+    for name, text in TEXTS:
+        yield f"| {name} | {text} |"
+    yield ""
 
 
 def _checkpoint() -> Iterator[str]:
