@@ -19,7 +19,8 @@ import polars as pl
 from batchrun.errors import InputError
 from batchrun.job import Input
 from batchrun.table.files import FileStamp, expand, kind_of, stamp
-from batchrun.table.text import CsvFile, JsonLinesFile, JsonType
+from batchrun.table.text import CsvFile, JsonLinesFile
+from batchrun.table.values import JsonType
 from batchrun.table.where import PROBLEMS, Where, column_named, short
 
 # Polars reads eight row groups of a Parquet file ahead and more, which may be 200 MB and brings nothing here.

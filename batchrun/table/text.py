@@ -8,23 +8,21 @@ again, slowly, from its start.
 import codecs
 import csv
 import io
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from itertools import chain, islice, repeat
-from math import isfinite
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import polars as pl
 
 from batchrun.errors import InputError, did_you_mean
 from batchrun.job import CsvOptions, CsvType
 from batchrun.table.files import BLOCK_BYTES, READ_PROBLEMS, check_text, encoding_of, open_bytes, read_start, unreadable
+from batchrun.table.values import CSV_TYPES, KIND_WORDS, PARSERS, JsonType, as_type, fits, json_object
 
 LONGEST_CELL = 1 << 28
 """Characters; an unclosed quote swallows no more of a file than this."""
@@ -197,14 +195,14 @@ class CsvFile(TextFile):
         return [None if cell in nulls else cell for cell in map(itemgetter(place), batch)]
 
     def _typed(self, name: str, kind: CsvType, cells: list[Any], row: int) -> list[Any]:
-        parse = _PARSERS[kind]
+        parse = PARSERS[kind]
         try:
             return [None if cell is None else parse(cell) for cell in cells]
         except (ValueError, OverflowError):
-            bad = next(index for index, cell in enumerate(cells) if cell is not None and not _fits(parse, cell))
+            bad = next(index for index, cell in enumerate(cells) if cell is not None and not fits(parse, cell))
             problem = (
-                f'column "{name}": "{cells[bad]:.50}" is not {_A[kind]}: fix it, add it to input.csv.null_values, '
-                "or declare the column as string"
+                f'column "{name}": "{cells[bad]:.50}" is not {KIND_WORDS[kind]}: fix it, '
+                "add it to input.csv.null_values, or declare the column as string"
             )
         return self._fail(self._line_of(row + bad), problem)
 
@@ -345,7 +343,7 @@ class JsonLinesFile(TextFile):
 
     def _values(self, texts: list[str]) -> list[dict[str, Any]]:
         try:
-            return list(map(_fields, texts))
+            return list(map(json_object, texts))
         except (ValueError, RecursionError):
             self._explain()
 
@@ -356,7 +354,7 @@ class JsonLinesFile(TextFile):
             for line in self._lines():
                 number += 1
                 if line.strip():
-                    _fields(line.strip())
+                    json_object(line.strip())
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             self._fail(number + 1, f"byte 0x{byte:02x} is not UTF-8, which JSONL must be; convert the file")
@@ -364,120 +362,6 @@ class JsonLinesFile(TextFile):
             problem = str(error).split(":")[0]
             self._fail(number, f"{problem}; a line must hold one JSON object")
         self._changed()
-
-
-class JsonNumber(float):
-    """A number of a JSON line that Python would write otherwise, such as 2.50: it prints as it is written."""
-
-    def __new__(cls, written: str) -> Self:
-        """Keep the text beside the value."""
-        self = super().__new__(cls, written)
-        self.written = written
-        return self
-
-    written: str
-
-    def __str__(self) -> str:
-        return self.written
-
-
-class JsonType:
-    """What the values of a JSON field have been so far; `dtype` is the narrowest type that holds them all."""
-
-    def __init__(self) -> None:
-        self._kinds: set[type] = set()
-        self._largest = 0
-        self._items: JsonType | None = None
-        self._fields: dict[str, JsonType] = {}
-
-    def add(self, values: Sequence[Any]) -> None:
-        """Take more values."""
-        kinds = set(map(type, values)) - {type(None)}
-        if JsonNumber in kinds:
-            kinds = (kinds - {JsonNumber}) | {float}
-        self._kinds |= kinds
-        if int in kinds:
-            self._largest = max(self._largest, *(abs(value) for value in values if type(value) is int))
-        if float in kinds and not all(isfinite(value) for value in values if isinstance(value, float)):
-            self._kinds.add(str)  # 1e400 is a JSON number and no float
-        if list in kinds:
-            self._items = self._items or JsonType()
-            self._items.add([item for value in values if type(value) is list for item in value])
-        if dict in kinds:
-            objects = [value for value in values if type(value) is dict]
-            for name in dict.fromkeys(name for value in objects for name in value):
-                self._fields.setdefault(name, JsonType()).add([value.get(name) for value in objects])
-
-    def dtype(self) -> pl.DataType:
-        """Return the type of the column; text where no other type holds all values as they are."""
-        if self._kinds == {bool}:
-            return pl.Boolean()
-        if self._kinds == {int} and self._largest < 2**63:
-            return pl.Int64()
-        if self._kinds == {float} or (self._kinds == {int, float} and self._largest <= 2**53):
-            return pl.Float64()
-        if self._kinds == {list}:
-            return pl.List(self._items.dtype() if self._items else pl.String())
-        if self._kinds == {dict} and self._fields:
-            return pl.Struct({name: kind.dtype() for name, kind in self._fields.items()})
-        return pl.String()
-
-
-def as_type(value: Any, dtype: pl.DataType) -> Any:  # noqa: ANN401  (any JSON)
-    """Return a JSON value as its column's type holds it; what is not text becomes JSON text in a column of text."""
-    if value is None:
-        return None
-    if isinstance(dtype, pl.String):
-        if isinstance(value, (str, JsonNumber)):
-            return str(value)
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if isinstance(dtype, pl.List):
-        return [as_type(item, dtype.inner) for item in value]  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Struct):
-        return {part.name: as_type(value.get(part.name), part.dtype) for part in dtype.fields}  # type: ignore[arg-type]
-    return float(value) if isinstance(dtype, pl.Float64) else value
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"not JSON ({constant} is not a JSON value)")
-
-
-def _number(written: str) -> float:
-    value = float(written)
-    return value if repr(value) == written else JsonNumber(written)
-
-
-_raw_decode = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant).raw_decode
-
-
-def _fields(text: str) -> dict[str, Any]:
-    """Return the object of one line, without white space around it. Raises ValueError, which says what it is."""
-    try:
-        value, end = _raw_decode(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError("not JSON (nested too deeply)") from None
-    if end != len(text):
-        raise ValueError("not JSON (Extra data)")
-    if type(value) is not dict:
-        raise ValueError(_JSON_KINDS.get(type(value), "null"))
-    if "\\ud" in text or "\\uD" in text:
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) is not text") from None
-    return value
-
-
-_JSON_KINDS: dict[type, str] = {
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    JsonNumber: "a number",
-    str: "a text",
-    list: "a list",
-}
 
 
 def _is_ascii_like(encoding: str) -> bool:
@@ -493,76 +377,3 @@ def _bad_bytes(error: UnicodeDecodeError) -> str:
     after = error.object[error.start + 1 : error.start + 2]
     guess = "cp1252 or latin-1" if after.isascii() else "big5, gb18030, shift_jis or cp1251"
     return f"byte 0x{error.object[error.start]:02x} is not {error.encoding}; set input.csv.encoding ({guess}, …)"
-
-
-CSV_TYPES: dict[CsvType, pl.DataType] = {
-    "string": pl.String(),
-    "integer": pl.Int64(),
-    "number": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "date": pl.Date(),
-    "datetime": pl.Datetime("us"),
-}
-"""The type of a column that `csv.columns` declares."""
-
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
-_DATE = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})")
-_DATETIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}.*")
-_TRUTH = {"true": True, "false": False}
-
-
-def _integer(cell: str) -> int:
-    if not _INTEGER.fullmatch(cell) or not -(2**63) <= (value := int(cell)) < 2**63:
-        raise ValueError(cell)
-    return value
-
-
-def _float(cell: str) -> float:
-    if not _NUMBER.fullmatch(cell):
-        raise ValueError(cell)
-    return float(cell)
-
-
-def _boolean(cell: str) -> bool:
-    try:
-        return _TRUTH[cell.lower()]
-    except KeyError:
-        raise ValueError(cell) from None
-
-
-def _date(cell: str) -> date:
-    if not (match := _DATE.fullmatch(cell)):
-        raise ValueError(cell)
-    return date(int(match[1]), int(match[2]), int(match[3]))
-
-
-def _datetime(cell: str) -> datetime:
-    if not _DATETIME.fullmatch(cell):
-        raise ValueError(cell)
-    value = datetime.fromisoformat(cell)
-    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
-
-
-_PARSERS: dict[CsvType, Callable[[str], Any]] = {
-    "integer": _integer,
-    "number": _float,
-    "boolean": _boolean,
-    "date": _date,
-    "datetime": _datetime,
-}
-_A: dict[CsvType, str] = {
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "date": "a date (2024-12-31)",
-    "datetime": "a date and time (2024-12-31T23:59:59)",
-}
-
-
-def _fits(parse: Callable[[str], Any], cell: str) -> bool:
-    try:
-        parse(cell)
-    except (ValueError, OverflowError):
-        return False
-    return True

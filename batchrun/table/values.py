@@ -1,0 +1,202 @@
+"""Values of text files: JSON objects and CSV cells to Python values, and the types of their columns."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from math import isfinite
+from typing import Any, NoReturn, Self
+
+import polars as pl
+
+from batchrun.job import CsvType
+
+
+class JsonNumber(float):
+    """A number of a JSON line that Python would write otherwise, such as 2.50: it prints as it is written."""
+
+    def __new__(cls, written: str) -> Self:
+        """Keep the text beside the value."""
+        self = super().__new__(cls, written)
+        self.written = written
+        return self
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class JsonType:
+    """What the values of a JSON field have been so far; `dtype` is the narrowest type that holds them all."""
+
+    def __init__(self) -> None:
+        self._kinds: set[type] = set()
+        self._largest = 0
+        self._items: JsonType | None = None
+        self._fields: dict[str, JsonType] = {}
+
+    def add(self, values: Sequence[Any]) -> None:
+        """Take more values."""
+        kinds = set(map(type, values)) - {type(None)}
+        if JsonNumber in kinds:
+            kinds = (kinds - {JsonNumber}) | {float}
+        self._kinds |= kinds
+        if int in kinds:
+            self._largest = max(self._largest, *(abs(value) for value in values if type(value) is int))
+        if float in kinds and not all(isfinite(value) for value in values if isinstance(value, float)):
+            self._kinds.add(str)  # 1e400 is a JSON number and no float
+        if list in kinds:
+            self._items = self._items or JsonType()
+            self._items.add([item for value in values if type(value) is list for item in value])
+        if dict in kinds:
+            objects = [value for value in values if type(value) is dict]
+            for name in dict.fromkeys(name for value in objects for name in value):
+                self._fields.setdefault(name, JsonType()).add([value.get(name) for value in objects])
+
+    def dtype(self) -> pl.DataType:
+        """Return the type of the column; text where no other type holds all values as they are."""
+        if self._kinds == {bool}:
+            return pl.Boolean()
+        if self._kinds == {int} and self._largest < 2**63:
+            return pl.Int64()
+        if self._kinds == {float} or (self._kinds == {int, float} and self._largest <= 2**53):
+            return pl.Float64()
+        if self._kinds == {list}:
+            return pl.List(self._items.dtype() if self._items else pl.String())
+        if self._kinds == {dict} and self._fields:
+            return pl.Struct({name: kind.dtype() for name, kind in self._fields.items()})
+        return pl.String()
+
+
+def as_type(value: Any, dtype: pl.DataType) -> Any:  # noqa: ANN401  (any JSON)
+    """Return a JSON value as its column's type holds it; what is not text becomes JSON text in a column of text."""
+    if value is None:
+        return None
+    if isinstance(dtype, pl.String):
+        if isinstance(value, (str, JsonNumber)):
+            return str(value)
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(dtype, pl.List):
+        return [as_type(item, dtype.inner) for item in value]  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return {part.name: as_type(value.get(part.name), part.dtype) for part in dtype.fields}  # type: ignore[arg-type]
+    return float(value) if isinstance(dtype, pl.Float64) else value
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"not JSON ({constant} is not a JSON value)")
+
+
+def _number(written: str) -> float:
+    value = float(written)
+    return value if repr(value) == written else JsonNumber(written)
+
+
+_raw_decode = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant).raw_decode
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return the object of one line, without white space around it. Raises ValueError, which says what it is."""
+    try:
+        value, end = _raw_decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("not JSON (nested too deeply)") from None
+    if end != len(text):
+        raise ValueError("not JSON (Extra data)")
+    if type(value) is not dict:
+        raise ValueError(_JSON_KINDS.get(type(value), "null"))
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) is not text") from None
+    return value
+
+
+_JSON_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    JsonNumber: "a number",
+    str: "a text",
+    list: "a list",
+}
+
+
+CSV_TYPES: dict[CsvType, pl.DataType] = {
+    "string": pl.String(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "date": pl.Date(),
+    "datetime": pl.Datetime("us"),
+}
+"""The type of a column that `csv.columns` declares."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
+_DATE = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})")
+_DATETIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}.*")
+_TRUTH = {"true": True, "false": False}
+
+
+def _integer(cell: str) -> int:
+    if not _INTEGER.fullmatch(cell) or not -(2**63) <= (value := int(cell)) < 2**63:
+        raise ValueError(cell)
+    return value
+
+
+def _float(cell: str) -> float:
+    if not _NUMBER.fullmatch(cell):
+        raise ValueError(cell)
+    return float(cell)
+
+
+def _boolean(cell: str) -> bool:
+    try:
+        return _TRUTH[cell.lower()]
+    except KeyError:
+        raise ValueError(cell) from None
+
+
+def _date(cell: str) -> date:
+    if not (match := _DATE.fullmatch(cell)):
+        raise ValueError(cell)
+    return date(int(match[1]), int(match[2]), int(match[3]))
+
+
+def _datetime(cell: str) -> datetime:
+    if not _DATETIME.fullmatch(cell):
+        raise ValueError(cell)
+    value = datetime.fromisoformat(cell)
+    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+
+
+PARSERS: dict[CsvType, Callable[[str], Any]] = {
+    "integer": _integer,
+    "number": _float,
+    "boolean": _boolean,
+    "date": _date,
+    "datetime": _datetime,
+}
+"""Turns a cell of a declared type into a value; raises ValueError or OverflowError where the cell does not fit."""
+
+KIND_WORDS: dict[CsvType, str] = {
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "date": "a date (2024-12-31)",
+    "datetime": "a date and time (2024-12-31T23:59:59)",
+}
+
+
+def fits(parse: Callable[[str], Any], cell: str) -> bool:
+    """Check whether a parser takes a cell."""
+    try:
+        parse(cell)
+    except (ValueError, OverflowError):
+        return False
+    return True
