@@ -454,7 +454,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
 
 def _row() -> st.SearchStrategy[tuple[int, ...]]:
     plain = st.integers(0, len(TEXTS) - 1)
-    text = st.one_of(plain, plain, plain, st.integers(0, len(TEXTS) + len(MARKS)))
+    text = st.one_of(plain, plain, plain, st.integers(len(TEXTS), len(TEXTS) + len(MARKS)))
     return st.tuples(text, st.integers(0, 7), st.integers(0, 9))
 
 

@@ -466,5 +466,5 @@ def live(life: Life, server: Server, zygote: Zygote) -> None:
         for number, step in enumerate(life.steps, 1):
             try:
                 living.step(step)
-            except (AssertionError, KeyError, LookupError) as problem:
+            except (AssertionError, LookupError, ValueError) as problem:
                 raise AssertionError(f"step {number} ({step}): {problem}") from problem
