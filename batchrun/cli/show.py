@@ -1,0 +1,45 @@
+"""`batchrun show JOB`: inputs and answers in the terminal."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from batchrun.cli.arguments import debug_option, endpoint_option, give, job_argument, opened, tell
+from batchrun.terminal import plural
+
+
+@click.command("show")
+@job_argument
+@click.option("-n", "count", type=click.IntRange(min=1), default=10, metavar="N", help="Show N rows (10).")
+@click.option("--failed", is_flag=True, help="Show rows that failed, with their errors.")
+@click.option("--row", "number", type=click.IntRange(min=1), metavar="N", help="Show everything about row N.")
+@endpoint_option
+@debug_option
+def command(job: Path, count: int, number: int | None, endpoint: str | None, *, failed: bool, **_: bool) -> None:
+    """Show inputs and answers as a table that fits the terminal, also during a run.
+
+    Rows are numbered from 1, in the order of the input. Long texts are cut; --row N shows one row in full. Nothing is
+    sent.
+    """
+    from batchrun.report.show import row_record, shown_rows
+    from batchrun.report.texttable import record, text_table
+
+    encoding = sys.stdout.encoding or "utf-8"
+    width = shutil.get_terminal_size().columns
+    with opened(job, endpoint=endpoint) as (p, checkpoint):
+        if number is not None:
+            give("\n".join(record(row_record(p, checkpoint, number), encoding=encoding)))
+            return
+        shown = shown_rows(p, checkpoint, count, failed=failed)
+        others = checkpoint.counts().failed
+    what = "failed" if failed else "answered"
+    if not shown.rows:
+        tell(f"no row {'has failed' if failed else 'is answered yet'}")
+    else:
+        give("\n".join(text_table(shown.header, shown.rows, width=width, encoding=encoding, numbers={0})))
+    if shown.total > len(shown.rows):
+        tell(f"{len(shown.rows):,} of {plural(shown.total, f'{what} row')}; -n shows more")
+    if others and not failed:
+        tell(f"{plural(others, 'row')} failed: --failed shows them")

@@ -1,0 +1,57 @@
+"""Rows of the input with their answers, as the checkpoint has them now."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import InputError
+from batchrun.records import Status
+from batchrun.runner import outputs
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+
+FIELDS = ("status", "question", "first", "cost", "seconds", "answer")
+BLOCK = 10_000
+"""Rows that are read at a time."""
+
+
+class AnsweredRow(NamedTuple):
+    """One row: cells of the input, and how its question stands.
+
+    `question` is None for a row that was not asked. `cost` (picodollars) is on the question's first row, else 0;
+    `seconds` is the latency. `answer` holds a value for each answer column, and nothing unless the status is ok.
+    """
+
+    position: int
+    cells: Sequence[Any]
+    status: str
+    question: int | None
+    first: bool
+    cost: int
+    seconds: float | None
+    answer: Mapping[str, Any]
+
+
+def answered_rows(p: Prepared, checkpoint: Checkpoint, columns: Sequence[str], start: int = 0) -> Iterator[AnsweredRow]:
+    """Yield the rows from position `start` on, in input order, with their cells in `columns` (no name twice).
+
+    Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
+    """
+    outputs.check_plan(p, checkpoint.current_plan())
+    for batch in p.rows.batches(columns, start, BLOCK):
+        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), FIELDS)
+        if len(outcomes) != len(batch.rows):
+            raise InputError(INPUT_CHANGED)
+        for offset, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True)):
+            status, question, first, cost, seconds, text = outcome
+            answer = answer_values(p, text) if status == Status.OK else {}
+            yield AnsweredRow(batch.position + offset, cells, status, question, bool(first), cost or 0, seconds, answer)
+
+
+def answer_values(p: Prepared, text: str) -> dict[str, Any]:
+    """Return the value of each answer column; `text` is an answer as the checkpoint keeps it."""
+    if p.form.schema is None:
+        return dict.fromkeys(p.form.columns, text)
+    values: dict[str, Any] = orjson.loads(text)
+    return {name: values.get(name) for name in p.form.columns}

@@ -1,0 +1,111 @@
+"""Inputs and answers for a terminal: some rows as a table, or one row with all that is known of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from batchrun.api import cost_kind
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
+from batchrun.money import cost
+from batchrun.records import Status
+from batchrun.report.answered import answer_values, answered_rows
+from batchrun.runner import outputs
+from batchrun.runner.prepare import Prepared
+from batchrun.terminal import duration, when
+
+_BLOCK = 50_000
+_DETAILS = (
+    "error_type", "error_code", "error_message", "raw", "model", "provider", "finish_reason", "attempts",
+    "prompt_tokens", "completion_tokens",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRows:
+    """A table of text; `total` counts all rows that could be shown."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    total: int
+
+
+def shown_rows(p: Prepared, checkpoint: Checkpoint, count: int, *, failed: bool) -> ShownRows:
+    """Return the first `count` rows that are answered, or that failed: number from 1, cells of the prompt, answer.
+
+    Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
+    """
+    outputs.check_plan(p, checkpoint.current_plan())
+    counts = checkpoint.counts()
+    columns = p.renderer.columns or p.kept
+    positions = list(_positions(checkpoint, Status.FAILED if failed else Status.OK, count))
+    shown = []
+    wanted = set(positions)
+    for row in answered_rows(p, checkpoint, columns, positions[0]) if positions else ():
+        if row.position in wanted:
+            result = _problem(checkpoint, row.position) if failed else row.answer.values()
+            shown.append((str(row.position + 1), *map(text_of, (*row.cells, *result))))
+        if row.position >= positions[-1]:
+            break
+    results = ("error_type", "error_message") if failed else tuple(p.form.columns)
+    header = ("row", *columns, *(p.job.output.prefix + name for name in results))
+    return ShownRows(header, shown, counts.failed if failed else counts.ok)
+
+
+def _positions(checkpoint: Checkpoint, status: Status, count: int) -> Iterator[int]:
+    """Yield the first positions with a status; the input is not read for it."""
+    start = 0
+    while block := checkpoint.outcomes(start, _BLOCK, ("position", "status")):
+        for position, found in block:
+            if found == status:
+                yield position
+                count -= 1
+                if not count:
+                    return
+        start += len(block)
+
+
+def _problem(checkpoint: Checkpoint, position: int) -> tuple[Any, ...]:
+    return checkpoint.outcomes(position, 1, ("error_type", "error_message"))[0]
+
+
+def row_record(p: Prepared, checkpoint: Checkpoint, number: int) -> list[tuple[str, str]]:
+    """Return names and texts of all that is known of row `number` (from 1): cells, answer, error, what it took.
+
+    Raises UserError for a row that is not there, and as `shown_rows` does.
+    """
+    outputs.check_plan(p, checkpoint.current_plan())
+    names = ("status", "answer", "cost", "seconds", "finished_at", "first", *_DETAILS)
+    found = checkpoint.outcomes(number - 1, 1, names)
+    if not found:
+        raise UserError(f"--row: there is no row {number:,}; the input has {checkpoint.counts().rows:,} rows")
+    outcome = dict(zip(names, found[0], strict=True))
+    row = next(answered_rows(p, checkpoint, p.rows.columns, number - 1))
+    pairs = [("row", f"{number} ({outcome['status']})"), *zip(p.rows.columns, map(text_of, row.cells), strict=True)]
+    if outcome["status"] == Status.OK:
+        answer = answer_values(p, outcome["answer"])
+        pairs += [(p.job.output.prefix + name, text_of(value)) for name, value in answer.items()]
+    pairs += [(name, text_of(outcome[name])) for name in _DETAILS if outcome[name] is not None]
+    if outcome["cost"] is not None:
+        shared = "" if outcome["first"] else " (an equal row before it was asked)"
+        pairs.append(("cost", cost(outcome["cost"], cost_kind(p.job)) + shared))
+    if outcome["seconds"] is not None:
+        pairs.append(("latency", _seconds(outcome["seconds"])))
+    if outcome["finished_at"] is not None:
+        pairs.append(("finished", when(outcome["finished_at"])))
+    return pairs
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 60 else duration(seconds)  # noqa: PLR2004  (seconds in a minute)
+
+
+def text_of(value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
+    """Return a cell or an answer's value as text: null as an empty text, lists and objects as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        return orjson.dumps(value, default=str).decode()
+    return str(value)

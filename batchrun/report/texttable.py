@@ -1,0 +1,109 @@
+"""Tables of text that fit a terminal: columns of equal width, wide characters counted as two, long cells cut."""
+
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+
+from batchrun.terminal import lines, printable
+
+GAP = 2
+NARROWEST = 8
+"""Columns below this width are unreadable, so the rows are written as records instead."""
+
+_EMOJI_STYLE = "\ufe0f"
+
+
+def text_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, encoding: str, numbers: Collection[int] = ()
+) -> Iterator[str]:
+    """Yield the lines of a table at most `width` cells of a terminal wide; columns in `numbers` are set to the right.
+
+    Letters that `encoding` does not have are escapes. Where the columns have no room, each row is a record.
+    """
+    # No more characters than the terminal has cells are looked at: a cell may hold a whole document.
+    shown = [[encodable(printable(cell[: width + 1]), encoding) for cell in row] for row in (header, *rows)]
+    natural = [max(map(display_width, column)) for column in zip(*shown, strict=True)]
+    widths = _fitted(natural, width - GAP * (len(natural) - 1))
+    if widths is None:
+        yield from _records(shown, width, encoding)
+        return
+    more = _more(encoding)
+    for number, row in enumerate(shown):
+        cells = [_cell(*pair, more, right=at in numbers) for at, pair in enumerate(zip(row, widths, strict=True))]
+        yield (" " * GAP).join(cells).rstrip()
+        if number == 0:
+            yield (" " * GAP).join("-" * size for size in widths)
+
+
+def record(pairs: Sequence[tuple[str, str]], *, encoding: str) -> Iterator[str]:
+    """Yield names and whole values: a short value beside its name, any other below it, indented."""
+    for name, value in pairs:
+        text = encodable(lines(value), encoding)
+        shown = encodable(printable(name), encoding)
+        if "\n" in text or len(text) > 60:  # noqa: PLR2004  (what fits beside a name)
+            yield f"{shown}:"
+            yield from (f"  {line}" for line in text.split("\n"))
+        else:
+            yield f"{shown}: {text}"
+
+
+def display_width(text: str) -> int:
+    """Return how many cells of a terminal a printable text takes."""
+    if text.isascii():
+        return len(text)
+    total, last = 0, 0
+    for character in text:
+        # A heart and the mark that makes it an emoji take the room of a wide character.
+        last = 2 - last if character == _EMOJI_STYLE and last else _character_width(character)
+        total += last
+    return total
+
+
+def encodable(text: str, encoding: str) -> str:
+    """Return text with the letters that an encoding does not have as escapes."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _more(encoding: str) -> str:
+    """Return the mark of a text that is cut."""
+    return "…" if encodable("…", encoding) == "…" else "..."
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me"} or "\u1160" <= character <= "\u11ff":
+        return 0  # accents, and Korean vowels that join the letter before them
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _fitted(natural: Sequence[int], room: int) -> list[int] | None:
+    """Cut the widest columns to one width so that all have room; None where that is too narrow to read."""
+    if sum(natural) <= room:
+        return list(natural)
+    limit = max(natural)
+    while limit >= NARROWEST and sum(min(size, limit) for size in natural) > room:
+        limit -= 1
+    return [min(size, limit) for size in natural] if limit >= NARROWEST else None
+
+
+def _cell(text: str, width: int, more: str, *, right: bool) -> str:
+    text = _cut(text, width, more)
+    padding = " " * (width - display_width(text))
+    return padding + text if right else text + padding
+
+
+def _cut(text: str, width: int, more: str) -> str:
+    if display_width(text) <= width:
+        return text
+    room = width - len(more)
+    while display_width(text) > room:
+        text = text[:-1]
+    return text + more
+
+
+def _records(shown: Sequence[Sequence[str]], width: int, encoding: str) -> Iterator[str]:
+    more = _more(encoding)
+    header, *rows = shown
+    for number, row in enumerate(rows):
+        if number:
+            yield ""
+        for name, cell in zip(header, row, strict=True):
+            yield _cut(f"{name}: {cell}", max(width, NARROWEST), more)

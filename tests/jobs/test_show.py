@@ -1,0 +1,116 @@
+"""`show`: inputs and answers in the terminal."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import Command, command
+from job_running import write_job as write_plain
+from plain_server import completion, plain_server
+from review_jobs import labelling, write_job, wrong_on
+
+from batchrun.report.texttable import display_width, text_table
+
+__all__ = ["command"]
+
+
+@pytest.fixture
+def job(tmp_path: Path, command: Command) -> Iterator[Path]:
+    """Give a job that labelled the reviews; review 2 has no answer that fits."""
+    with labelling({"m": lambda number, gold: "" if number == 2 else wrong_on(3)(number, gold)}) as url:
+        path = write_job(tmp_path, url, "m")
+        assert command(str(path), "--quiet").code == 1
+        yield path
+
+
+def test_answers_stand_beside_their_inputs(job: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answered rows come in input order, no wider than the terminal, with the numbers of their rows."""
+    monkeypatch.setenv("COLUMNS", "60")
+    ended = command("show", str(job), "-n", "3")
+    assert ended.code == 0
+    header, rule, *rows = ended.out.splitlines()
+    assert header.split() == ["row", "text", "sentiment"]
+    assert set(rule) == {"-", " "}
+    assert [(row.split()[0], row.split()[-1]) for row in rows] == [
+        ("1", "positive"),
+        ("3", "negative"),
+        ("4", "positive"),
+    ]
+    assert max(map(len, ended.out.splitlines())) <= 60
+    assert "…  negative" in rows[1] or "strong" in rows[1]
+    assert "-n shows more" in ended.err
+    assert "1 row failed: --failed shows them" in ended.err
+
+
+def test_failed_rows_are_shown_with_their_errors(job: Path, command: Command) -> None:
+    """--failed lists the rows that failed, the name of the error and its message."""
+    ended = command("show", str(job), "--failed")
+    assert ended.code == 0
+    assert "error_type" in ended.out
+    rows = [line for line in ended.out.splitlines() if "schema_mismatch" in line]
+    assert [row.split()[0] for row in rows] == ["2"]
+
+
+def test_one_row_is_shown_whole(job: Path, command: Command) -> None:
+    """--row N shows every cell, the answer or the error with what the model wrote, and what it took."""
+    ended = command("show", str(job), "--row", "3")
+    assert ended.code == 0
+    assert ended.out.startswith("row: 3 (ok)\nid: 3\nproduct: umbrella\n")
+    assert "Elegant and strong, I get compliments for it." in ended.out
+    assert "\nsentiment: negative\n" in ended.out
+    assert "\ncost: $0.000020\n" in ended.out
+    failed = command("show", str(job), "--row", "2").out
+    assert "row: 2 (failed)" in failed
+    assert "raw: no label" in failed
+    missing = command("show", str(job), "--row", "100000")
+    assert (missing.code, "there is no row 100,000; the input has" in missing.err) == (2, True)
+
+
+def test_a_job_that_was_edited_or_never_ran_is_refused(job: Path, command: Command) -> None:
+    """Answers are never shown beside another input or wording, and a job without a checkpoint says so."""
+    job.write_text(job.read_text().replace("Review: ", "Text: "))
+    ended = command("show", str(job))
+    assert (ended.code, ended.out) == (2, "")
+    assert "wording has changed" in ended.err
+    new = job.with_name("new.yaml")
+    new.write_text(job.read_text())
+    assert "run the job first" in command("show", str(new)).err
+
+
+def test_hostile_and_wide_text_keeps_the_table_in_place(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control characters are escapes, wide characters count as two cells, and no line is wider than the terminal."""
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("KEY", "k")
+    texts = ["\x1b[31mred\u202e", "日本語のレビューはとても良いです。" * 9, "line\nbreak", "e\u0301 🙂 ok"]
+    with plain_server(lambda _: completion(json.dumps({"label": "good", "score": 7}))) as url:
+        path = write_plain(tmp_path, url, rows=texts, model="m")
+        assert command(str(path), "--quiet").code == 0
+        ended = command("show", str(path))
+    lines = ended.out.splitlines()
+    assert max(map(display_width, lines)) <= 50
+    assert len(lines) == 6
+    assert "\\x1b[31mred\\u202e" in ended.out
+    assert "line\\nbreak" in ended.out
+    # The answers begin in the same column of the screen in each line.
+    assert len({display_width(line[: line.index("good")]) for line in lines[2:]}) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_ascii_terminal_shows_escapes_in_the_width_it_has(encoding: str) -> None:
+    """Letters that the terminal lacks are escapes before the widths are measured."""
+    rows = [("1", "Größe 日本 …" * 4), ("2", "plain")]
+    lines = list(text_table(("n", "text"), rows, width=30, encoding=encoding, numbers={0}))
+    assert all(display_width(line) <= 30 for line in lines)
+    assert all(line.encode(encoding) for line in lines)
+
+
+def test_many_columns_become_records() -> None:
+    """Where columns would be too narrow to read, each row is a record of name and value."""
+    header = tuple(f"column{number}" for number in range(12))
+    lines = list(text_table(header, [("a long value " * 3,) * 12] * 2, width=40, encoding="utf-8"))
+    assert lines[0].startswith("column0: a long value")
+    assert lines.count("") == 1
+    assert max(map(len, lines)) <= 40
