@@ -15,7 +15,7 @@ from batchrun.job import Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes, templates_of, uses_columns
 from batchrun.table.files import FileStamp, stamp
 from batchrun.table.read import Rows, open_rows
-from batchrun.table.write import DETAIL_TYPES, dtype_of
+from batchrun.table.write import DETAIL_TYPES, dtype_of, unwritable
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
@@ -76,6 +76,8 @@ def prepared(
         form = found.compiled()
         rows = found.opened(stack, known)
         found.compare(None if rows is None else rows.columns, form)
+        if rows is not None:
+            found.check_output(rows)
         if endpoint is None or rows is None or form is None or found.any:
             raise found.error()
         yield Prepared(
@@ -163,6 +165,16 @@ class _Found:
             if asked.where is None or self._problems[-1][0] != _WHERE:
                 return None
         return stack.enter_context(open_rows(replace(asked, where=None), self._job.folder, known))
+
+    def check_output(self, rows: Rows) -> None:
+        """Check that the output's format can hold the kept columns, which no one should find out after paying."""
+        suffix = self._job.output_path.suffix.lower()
+        for name in _kept(self._job, rows.columns):
+            if name in rows.schema and (problem := unwritable(rows.schema[name], suffix)):
+                message = (
+                    f'output.path: column "{name}" {problem}; leave it out of output.keep, or write another format'
+                )
+                self._mistakes.append(self._loaded.mistake(("output", "path"), message))
 
     def compare(self, columns: tuple[str, ...] | None, form: AnswerForm | None) -> None:
         """Check prompt and output against the input's columns, or the prompt alone where those are unknown."""

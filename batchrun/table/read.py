@@ -168,8 +168,8 @@ class Rows:
         new_offsets: list[tuple[int, int]] = []
         position = 0
         for number, source in enumerate(self._sources):
-            if start > position:
-                end = starts[number + 1] if number + 1 < len(starts) else position + _height(source, start - position)
+            if start > position and number + 1 < len(self._sources):
+                end = starts[number + 1] if starts else position + _height(source, start - position)
                 if end <= start:
                     position = end
                     continue
@@ -318,17 +318,17 @@ class TableFile:
 
     def binary_texts(self) -> dict[str, bool]:
         """Return for each binary column whether all of its values are UTF-8. Raises InputError."""
-        names = [name for name, dtype in self.schema.items() if isinstance(dtype, pl.Binary)]
-        if not names:
-            return {}
-        texts = [
-            column_named(name).cast(pl.String, strict=False).is_null() == column_named(name).is_null() for name in names
-        ]
+        return {name: self._is_text(name) for name, dtype in self.schema.items() if isinstance(dtype, pl.Binary)}
+
+    def _is_text(self, name: str) -> bool:
         try:
-            found = self._lazy.select(text.all().alias(name) for name, text in zip(names, texts, strict=True))
-            return dict(zip(names, found.collect(engine="streaming").row(0), strict=True))
+            # The sum keeps Polars from leaving the cast out.
+            self._lazy.select(column_named(name).cast(pl.String).str.len_bytes().sum()).collect(engine="streaming")
         except PROBLEMS as error:
+            if "invalid utf8" in str(error):
+                return False
             raise self._unreadable(error) from None
+        return True
 
     def settle(self, types: Mapping[str, pl.DataType]) -> None:
         """Read binary columns as text where these types say so."""

@@ -25,6 +25,7 @@ from batchrun.table.where import column_named
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 _ROW_GROUP = 20_000
+_TYPED = (".parquet", ".arrow")
 _PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _FORMULA = r"^[=+\-@\t\r]"
 
@@ -83,6 +84,22 @@ def check_writable(path: Path, inputs: Sequence[Path] = ()) -> None:
             pass
     except OSError as error:
         raise StorageError(f"output.path: {path.parent} can't be written: {error.strerror}") from None
+
+
+def unwritable(dtype: pl.DataType, suffix: str, *, nested: bool = False) -> str | None:
+    """Return why a format can't hold values of a type, None where it can."""
+    if isinstance(dtype, (pl.Object, pl.Unknown)):
+        return f"is of the type {dtype}, which no output can hold"
+    if isinstance(dtype, pl.Binary) and nested and suffix not in _TYPED:
+        return f"has bytes inside a list or a struct, which {suffix} can't hold"
+    if isinstance(dtype, pl.Struct) and not dtype.fields and suffix == ".parquet":
+        return f"is a struct without fields, which {suffix} can't hold"
+    parts: list[Any] = []
+    if isinstance(dtype, (pl.List, pl.Array)):
+        parts = [dtype.inner]
+    elif isinstance(dtype, pl.Struct):
+        parts = [part.dtype for part in dtype.fields]
+    return next((problem for part in parts if (problem := unwritable(part, suffix, nested=True))), None)
 
 
 def write_output(

@@ -1,5 +1,6 @@
 """Whole jobs over every shape of input: several files, short files, odd names, formats that come and go."""
 
+import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -127,3 +128,93 @@ def test_output_formats_have_their_other_names(command: Command, server: Running
     assert command("job.yaml").code == 0
     assert command("export", "job.yaml", "-o", f"again{suffix}").code == 0
     assert (tmp_path / f"again{suffix}").read_bytes() == (tmp_path / f"out{suffix}").read_bytes()
+
+
+def test_a_json_number_depends_on_its_line_alone(command: Command, server: Running, tmp_path: Path) -> None:
+    """An appended fraction asks one more question, and the others stand; each number is sent as it is written."""
+    server.reset()
+    (tmp_path / "in.jsonl").write_text('{"stock":3}\n{"stock":2.50}\n{"stock":[1, true, null]}\n')
+    write_job(
+        tmp_path, server.url, input={"path": "in.jsonl"}, prompt={"user": "{{ stock }} left"}, answer=None,
+        output={"path": "out.jsonl"},
+    )  # fmt: skip
+    assert command("preview", "job.yaml").out.count(" left") == 3
+    assert "[1, true, null] left" in command("preview", "job.yaml").out
+    assert command("job.yaml").code == 0
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write('{"stock":7.25}\n')
+    again = command("job.yaml")
+    assert again.code == 0
+    assert "1 request in" in again.err
+    assert [json.loads(line)["stock"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        "3", "2.50", "[1,true,null]", "7.25"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_a_cell_of_the_wrong_type_is_found_before_a_request(
+    command: Command, server: Running, tmp_path: Path, suffix: str
+) -> None:
+    """A declared column is checked in every cell, though the prompt does not use it, before anything is sent."""
+    server.reset()
+    data = b"text,n\n" + b"".join(b"row,%d\n" % number for number in range(20_001)) + b"last,abc\n"
+    (tmp_path / f"in{suffix}").write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    csv = {"columns": {"n": "integer"}}
+    write_job(tmp_path, server.url, input={"path": f"in{suffix}", "csv": csv}, answer=None, output={"path": "out.csv"})
+    ended = command("job.yaml")
+    assert ended.code == 2
+    assert f'in{suffix}:20003: column "n": "abc" is not an integer' in ended.err
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_binary_text_is_text(command: Command, server: Running, tmp_path: Path, suffix: str) -> None:
+    """A binary column whose values are UTF-8 is text in prompt and output; other bytes are refused in a prompt."""
+    names = ["a.parquet", "b.parquet"]
+    for name, cell in zip(names, (b'{"k":1}', b"caf\xc3\xa9"), strict=True):
+        pl.DataFrame({"text": [cell, None]}).write_parquet(tmp_path / name)
+    write_job(
+        tmp_path, server.url, input={"path": names, "where": "text is not null"}, answer=None,
+        output={"path": f"out{suffix}"},
+    )  # fmt: skip
+    assert command("job.yaml").code == 0
+    out = tmp_path / f"out{suffix}"
+    frame = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}[suffix](out)  # type: ignore[operator]
+    assert frame["text"].to_list() == ['{"k":1}', None, "café", None]
+    pl.DataFrame({"text": [b"\xff"]}).write_parquet(tmp_path / "b.parquet")
+    ended = command("job.yaml")
+    assert ended.code == 2
+    assert 'column "text" holds bytes that are not UTF-8 text' in ended.err
+
+
+def test_what_the_format_can_not_hold_is_refused(command: Command, server: Running, tmp_path: Path) -> None:
+    """A kept column that the output's format can't hold is refused by name before a request, and fits another one."""
+    frame = pl.DataFrame({"text": ["a"], "raw": [[b"\xff"]]})
+    frame.write_parquet(tmp_path / "in.parquet")
+    for path, code in (("out.csv", 2), ("out.jsonl", 2), ("out.parquet", 0)):
+        write_job(tmp_path, server.url, input={"path": "in.parquet"}, answer=None, output={"path": path})
+        ended = command("job.yaml")
+        assert ended.code == code
+        assert code == 0 or 'column "raw" has bytes inside a list' in ended.err
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        (b"PK\x03\x04", "Excel workbook"),
+        (gzip.compress(b"text\na\n"), "add .gz to its name"),
+        (b"PAR1", "name it .parquet"),
+        (b"sep=;\ntext;n\na;1\n", "delete this line"),
+        (b"id;text\n1;a\n", 'input.csv.separator: ";"'),
+        (b"Report,,\n\ntext,n,m\na,1,2\n", "delete the lines above the header"),
+    ],
+)
+def test_a_csv_file_that_is_none_is_called_what_it_is(
+    command: Command, server: Running, tmp_path: Path, data: bytes, advice: str
+) -> None:
+    """Check says what a file really is and what to do."""
+    (tmp_path / "in.csv").write_bytes(data)
+    write_job(tmp_path, server.url, input={"path": "in.csv"}, answer=None, output={"path": "out.csv"})
+    ended = command("check", "job.yaml")
+    assert ended.code == 2
+    assert advice in ended.out + ended.err
