@@ -143,7 +143,7 @@ def ask(
             asked.keep,
             asked.valve,
             permits,
-            rules=replace(LENIENT, **rules),
+            rules=replace(LENIENT, **{"questions": questions} | rules),
             form=form,
             body_of=lambda values: (body_of or _body)(values[0]),
             worst_case=worst_case,

@@ -73,15 +73,15 @@ def test_a_suspect_is_alone_until_it_is_acquitted() -> None:
     assert suspect
     assert other
     waiting.retry(other, due=0)
-    assert waiting.suspect(suspect, due=2)
-    assert not waiting.suspect(other, due=2)
+    assert waiting.confirm(suspect, due=2)
+    assert not waiting.confirm(other, due=2)
     assert waiting.take(1) is None
     assert waiting.next_at == 2
     assert waiting.take(2) is suspect
     assert waiting.take(3) is None
-    waiting.acquit(other)
+    waiting.release(other)
     assert waiting.take(3) is None
-    waiting.acquit(suspect)
+    waiting.release(suspect)
     assert numbers(waiting, 3) == [2, 3, 4]
 
 
@@ -90,7 +90,7 @@ def test_a_suspect_without_permits_keeps_its_turn() -> None:
     waiting = queue(2)
     suspect = waiting.take(0)
     assert suspect
-    waiting.suspect(suspect, due=1)
+    waiting.confirm(suspect, due=1)
     assert waiting.take(1) is suspect
     waiting.put_back(suspect, 1)
     assert waiting.take(1) is suspect

@@ -49,7 +49,7 @@ class Ending:
     `code` is the API's code that it usually comes with (the row keeps the one that came). `slows`: the pool lowers its
     concurrency. `again`: the next run asks the row again by itself. `exhausted`: what is done when the tries are
     used up (FAIL or STOP). `maybe_billed`: the server may charge for it and did not say how much, so what was reserved
-    for it stays reserved.
+    for it stays reserved. `outage`: many different rows that end so prove an outage, which is no row's fault.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Ending:
     again: bool = False
     exhausted: Action = Action.FAIL
     maybe_billed: bool = False
+    outage: bool = False
 
 
 _ROW, _JOB, _SERVER, _UNKNOWN = Blame.ROW, Blame.JOB, Blame.SERVER, Blame.UNKNOWN
@@ -75,6 +76,9 @@ _ENDINGS = (
     Ending("bad_request", 400, _UNKNOWN, _FAIL,
            "the server refused this request and did not say what in it is wrong",
            "read error_message; if many rows fail alike, look at model.params"),
+    Ending("unexplained", 400, _UNKNOWN, _FAIL,
+           "the server refused this request for no known reason, and no request of the run succeeded",
+           "read error_message; look at the key, the account and model.params; the next run asks again", again=True),
     Ending("bad_parameters", 400, _JOB, Action.FAIL_IF_PROVEN,
            "the server refuses a parameter or the answer's schema, which are the same for every row",
            "correct model.params or answer; for a server without strict schemas set answer.mode: object, or prompt"),
@@ -102,7 +106,7 @@ _ENDINGS = (
            count=Count.ONCE, exhausted=_STOP),
     Ending("provider_error", None, _SERVER, _RETRY,
            "the provider behind OpenRouter does not work: its own key, its credit, or it lost the model",
-           "run again later, or take other providers", count=_TRIES, again=True),
+           "run again later, or take other providers", count=_TRIES, again=True, outage=True),
     # 402
     Ending("in_flight_budget", 402, _SERVER, _GATE,
            "requests in flight hold more credit than the account's in-flight budget",
@@ -123,7 +127,7 @@ _ENDINGS = (
            "the server does not permit this request", "look at the key's rights and the model's regions"),
     Ending("edge_blocked", 403, _SERVER, _GATE,
            "the server's edge answered with a web page in place of the API", "wait, then run the same command again",
-           count=_TRIES, slows=True, again=True, exhausted=_STOP),
+           count=_TRIES, slows=True, again=True, outage=True),
     # 404
     Ending("no_endpoint", 404, _JOB, _STOP,
            "no provider serves this model with these parameters and routing",
@@ -145,14 +149,16 @@ _ENDINGS = (
     Ending("daily_quota", 429, _JOB, _STOP, "the day's requests are used up",
            "run the same command again after the reset, or add credit"),
     # 5xx, and what is the server's fault by any other code
-    Ending("server_error", 500, _SERVER, _RETRY, "the server failed", "run again later", count=_TRIES, again=True),
+    Ending("server_error", 500, _SERVER, _RETRY, "the server failed", "run again later", count=_TRIES, again=True,
+           outage=True),
     Ending("overloaded", 503, _SERVER, _GATE, "the server or the model is overloaded", "nothing: the run waits",
-           count=Count.TIME, slows=True, again=True),
+           count=_TRIES, slows=True, again=True, outage=True),
     Ending("no_provider_available", 503, _JOB, _RETRY, "no provider that the routing allows is available",
            "loosen model.params.provider, or run again later", count=_TRIES, again=True, exhausted=_STOP),
     # inside an HTTP 200
     Ending("invalid_response", None, _SERVER, _RETRY, "the reply is not what the API promises (cut off, or not JSON)",
-           "run again; if it repeats, look at model.endpoint", count=_SENT, again=True, maybe_billed=True),
+           "run again; if it repeats, look at model.endpoint", count=_SENT, again=True, maybe_billed=True,
+           outage=True),
     Ending("empty_response", None, _SERVER, _RETRY, "the model answered nothing, as on a cold start", "run again later",
            count=Count.EMPTY, again=True),
     Ending("no_answer", None, _ROW, _RETRY, "the model wrote no answer, only reasoning, and its tokens are billed",
@@ -176,11 +182,12 @@ _ENDINGS = (
            count=Count.REPAIRS),
     # no HTTP reply
     Ending("timeout", None, _SERVER, _RETRY, "no full reply within limits.timeout; it may be billed",
-           "raise limits.timeout or lower concurrency, then run again", count=_SENT, again=True, maybe_billed=True),
+           "raise limits.timeout or lower concurrency, then run again", count=_SENT, again=True, maybe_billed=True,
+           outage=True),
     Ending("reset", None, _SERVER, _RETRY, "the connection broke after sending; the request may be billed", "run again",
-           count=_SENT, again=True, maybe_billed=True),
+           count=_SENT, again=True, maybe_billed=True, outage=True),
     Ending("connection", None, _SERVER, _GATE, "no connection to the server; nothing was sent",
-           "look at the network and model.endpoint, then run again", count=_TRIES, again=True, exhausted=_STOP),
+           "look at the network and model.endpoint, then run again", count=_TRIES, again=True, outage=True),
     Ending("tls", None, _JOB, Action.CONFIRM, "the server's certificate can't be trusted; nothing was sent",
            "set model.ca_file, or look at the network", count=Count.ONCE, exhausted=_STOP),
     Ending("response_too_large", None, _ROW, _FAIL, "the reply is larger than model.max_response_mb",
@@ -196,6 +203,9 @@ _ENDINGS = (
 
 TABLE: dict[str, Ending] = {ending.name: ending for ending in _ENDINGS}
 """All endings by name."""
+
+UNSENT: frozenset[str] = frozenset({"template_error", "request_too_large", "image_error"})
+"""Names of failures found before sending: asking again changes nothing until the row, the prompt or the image does."""
 
 ASKED_AGAIN: frozenset[str] = frozenset(ending.name for ending in _ENDINGS if ending.again)
 """Names of failures that the next run asks again by itself."""

@@ -1,66 +1,48 @@
-"""What stops a run that gets nowhere: equal failures that nobody explains, or nothing but "not now" for too long."""
+"""Stops a run whose requests are refused for a reason that nobody explains: no row of it is failed without proof."""
 
 from batchrun.records import Outcome
-from batchrun.runner.retry import GATE_PATIENCE
+
+PROBES = 15
+"""Requests, one at a time, that may bring a success before the run stops: twenty bad rows may stand first in a file."""
 
 NOWHERE = float("inf")
 
 
 class Breaker:
-    """Counts failures that blame nobody: so many equal ones in a row, without any success, trip it. 0 never trips."""
+    """Counts equal failures that blame nobody, since the last success. `after` of them: probe. 0: never.
+
+    They are recorded as failed and taken back (pending) where no success ever proves that the server works.
+    """
 
     def __init__(self, after: int) -> None:
         self._after = after
-        self._streak: list[Outcome] = []
+        self._equal = 0
+        self.unproven: list[Outcome] = []
+        """The failures since the last success."""
         self.position = NOWHERE
         """The row position from which on failures may still be taken back."""
         self.tripped = False
 
-    def success(self) -> None:
-        """Any success starts the count anew."""
-        if not self.tripped:
-            self._streak.clear()
-            self.position = NOWHERE
+    @property
+    def probing(self) -> bool:
+        """Whether requests go one at a time, since all of the last ones were refused alike."""
+        return bool(self._after) and self._equal >= self._after
 
-    def failure(self, outcome: Outcome, position: int) -> list[Outcome]:
-        """Count one; give the failures that are taken back: none, or all of the streak once it has tripped."""
-        if not self._after:
-            return []
+    def success(self) -> None:
+        """Note a success: what failed before it failed for a reason of its own."""
+        if not self.tripped:
+            self.unproven.clear()
+            self._equal, self.position = 0, NOWHERE
+
+    def failure(self, outcome: Outcome, position: int) -> None:
+        """Note a failure; `tripped` is true from the one on that stops the run."""
+        if self.unproven and _kind(self.unproven[-1]) != _kind(outcome):
+            self._equal = 0
+        self._equal += 1
         self.position = min(self.position, position)
-        if self.tripped:
-            return [outcome]
-        if self._streak and _kind(self._streak[-1]) != _kind(outcome):
-            self._streak.clear()
-            self.position = position
-        self._streak.append(outcome)
-        self.tripped = len(self._streak) >= self._after
-        return self._streak if self.tripped else []
+        self.unproven.append(outcome)
+        self.tripped = self.tripped or (bool(self._after) and self._equal >= self._after + PROBES)
 
 
 def _kind(outcome: Outcome) -> tuple[str | None, int | None]:
     return outcome.error_type, outcome.error_code
-
-
-class Patience:
-    """How long nothing but "not now" may come: 15 minutes, more where the server itself told a longer wait.
-
-    Seconds, monotonic.
-    """
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._seconds = GATE_PATIENCE
-
-    def answered(self) -> None:
-        """Any success makes it whole again."""
-        self._since, self._seconds = None, GATE_PATIENCE
-
-    def refused(self, now: float, wait: float) -> None:
-        """Note a "not now" after which the question waits so long."""
-        self._since = now if self._since is None else self._since
-        self._seconds = max(self._seconds, 1.5 * wait)  # so that there is a try after the wait
-
-    def lost(self, now: float) -> float:
-        """Give for how long there was no success once that is too long, else 0."""
-        waited = 0.0 if self._since is None else now - self._since
-        return waited if waited > self._seconds else 0.0

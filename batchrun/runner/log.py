@@ -20,6 +20,8 @@ EVENTS = {
     "nothing_new": "all is answered and the output stands: nothing is to be done",
     "asking_started": "the first request may be sent",
     "gate_closed": 'the server said "not now": all requests wait for more than a second',
+    "outage_began": "many different questions failed by the server's fault: it is probed until it works again",
+    "outage_ended": "a request succeeded again, or the few rows that failed are blamed",
     "progress": "how far it is, every 30 seconds",
     "stopped": "something closed the run: what is in flight still ends",
     "asking_ended": "nothing is in flight any more, and all outcomes are kept",

@@ -1,11 +1,13 @@
 """Many questions through one Send: permits, judgement, retries.
 
-A worker takes a question when all permits for it are there, sends it, and goes on with the next; a question that waits
-for its retry holds no slot. `_take` never waits: a worker that finds nothing to do ends, and the feeder starts new
-ones when a timer or an event says that there is something to do again.
+A worker takes a question when all permits for it are there, sends it, settles it (`_settle` tells all that can happen
+to one attempt) and takes the next. A question that waits for its retry holds no slot. `_take` never waits: a worker
+that finds nothing to do ends, and the feeder starts new ones when a timer or an event says that there is something to
+do again.
 """
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,15 +19,37 @@ from batchrun.errors import BatchrunError, ExitCode
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
-from batchrun.runner.breaker import Breaker, Patience
+from batchrun.runner.breaker import Breaker
+from batchrun.runner.log import event
+from batchrun.runner.outage import Outage
 from batchrun.runner.permits import NOW, ON_CHANGE, Permit, Permits
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve
 from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work
+from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
+REFUTATIONS = 3
+"""Failures of a question, each with a success of another before it, after which it proves nothing about the server."""
+
+LUCK = 1e-4
+"""The chance that is accepted of failing any row of a run for nothing but the server's random failures."""
+
+MOST_ATTEMPTS = 25
+RARE = 0.01
+"""A server that fails fewer requests needs no more than the usual attempts."""
+
+REFUSED_LEFT = 20
+"""So few refused questions may go one at a time at the end of a run."""
+
+SLOW_START = 0.1
+"""Seconds for which all is held back when an outage ends; then the gate opens step by step."""
+
+LONELY, LONELY_SECONDS = 5, 50.0
+"""Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
+
 STARVED = 1_000
 """So many questions in a row that the cap on spending does not admit stop the run."""
 
@@ -54,8 +78,12 @@ class Pool:
         self._unfinal = sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._breaker, self._patience = Breaker(rules.breaker), Patience()
-        self._proven = False
+        self._breaker = Breaker(rules.breaker)
+        self._outage = Outage(rules.patience, loopback=rules.loopback)
+        self._unsettled, self._doubtful = rules.questions, rules.doubtful
+        self._first_alone = rules.first_alone
+        self._succeeded_at: float | None = None
+        self._replies = self._faults = 0
         self._starved = 0
         self._least: Pico | None = None
         self._drain_until: float | None = None
@@ -64,12 +92,12 @@ class Pool:
         self._crash: Exception | None = None
 
     async def ask(self, source: Iterator[Work]) -> None:
-        """Ask what the source gives. What goes wrong in the source or in us is raised after what is in flight ended."""
+        """Ask what the source yields. A problem of the source or of ours is raised once what is in flight has ended."""
         self._queue = Queue(source)
         self._valve.on_change = self._wake.set
         while not self._finished():
             await self._sleep()
-        self._give_back()
+        self._leave_pending()
         if self._crash is not None:
             raise self._crash
 
@@ -80,15 +108,21 @@ class Pool:
         return int(min(self._unfinal, self._queue.position, self._breaker.position, *in_flight))
 
     def observe(self) -> None:
-        """Bring up to date what the tally shows of time: how long the oldest request is on its way."""
-        now = self._clock()
-        self.tally.waiting = self._queue.waiting
-        self.tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
+        """Bring up to date what the tally shows of time: the oldest request, and what is waited for since when."""
+        now, tally = self._clock(), self.tally
+        tally.waiting = self._queue.waiting
+        tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
+        waiting = self._outage.waiting
+        tally.gate_why = "" if waiting is None else waiting.ending
+        tally.waiting_for = ""
+        if waiting is not None:
+            words = f": {waiting.message}" if waiting.message else ""
+            tally.waiting_for = f"{TABLE[waiting.ending].means}{words} (for {duration(now - waiting.since)})"
 
     # -- the feeder
 
     def _finished(self) -> bool:
-        """Start what may be started now; tell whether all is done that will be done."""
+        """Start what may be started now; return whether all is done that will be done."""
         self._look_at_the_clock()
         try:
             self._start_workers()
@@ -104,9 +138,9 @@ class Pool:
         while (work := self._take()) is not None:
             task = asyncio.get_running_loop().create_task(self._work(work))
             self._tasks.add(task)
-            task.add_done_callback(self._left)
+            task.add_done_callback(self._worker_ended)
 
-    def _left(self, task: asyncio.Task[None]) -> None:
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._wake.set()
         if not task.cancelled() and isinstance(crash := task.exception(), Exception):
@@ -118,7 +152,7 @@ class Pool:
         if isinstance(crash, BatchrunError):
             self._valve.close(crash.exit_code, str(crash))
         else:
-            self._valve.close(ExitCode.BUG, f"a bug of batchrun: {crash!r}")
+            self._valve.close(ExitCode.BUG, f"internal error: {crash!r}")
 
     async def _sleep(self) -> None:
         """Wait for an event, or for the next moment at which something can happen."""
@@ -139,31 +173,35 @@ class Pool:
             self._drain_until = now + self._rules.grace
         elif self._rules.deadline is not None and now >= self._rules.deadline:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, "limits.deadline is reached")
-        elif waited := self._patience.lost(now):
-            why = self.tally.gate_why
-            reason = f"no success for {waited / 60:.0f} minutes: {TABLE[why].means}"
-            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=why)
+        elif self._outage.blames_rows(now):
+            self._fail_what_waits()
+        elif (lasted := self._outage.lasted(now)) and (waiting := self._outage.waiting):
+            words = f": {waiting.message}" if waiting.message else ""
+            reason = f"no success for {duration(lasted)}: {TABLE[waiting.ending].means}{words}"
+            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending)
 
-    def _later(self, wait: float) -> None:
+    def _look_again_after(self, wait: float) -> None:
         self._wake_at = min(self._wake_at, self._clock() + wait)
 
     # -- taking a question
 
     def _take(self) -> Work | None:
-        """Give the next question with all its permits; or None, and when to look again is known."""
+        """Return the next question with all its permits; or None, and when to look again is known."""
         now = self._clock()
         while not self._valve.closed:
-            wait = self._permits.open_at(now) if not self._keep.is_full else BACKLOG_WAIT
+            wait = BACKLOG_WAIT if self._keep.is_full else self._wait_before_any(now)
             if wait > 0:
-                self._later(wait)
+                self._look_again_after(wait)
                 break
-            if (work := self._queue.take(now)) is None:
+            probing = self._outage.declared
+            work = self._queue.take_probe(now, self._outage.tried) if probing else self._queue.take(now)
+            if work is None:
                 self._wake_at = min(self._wake_at, self._queue.next_at)
                 break
             if (permit := self._prepare(work)) is None:
                 continue
             if (wait := self._permits.take(now, permit)) == NOW:
-                work.permit, work.sent_at = permit, now
+                work.permit, work.sent_at, work.probe = permit, now, probing
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
                 self._starved = 0
@@ -172,12 +210,31 @@ class Pool:
                 self._starve(work, self._permits.starved)
             else:
                 self._queue.put_back(work, now)
-                self._later(wait)
+                self._look_again_after(wait)
                 break
         return None
 
+    def _wait_before_any(self, now: float) -> float:
+        """Return the seconds until any request may start; ON_CHANGE while one that goes alone is in flight."""
+        in_flight = self._permits.in_flight
+        alone = self._first_alone or self._breaker.probing or self._only_refused_left()
+        if alone and in_flight:
+            return ON_CHANGE
+        return max(self._permits.open_at(now), self._outage.wait(now, in_flight))
+
+    def _only_refused_left(self) -> bool:
+        """Check whether all that is left was refused so often that each goes alone: one row may never pass a limit.
+
+        OpenAI answers 429 for a single prompt above the quota of a minute, for example.
+        """
+        waiting = self._queue.waiting
+        if not self._queue.in_last_round or not 0 < waiting <= REFUSED_LEFT or len(self._in_flight) > REFUSED_LEFT:
+            return False
+        works = [*self._queue.left, *self._in_flight.values()]
+        return all(work.tries.gated >= self._rules.attempts for work in works)
+
     def _prepare(self, work: Work) -> Permit | None:
-        """Make the body and say which permits it needs; None if the row can't be asked (its outcome is kept)."""
+        """Make the body and return the permits it needs; None if the row can't be asked (its outcome is kept)."""
         if work.body is None:
             body = self._body_of(work.values)
             if isinstance(body, RowProblem):
@@ -191,7 +248,7 @@ class Pool:
         """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""
         self._starved += 1
         self._least = amount if self._least is None else min(self._least, amount)
-        self._queue.acquit(work)
+        self._queue.release(work)
         self._return(work)
         if self._starved >= STARVED:
             self._stop_if_starved()
@@ -217,34 +274,55 @@ class Pool:
             work = self._take()
 
     def _settle(self, work: Work, reply: Reply) -> None:
-        """Judge a reply, settle its money, and decide what becomes of the question."""
+        """Settle one attempt: judge the reply, book its money, and decide what becomes of the question.
+
+        An attempt ends in one of these ways: an answer; a repair of an invalid answer; a stop of the run; a question
+        that goes alone to confirm a refusal; a failed row; or one more try, after a pause, behind the gate, in an
+        outage, or in the last round.
+        """
         now, at = self._clock(), self._wall()
         verdict = judge(reply, self._form.parse, now=at, prompt=work.body or b"")
         ending = TABLE[verdict.ending]
-        del self._in_flight[work.question]
-        self.tally.in_flight -= 1
-        self.tally.requests += 1
-        charge = self._pay(work, verdict, now)
-        self._permits.learn(ending, now, reply.seconds, verdict.wait)
-        self.tally.limit = self._permits.limit.limit
-        if self._permits.in_flight + 1 < self.tally.limit:
-            self._wake.set()  # this worker goes on with one question; what it gives back may be enough for more
+        charge = self._book(work, verdict, reply, now)
         if ending.action is not Action.CONFIRM:
-            self._queue.acquit(work)
+            self._queue.release(work)
         if ending.action is Action.ACCEPT:
-            self._succeeded(now)
+            self._record_success(now)
             self.tally.ok += 1
+            self._count_settled(work)
             most = self._rules.max_tokens
             self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=verdict.answer, max_tokens=most))
             return
         if verdict.text is not None and ending.blames is Blame.ROW:
-            self._succeeded(now)  # the server works, whatever the model wrote
+            self._record_success(now)  # the server works, whatever the model wrote
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
-        self._refuse(work, work.last, verdict)
+        if ending.outage and self._belongs_to_an_outage(work, verdict, ending, now):
+            self._retry_after_outage(work, verdict, now)
+            return
+        if ending.count is Count.REPAIRS:
+            self._repair(work, work.last, verdict)
+            return
+        decision = self._decide(work, verdict, ending, now)
+        if decision.action is Action.FAIL or self._is_to_blame(work, ending, now):
+            self._fail(work, work.last, ending)
+        elif decision.action is Action.STOP:
+            self._stop(work, verdict, ending, decision.delay)
+        elif self._valve.closed or self._beyond_deadline(decision, verdict, ending) or decision.becomes:
+            self._close_gate(work, verdict, ending, decision, now)
+            self._return(work)
+        elif decision.action is Action.CONFIRM:
+            self._confirm(work, decision.delay)
+        else:
+            self._close_gate(work, verdict, ending, decision, now)
+            self._ask_again(work, decision)
 
-    def _pay(self, work: Work, verdict: Verdict, now: float) -> Charge:
-        """Settle the money of one attempt."""
+    def _book(self, work: Work, verdict: Verdict, reply: Reply, now: float) -> Charge:
+        """Settle the money and the permits of one attempt, and let the limits learn from it."""
+        del self._in_flight[work.question]
+        self._first_alone = False
+        self.tally.in_flight -= 1
+        self.tally.requests += 1
         charge, usage = self._rules.charge(verdict), verdict.usage
         used = None if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
         if work.permit is not None:
@@ -252,50 +330,120 @@ class Pool:
         work.paid(charge)
         self.tally.cost += charge.cost or 0
         self.tally.possibly_billed += charge.maybe
+        self._permits.learn(TABLE[verdict.ending], now, reply.seconds, verdict.wait)
+        self.tally.limit = self._permits.limit.limit
+        if self._permits.in_flight + 1 < self.tally.limit:
+            self._wake.set()  # this worker takes one question; what it gave back may be enough for more
         return charge
 
-    def _succeeded(self, now: float) -> None:
-        self._proven = True
+    def _record_success(self, now: float) -> None:
+        """Note that the server works."""
+        if self._succeeded_at is None:
+            self._explain_failures()
+        self._succeeded_at = now
+        self._replies += 1
         self._permits.gate.answered(now)
         self._breaker.success()
-        self._patience.answered()
-        self.tally.gate_why = ""
+        if self._outage.record_success():
+            event("outage_ended")
+            self._permits.gate.close(now, SLOW_START, now)
 
-    # -- what becomes of a question without an answer
-
-    def _refuse(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
-        """Repair, retry, wait behind the gate, give up, or stop, as the table and the counts say."""
-        ending = TABLE[verdict.ending]
-        if ending.count is Count.REPAIRS:
-            self._repair(work, outcome, verdict)
-            return
-        decision = decide(
+    def _decide(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> Decision:
+        if work.failed_at is not None and self._succeeded_at is not None and self._succeeded_at > work.failed_at:
+            self._refute(work)
+        work.failed_at = now
+        return decide(
             ending,
             work.tries,
             attempts=self._rules.attempts,
+            needed=self._attempts_to_blame(work, ending),
             wait=verdict.wait,
-            proven=self._proven,
+            proven=self._succeeded_at is not None,
             jitter=self._jitter(),
             closings=self._permits.gate.refused(work.sent_at) if ending.action is Action.GATE else 0,
         )
-        if decision.action is Action.FAIL:
-            self._fail(work, outcome, ending)
-        elif decision.action is Action.STOP:
-            self._stop(work, verdict, ending, decision.delay)
-        elif self._valve.closed or self._beyond_deadline(decision, verdict, ending):
+
+    # -- the server's faults
+
+    def _belongs_to_an_outage(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> bool:
+        """Record a failure by the server's fault; return whether the server is to blame for it, and no row."""
+        outage = self._outage
+        if not outage.declared and not work.doubtful:
+            self._replies += 1
+            self._faults += 1
+        if work.probe and outage.declared:
+            outage.probe_failed(now)
+        declared = outage.record_failure(
+            now,
+            work.question,
+            ending.name,
+            verdict.message,
+            open_questions=max(1, self._unsettled - self._doubtful),
+            reached=ending.name != "connection",
+            billed=ending.maybe_billed,
+            proves=not work.doubtful,
+        )
+        if declared:
+            event("outage_began", ending=ending.name, http_status=verdict.http_status)
+            for waiting in self._queue.left:
+                waiting.tries.forgive()
+        return outage.declared
+
+    def _retry_after_outage(self, work: Work, verdict: Verdict, now: float) -> None:
+        """Let a question wait for the end of the outage; it costs the row no attempt."""
+        work.tries.forgive()
+        if self._valve.closed:
             self._return(work)
-        elif decision.action is Action.CONFIRM:
-            self._suspend(work, decision.delay)
-        else:
-            if decision.action is Action.GATE:
-                now = self._clock()
-                self._permits.gate.close(now, decision.gate, work.sent_at)
-                self._patience.refused(now, decision.delay)
-                self.tally.gate_why = ending.name
-            if decision.becomes is Status.PENDING:
-                self._return(work)
-            else:
-                self._wait(work, decision.delay)
+            return
+        if verdict.wait:
+            self._outage.record_wait(now, verdict.ending, verdict.message, verdict.wait)
+            self._permits.gate.close(now, verdict.wait, work.sent_at)
+        self._wait(work, 0.0)
+
+    def _fail_what_waits(self) -> None:
+        """Fail the few rows that alone have seen the outage: most likely they are its cause."""
+        waiting = [work for work in self._queue.drain() if work.last is not None]
+        for work in waiting:
+            if work.last is not None:
+                self._fail(work, work.last, TABLE[work.last.error_type or "server_error"])
+        self._outage.record_success()
+        event("outage_ended")
+
+    def _refute(self, work: Work) -> None:
+        """Count a failure between the successes of others; after a few, the question proves nothing."""
+        work.refuted += 1
+        if work.refuted == REFUTATIONS and not work.doubtful:
+            work.doubtful = True
+            self._doubtful += 1
+
+    def _attempts_to_blame(self, work: Work, ending: Ending) -> int:
+        """Return how many failures of one row the server's own rate of failures does not explain.
+
+        A server that fails half of all requests fails a good row five times in a row once in 32 times. So the number
+        is chosen by the measured rate, for all rows of the run together.
+        """
+        if self._succeeded_at is None and not work.doubtful:
+            return sys.maxsize
+        least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
+        rate = min(0.9, self._faults / max(1, self._replies))
+        if not rate:
+            return least
+        needed = math.ceil(math.log(LUCK / max(1, self._rules.questions)) / math.log(rate))
+        return max(least, min(needed, MOST_ATTEMPTS)) if rate > RARE else least
+
+    def _is_to_blame(self, work: Work, ending: Ending, now: float) -> bool:
+        """Check whether a row is refused as "not now" for ever: alone, again and again, while the server works."""
+        if ending.count is not Count.TIME or self._in_flight or not self._only_refused_or(work):
+            return False
+        work.alone += 1
+        lonely = self._succeeded_at is not None and now - self._succeeded_at >= LONELY_SECONDS
+        return work.alone >= LONELY and (work.doubtful or lonely)
+
+    def _only_refused_or(self, work: Work) -> bool:
+        others = self._queue.left
+        return self._queue.in_last_round and all(other.tries.gated >= self._rules.attempts for other in (work, *others))
+
+    # -- what becomes of a question without an answer
 
     def _repair(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
         """Continue the conversation with the invalid answer and what is wrong with it.
@@ -320,6 +468,22 @@ class Pool:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending=ending.name, resume_at=resume_at)
         return self._valve.closed
 
+    def _close_gate(self, work: Work, verdict: Verdict, ending: Ending, decision: Decision, now: float) -> None:
+        """Hold all requests back for as long as the server asked, or as long as its refusals suggest."""
+        if ending.action is Action.GATE and not self._valve.closed:
+            self._permits.gate.close(now, decision.gate, work.sent_at)
+            if not ending.outage:
+                self._outage.record_wait(now, ending.name, verdict.message, decision.delay)
+
+    def _ask_again(self, work: Work, decision: Decision) -> None:
+        """Queue a question for its next attempt: after a pause, or once all others are settled."""
+        if decision.last_round and not work.deferred:
+            work.deferred = True
+            self._queue.defer(work)
+            self._wake.set()
+        else:
+            self._wait(work, decision.delay)
+
     def _wait(self, work: Work, delay: float) -> None:
         if work.body is not None and len(work.body) > LARGE_BODY:
             work.body = None
@@ -327,57 +491,68 @@ class Pool:
         self.tally.waiting = self._queue.waiting
         self._wake.set()
 
-    def _suspend(self, work: Work, delay: float) -> None:
-        """Send nothing but one confirming retry; other questions with the same reply wait for it uncounted."""
-        if not self._queue.suspect(work, self._clock() + delay):
+    def _confirm(self, work: Work, delay: float) -> None:
+        """Send nothing but one more try of this question; others with the same reply wait for it uncounted."""
+        if not self._queue.confirm(work, self._clock() + delay):
             work.tries.once -= 1
             self._wait(work, 0.0)
         self._wake.set()
 
     def _stop(self, work: Work, verdict: Verdict, ending: Ending, delay: float) -> None:
-        self._queue.acquit(work)
+        self._queue.release(work)
         reason = f"{ending.means}: {verdict.message}" if verdict.message else ending.means
         resume_at = verdict.resume_at or (self._wall() + delay if delay else None)
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=resume_at)
         self._return(work)
 
     def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
+        if ending.blames is Blame.UNKNOWN:
+            self._breaker.failure(outcome, work.position)
+            if self._succeeded_at is None and self._rules.breaker:
+                ending = TABLE["unexplained"]
         if ending.again:
             self._unfinal = min(self._unfinal, work.position)
-        if ending.blames is Blame.UNKNOWN and self._broken(outcome, work.position):
-            return
         self.tally.count_failure(ending.name)
-        self._keep.put(outcome)
-        self._watch_failures()
-
-    def _broken(self, outcome: Outcome, position: int) -> bool:
-        """Ask the breaker; once it has tripped, its failures go back to pending and the run stops."""
-        was_tripped = self._breaker.tripped
-        taken_back = self._breaker.failure(outcome, position)
-        if taken_back and not was_tripped:
-            reason = f"{len(taken_back)} equal failures in a row, no success: {outcome.error_message}"
-            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=outcome.error_type)
-            for earlier in taken_back[:-1]:
-                self.tally.count_failure(earlier.error_type or "", -1)
-                # The checkpoint adds up: what the failure cost is recorded already.
-                self._keep.put(earlier._replace(status=Status.PENDING, attempts=0, cost=ZERO, possibly_billed=0))
-        if taken_back:
-            self._keep.put(outcome._replace(status=Status.PENDING))
-        return bool(taken_back)
-
-    def _watch_failures(self) -> None:
+        self._count_settled(work)
+        self._keep.put(outcome._replace(error_type=ending.name))
+        if self._breaker.tripped:
+            self._take_back()
         most = self._rules.max_failed
         if most is not None and self.tally.failed > most:
             reason = f"more rows failed than limits.max_failed accepts ({most})"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
+    def _explain_failures(self) -> None:
+        """Make what was refused before the first success final: the server works, so the rows are to blame."""
+        for outcome in self._breaker.unproven:
+            if self._rules.breaker:
+                self.tally.count_failure("unexplained", -1)
+                self.tally.count_failure(outcome.error_type or "")
+                self._keep.put(_recorded(outcome))
+
+    def _take_back(self) -> None:
+        """Stop the run; the failures since the last success go back to pending."""
+        unproven, last = self._breaker.unproven, self._breaker.unproven[-1]
+        reason = f"{len(unproven)} failures in a row, no success: {last.error_message}"
+        self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=last.error_type)
+        for outcome in unproven:
+            counted = (outcome.error_type or "") if self._succeeded_at is not None else "unexplained"
+            self.tally.count_failure(counted, -1)
+            self._keep.put(_recorded(outcome)._replace(status=Status.PENDING))
+        unproven.clear()
+
+    def _count_settled(self, work: Work) -> None:
+        self._unsettled -= 1
+        self._doubtful -= work.doubtful
+
     def _return(self, work: Work) -> None:
         """Leave a question pending for the next run, with what it has cost."""
         self._unfinal = min(self._unfinal, work.position)
+        self._count_settled(work)
         if work.last is not None:
             self._keep.put(work.last._replace(status=Status.PENDING))
 
-    def _give_back(self) -> None:
+    def _leave_pending(self) -> None:
         """At the end: what waits stays pending; what is still in flight may be billed."""
         for work in list(self._in_flight.values()):
             self._abandon(work)
@@ -389,9 +564,14 @@ class Pool:
     def _abandon(self, work: Work) -> None:
         """Leave a question pending whose reply nobody waits for."""
         self._unfinal = min(self._unfinal, work.position)
-        self._queue.acquit(work)
+        self._queue.release(work)
         if self._in_flight.pop(work.question, None) is not None:
             self.tally.in_flight -= 1
             self.tally.requests += 1
             self.tally.possibly_billed += 1
             self._keep.put(work.abandoned(at=self._wall()))
+
+
+def _recorded(outcome: Outcome) -> Outcome:
+    """Return an outcome to be put again: the checkpoint adds up, and what it has cost is recorded already."""
+    return outcome._replace(attempts=0, cost=ZERO, possibly_billed=0)

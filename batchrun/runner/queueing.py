@@ -1,7 +1,10 @@
-"""Whose turn it is: a suspect alone, else what was put back, a due retry, a new question. Seconds, monotonic."""
+"""Whose turn it is: a question that confirms a refusal, a put-back one, a due retry, a new one, then the last round.
+
+Seconds, monotonic.
+"""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from batchrun.runner.work import Work
 
@@ -15,9 +18,10 @@ class Queue:
         self._source: Iterator[Work] | None = source
         self._spare: Work | None = None
         self._retries: list[tuple[float, int, Work]] = []
+        self._deferred: list[Work] = []
         self._sequence = 0
-        self._suspect: Work | None = None
-        self._suspect_due = NEVER
+        self._confirming: Work | None = None
+        self._confirming_due = NEVER
         self._position = 0
         self.next_at = NEVER
         """When, at the latest, `take` is worth calling again though nothing else happens."""
@@ -25,11 +29,16 @@ class Queue:
     @property
     def waiting(self) -> int:
         """How many questions wait for a retry."""
-        return len(self._retries)
+        return len(self._retries) + len(self._deferred)
+
+    @property
+    def in_last_round(self) -> bool:
+        """Whether no new question is left, so that what is taken from now on failed before."""
+        return self._source is None and self._spare is None
 
     def is_empty(self) -> bool:
-        """Tell whether nothing is left to ask; this takes a look at the next new question."""
-        if not self._retries and self._spare is None and self._suspect is None:
+        """Check whether nothing is left to ask; this takes a look at the next new question."""
+        if not self._retries and not self._deferred and self._spare is None and self._confirming is None:
             self._spare = self._fresh()
             return self._spare is None
         return False
@@ -37,8 +46,8 @@ class Queue:
     @property
     def left(self) -> list[Work]:
         """What waits, without the questions that never had their turn."""
-        waiting = [work for _, _, work in self._retries]
-        return waiting + [work for work in (self._spare, self._suspect) if work is not None]
+        waiting = [work for _, _, work in self._retries] + self._deferred
+        return waiting + [work for work in (self._spare, self._confirming) if work is not None]
 
     @property
     def position(self) -> int:
@@ -46,20 +55,42 @@ class Queue:
         return min((work.position for work in self.left), default=self._position)
 
     def take(self, now: float) -> Work | None:
-        """Give the question whose turn it is; None if there is none now."""
-        if self._suspect is not None:
-            self.next_at = self._suspect_due
-            if self._suspect_due > now:
+        """Return the question whose turn it is; None if there is none now."""
+        if self._confirming is not None:
+            self.next_at = self._confirming_due
+            if self._confirming_due > now:
                 return None
-            self._suspect_due = NEVER
-            return self._suspect
+            self._confirming_due = NEVER
+            return self._confirming
         if (spare := self._spare) is not None:
             self._spare = None
             return spare
         if self._retries and self._retries[0][0] <= now:
             return heapq.heappop(self._retries)[2]
         self.next_at = self._retries[0][0] if self._retries else NEVER
-        return self._fresh()
+        fresh = self._fresh()
+        if fresh is None and self._deferred and not self._retries:
+            return self._deferred.pop(0)
+        return fresh
+
+    def take_probe(self, now: float, tried: Callable[[int], bool]) -> Work | None:
+        """Return the best question for a probe: one that did not fail in this outage, else the one that waits longest.
+
+        None where a confirming question comes first, or where nothing is left.
+        """
+        if self._confirming is not None or self._spare is not None:
+            return self.take(now)
+        untried = next((entry for entry in self._retries if not tried(entry[2].question)), None)
+        if untried is None and (fresh := self._fresh()) is not None:
+            return fresh
+        if untried is None and self._deferred:
+            return self._deferred.pop(0)
+        if untried is None and not self._retries:
+            return None
+        entry = untried or min(self._retries)
+        self._retries.remove(entry)
+        heapq.heapify(self._retries)
+        return entry[2]
 
     def _fresh(self) -> Work | None:
         work = next(self._source, None) if self._source is not None else None
@@ -71,8 +102,8 @@ class Queue:
 
     def put_back(self, work: Work, now: float) -> None:
         """Keep a question whose permits are not there; it is first the next time."""
-        if work is self._suspect:
-            self._suspect_due = now
+        if work is self._confirming:
+            self._confirming_due = now
         else:
             self._spare = work
 
@@ -81,14 +112,24 @@ class Queue:
         self._sequence += 1
         heapq.heappush(self._retries, (due, self._sequence, work))
 
-    def suspect(self, work: Work, due: float) -> bool:
-        """Let nothing be sent but one confirming retry of this question; False if another one is the suspect."""
-        if self._suspect is None or self._suspect is work:
-            self._suspect, self._suspect_due = work, due
+    def defer(self, work: Work) -> None:
+        """Keep a question for the last round: it is asked when all others are settled."""
+        self._deferred.append(work)
+
+    def drain(self) -> list[Work]:
+        """Return what waits, and keep none of it."""
+        left = self.left
+        self._retries, self._deferred, self._spare, self._confirming = [], [], None, None
+        return left
+
+    def confirm(self, work: Work, due: float) -> bool:
+        """Let nothing be sent but one more try of this question; False if another one already confirms."""
+        if self._confirming is None or self._confirming is work:
+            self._confirming, self._confirming_due = work, due
             return True
         return False
 
-    def acquit(self, work: Work) -> None:
-        """End the suspicion, if this question is the suspect."""
-        if self._suspect is work:
-            self._suspect = None
+    def release(self, work: Work) -> None:
+        """Let others be sent again, if this question was the confirming one."""
+        if self._confirming is work:
+            self._confirming = None

@@ -8,12 +8,10 @@ from batchrun.records import Status
 LONGEST_WAIT = 3600.0
 """Seconds; a server that asks to wait longer stops the run."""
 
-GATE_PATIENCE = 900.0
-"""Seconds without any answer behind a closed gate that stop the run."""
-
 BASE, CAP = 0.5, 60.0
 EMPTY_WAITS = (5.0, 20.0, 60.0)  # a cold model needs seconds to minutes
 CONFIRM_WAIT = 2.0  # long enough for a hiccup of the key check to pass
+LAST_ROUND_PAUSE = 2.0  # seconds at most between the attempts of the last round
 _LONGEST_SENT, _LONGEST_ONCE = 2, 2
 
 
@@ -51,6 +49,10 @@ class Tries:
         """The failures that count against limits.attempts."""
         return self.attempts + self.once + self.sent + self.empty
 
+    def forgive(self) -> None:
+        """Take back what the server's faults have cost: they came from an outage, not from the row."""
+        self.attempts = self.sent = self.empty = 0
+
     def left(self, count: Count, attempts: int) -> bool:
         """Tell whether one more try of this kind is allowed."""
         if count is Count.TIME:
@@ -70,13 +72,15 @@ class Decision:
 
     `delay` is the wait in seconds before this question's next try; `gate` is how long all others wait, which is 0 for a
     lone "not now" without a told wait: the limit of requests in flight sees to that.
-    `becomes` is what the question is now in this run: OK, FAILED, PENDING, or None where it is asked again.
+    `becomes` is what the question is now in this run: OK, FAILED, PENDING, or None where it is asked again, which is
+    in the last round of the run if `last_round` is true.
     """
 
     action: Action
     delay: float = 0.0
     gate: float = 0.0
     becomes: Status | None = None
+    last_round: bool = False
 
 
 _FINAL = {
@@ -91,16 +95,18 @@ def decide(
     tries: Tries,
     *,
     attempts: int,
+    needed: int = 0,
     wait: float | None = None,
     proven: bool = False,
     jitter: float = 0.0,
     closings: int = 0,
 ) -> Decision:
-    """Count this ending in `tries` and say what comes next.
+    """Count this ending in `tries` and return what comes next.
 
-    `attempts` is limits.attempts; `wait` the seconds the server asked for; `proven` tells that this run has had an
-    answer; `jitter` is in [0, 1); `closings` is how often the gate closed in a row before this reply. An invalid answer
-    comes here only when its repairs are used up.
+    `attempts` is limits.attempts; `needed` is how many failures by the server's fault it takes to blame the row;
+    `wait` the seconds the server asked for; `proven` says that this run has had an answer; `jitter` is in [0, 1);
+    `closings` is how often the gate closed in a row before this reply. An invalid answer comes here only when its
+    repairs are used up.
     """
     action = ending.action
     if action is Action.FAIL_IF_PROVEN:
@@ -116,7 +122,11 @@ def decide(
     gate = delay if action is Action.GATE and (wait is not None or closings) else 0.0
     if action is Action.GATE and attempts == 1:
         return Decision(action, delay, gate, Status.PENDING)
-    return Decision(action, delay, gate) if tries.left(ending.count, attempts) else _FINAL[ending.exhausted]
+    if tries.left(ending.count, attempts):
+        return Decision(action, delay, gate)
+    if ending.outage and attempts > 1 and tries.charged < needed:
+        return Decision(action, max(wait or 0.0, min(delay, LAST_ROUND_PAUSE)), gate, last_round=True)
+    return _FINAL[ending.exhausted]
 
 
 def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float) -> float:

@@ -36,7 +36,9 @@ class Keep(Protocol):
 class Rules:
     """The rules of a run. Seconds; `max_failed` counts questions, `deadline` is a time on the monotonic clock.
 
-    `questions` is how many the run is to ask.
+    `questions` is how many the run is to ask, `doubtful` how many of them failed in an earlier run. `patience` is what
+    the job writes about outages (None: nothing), `loopback` whether the server is on this machine. `first_alone`: the
+    first request goes alone, since nothing is known of the server.
     """
 
     attempts: int
@@ -49,6 +51,10 @@ class Rules:
     openrouter: bool = True
     price: Price | None = None
     questions: int = 0
+    doubtful: int = 0
+    patience: float | None = None
+    loopback: bool = False
+    first_alone: bool = False
 
     def charge(self, verdict: Verdict) -> "Charge":
         """Say what one attempt costs: as the server says, else by its tokens and the price."""
@@ -106,6 +112,7 @@ class Tally:
     cost: int = 0
     possibly_billed: int = 0
     gate_why: str = ""
+    waiting_for: str = ""
     oldest: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
 
@@ -130,7 +137,12 @@ class Tally:
 
 @dataclass(slots=True)
 class Work:
-    """One question: where its row is, the values its prompt needs, and how far it got. Money is in picodollars."""
+    """One question: where its row is, the values its prompt needs, and how far it got. Money is in picodollars.
+
+    `doubtful`: it failed before while others succeeded, in this run or an earlier one, so that its failures prove
+    nothing about the server; `refuted` counts such failures in this run, `alone` those for which the server had nothing
+    else to do.
+    """
 
     question: int
     position: int
@@ -145,6 +157,12 @@ class Work:
     permit: Permit | None = None
     sent_at: float = 0.0
     last: Outcome | None = None
+    doubtful: bool = False
+    refuted: int = 0
+    alone: int = 0
+    failed_at: float | None = None
+    probe: bool = False
+    deferred: bool = False
 
     def paid(self, charge: Charge) -> None:
         """Count one attempt and its money."""

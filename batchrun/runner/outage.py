@@ -1,0 +1,140 @@
+"""An outage is a state of the server, not of rows: when one begins, who probes it and when, and how long it may last.
+
+Pure arithmetic: `now` is in seconds on a monotonic clock. The pool reports what happens and asks what may be sent.
+"""
+
+from dataclasses import dataclass
+
+QUESTIONS = 10
+"""Different questions that fail by the server's fault, without a success between, declare an outage."""
+
+PROBES, PROBE_EVERY, GROWTH, LONGEST_PAUSE = 10, 1.0, 1.5, 30.0
+"""The first probes are a second apart; from then on each pause is longer, up to 30 s."""
+
+PATIENCE = 900.0
+"""Seconds without a success after which a run gives up, where the job does not say (`limits.patience`)."""
+
+REFUSED_PATIENCE, UNREACHED_PATIENCE = 3.0, 60.0
+"""The same for a server that was never reached: on loopback and refused, and anything else."""
+
+FEW_PATIENCE, FEW_BILLED_PAUSE = 45.0, 30.0
+"""Seconds that fewer than QUESTIONS may hold a run, since rows that the server can't take look like an outage; and the
+pause between probes that may be billed, so that no reply is bought more than twice for them."""
+
+ON_CHANGE = float("inf")
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What is waited for: the name of the ending, the server's words, and when the first failure came."""
+
+    ending: str
+    message: str
+    since: float
+
+
+class Outage:
+    """The failures since the last success, and what they mean.
+
+    `patience` is what the job writes (None: nothing), `loopback` whether the server is on this machine.
+    """
+
+    def __init__(self, patience: float | None = None, *, loopback: bool = False) -> None:
+        self._patience, self._loopback = patience, loopback
+        self._told_wait = 0.0
+        self._questions: set[int] = set()
+        self._failing_since = 0.0
+        self._reached = self._from_content = self._billed = False
+        self._probes = 0
+        self._next_probe = 0.0
+        self.declared = False
+        self.waiting: Waiting | None = None
+
+    def tried(self, question: int) -> bool:
+        """Check whether a question has failed since the last success."""
+        return question in self._questions
+
+    def record_success(self) -> bool:
+        """Note that the server works; return whether that ends a declared outage."""
+        ended = self.declared
+        self._reached = True
+        self.declared, self.waiting, self._told_wait, self._probes = False, None, 0.0, 0
+        self._questions.clear()
+        return ended
+
+    def record_wait(self, now: float, ending: str, message: str, wait: float) -> None:
+        """Note a "not now" after which a question waits for so many seconds: no failure, but no success either."""
+        self._reached = True
+        self.waiting = self.waiting or Waiting(ending, message, now)
+        self._told_wait = max(self._told_wait, wait)
+
+    def record_failure(
+        self,
+        now: float,
+        question: int,
+        ending: str,
+        message: str,
+        *,
+        open_questions: int,
+        reached: bool,
+        billed: bool,
+        proves: bool,
+    ) -> bool:
+        """Note a failure by the server's fault; return whether it declares an outage.
+
+        `open_questions` are those whose failures would prove something; `reached` says that the request got to a
+        server, so that the row may be the cause after all, and `billed` that it may cost; `proves` is false for a question that failed before while
+        others succeeded, which says nothing about the server.
+        """
+        since = self.waiting.since if self.waiting else now
+        self.waiting = Waiting(ending, message, since)
+        self._reached |= reached
+        self._from_content, self._billed = reached, billed
+        if proves:
+            if not self._questions:
+                self._failing_since = now
+            self._questions.add(question)
+        if self.declared or not proves or len(self._questions) < min(QUESTIONS, open_questions):
+            return False
+        self.declared = True
+        self._next_probe = now + self._pause()
+        return True
+
+    def probe_failed(self, now: float) -> None:
+        """Note that a probe came back without a success: the next one comes after a pause."""
+        self._probes += 1
+        self._next_probe = now + self._pause()
+
+    def _pause(self) -> float:
+        if self._billed and self._is_few:
+            return FEW_BILLED_PAUSE
+        return min(PROBE_EVERY * GROWTH ** min(20, max(0, self._probes - PROBES)), LONGEST_PAUSE)
+
+    @property
+    def _is_few(self) -> bool:
+        return self._from_content and len(self._questions) < QUESTIONS
+
+    def wait(self, now: float, in_flight: int) -> float:
+        """Return the seconds until one more request may start; ON_CHANGE while a probe is out."""
+        if not self.declared:
+            return 0.0
+        return ON_CHANGE if in_flight else max(0.0, self._next_probe - now)
+
+    def blames_rows(self, now: float) -> bool:
+        """Check whether so few questions hold the run for so long that they are failed instead of waited for."""
+        return self.declared and self._is_few and now - self._failing_since >= FEW_PATIENCE
+
+    def lasted(self, now: float) -> float:
+        """Return for how many seconds nothing has succeeded once that is too long, else 0."""
+        if self.waiting is None:
+            return 0.0
+        seconds = now - self.waiting.since
+        return seconds if seconds >= max(self._limit(), 1.5 * self._told_wait) else 0.0
+
+    def _limit(self) -> float:
+        if self._patience is not None:
+            return self._patience
+        if self._reached:
+            return PATIENCE
+        refused = self._loopback and self.waiting is not None and self.waiting.ending == "connection"
+        return REFUSED_PATIENCE if refused else UNREACHED_PATIENCE
