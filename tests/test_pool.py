@@ -117,7 +117,7 @@ def test_fifteen_minutes_behind_the_gate_stop_the_run() -> None:
     """A server that says nothing but "not now" is given up, resumable; the wait grows meanwhile."""
     asked = ask(by(refused(429)), 50)
     assert asked.valve.exit_code == ExitCode.STOPPED_BY_API
-    assert "15 minutes" in asked.valve.reason
+    assert "15 min" in asked.valve.reason
     assert 900 < asked.seconds < 1000
     assert asked.statuses == ["pending"] * 50
     assert len(asked.sent) < 200
@@ -297,10 +297,10 @@ def test_a_mistake_of_the_job_stops_until_an_answer_has_come() -> None:
 
 
 def test_the_breaker_takes_back_all_that_tripped_it() -> None:
-    """Ten equal unexplained failures without a success stop the run; they and those in flight are pending again."""
+    """Ten equal unexplained failures make requests go one at a time; fifteen more stop the run, all rows pending."""
     asked = ask(by(refused(400, "Bad Request")), 40, concurrency=4)
     assert asked.valve.exit_code == ExitCode.STOPPED_BY_API
-    assert 10 <= len(asked.sent) <= 13
+    assert 25 <= len(asked.sent) <= 28
     assert asked.statuses == ["pending"] * 40
     assert (asked.pool.tally.failed, sum(asked.pool.tally.errors.values())) == (0, 0)
     assert sum(outcome.attempts for outcome in asked.keep.outcomes) == len(asked.sent)
@@ -310,10 +310,10 @@ def test_the_breaker_takes_back_all_that_tripped_it() -> None:
 def test_what_the_breaker_takes_back_is_paid_once() -> None:
     """Rows that become pending again keep their cost, and the books add up."""
     billed = Reply(200, body=b'{"error": {"code": 422, "message": "no"}, "usage": {"cost": 0.25}}')
-    asked = ask(by(billed), 10, concurrency=1, breaker=3)
-    assert asked.statuses == ["pending"] * 10
+    asked = ask(by(billed), 20, concurrency=1, breaker=3)
+    assert asked.statuses == ["pending"] * 20
     assert [asked.keep.last[number].cost for number in (1, 2, 3)] == [USD // 4] * 3
-    assert asked.pool.tally.cost == 3 * USD // 4
+    assert asked.pool.tally.cost == 18 * USD // 4
 
 
 def test_a_success_resets_the_breaker() -> None:
@@ -357,9 +357,9 @@ def test_no_low_water_passes_what_the_breaker_may_take_back() -> None:
         await asyncio.sleep(1)
         return answered() if number <= 5 else refused(422, "no")
 
-    asked = ask(answer, 20, concurrency=1, breaker=10)
+    asked = ask(answer, 40, concurrency=1, breaker=10)
     assert max(asked.low_waters) == 5
-    assert asked.statuses == ["ok"] * 5 + ["pending"] * 15
+    assert asked.statuses == ["ok"] * 5 + ["pending"] * 35
 
 
 def test_no_low_water_passes_a_question_that_waits() -> None:

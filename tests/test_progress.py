@@ -61,8 +61,8 @@ def test_there_is_never_100_percent_while_something_is_open(total: int, missing:
 
 def test_a_closed_gate_is_told_with_its_time_and_its_reason() -> None:
     """While all wait for the server, the line says for how long and why, and the time left begins after that."""
-    text = shown(Goal(200), Tally(ok=100, gate_why="rate_limited"), rate=10, gate=300.0)
-    assert "held back for 5 min 00 s (rate_limited)" in text
+    text = shown(Goal(200), Tally(ok=100, waiting_for="too many requests (for 9 s)"), rate=10, gate=300.0)
+    assert "waiting: too many requests (for 9 s)" in text
     assert text.endswith(", 5 min 10 s left")
 
 

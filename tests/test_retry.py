@@ -38,12 +38,12 @@ def asked(name: str, attempts: int = 5, limit: int = 50) -> tuple[int, Decision]
         ("reset", 2, Action.FAIL, Status.FAILED),
         ("invalid_response", 2, Action.FAIL, Status.FAILED),
         ("empty_response", 4, Action.FAIL, Status.FAILED),
-        ("connection", 5, Action.STOP, Status.PENDING),
-        ("edge_blocked", 5, Action.STOP, Status.PENDING),
+        ("connection", 5, Action.FAIL, Status.FAILED),
+        ("edge_blocked", 5, Action.FAIL, Status.FAILED),
         ("no_provider_available", 5, Action.STOP, Status.PENDING),
         ("rate_limited", 50, Action.GATE, None),
         ("in_flight_budget", 50, Action.GATE, None),
-        ("overloaded", 50, Action.GATE, None),
+        ("overloaded", 5, Action.FAIL, Status.FAILED),
     ],
 )
 def test_a_question_is_asked_so_often(name: str, times: int, action: Action, becomes: Status | None) -> None:

@@ -9,8 +9,8 @@ waits.py      when a server wants to be asked again
 wording.py    JSON and words of others, made fit to read
 """
 
-from batchrun.api.codes import ASKED_AGAIN, TABLE, Action, Blame, Count, Ending
-from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, fetch_key, resolve
+from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
+from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, fetch_key, is_loopback, resolve
 from batchrun.api.judge import judge
 from batchrun.api.prices import Prices, cost_kind, prices_for
 
@@ -18,6 +18,7 @@ __all__ = [
     "ASKED_AGAIN",
     "MISSING_SIMULATOR",
     "TABLE",
+    "UNSENT",
     "Action",
     "Blame",
     "Count",
@@ -28,6 +29,7 @@ __all__ = [
     "Prices",
     "cost_kind",
     "fetch_key",
+    "is_loopback",
     "judge",
     "prices_for",
     "resolve",

@@ -121,6 +121,10 @@ def _failure(again: Collection[str]) -> str:
     return f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?)"
 
 
+_FAILED = "a.status = 'failed' AND a.error_type <> 'truncated'"
+_WHICH = {True: _FAILED, False: f"({_FAILED}) IS NOT TRUE", None: "TRUE"}
+
+
 def _open(again: Collection[str]) -> str:
     """Return the condition for a row's question to be open; its values are those of `_failure`."""
     unsettled = "a.id IS NULL OR a.status NOT IN ('ok', 'failed')"
@@ -205,16 +209,25 @@ class Checkpoint:
     # -- questions
 
     def open_questions(
-        self, *, start: int, again: Collection[str], max_tokens: int | None, batch: int = 1_000
+        self,
+        *,
+        start: int,
+        again: Collection[str],
+        max_tokens: int | None,
+        failed: bool | None = None,
+        batch: int = 1_000,
     ) -> Iterator[list[tuple[int, int]]]:
         """Yield (position, question) of the open questions from position `start` on, in input order, in blocks.
+
+        `failed` chooses those that failed in an earlier run with a type in `again`, or all others; None: both.
 
         Each block is a query of its own, so that no long read keeps the log from being merged. A question that is
         answered meanwhile may be missing in a later block, never in the wrong place.
         """
         sql = (
             f"SELECT r.position, r.question_id FROM {_NARROW_JOIN} "  # noqa: S608  (constants and marks only)
-            f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} ORDER BY r.position LIMIT ?"
+            f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} AND {_WHICH[failed]} "
+            "ORDER BY r.position LIMIT ?"
         )
         end = int(self._connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
         while start < end:
@@ -223,6 +236,17 @@ class Checkpoint:
                 return
             yield block
             start = block[-1][0] + 1
+
+    def failed_before(self, *, start: int, again: Collection[str], max_tokens: int | None) -> tuple[int, int]:
+        """Count the open questions that failed in an earlier run; return with it the first one's position."""
+        sql = (
+            f"SELECT count(*), coalesce(min(r.position), 0) FROM {_NARROW_JOIN} "  # noqa: S608  (as above)
+            f"WHERE r.position >= ? AND {_open(again)} AND {_FAILED}"
+        )
+        if not self._connection.rows("SELECT 1 FROM answers INDEXED BY answers_failed WHERE status = 'failed' LIMIT 1"):
+            return 0, 0
+        count, first = self._connection.rows(sql, (start, *_values(again, max_tokens)))[0]
+        return int(count), int(first)
 
     def count_open(self, *, start: int, again: Collection[str], max_tokens: int | None) -> int:
         """Count what `open_questions` would yield."""
@@ -384,10 +408,10 @@ class Checkpoint:
 
     # -- runs
 
-    def begin_run(self, *, now: float, host: str, pid: int, version: str, job_text: str) -> int:
+    def begin_run(self, *, now: float, host: str, pid: int, version: str, job_text: str, endpoint: str = "") -> int:
         """Note that a run begins with the current plan; return its id."""
         plan = self.current_plan()
-        run = {"started_at": now, "host": host, "pid": pid, "version": version, "job": job_text}
+        run = {"started_at": now, "host": host, "pid": pid, "version": version, "job": job_text, "endpoint": endpoint}
         with self._connection.transaction():
             self._connection.run("UPDATE plans SET counts = NULL")
             return self._connection.insert_row("runs", {**run, "plan": plan and plan.number})
@@ -403,18 +427,27 @@ class Checkpoint:
         resume_at: float | None = None,
         output: str | None = None,
         lease: Pico | None = None,
+        answered_at: float | None = None,
     ) -> None:
         """Note how a run ended, after the writer was closed; `output` is a note on the output for the next run.
+
+        `answered_at` is when the endpoint last succeeded in this run (Unix time).
 
         `counts` are kept, so that the next look at them is instant. `lease` is what the run may have spent at most.
         """
         text = None if counts is None else json.dumps(asdict(counts))
         end = {"ended_at": now, "exit_code": exit_code, "reason": reason, "resume_at": resume_at, "output": output}
+        end["answered_at"] = answered_at
         with self._connection.transaction():
             self._connection.update_row("runs", run_id, {**end, "counts": text})
             self._connection.run("UPDATE plans SET counts = ? WHERE current", (text,))
             if lease is not None:
                 self._connection.run("UPDATE leases SET amount = ? WHERE run_id = ?", (lease, run_id))
+
+    def answered_since(self, endpoint: str, since: float) -> bool:
+        """Check whether a run that has ended had a success from this endpoint since a Unix time."""
+        sql = "SELECT 1 FROM runs WHERE endpoint = ? AND answered_at >= ? LIMIT 1"
+        return bool(self._connection.rows(sql, (endpoint, since)))
 
     def runs(self, limit: int = 20) -> list[RunInfo]:
         """Return the newest runs, newest first."""

@@ -42,7 +42,6 @@ Detail = Literal[
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
 AUTO_CEILING = 256
-DEFAULT_PATIENCE = 900.0
 """Seconds."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _UNITS = (86_400, 3_600, 60, 1)
@@ -262,9 +261,9 @@ class Limits(Section):
         return None if self.deadline is None else parse_duration(self.deadline)
 
     @property
-    def patience_seconds(self) -> float:
-        """Seconds that a run waits for a server that is down."""
-        return DEFAULT_PATIENCE if self.patience is None else parse_duration(self.patience)
+    def patience_seconds(self) -> float | None:
+        """Seconds that a run waits for a server that is down; None: the run's own rules (15 minutes at most)."""
+        return None if self.patience is None else parse_duration(self.patience)
 
     def accepted_failures(self, rows: int) -> int | None:
         """Return how many of this many rows may fail, rounded down; None without a limit."""

@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api import Endpoint, Prices
+from batchrun.api import Endpoint, Prices, is_loopback
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
@@ -33,6 +33,9 @@ from batchrun.senders import Events, open_sender
 
 CONNECT_TIMEOUT = 10.0
 TICK = 0.2
+KNOWN_FOR = 86_400.0
+"""Seconds; an endpoint that succeeded so recently gets many requests at once from the start."""
+
 LOG_EVERY = 30.0
 
 
@@ -138,6 +141,7 @@ async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
         with suppress(asyncio.CancelledError):
             await ticker
         ui.update(pool.tally)
+    pool.tally.answered_at = pool.answered_at
     _note_low_water(pool, asking)
     return pool.tally
 
@@ -169,7 +173,10 @@ def _note_low_water(pool: Pool, asking: Asking) -> None:
 
 
 def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
-    """Give the open questions; whatever goes wrong with them closes the valve, since replies are still under way."""
+    """Yield the open questions, those that failed in an earlier run last.
+
+    What goes wrong with them closes the valve, since replies are still under way.
+    """
     p = asking.prepared
 
     def changed() -> bool:
@@ -178,9 +185,16 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
         valve.close(ExitCode.USER, INPUT_CHANGED)
         return True
 
-    blocks = asking.checkpoint.open_questions(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
+    left = sys.maxsize if asking.most is None else asking.most
     try:
-        yield from open_work(p.rows, p.renderer.columns, blocks, most=asking.most, changed=changed)
+        for failed in (False, True):
+            blocks = asking.checkpoint.open_questions(
+                start=asking.start, again=asking.again, max_tokens=p.max_tokens, failed=failed
+            )
+            for work in open_work(p.rows, p.renderer.columns, blocks, most=left, changed=changed):
+                left -= 1
+                work.doubtful = failed
+                yield work
     except BatchrunError as problem:
         if not changed():
             valve.close(problem.exit_code, str(problem))
@@ -190,6 +204,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
     p = asking.prepared
     limits = p.job.limits
     repairs = p.job.answer.repairs if p.job.answer else 0
+    doubtful, first = asking.checkpoint.failed_before(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
     return Pool(
         send,
         asking.checkpoint.writer,
@@ -206,6 +221,11 @@ def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
             openrouter=asking.endpoint.openrouter,
             price=asking.prices.likely.get(asking.endpoint.model),
             questions=asking.questions,
+            doubtful=doubtful,
+            first_doubtful=first,
+            patience=limits.patience_seconds,
+            loopback=is_loopback(asking.endpoint.base_url),
+            first_alone=not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),
         ),
         form=p.form,
         body_of=p.renderer.body,

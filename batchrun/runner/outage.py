@@ -82,9 +82,9 @@ class Outage:
     ) -> bool:
         """Note a failure by the server's fault; return whether it declares an outage.
 
-        `open_questions` are those whose failures would prove something; `reached` says that the request got to a
-        server, so that the row may be the cause after all, and `billed` that it may cost; `proves` is false for a question that failed before while
-        others succeeded, which says nothing about the server.
+        `open_questions` are those whose failures would prove something. `reached` says that the request got to a
+        server, so that the row may be the cause after all, and `billed` that it may cost. `proves` is false for a
+        question that failed before while others succeeded, which says nothing about the server.
         """
         since = self.waiting.since if self.waiting else now
         self.waiting = Waiting(ending, message, since)
@@ -123,6 +123,15 @@ class Outage:
     def blames_rows(self, now: float) -> bool:
         """Check whether so few questions hold the run for so long that they are failed instead of waited for."""
         return self.declared and self._is_few and now - self._failing_since >= FEW_PATIENCE
+
+    def looks_up_at(self) -> float:
+        """Return when the next of `blames_rows` and `lasted` becomes true if nothing succeeds; ON_CHANGE: never."""
+        if self.waiting is None:
+            return ON_CHANGE
+        gives_up = self.waiting.since + max(self._limit(), 1.5 * self._told_wait)
+        if self.declared and self._is_few:
+            return min(gives_up, self._failing_since + FEW_PATIENCE)
+        return gives_up
 
     def lasted(self, now: float) -> float:
         """Return for how many seconds nothing has succeeded once that is too long, else 0."""

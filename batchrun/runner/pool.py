@@ -21,7 +21,7 @@ from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.breaker import Breaker
 from batchrun.runner.log import event
-from batchrun.runner.outage import Outage
+from batchrun.runner.outage import Outage, Waiting
 from batchrun.runner.permits import NOW, ON_CHANGE, Permit, Permits
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
@@ -31,9 +31,6 @@ from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
-REFUTATIONS = 3
-"""Failures of a question, each with a success of another before it, after which it proves nothing about the server."""
-
 LUCK = 1e-4
 """The chance that is accepted of failing any row of a run for nothing but the server's random failures."""
 
@@ -75,7 +72,7 @@ class Pool:
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
         self._clock, self._wall, self._jitter, self._speed = time.clock, time.wall, time.jitter, time.speed
         self._queue = Queue(iter(()))
-        self._unfinal = sys.maxsize
+        self._unfinal = rules.first_doubtful if rules.doubtful else sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._breaker = Breaker(rules.breaker)
@@ -83,7 +80,7 @@ class Pool:
         self._unsettled, self._doubtful = rules.questions, rules.doubtful
         self._first_alone = rules.first_alone
         self._succeeded_at: float | None = None
-        self._replies = self._faults = 0
+        self._faults = 0
         self._starved = 0
         self._least: Pico | None = None
         self._drain_until: float | None = None
@@ -107,6 +104,11 @@ class Pool:
         in_flight = (work.position for work in self._in_flight.values())
         return int(min(self._unfinal, self._queue.position, self._breaker.position, *in_flight))
 
+    @property
+    def answered_at(self) -> float | None:
+        """When the server last succeeded (Unix time); None: never."""
+        return None if self._succeeded_at is None else self._wall() - (self._clock() - self._succeeded_at)
+
     def observe(self) -> None:
         """Bring up to date what the tally shows of time: the oldest request, and what is waited for since when."""
         now, tally = self._clock(), self.tally
@@ -116,8 +118,7 @@ class Pool:
         tally.gate_why = "" if waiting is None else waiting.ending
         tally.waiting_for = ""
         if waiting is not None:
-            words = f": {waiting.message}" if waiting.message else ""
-            tally.waiting_for = f"{TABLE[waiting.ending].means}{words} (for {duration(now - waiting.since)})"
+            tally.waiting_for = f"{_why(waiting)} (for {duration(now - waiting.since)})"
 
     # -- the feeder
 
@@ -158,6 +159,8 @@ class Pool:
         """Wait for an event, or for the next moment at which something can happen."""
         end = self._rules.deadline if self._drain_until is None else self._drain_until
         until = min(self._wake_at, ON_CHANGE if end is None else end)
+        if not self._valve.closed and not self._in_flight:
+            until = min(until, self._outage.looks_up_at())
         wait = None if until == ON_CHANGE else max(0.0, until - self._clock()) / self._speed
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
@@ -173,11 +176,12 @@ class Pool:
             self._drain_until = now + self._rules.grace
         elif self._rules.deadline is not None and now >= self._rules.deadline:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, "limits.deadline is reached")
+        elif self._in_flight:
+            pass  # a request that is out may still succeed
         elif self._outage.blames_rows(now):
             self._fail_what_waits()
         elif (lasted := self._outage.lasted(now)) and (waiting := self._outage.waiting):
-            words = f": {waiting.message}" if waiting.message else ""
-            reason = f"no success for {duration(lasted)}: {TABLE[waiting.ending].means}{words}"
+            reason = f"no success for {duration(lasted)}: {_why(waiting)}"
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending)
 
     def _look_again_after(self, wait: float) -> None:
@@ -234,7 +238,12 @@ class Pool:
         return all(work.tries.gated >= self._rules.attempts for work in works)
 
     def _prepare(self, work: Work) -> Permit | None:
-        """Make the body and return the permits it needs; None if the row can't be asked (its outcome is kept)."""
+        """Make the body and return the permits it needs; None if the row is failed instead (its outcome is kept)."""
+        if work.deferred and work.last is not None:
+            ending = TABLE[work.last.error_type or ""]
+            if work.tries.charged >= self._attempts_to_blame(work, ending):
+                self._fail(work, work.last, ending)
+                return None
         if work.body is None:
             body = self._body_of(work.values)
             if isinstance(body, RowProblem):
@@ -288,6 +297,7 @@ class Pool:
             self._queue.release(work)
         if ending.action is Action.ACCEPT:
             self._record_success(now)
+            self._faults += work.tries.attempts + work.tries.sent
             self.tally.ok += 1
             self._count_settled(work)
             most = self._rules.max_tokens
@@ -303,7 +313,7 @@ class Pool:
         if ending.count is Count.REPAIRS:
             self._repair(work, work.last, verdict)
             return
-        decision = self._decide(work, verdict, ending, now)
+        decision = self._decide(work, verdict, ending)
         if decision.action is Action.FAIL or self._is_to_blame(work, ending, now):
             self._fail(work, work.last, ending)
         elif decision.action is Action.STOP:
@@ -341,17 +351,13 @@ class Pool:
         if self._succeeded_at is None:
             self._explain_failures()
         self._succeeded_at = now
-        self._replies += 1
         self._permits.gate.answered(now)
         self._breaker.success()
         if self._outage.record_success():
             event("outage_ended")
             self._permits.gate.close(now, SLOW_START, now)
 
-    def _decide(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> Decision:
-        if work.failed_at is not None and self._succeeded_at is not None and self._succeeded_at > work.failed_at:
-            self._refute(work)
-        work.failed_at = now
+    def _decide(self, work: Work, verdict: Verdict, ending: Ending) -> Decision:
         return decide(
             ending,
             work.tries,
@@ -368,9 +374,9 @@ class Pool:
     def _belongs_to_an_outage(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> bool:
         """Record a failure by the server's fault; return whether the server is to blame for it, and no row."""
         outage = self._outage
-        if not outage.declared and not work.doubtful:
-            self._replies += 1
-            self._faults += 1
+        if work.failed_at is not None and self._succeeded_at is not None and self._succeeded_at > work.failed_at:
+            self._doubt(work)
+        work.failed_at = now
         if work.probe and outage.declared:
             outage.probe_failed(now)
         declared = outage.record_failure(
@@ -409,10 +415,9 @@ class Pool:
         self._outage.record_success()
         event("outage_ended")
 
-    def _refute(self, work: Work) -> None:
-        """Count a failure between the successes of others; after a few, the question proves nothing."""
-        work.refuted += 1
-        if work.refuted == REFUTATIONS and not work.doubtful:
+    def _doubt(self, work: Work) -> None:
+        """Note that a question failed again after another one succeeded: it proves nothing about the server."""
+        if not work.doubtful:
             work.doubtful = True
             self._doubtful += 1
 
@@ -420,12 +425,12 @@ class Pool:
         """Return how many failures of one row the server's own rate of failures does not explain.
 
         A server that fails half of all requests fails a good row five times in a row once in 32 times. So the number
-        is chosen by the measured rate, for all rows of the run together.
+        is chosen for all rows of the run together, by the failures of those that were answered in the end.
         """
-        if self._succeeded_at is None and not work.doubtful:
-            return sys.maxsize
+        if not work.deferred or (self._succeeded_at is None and not work.doubtful):
+            return sys.maxsize  # the rate is known best in the last round
         least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
-        rate = min(0.9, self._faults / max(1, self._replies))
+        rate = min(0.9, self._faults / max(1, self._faults + self.tally.ok))
         if not rate:
             return least
         needed = math.ceil(math.log(LUCK / max(1, self._rules.questions)) / math.log(rate))
@@ -570,6 +575,12 @@ class Pool:
             self.tally.requests += 1
             self.tally.possibly_billed += 1
             self._keep.put(work.abandoned(at=self._wall()))
+
+
+def _why(waiting: Waiting) -> str:
+    """Return what is waited for, with the server's words where it has any."""
+    means = TABLE[waiting.ending].means
+    return f"{means}: {waiting.message}" if waiting.message not in ("", means) else means
 
 
 def _recorded(outcome: Outcome) -> Outcome:

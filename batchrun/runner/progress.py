@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Never, Protocol
 
 from batchrun.money import CostKind, cost
 from batchrun.runner.work import Tally
-from batchrun.terminal import duration, lines
+from batchrun.terminal import duration, lines, short
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -24,6 +24,9 @@ NOTABLE_GATE = 1.0
 
 WINDOW = 60.0
 """Seconds over which the rate is taken."""
+
+WIDEST = 100
+"""Characters of what a run waits for."""
 
 _FIRST_RATE = 2.0
 _BAR = "{bar:12} {desc}"
@@ -210,8 +213,10 @@ def line(goal: Goal, tally: Tally, pace: Pace, gate: float) -> str:
     if tally.waiting:
         parts.append(f"{tally.waiting:,} to retry")
     parts += [cost(tally.cost, goal.cost_kind), f"{pace.rate:.1f}/s", f"{tally.in_flight}/{tally.limit} in flight"]
-    if gate > NOTABLE_GATE:
-        parts.append(f"held back for {duration(gate)}" + (f" ({tally.gate_why})" if tally.gate_why else ""))
+    if tally.waiting_for:
+        parts.append(f"waiting: {short(tally.waiting_for, WIDEST)}")
+    elif gate > NOTABLE_GATE:
+        parts.append(f"held back for {duration(gate)}")
     elif tally.oldest > SLOW:
         parts.append(f"the slowest reply is out for {duration(tally.oldest)}")
     left = pace.left(goal.total - done, gate)

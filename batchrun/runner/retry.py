@@ -119,7 +119,8 @@ def decide(
     if action is Action.GATE:
         number = max(number, closings + 1)
     delay = _next_delay(ending, number, wait, jitter)
-    gate = delay if action is Action.GATE and (wait is not None or closings) else 0.0
+    refused = closings and not ending.outage  # an outage has probes of its own
+    gate = delay if action is Action.GATE and (wait is not None or refused) else 0.0
     if action is Action.GATE and attempts == 1:
         return Decision(action, delay, gate, Status.PENDING)
     if tries.left(ending.count, attempts):

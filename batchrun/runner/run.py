@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from batchrun._version import __version__
-from batchrun.api import ASKED_AGAIN, TABLE, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
+from batchrun.api import ASKED_AGAIN, TABLE, UNSENT, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, free_bytes, lock, start_fresh, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
@@ -32,7 +32,9 @@ RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAG
 UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
 """After these ends nothing is written: the input is another one, or the disk is not to be trusted."""
 
-MAYBE_OPEN = ASKED_AGAIN | {"truncated"}
+MAYBE_OPEN = ASKED_AGAIN - UNSENT | {"truncated"}
+"""Failures that a run may ask again; what can't even be sent waits for another row, prompt or image."""
+
 LOOK_USD = 10
 """A first run without a cap that will likely cost more needs --yes."""
 
@@ -103,6 +105,7 @@ class _Run:
                 self._look_at_space()
                 self._ask(plan, start)
             counts = self._checkpoint.counts()
+            self._look_at_failures(counts)
             self._write(counts)
         except BaseException as problem:
             self._end(_exit_code_of(problem), str(problem) or type(problem).__name__, None, plan)
@@ -250,6 +253,13 @@ class _Run:
         self._ui.warn(f"the key can't be checked beforehand: {answer.message}")
         return True
 
+    def _look_at_failures(self, counts: Counts) -> None:
+        """Count the failed rows once more: several rows may share a question that failed."""
+        accepted = self._job.limits.accepted_failures(counts.rows)
+        if accepted is not None and counts.failed > accepted:
+            reason = f"{plural(counts.failed, 'row')} failed, more than limits.max_failed accepts"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
+
     # -- write
 
     def _write(self, counts: Counts) -> None:
@@ -282,6 +292,7 @@ class _Run:
             pid=os.getpid(),
             version=__version__,
             job_text=self._job.text,
+            endpoint=self._p.endpoint.namespace,
         )
 
     def _end(self, exit_code: int, reason: str, counts: Counts | None, plan: PlanInfo) -> None:
@@ -297,6 +308,7 @@ class _Run:
                 counts=counts,
                 resume_at=self._valve.resume_at,
                 output=outputs.state(self._p, plan.number) if finished else None,
+                answered_at=self._tally.answered_at,
                 lease=Pico(self._budget.spent + self._budget.reserved),
             )
             if (saved := self._checkpoint.rescue()) is not None:

@@ -36,7 +36,8 @@ class Keep(Protocol):
 class Rules:
     """The rules of a run. Seconds; `max_failed` counts questions, `deadline` is a time on the monotonic clock.
 
-    `questions` is how many the run is to ask, `doubtful` how many of them failed in an earlier run. `patience` is what
+    `questions` is how many the run is to ask, `doubtful` how many of them failed in an earlier run,
+    the first one at the row position `first_doubtful`. `patience` is what
     the job writes about outages (None: nothing), `loopback` whether the server is on this machine. `first_alone`: the
     first request goes alone, since nothing is known of the server.
     """
@@ -52,6 +53,7 @@ class Rules:
     price: Price | None = None
     questions: int = 0
     doubtful: int = 0
+    first_doubtful: int = 0
     patience: float | None = None
     loopback: bool = False
     first_alone: bool = False
@@ -115,6 +117,7 @@ class Tally:
     waiting_for: str = ""
     oldest: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
+    answered_at: float | None = None
 
     def count_failure(self, error_type: str, number: int = 1) -> None:
         """Count failed questions; a negative number takes them back."""
@@ -140,8 +143,7 @@ class Work:
     """One question: where its row is, the values its prompt needs, and how far it got. Money is in picodollars.
 
     `doubtful`: it failed before while others succeeded, in this run or an earlier one, so that its failures prove
-    nothing about the server; `refuted` counts such failures in this run, `alone` those for which the server had nothing
-    else to do.
+    nothing about the server. `alone` counts the refusals for which the server had nothing else to do.
     """
 
     question: int
@@ -158,7 +160,6 @@ class Work:
     sent_at: float = 0.0
     last: Outcome | None = None
     doubtful: bool = False
-    refuted: int = 0
     alone: int = 0
     failed_at: float | None = None
     probe: bool = False
