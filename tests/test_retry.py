@@ -101,7 +101,7 @@ def test_a_wait_beyond_an_hour_stops_the_run() -> None:
 
 def test_a_lone_refusal_without_a_wait_closes_no_gate() -> None:
     """The question backs off; all wait only when the refusals go on, each time longer."""
-    gates = [decide(TABLE["overloaded"], Tries(), attempts=5, jitter=0.5, closings=n).gate for n in range(4)]
+    gates = [decide(TABLE["rate_limited"], Tries(), attempts=5, jitter=0.5, closings=n).gate for n in range(4)]
     assert gates == [0.0, 0.5, 1.0, 2.0]
 
 

@@ -10,7 +10,7 @@ wording.py    JSON and words of others, made fit to read
 """
 
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
-from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, fetch_key, is_loopback, resolve
+from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, fetch_key, resolve
 from batchrun.api.judge import judge
 from batchrun.api.prices import Prices, cost_kind, prices_for
 
@@ -29,7 +29,6 @@ __all__ = [
     "Prices",
     "cost_kind",
     "fetch_key",
-    "is_loopback",
     "judge",
     "prices_for",
     "resolve",

@@ -11,11 +11,12 @@ from typing import Any
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api import Endpoint, Prices, is_loopback
+from batchrun.api import Endpoint, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
 from batchrun.money import ZERO, Pico, to_usd
+from batchrun.net import is_loopback
 from batchrun.records import Send, Target
 from batchrun.runner.adaptive import AdaptiveLimit
 from batchrun.runner.budget import Budget, worst_case
