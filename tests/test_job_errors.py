@@ -120,7 +120,7 @@ def test_equal_unexplained_failures_stop_the_run(simulator: Running, tmp_path: P
     path = write_job(tmp_path, simulator.url, rows=50, limits={"concurrency": 5})
     ran = run(path)
     assert (ran.summary.exit_code, ran.count("status")) == (API, {"pending": 50})
-    assert 10 <= simulator.counters.requests <= 14
+    assert 25 <= simulator.counters.requests <= 29
     assert ran.summary.errors == {}
     simulator.change(faults={})
     ran = run(path)
@@ -163,7 +163,7 @@ def test_nothing_but_not_now_is_given_up(simulator: Running, tmp_path: Path) -> 
     simulator.change(retry_after=20)
     ran = run(write_job(tmp_path, simulator.url, rows=30, model="sim/503"), clock=fast(3_000))
     assert (ran.summary.exit_code, ran.count("status")) == (API, {"pending": 30})
-    assert "15 minutes" in ran.summary.reason
+    assert "15 min" in ran.summary.reason
 
 
 def test_a_wait_beyond_an_hour_stops_at_once(simulator: Running, tmp_path: Path) -> None:
@@ -394,11 +394,14 @@ def test_a_signal_lets_what_is_in_flight_finish(
 
 @both_senders
 def test_a_second_signal_aborts(sender: str, simulator: Running, tmp_path: Path) -> None:
-    """It ends at once, though the server hangs; what was in flight is pending, and counted as possibly billed."""
+    """It ends at once, though the server hangs; what was in flight is pending, and counted as possibly billed.
+
+    Of a server that never answered nothing is known, so that the first request is the only one.
+    """
     path = write_job(tmp_path, simulator.url, rows=60, model="sim/hang", limits={"timeout": 60})
-    thread = signals(simulator, signal.SIGINT, signal.SIGINT, after=10)
+    thread = signals(simulator, signal.SIGINT, signal.SIGINT, after=1)
     ran = run(path, sender=sender, clock=REAL_TIME)
     thread.join()
-    assert (ran.summary.exit_code, ran.summary.pending, ran.summary.possibly_billed) == (130, 60, 10)
+    assert (ran.summary.exit_code, ran.summary.pending, ran.summary.possibly_billed) == (130, 60, 1)
     assert ran.summary.seconds < 30
-    assert rows_of(tmp_path, "SELECT sum(possibly_billed), sum(attempts), count(*) FROM answers") == [(10, 10, 10)]
+    assert rows_of(tmp_path, "SELECT sum(possibly_billed), sum(attempts), count(*) FROM answers") == [(1, 1, 1)]

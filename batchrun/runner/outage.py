@@ -17,9 +17,9 @@ PATIENCE = 900.0
 REFUSED_PATIENCE, UNREACHED_PATIENCE = 3.0, 60.0
 """The same for a server that was never reached: on loopback and refused, and anything else."""
 
-FEW_PATIENCE, FEW_BILLED_PAUSE = 45.0, 30.0
+FEW_PATIENCE, FEW_BILLED_PATIENCE = 45.0, 30.0
 """Seconds that fewer than QUESTIONS may hold a run, since rows that the server can't take look like an outage; and the
-pause between probes that may be billed, so that no reply is bought more than twice for them."""
+same where each failure may be billed: then each question is probed once in that time, and no more."""
 
 ON_CHANGE = float("inf")
 
@@ -42,7 +42,8 @@ class Outage:
     def __init__(self, patience: float | None = None, *, loopback: bool = False) -> None:
         self._patience, self._loopback = patience, loopback
         self._told_wait = 0.0
-        self._questions: set[int] = set()
+        self._failures: dict[int, int] = {}
+        self._proofs: set[int] = set()
         self._failing_since = 0.0
         self._reached = self._from_content = self._billed = False
         self._probes = 0
@@ -51,15 +52,16 @@ class Outage:
         self.waiting: Waiting | None = None
 
     def tried(self, question: int) -> bool:
-        """Check whether a question has failed since the last success."""
-        return question in self._questions
+        """Check whether a question has failed since the last success, as often as it needs to."""
+        return self._failures.get(question, 0) >= (2 if self._is_few else 1)
 
     def record_success(self) -> bool:
         """Note that the server works; return whether that ends a declared outage."""
         ended = self.declared
         self._reached = True
         self.declared, self.waiting, self._told_wait, self._probes = False, None, 0.0, 0
-        self._questions.clear()
+        self._failures.clear()
+        self._proofs.clear()
         return ended
 
     def record_wait(self, now: float, ending: str, message: str, wait: float) -> None:
@@ -90,11 +92,12 @@ class Outage:
         self.waiting = Waiting(ending, message, since)
         self._reached |= reached
         self._from_content, self._billed = reached, billed
+        if not self._failures:
+            self._failing_since = now
+        self._failures[question] = self._failures.get(question, 0) + 1
         if proves:
-            if not self._questions:
-                self._failing_since = now
-            self._questions.add(question)
-        if self.declared or not proves or len(self._questions) < min(QUESTIONS, open_questions):
+            self._proofs.add(question)
+        if self.declared or not proves or len(self._proofs) < min(QUESTIONS, open_questions):
             return False
         self.declared = True
         self._next_probe = now + self._pause()
@@ -107,12 +110,12 @@ class Outage:
 
     def _pause(self) -> float:
         if self._billed and self._is_few:
-            return FEW_BILLED_PAUSE
+            return FEW_BILLED_PATIENCE / len(self._failures)
         return min(PROBE_EVERY * GROWTH ** min(20, max(0, self._probes - PROBES)), LONGEST_PAUSE)
 
     @property
     def _is_few(self) -> bool:
-        return self._from_content and len(self._questions) < QUESTIONS
+        return self._from_content and 0 < len(self._proofs) < QUESTIONS
 
     def wait(self, now: float, in_flight: int) -> float:
         """Return the seconds until one more request may start; ON_CHANGE while a probe is out."""
@@ -122,16 +125,19 @@ class Outage:
 
     def blames_rows(self, now: float) -> bool:
         """Check whether so few questions hold the run for so long that they are failed instead of waited for."""
-        return self.declared and self._is_few and now - self._failing_since >= FEW_PATIENCE
+        return now >= self._blames_rows_at()
+
+    def _blames_rows_at(self) -> float:
+        if not self.declared or not self._is_few or min(self._failures.values()) < 2:  # noqa: PLR2004  (once is chance)
+            return ON_CHANGE
+        return self._failing_since + (FEW_BILLED_PATIENCE if self._billed else FEW_PATIENCE)
 
     def looks_up_at(self) -> float:
         """Return when the next of `blames_rows` and `lasted` becomes true if nothing succeeds; ON_CHANGE: never."""
         if self.waiting is None:
             return ON_CHANGE
         gives_up = self.waiting.since + max(self._limit(), 1.5 * self._told_wait)
-        if self.declared and self._is_few:
-            return min(gives_up, self._failing_since + FEW_PATIENCE)
-        return gives_up
+        return min(gives_up, self._blames_rows_at())
 
     def lasted(self, now: float) -> float:
         """Return for how many seconds nothing has succeeded once that is too long, else 0."""
