@@ -55,6 +55,11 @@ class Outage:
         """Check whether a question has failed since the last success, as often as it needs to."""
         return self._failures.get(question, 0) >= (2 if self._is_few else 1)
 
+    def forget(self, question: int) -> None:
+        """Leave out a question that is settled."""
+        self._failures.pop(question, None)
+        self._proofs.discard(question)
+
     def record_success(self) -> bool:
         """Note that the server works; return whether that ends a declared outage."""
         ended = self.declared

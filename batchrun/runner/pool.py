@@ -7,7 +7,6 @@ do again.
 """
 
 import asyncio
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,33 +18,20 @@ from batchrun.errors import BatchrunError, ExitCode
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
+from batchrun.runner.blame import Evidence
 from batchrun.runner.breaker import Breaker
 from batchrun.runner.log import event
-from batchrun.runner.outage import Outage, Waiting
 from batchrun.runner.permits import NOW, ON_CHANGE, Permit, Permits
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve
-from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work
+from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work, recorded
 from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
-LUCK = 1e-4
-"""The chance that is accepted of failing any row of a run for nothing but the server's random failures."""
-
-MOST_ATTEMPTS = 25
-RARE = 0.01
-"""A server that fails fewer requests needs no more than the usual attempts."""
-
-REFUSED_LEFT = 20
-"""So few refused questions may go one at a time at the end of a run."""
-
 SLOW_START = 0.1
 """Seconds for which all is held back when an outage ends; then the gate opens step by step."""
-
-LONELY, LONELY_SECONDS = 5, 50.0
-"""Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
 
 STARVED = 1_000
 """So many questions in a row that the cap on spending does not admit stop the run."""
@@ -76,11 +62,8 @@ class Pool:
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._breaker = Breaker(rules.breaker)
-        self._outage = Outage(rules.patience, loopback=rules.loopback)
-        self._unsettled, self._doubtful = rules.questions, rules.doubtful
+        self._evidence = Evidence(rules)
         self._first_alone = rules.first_alone
-        self._succeeded_at: float | None = None
-        self._faults = 0
         self._starved = 0
         self._least: Pico | None = None
         self._drain_until: float | None = None
@@ -107,18 +90,19 @@ class Pool:
     @property
     def answered_at(self) -> float | None:
         """When the server last succeeded (Unix time); None: never."""
-        return None if self._succeeded_at is None else self._wall() - (self._clock() - self._succeeded_at)
+        at = self._evidence.succeeded_at
+        return None if at is None else self._wall() - (self._clock() - at)
 
     def observe(self) -> None:
         """Bring up to date what the tally shows of time: the oldest request, and what is waited for since when."""
         now, tally = self._clock(), self.tally
         tally.waiting = self._queue.waiting
         tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
-        waiting = self._outage.waiting
+        waiting = self._evidence.outage.waiting
         tally.gate_why = "" if waiting is None else waiting.ending
         tally.waiting_for = ""
         if waiting is not None:
-            tally.waiting_for = f"{_why(waiting)} (for {duration(now - waiting.since)})"
+            tally.waiting_for = f"{self._evidence.waits_for} (for {duration(now - waiting.since)})"
 
     # -- the feeder
 
@@ -160,7 +144,7 @@ class Pool:
         end = self._rules.deadline if self._drain_until is None else self._drain_until
         until = min(self._wake_at, ON_CHANGE if end is None else end)
         if not self._valve.closed and not self._in_flight:
-            until = min(until, self._outage.looks_up_at())
+            until = min(until, self._evidence.outage.looks_up_at())
         wait = None if until == ON_CHANGE else max(0.0, until - self._clock()) / self._speed
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
@@ -178,10 +162,10 @@ class Pool:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, "limits.deadline is reached")
         elif self._in_flight:
             pass  # a request that is out may still succeed
-        elif self._outage.blames_rows(now):
+        elif self._evidence.outage.blames_rows(now):
             self._fail_what_waits()
-        elif (lasted := self._outage.lasted(now)) and (waiting := self._outage.waiting):
-            reason = f"no success for {duration(lasted)}: {_why(waiting)}"
+        elif (lasted := self._evidence.outage.lasted(now)) and (waiting := self._evidence.outage.waiting):
+            reason = f"no success for {duration(lasted)}: {self._evidence.waits_for}"
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending)
 
     def _look_again_after(self, wait: float) -> None:
@@ -197,8 +181,8 @@ class Pool:
             if wait > 0:
                 self._look_again_after(wait)
                 break
-            probing = self._outage.declared
-            work = self._queue.take_probe(now, self._outage.tried) if probing else self._queue.take(now)
+            probing = self._evidence.outage.declared
+            work = self._queue.take_probe(now, self._evidence.outage.tried) if probing else self._queue.take(now)
             if work is None:
                 self._wake_at = min(self._wake_at, self._queue.next_at)
                 break
@@ -221,27 +205,16 @@ class Pool:
     def _wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start; ON_CHANGE while one that goes alone is in flight."""
         in_flight = self._permits.in_flight
-        alone = self._first_alone or self._breaker.probing or self._only_refused_left()
+        alone = self._first_alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
         if alone and in_flight:
             return ON_CHANGE
-        return max(self._permits.open_at(now), self._outage.wait(now, in_flight))
-
-    def _only_refused_left(self) -> bool:
-        """Check whether all that is left was refused so often that each goes alone: one row may never pass a limit.
-
-        OpenAI answers 429 for a single prompt above the quota of a minute, for example.
-        """
-        waiting = self._queue.waiting
-        if not self._queue.in_last_round or not 0 < waiting <= REFUSED_LEFT or len(self._in_flight) > REFUSED_LEFT:
-            return False
-        works = [*self._queue.left, *self._in_flight.values()]
-        return all(work.tries.gated >= self._rules.attempts for work in works)
+        return max(self._permits.open_at(now), self._evidence.outage.wait(now, in_flight))
 
     def _prepare(self, work: Work) -> Permit | None:
         """Make the body and return the permits it needs; None if the row is failed instead (its outcome is kept)."""
         if work.deferred and work.last is not None:
             ending = TABLE[work.last.error_type or ""]
-            if work.tries.charged >= self._attempts_to_blame(work, ending):
+            if work.tries.charged >= self._evidence.attempts_to_blame(work, ending):
                 self._fail(work, work.last, ending)
                 return None
         if work.body is None:
@@ -264,8 +237,8 @@ class Pool:
 
     def _stop_if_starved(self) -> None:
         if self._least is not None:
-            reason = self.tally.cap_reached(self._rules.questions, self._least)
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
+            why = self.tally.cap_reached(self._rules.questions, self._least)
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, why, ending="max_cost_usd")
 
     # -- one attempt
 
@@ -297,11 +270,10 @@ class Pool:
             self._queue.release(work)
         if ending.action is Action.ACCEPT:
             self._record_success(now)
-            self._faults += work.tries.attempts + work.tries.sent
+            self._evidence.record_answer(work)
             self.tally.ok += 1
-            self._count_settled(work)
-            most = self._rules.max_tokens
-            self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, answer=verdict.answer, max_tokens=most))
+            self._evidence.settled(work)
+            self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, max_tokens=self._rules.max_tokens))
             return
         if verdict.text is not None and ending.blames is Blame.ROW:
             self._record_success(now)  # the server works, whatever the model wrote
@@ -343,17 +315,16 @@ class Pool:
         self._permits.learn(TABLE[verdict.ending], now, reply.seconds, verdict.wait)
         self.tally.limit = self._permits.limit.limit
         if self._permits.in_flight + 1 < self.tally.limit:
-            self._wake.set()  # this worker takes one question; what it gave back may be enough for more
+            self._wake.set()  # what this worker gave back may be enough for more than its next question
         return charge
 
     def _record_success(self, now: float) -> None:
         """Note that the server works."""
-        if self._succeeded_at is None:
+        if not self._evidence.proven:
             self._explain_failures()
-        self._succeeded_at = now
         self._permits.gate.answered(now)
         self._breaker.success()
-        if self._outage.record_success():
+        if self._evidence.record_success(now):
             event("outage_ended")
             self._permits.gate.close(now, SLOW_START, now)
 
@@ -362,9 +333,9 @@ class Pool:
             ending,
             work.tries,
             attempts=self._rules.attempts,
-            needed=self._attempts_to_blame(work, ending),
+            needed=self._evidence.attempts_to_blame(work, ending),
             wait=verdict.wait,
-            proven=self._succeeded_at is not None,
+            proven=self._evidence.proven,
             jitter=self._jitter(),
             closings=self._permits.gate.refused(work.sent_at) if ending.action is Action.GATE else 0,
         )
@@ -373,27 +344,11 @@ class Pool:
 
     def _belongs_to_an_outage(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> bool:
         """Record a failure by the server's fault; return whether the server is to blame for it, and no row."""
-        outage = self._outage
-        if work.failed_at is not None and self._succeeded_at is not None and self._succeeded_at > work.failed_at:
-            self._doubt(work)
-        work.failed_at = now
-        if work.probe and outage.declared:
-            outage.probe_failed(now)
-        declared = outage.record_failure(
-            now,
-            work.question,
-            ending.name,
-            verdict.message,
-            open_questions=max(1, self._unsettled - self._doubtful),
-            reached=ending.name != "connection",
-            billed=ending.maybe_billed,
-            proves=not work.doubtful,
-        )
-        if declared:
+        if self._evidence.record_failure(work, verdict, ending, now):
             event("outage_began", ending=ending.name, http_status=verdict.http_status)
             for waiting in self._queue.left:
                 waiting.tries.forgive()
-        return outage.declared
+        return self._evidence.outage.declared
 
     def _retry_after_outage(self, work: Work, verdict: Verdict, now: float) -> None:
         """Let a question wait for the end of the outage; it costs the row no attempt."""
@@ -402,51 +357,24 @@ class Pool:
             self._return(work)
             return
         if verdict.wait:
-            self._outage.record_wait(now, verdict.ending, verdict.message, verdict.wait)
+            self._evidence.outage.record_wait(now, verdict.ending, verdict.message, verdict.wait)
             self._permits.gate.close(now, verdict.wait, work.sent_at)
         self._wait(work, 0.0)
 
     def _fail_what_waits(self) -> None:
         """Fail the few rows that alone have seen the outage: most likely they are its cause."""
-        waiting = [work for work in self._queue.drain() if work.last is not None]
-        for work in waiting:
+        for work in self._queue.drain():
             if work.last is not None:
                 self._fail(work, work.last, TABLE[work.last.error_type or "server_error"])
-        self._outage.record_success()
+        self._evidence.outage.record_success()
         event("outage_ended")
-
-    def _doubt(self, work: Work) -> None:
-        """Note that a question failed again after another one succeeded: it proves nothing about the server."""
-        if not work.doubtful:
-            work.doubtful = True
-            self._doubtful += 1
-
-    def _attempts_to_blame(self, work: Work, ending: Ending) -> int:
-        """Return how many failures of one row the server's own rate of failures does not explain.
-
-        A server that fails half of all requests fails a good row five times in a row once in 32 times. So the number
-        is chosen for all rows of the run together, by the failures of those that were answered in the end.
-        """
-        if not work.deferred or (self._succeeded_at is None and not work.doubtful):
-            return sys.maxsize  # the rate is known best in the last round
-        least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
-        rate = min(0.9, self._faults / max(1, self._faults + self.tally.ok))
-        if not rate:
-            return least
-        needed = math.ceil(math.log(LUCK / max(1, self._rules.questions)) / math.log(rate))
-        return max(least, min(needed, MOST_ATTEMPTS)) if rate > RARE else least
 
     def _is_to_blame(self, work: Work, ending: Ending, now: float) -> bool:
         """Check whether a row is refused as "not now" for ever: alone, again and again, while the server works."""
-        if ending.count is not Count.TIME or self._in_flight or not self._only_refused_or(work):
+        if ending.count is not Count.TIME or self._in_flight or work.tries.gated < self._rules.attempts:
             return False
-        work.alone += 1
-        lonely = self._succeeded_at is not None and now - self._succeeded_at >= LONELY_SECONDS
-        return work.alone >= LONELY and (work.doubtful or lonely)
-
-    def _only_refused_or(self, work: Work) -> bool:
-        others = self._queue.left
-        return self._queue.in_last_round and all(other.tries.gated >= self._rules.attempts for other in (work, *others))
+        last = self._queue.is_empty() or self._queue.holds_only_refused(self._rules.attempts)
+        return last and self._evidence.blames_refused(work, now)
 
     # -- what becomes of a question without an answer
 
@@ -478,7 +406,7 @@ class Pool:
         if ending.action is Action.GATE and not self._valve.closed:
             self._permits.gate.close(now, decision.gate, work.sent_at)
             if not ending.outage:
-                self._outage.record_wait(now, ending.name, verdict.message, decision.delay)
+                self._evidence.outage.record_wait(now, ending.name, verdict.message, decision.delay)
 
     def _ask_again(self, work: Work, decision: Decision) -> None:
         """Queue a question for its next attempt: after a pause, or once all others are settled."""
@@ -513,12 +441,12 @@ class Pool:
     def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
         if ending.blames is Blame.UNKNOWN:
             self._breaker.failure(outcome, work.position)
-            if self._succeeded_at is None and self._rules.breaker:
+            if not self._evidence.proven and self._rules.breaker:
                 ending = TABLE["unexplained"]
         if ending.again:
             self._unfinal = min(self._unfinal, work.position)
         self.tally.count_failure(ending.name)
-        self._count_settled(work)
+        self._evidence.settled(work)
         self._keep.put(outcome._replace(error_type=ending.name))
         if self._breaker.tripped:
             self._take_back()
@@ -533,7 +461,7 @@ class Pool:
             if self._rules.breaker:
                 self.tally.count_failure("unexplained", -1)
                 self.tally.count_failure(outcome.error_type or "")
-                self._keep.put(_recorded(outcome))
+                self._keep.put(recorded(outcome))
 
     def _take_back(self) -> None:
         """Stop the run; the failures since the last success go back to pending."""
@@ -541,19 +469,15 @@ class Pool:
         reason = f"{len(unproven)} failures in a row, no success: {last.error_message}"
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=last.error_type)
         for outcome in unproven:
-            counted = (outcome.error_type or "") if self._succeeded_at is not None else "unexplained"
+            counted = (outcome.error_type or "") if self._evidence.proven else "unexplained"
             self.tally.count_failure(counted, -1)
-            self._keep.put(_recorded(outcome)._replace(status=Status.PENDING))
+            self._keep.put(recorded(outcome)._replace(status=Status.PENDING))
         unproven.clear()
-
-    def _count_settled(self, work: Work) -> None:
-        self._unsettled -= 1
-        self._doubtful -= work.doubtful
 
     def _return(self, work: Work) -> None:
         """Leave a question pending for the next run, with what it has cost."""
         self._unfinal = min(self._unfinal, work.position)
-        self._count_settled(work)
+        self._evidence.settled(work)
         if work.last is not None:
             self._keep.put(work.last._replace(status=Status.PENDING))
 
@@ -571,18 +495,5 @@ class Pool:
         self._unfinal = min(self._unfinal, work.position)
         self._queue.release(work)
         if self._in_flight.pop(work.question, None) is not None:
-            self.tally.in_flight -= 1
-            self.tally.requests += 1
-            self.tally.possibly_billed += 1
+            self.tally.count_abandoned()
             self._keep.put(work.abandoned(at=self._wall()))
-
-
-def _why(waiting: Waiting) -> str:
-    """Return what is waited for, with the server's words where it has any."""
-    means = TABLE[waiting.ending].means
-    return f"{means}: {waiting.message}" if waiting.message not in ("", means) else means
-
-
-def _recorded(outcome: Outcome) -> Outcome:
-    """Return an outcome to be put again: the checkpoint adds up, and what it has cost is recorded already."""
-    return outcome._replace(attempts=0, cost=ZERO, possibly_billed=0)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from batchrun.runner.work import Work
 
 NEVER = float("inf")
+FEW = 20
+"""So few refused questions may go one at a time at the end of a run."""
 
 
 class Queue:
@@ -35,6 +37,12 @@ class Queue:
     def in_last_round(self) -> bool:
         """Whether no new question is left, so that what is taken from now on failed before."""
         return self._source is None and self._spare is None
+
+    def holds_only_refused(self, attempts: int) -> bool:
+        """Check whether the few that are left were all refused so often: one row may never pass a limit."""
+        if not self.in_last_round or not 0 < self.waiting <= FEW:
+            return False
+        return all(work.tries.gated >= attempts for work in self.left)
 
     def is_empty(self) -> bool:
         """Check whether nothing is left to ask; this takes a look at the next new question."""

@@ -124,6 +124,12 @@ class Tally:
         self.failed += number
         self.errors[error_type] = self.errors.get(error_type, 0) + number
 
+    def count_abandoned(self) -> None:
+        """Count a request whose reply nobody waits for."""
+        self.in_flight -= 1
+        self.requests += 1
+        self.possibly_billed += 1
+
     def cap_reached(self, questions: int, least: Pico) -> str:
         """Say why the cap stops a run of so many questions, of which the next one costs at least `least` at worst.
 
@@ -178,17 +184,16 @@ class Work:
         reply: Reply,
         *,
         at: float,
-        answer: str | None = None,
         max_tokens: int | None,
     ) -> Outcome:
-        """Give how the question stands after this reply."""
+        """Return how the question stands after this reply."""
         good = status is Status.OK
         usage = verdict.usage
         return Outcome(
             question=self.question,
             status=status,
             finished_at=at,
-            answer=answer,
+            answer=verdict.answer if good else None,
             raw=None if good else verdict.text,
             error_type=None if good else verdict.ending,
             error_code=None if good else verdict.code,
@@ -248,3 +253,8 @@ class Work:
             cost=Pico(self.cost),
             possibly_billed=self.possibly_billed + 1,
         )
+
+
+def recorded(outcome: Outcome) -> Outcome:
+    """Return an outcome to be put again: the checkpoint adds up, and what it has cost is recorded already."""
+    return outcome._replace(attempts=0, cost=ZERO, possibly_billed=0)

@@ -1,0 +1,108 @@
+"""Who is to blame for a failure, a row or the server: what a run has seen of both, and what follows from it."""
+
+import math
+import sys
+
+from batchrun.api import TABLE, Count, Ending
+from batchrun.records import Verdict
+from batchrun.runner.outage import Outage
+from batchrun.runner.work import Rules, Work
+
+LUCK = 1e-4
+"""The chance that is accepted of failing any row of a run for nothing but the server's random failures."""
+
+MOST_ATTEMPTS = 25
+RARE = 0.01
+"""A server that fails fewer requests needs no more than the usual attempts."""
+
+ALONE, ALONE_SECONDS = 5, 50.0
+"""Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
+
+
+class Evidence:
+    """The failures and successes of a run, in the light of each other. Times are in seconds, monotonic."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.outage = Outage(rules.patience, loopback=rules.loopback)
+        self.succeeded_at: float | None = None
+        self._rules = rules
+        self._unsettled, self._doubtful = rules.questions, rules.doubtful
+        self._answers = self._faults = 0
+
+    @property
+    def proven(self) -> bool:
+        """Whether this run has had a success."""
+        return self.succeeded_at is not None
+
+    def record_success(self, now: float) -> bool:
+        """Note that the server works; return whether that ends an outage."""
+        self.succeeded_at = now
+        return self.outage.record_success()
+
+    def record_answer(self, work: Work) -> None:
+        """Note an answer: the failures before it were not the row's fault, which tells how often the server fails."""
+        self._answers += 1
+        self._faults += work.tries.attempts + work.tries.sent
+
+    def record_failure(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> bool:
+        """Note a failure by the server's fault; return whether it declares an outage."""
+        if work.failed_at is not None and self.succeeded_at is not None and self.succeeded_at > work.failed_at:
+            self._doubt(work)
+        work.failed_at = now
+        if work.probe and self.outage.declared:
+            self.outage.probe_failed(now)
+        return self.outage.record_failure(
+            now,
+            work.question,
+            ending.name,
+            verdict.message,
+            open_questions=max(1, self._unsettled - self._doubtful),
+            reached=ending.name != "connection",
+            billed=ending.maybe_billed,
+            proves=not work.doubtful,
+        )
+
+    def _doubt(self, work: Work) -> None:
+        """Note that a question failed again after another one succeeded: it proves nothing about the server."""
+        if not work.doubtful:
+            work.doubtful = True
+            self._doubtful += 1
+
+    def settled(self, work: Work) -> None:
+        """Note that a question is no longer open in this run."""
+        self._unsettled -= 1
+        self._doubtful -= work.doubtful
+        self.outage.forget(work.question)
+
+    def attempts_to_blame(self, work: Work, ending: Ending) -> int:
+        """Return how many failures of one row the server's own rate of failures does not explain.
+
+        A server that fails half of all requests fails a good row five times in a row once in 32 times. So the number
+        is chosen for all rows of the run together, by the failures of those that were answered in the end.
+        """
+        if not work.deferred or not (self.proven or work.doubtful):
+            return sys.maxsize  # the rate is known best in the last round
+        least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
+        rate = min(0.9, self._faults / max(1, self._faults + self._answers))
+        if rate <= RARE:
+            return least
+        needed = math.ceil(math.log(LUCK / max(1, self._rules.questions)) / math.log(rate))
+        return max(least, min(needed, MOST_ATTEMPTS))
+
+    def blames_refused(self, work: Work, now: float) -> bool:
+        """Note that a question was refused as "not now" though nothing else was asked; return whether it is to blame.
+
+        OpenAI answers 429 for a single prompt above the quota of a minute: such a row can never pass.
+        """
+        work.alone += 1
+        idle = self.succeeded_at is not None and now - self.succeeded_at >= ALONE_SECONDS
+        return work.alone >= ALONE and (work.doubtful or idle)
+
+    @property
+    def waits_for(self) -> str:
+        """What the run waits for, with the server's words where it has any; empty: nothing."""
+        waiting = self.outage.waiting
+        if waiting is None:
+            return ""
+        means = TABLE[waiting.ending].means
+        return f"{means}: {waiting.message}" if waiting.message not in ("", means) else means
