@@ -31,7 +31,7 @@ def wrong_on(*numbers: int) -> Label:
 @contextmanager
 def labelling(models: Mapping[str, Label]) -> Iterator[str]:
     """Serve these models; give the endpoint's URL. Each answer takes 10 tokens of prompt and 5 of completion."""
-    by_text = {row["text"]: row for row in reviews()}
+    by_text = {row["text"]: row for row in reversed(reviews())}  # the first of equal reviews
 
     def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         row = by_text[body["messages"][-1]["content"].removeprefix("Review: ")]

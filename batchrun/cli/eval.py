@@ -1,0 +1,86 @@
+"""`batchrun eval JOB`: answers against the right ones."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.cli.arguments import debug_option, endpoint_option, give, job_argument, opened, tell
+from batchrun.errors import ExitCode
+
+if TYPE_CHECKING:
+    from batchrun.report.gold import GoldOptions
+
+_GOLD_FLAGS = (
+    click.option(
+        "--gold-file", "file", type=click.Path(path_type=Path), metavar="FILE", help="Gold is a column of FILE."
+    ),
+    click.option("--ignore-case", is_flag=True, help="Texts that differ only in case are equal."),
+    click.option("--tolerance", type=float, default=0.0, metavar="X", help="Numbers that differ by X are equal."),
+)
+
+
+def gold_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags that say where gold stands and how it is compared, but for --gold and --on."""
+    for flag in reversed(_GOLD_FLAGS):
+        command = flag(command)
+    return command
+
+
+def gold_options(
+    names: str, file: Path | None, on: str | None, *, ignore_case: bool, tolerance: float
+) -> "GoldOptions":
+    """Return what the flags say of gold."""
+    from batchrun.report.gold import GoldOptions
+
+    if not 0 <= tolerance < float("inf"):
+        raise click.BadParameter("must be 0 or more", param_hint="--tolerance")
+    return GoldOptions(names, file, on, ignore_case, Decimal(str(tolerance)))
+
+
+@click.command("eval")
+@job_argument
+@click.option("--gold", required=True, metavar="[ANSWER=]COLUMN", help="The column that holds the right answers.")
+@click.option("--on", metavar="COLUMN", help="The column that joins the input and --gold-file.")
+@gold_flags
+@click.option("--min", "least", type=click.FloatRange(0, 1), metavar="X", help="Exit 1 if the accuracy is below X.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@endpoint_option
+@debug_option
+def command(
+    job: Path,
+    gold: str,
+    on: str | None,
+    least: float | None,
+    endpoint: str | None,
+    *,
+    as_json: bool,
+    **flags: Any,  # noqa: ANN401  (click gives each flag its type)
+) -> None:
+    """Compare answers with gold, the right answers: accuracy, scores of each label, confusions, costs.
+
+    Counts are of distinct questions, so that equal rows count once. A failed row with gold counts as wrong; a row
+    without gold is left out. The interval holds the accuracy on more rows like these with 95 % confidence. Nothing is
+    sent.
+    """
+    from batchrun.report.evaluate import evaluate, facts, report_lines
+
+    flags.pop("debug")
+    options = gold_options(gold, on=on, **flags)
+    with opened(job, endpoint=endpoint) as (p, checkpoint):
+        found = evaluate(p, checkpoint, options)
+    if as_json:
+        import orjson
+
+        give(orjson.dumps(facts(found)).decode())
+    else:
+        width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
+        give("\n".join(report_lines(found, width=width, encoding=encoding)))
+    accuracy = found.accuracy.value
+    if least is not None and accuracy is not None and accuracy < least:
+        tell(f"the accuracy {accuracy:.4f} is below --min {least:g}")
+        sys.exit(ExitCode.SOME_FAILED)

@@ -1,0 +1,296 @@
+"""How many answers are right: accuracy with its interval, scores of labels, confusions, the cost of a right answer."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchrun.api import cost_kind
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
+from batchrun.money import PER_USD, CostKind, Pico, cost
+from batchrun.records import Status
+from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.gold import Gold, GoldOptions, gold_of
+from batchrun.report.statistics import LabelScores, label_scores, wilson
+from batchrun.report.texttable import text_table
+from batchrun.runner.prepare import Prepared
+from batchrun.terminal import plural
+
+MOST_CLASSES = 200
+"""More different gold values than this are not labels but texts."""
+
+SHOWN_LABELS, SHOWN_CONFUSIONS, SHOWN_ROWS = 20, 10, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of questions with its 95 % interval (Wilson)."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float | None:
+        """The share from 0 to 1; None of nothing."""
+        return self.right / self.total if self.total else None
+
+    def of(self, noun: str) -> str:
+        """Return the counts, the share and its interval for people; `noun` is in the plural."""
+        low, high = map(percent, wilson(self.right, self.total))
+        return f"{self.right:,} of {self.total:,} {noun}: {percent(self.value)}, 95 % interval {low} to {high}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        low, high = wilson(self.right, self.total)
+        return {"value": self.value, "low": low, "high": high, "right": self.right, "n": self.total}
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """A gold label for which another one was answered (None: no answer), and the first rows, numbered from 1."""
+
+    gold: str
+    answer: str | None
+    questions: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How the answers of a job compare with gold. All counts are of distinct questions.
+
+    `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
+    `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
+    be right if case did not count. Money is the mean of all settled questions, in picodollars; None where unknown.
+    """
+
+    gold: Gold
+    accuracy: Share
+    answered: Share
+    pending: int
+    contradictory: int
+    other_case: int
+    labels: list[LabelScores]
+    confusions: list[Confusion]
+    cost_per_question: float | None
+    cost_kind: CostKind
+
+    @property
+    def cost_per_right(self) -> float | None:
+        """Picodollars for each right answer."""
+        if self.cost_per_question is None or not self.accuracy.value:
+            return None
+        return self.cost_per_question / self.accuracy.value
+
+    @property
+    def macro_f1(self) -> float | None:
+        """The mean F1 of the labels that gold has."""
+        scores = [one.f1 or 0.0 for one in self.labels if one.support]
+        return sum(scores) / len(scores) if scores else None
+
+
+def evaluate(p: Prepared, checkpoint: Checkpoint, options: GoldOptions) -> Evaluation:
+    """Compare a job's answers with gold. Raises UserError where no settled row has gold, and as `gold_of` does."""
+    gold = gold_of(p, options)
+    walk = _Questions(gold)
+    for row in answered_rows(p, checkpoint, (gold.source,)):
+        walk.take(row)
+    return walk.evaluation(cost_kind(p.job))
+
+
+@dataclass(slots=True)
+class Bill:
+    """What the settled questions of a job cost together; picodollars."""
+
+    cost: int = 0
+    settled: int = 0
+
+    def take(self, row: AnsweredRow) -> None:
+        """Add a row: its question counts once."""
+        self.cost += row.cost
+        self.settled += row.first and row.status in {Status.OK, Status.FAILED}
+
+    def per_question(self, kind: CostKind) -> float | None:
+        """Return the mean in picodollars; None where nobody reports costs, and of nothing."""
+        known = self.cost or kind != CostKind.UNKNOWN
+        return self.cost / self.settled if self.settled and known else None
+
+
+@dataclass(slots=True)
+class _Judged:
+    """A question with gold: its answer, the position of its first row, and how many rows have this gold."""
+
+    gold: str
+    answer: str | None
+    position: int
+    rows: int = 1
+
+
+class _Questions:
+    """Takes rows; equal rows are one question, whose gold is the most frequent of its rows."""
+
+    def __init__(self, gold: Gold) -> None:
+        self._gold, self._bill = gold, Bill()
+        self._judged: dict[int, _Judged] = {}
+        self._contradictions: dict[int, Counter[str]] = {}
+        self._answered = 0
+        self._pending: set[int | None] = set()
+
+    def take(self, row: AnsweredRow) -> None:
+        """Take one row; those without gold count only for the cost."""
+        self._bill.take(row)
+        if row.status == Status.SKIPPED or (gold := self._gold.of(row.cells[0], row.position)) is None:
+            return
+        if row.status == Status.PENDING:
+            self._pending.add(row.question)
+            return
+        # A row that failed before it was sent has no question: it is one of its own.
+        question = -1 - row.position if row.question is None else row.question
+        if (judged := self._judged.get(question)) is None:
+            self._answered += row.status == Status.OK
+            self._judged[question] = _Judged(gold, answer_of(row, self._gold), row.position)
+        elif question in self._contradictions:
+            self._contradictions[question][gold] += 1
+        elif judged.gold == gold:
+            judged.rows += 1
+        else:
+            self._contradictions[question] = Counter({judged.gold: judged.rows, gold: 1})
+
+    def evaluation(self, kind: CostKind) -> Evaluation:
+        """Return what was found."""
+        if not self._judged:
+            where = f'no answered row has a value in "{self._gold.column}"'
+            if self._gold.joined is not None:
+                where += f', joined by "{self._gold.source}"'
+            raise UserError(f"--gold: {where}, so that nothing can be compared")
+        for question, counts in self._contradictions.items():
+            self._judged[question].gold = counts.most_common(1)[0][0]
+        rule = self._gold.rule
+        wrong = [one for one in self._judged.values() if not rule.equal(one.gold, one.answer)]
+        right = len(self._judged) - len(wrong)
+        pairs = Counter((one.gold, one.answer) for one in self._judged.values())
+        texts = len({gold for gold, _ in pairs})
+        classes = rule.is_label() and texts <= MOST_CLASSES and 2 * texts <= len(self._judged)
+        return Evaluation(
+            self._gold,
+            Share(right, len(self._judged)),
+            Share(right, self._answered),
+            len(self._pending),
+            len(self._contradictions),
+            sum(one.answer is not None and one.gold.casefold() == one.answer.casefold() for one in wrong),
+            label_scores(pairs) if classes else [],
+            _confusions(wrong) if classes else [],
+            self._bill.per_question(kind),
+            kind,
+        )
+
+
+def answer_of(row: AnsweredRow, gold: Gold) -> str | None:
+    """Return a row's answer in the normal form of gold's rule; None where it has none."""
+    value = row.answer.get(gold.answer)
+    return None if value is None else gold.rule.normal(value)
+
+
+def _confusions(wrong: list[_Judged]) -> list[Confusion]:
+    rows: dict[tuple[str, str | None], list[int]] = {}
+    for one in wrong:
+        rows.setdefault((one.gold, one.answer), []).append(one.position + 1)
+    worst = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0][0]))
+    return [Confusion(*pair, len(found), tuple(found[:SHOWN_ROWS])) for pair, found in worst]
+
+
+def facts(found: Evaluation) -> dict[str, Any]:
+    """Return an evaluation for JSON: shares from 0 to 1, money in USD."""
+    return {
+        "answer": found.gold.answer,
+        "gold": found.gold.column,
+        "compared": str(found.gold.rule),
+        "accuracy": found.accuracy.facts(),
+        "accuracy_answered": found.answered.facts(),
+        "failed": found.accuracy.total - found.answered.total,
+        "pending": found.pending,
+        "contradictory": found.contradictory,
+        "macro_f1": found.macro_f1,
+        "labels": [_label_facts(one) for one in found.labels],
+        "confusions": [
+            {"gold": one.gold, "answer": one.answer, "questions": one.questions, "rows": one.rows}
+            for one in found.confusions
+        ],
+        "cost_per_1000_usd": usd(found.cost_per_question, 1_000),
+        "cost_per_right_usd": usd(found.cost_per_right),
+        "cost_kind": found.cost_kind,
+    }
+
+
+def _label_facts(one: LabelScores) -> Mapping[str, Any]:
+    return {name: getattr(one, name) for name in ("label", "precision", "recall", "f1", "support", "answered")}
+
+
+def report_lines(found: Evaluation, *, width: int, encoding: str) -> Iterator[str]:
+    """Yield an evaluation as lines for a terminal."""
+    gold = found.gold
+    yield f'"{gold.answer}" equals "{gold.column}" for {found.accuracy.of("distinct questions")}'
+    if failed := found.accuracy.total - found.answered.total:
+        yield f"  {plural(failed, 'failed question')} counted as wrong; without them {found.answered.of('questions')}"
+    yield f"  compared {gold.rule}"
+    if found.other_case and not gold.rule.ignore_case:
+        yield f"  {plural(found.other_case, 'wrong answer')} would be right with --ignore-case"
+    if found.contradictory:
+        yield f"  {plural(found.contradictory, 'question')} with different gold in equal rows; the most frequent counts"
+    if found.pending:
+        yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
+    yield _money(found)
+    if found.labels:
+        yield ""
+        yield from _label_table(found, width, encoding)
+    if found.confusions:
+        yield ""
+        header = ("gold", "answer", "questions", "rows")
+        rows = [
+            (one.gold, "(no answer)" if one.answer is None else one.answer, f"{one.questions:,}", _rows(one))
+            for one in found.confusions[:SHOWN_CONFUSIONS]
+        ]
+        yield from text_table(header, rows, width=width, encoding=encoding, numbers={2})
+
+
+def _rows(one: Confusion) -> str:
+    more = ", …" if one.questions > len(one.rows) else ""
+    return ", ".join(map(str, one.rows)) + more
+
+
+def _label_table(found: Evaluation, width: int, encoding: str) -> Iterator[str]:
+    labels = found.labels
+    if len(labels) > SHOWN_LABELS:
+        labels = sorted(labels, key=lambda one: (one.f1 or 0.0, -one.support))[:SHOWN_LABELS]
+        yield f"the {SHOWN_LABELS} of {len(found.labels)} labels with the lowest F1 (--json has all)"
+    rows = [
+        (one.label, percent(one.precision), percent(one.recall), percent(one.f1), f"{one.support:,}") for one in labels
+    ]
+    rows.append(("mean of all labels", "", "", percent(found.macro_f1), f"{found.accuracy.total:,}"))
+    header = ("label", "precision", "recall", "F1", "support")
+    yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2, 3, 4})
+
+
+def _money(found: Evaluation) -> str:
+    if found.cost_per_question is None:
+        return cost(0, found.cost_kind)
+    text = f"cost: {money(found.cost_per_question * 1_000, found.cost_kind)} per 1,000 questions"
+    if found.cost_per_right is None:
+        return text
+    return f"{text}, {money(found.cost_per_right, found.cost_kind)} per right answer"
+
+
+def money(amount: float, kind: CostKind) -> str:
+    """Return a mean amount (picodollars) for people."""
+    return cost(Pico(round(amount)), kind)
+
+
+def usd(amount: float | None, times: int = 1) -> float | None:
+    """Return picodollars as USD for JSON."""
+    return None if amount is None else amount * times / PER_USD
+
+
+def percent(share: float | None) -> str:
+    """Return a share for people; a dash where there is none."""
+    return "-" if share is None else f"{share:.1%}".replace("%", " %")

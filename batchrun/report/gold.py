@@ -1,0 +1,166 @@
+"""Right answers, given by people: where they stand, and when an answer is equal to one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchrun.errors import UserError, did_you_mean
+from batchrun.job import Input
+from batchrun.records import Kind, kind_of
+from batchrun.report.show import text_of
+from batchrun.runner.prepare import Prepared
+from batchrun.table.read import open_rows
+
+_TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class GoldOptions:
+    """What the flags say of gold: `names` is ANSWER=COLUMN or COLUMN, `on` the column that joins `file`."""
+
+    names: str
+    file: Path | None = None
+    on: str | None = None
+    ignore_case: bool = False
+    tolerance: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When two values of an answer column are equal."""
+
+    kind: Kind
+    ignore_case: bool
+    tolerance: Decimal
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "integer" | "number":
+                bound = f"if they differ by at most {self.tolerance}" if self.tolerance else "if they are the same"
+                return f"numbers are equal {bound}"
+            case "boolean":
+                return "true, yes and 1 are equal, and false, no and 0"
+            case "list" | "object" | "json":
+                return "as JSON, whatever the order of keys"
+        case = "upper and lower case are equal" if self.ignore_case else "upper and lower case differ"
+        return f"as text without spaces around it; {case}"
+
+    def is_label(self) -> bool:
+        """Check whether values of this kind can be classes: equal ones have one name."""
+        return self.kind not in {"number", "list", "object", "json"} and not self.tolerance
+
+    def normal(self, value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
+        """Return the text by which a value is compared. Raises ValueError for what is not of this kind."""
+        text = text_of(value).strip()
+        match self.kind:
+            case "integer" | "number":
+                try:
+                    number = Decimal(text)
+                except InvalidOperation:
+                    raise ValueError(f'"{text}" is not a number') from None
+                if not number.is_finite():
+                    raise ValueError(f'"{text}" is not a number')
+                return f"{number.normalize() + 0:f}"
+            case "boolean":
+                if text.lower() not in _TRUE | _FALSE:
+                    raise ValueError(f'"{text}" is neither true nor false')
+                return "true" if text.lower() in _TRUE else "false"
+            case "list" | "object" | "json":
+                try:
+                    return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
+                except ValueError:
+                    return text
+        return text.casefold() if self.ignore_case else text
+
+    def equal(self, gold: str, answer: str | None) -> bool:
+        """Compare two values in their normal form; None is no answer."""
+        if answer is None or not self.tolerance:
+            return gold == answer
+        return abs(Decimal(gold) - Decimal(answer)) <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """Where the right values of an answer column stand.
+
+    `source` is the column of the input to read: gold itself, or the one that joins another file, whose values are then
+    in `joined`.
+    """
+
+    answer: str
+    column: str
+    rule: Rule
+    source: str
+    joined: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def of(self, cell: Any, position: int) -> str | None:  # noqa: ANN401  (any cell)
+        """Return the right value for a row's cell in `source`, in its normal form; None where there is none.
+
+        Raises UserError for a value that no answer could be equal to.
+        """
+        value = cell if self.joined is None else self.joined.get(text_of(cell).strip())
+        if value is None or not text_of(value).strip():
+            return None
+        try:
+            return self.rule.normal(value)
+        except ValueError as problem:
+            raise UserError(
+                f'--gold: row {position + 1:,}: {problem}, as the answers in "{self.answer}" are: fix the cell in '
+                f'"{self.column}", or empty it to leave the row out'
+            ) from None
+
+
+def gold_of(p: Prepared, options: GoldOptions) -> Gold:
+    """Return the gold that the flags name. Raises UserError for a column or a file that can't be meant."""
+    if (options.file is None) != (options.on is None):
+        raise UserError("--gold-file needs --on COLUMN, and --on needs --gold-file: the column that both files have")
+    joined = None if options.file is None or options.on is None else _joined(options, options.file, options.on)
+    name, _, column = options.names.rpartition("=")
+    if joined is None:
+        require_column(p, column, "--gold")
+    elif options.on is not None:
+        require_column(p, options.on, "--on")
+    answer = answer_named(tuple(p.form.columns), name, column)
+    rule = Rule(kind_of(p.form.columns[answer]), options.ignore_case, options.tolerance)
+    return Gold(answer, column, rule, options.on or column, joined)
+
+
+def answer_named(answers: Sequence[str], name: str, column: str) -> str:
+    """Return the answer column that a gold column belongs to: the named one, else the only or the equally named one."""
+    if not name:
+        if len(answers) > 1 and column not in answers:
+            raise UserError(f"--gold: name the answer column: ANSWER={column}; there are {', '.join(answers)}")
+        return column if column in answers else answers[0]
+    if name not in answers:
+        raise UserError(f'--gold: there is no answer column "{name}"{did_you_mean(name, answers)}')
+    return name
+
+
+def require_column(p: Prepared, column: str, flag: str) -> None:
+    """Raise UserError, naming the flag, if the input has no such column."""
+    if column not in p.rows.columns:
+        raise UserError(f'{flag}: the input has no column "{column}"{did_you_mean(column, p.rows.columns)}')
+
+
+def _joined(options: GoldOptions, file: Path, on: str) -> dict[str, Any]:
+    """Read another file's gold by its join column; it is held in memory."""
+    if not file.exists():
+        raise UserError(f"--gold-file: there is no file {file}")
+    column = options.names.rpartition("=")[2]
+    found: dict[str, Any] = {}
+    with open_rows(Input(str(file)), Path.cwd()) as rows:
+        for name, flag in ((column, "--gold"), (on, "--on")):
+            if name not in rows.columns:
+                raise UserError(f'{flag}: {file} has no column "{name}"{did_you_mean(name, rows.columns)}')
+        if column == on:
+            raise UserError(f'--on: "{on}" is the gold column itself; name the column that both files have')
+        for batch in rows.batches((on, column)):
+            for key, value in batch.rows:
+                name = text_of(key).strip()
+                if value is not None and found.setdefault(name, value) != value:
+                    raise UserError(f'--gold-file: {file} has two values of "{column}" for "{name}" in "{on}"')
+    return found

@@ -1,0 +1,172 @@
+"""`eval`: answers against gold, in figures that scikit-learn and statsmodels confirm."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from command_line import Command, command
+from job_running import write_job as write_plain
+from plain_server import completion, plain_server
+from review_jobs import OTHER, labelling, reviews, write_job
+from sklearn.metrics import classification_report
+from statsmodels.stats.proportion import proportion_confint
+
+__all__ = ["command"]
+
+WRONG, UNFIT = {3, 10, 11, 40, 101, 102}, {5, 150}
+
+
+def label(number: int, gold: str) -> str:
+    """Err on some reviews, and answer with no label on others."""
+    if number in UNFIT:
+        return ""
+    return OTHER.get(gold, "positive") if number in WRONG else gold or "positive"
+
+
+@pytest.fixture
+def job(tmp_path: Path, command: Command) -> Iterator[Path]:
+    """Give a job that labelled all reviews."""
+    with labelling({"m": label}) as url:
+        path = write_job(tmp_path, url, "m")
+        assert command(str(path), "--quiet").code == 1
+        yield path
+
+
+def truth() -> list[tuple[str, str]]:
+    """Return (gold, answer) of each distinct text with gold, the answer as the server gives it."""
+    return list({row["text"]: (row["gold"], label(int(row["id"]), row["gold"])) for row in reversed(reviews())
+                 if row["gold"] and row["text"]}.values())  # fmt: skip
+
+
+def test_the_figures_are_those_of_scikit_learn_and_statsmodels(job: Path, command: Command) -> None:
+    """Accuracy with its interval, precision, recall, F1, support and their mean; a failed row is wrong."""
+    ended = command("eval", str(job), "--gold", "sentiment=gold", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(ended.out)
+    pairs = truth()
+    right = sum(gold == answer for gold, answer in pairs)
+    low, high = proportion_confint(right, len(pairs), method="wilson")
+    assert found["accuracy"] == pytest.approx(
+        {"value": right / len(pairs), "low": low, "high": high, "right": right, "n": len(pairs)}
+    )
+    assert found["failed"] == len(UNFIT)
+    assert found["accuracy_answered"]["n"] == len(pairs) - len(UNFIT)
+    names = ["positive", "negative"]
+    theirs: dict[str, Any] = classification_report(
+        [gold for gold, _ in pairs], [answer or "none" for _, answer in pairs], labels=names, output_dict=True
+    )
+    ours = {one["label"]: one for one in found["labels"]}
+    for name in names:
+        assert ours[name]["precision"] == pytest.approx(theirs[name]["precision"])
+        assert ours[name]["recall"] == pytest.approx(theirs[name]["recall"])
+        assert ours[name]["f1"] == pytest.approx(theirs[name]["f1-score"])
+        assert ours[name]["support"] == theirs[name]["support"]
+    assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+    assert {(one["gold"], one["answer"]): one["rows"] for one in found["confusions"]}["negative", None] == [5, 150]
+    # A question costs 10 tokens at 1 and 5 at 2 USD a million, and is asked once.
+    assert found["cost_per_1000_usd"] == pytest.approx(0.02)
+    assert found["cost_per_right_usd"] == pytest.approx(0.00002 * len(pairs) / right)
+
+
+def test_the_terminal_shows_the_figures_and_the_rule(job: Path, command: Command) -> None:
+    """Accuracy, interval, how values are compared, money, a table of labels and the rows of the worst confusions."""
+    out = command("eval", str(job), "--gold", "gold").out
+    pairs = truth()
+    right = sum(gold == answer for gold, answer in pairs)
+    assert out.startswith(f'"sentiment" equals "gold" for {right} of {len(pairs)} distinct questions: ')
+    assert f"{right / len(pairs):.1%}".replace("%", " %, 95 % interval ") in out
+    assert f"2 failed questions counted as wrong; without them {right} of {len(pairs) - 2} questions" in out
+    assert "compared as text without spaces around it; upper and lower case differ" in out
+    assert "cost: $0.0200 per 1,000 questions, $0.000021 per right answer" in out
+    assert "(no answer)" in out
+    assert "mean of all labels" in out
+
+
+def test_min_decides_the_exit_code(job: Path, command: Command) -> None:
+    """The point estimate below --min ends with exit 1; the figures are printed all the same."""
+    assert command("eval", str(job), "--gold", "gold", "--min", "0.9").code == 0
+    ended = command("eval", str(job), "--gold", "gold", "--min", "0.99")
+    assert ended.code == 1
+    assert "is below --min 0.99" in ended.err
+    assert '"sentiment" equals "gold" for' in ended.out
+
+
+def test_gold_may_stand_in_another_file(job: Path, command: Command) -> None:
+    """A file joined by a column gives the same figures as the column of the input, in another format and order."""
+    rows = [row for row in reversed(reviews()) if row["gold"]]
+    frame = pl.DataFrame({"id": [int(row["id"]) for row in rows], "truth": [f" {row['gold'].upper()}" for row in rows]})
+    frame.write_parquet(job.parent / "gold.parquet")
+    flags = ("--gold", "sentiment=truth", "--gold-file", "gold.parquet", "--on", "id")
+    inside = json.loads(command("eval", str(job), "--gold", "gold", "--json").out)
+    joined = json.loads(command("eval", str(job), *flags, "--ignore-case", "--json").out)
+    assert joined["accuracy"] == inside["accuracy"]
+    strict = command("eval", str(job), *flags)
+    assert "wrong answers would be right with --ignore-case" in strict.out
+    assert json.loads(command("eval", str(job), *flags, "--json").out)["accuracy"]["right"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gold", "sentiment=glod"], 'the input has no column "glod", did you mean "gold"?'),
+        (["--gold", "sentimnt=gold"], 'there is no answer column "sentimnt", did you mean "sentiment"?'),
+        (["--gold", "gold", "--gold-file", "nowhere.csv"], "--gold-file needs --on COLUMN"),
+        (["--gold", "gold", "--gold-file", "nowhere.csv", "--on", "id"], "there is no file nowhere.csv"),
+        (["--gold", "gold", "--gold-file", "twice.csv", "--on", "id"], 'two values of "gold" for "1" in "id"'),
+        (["--gold", "gold", "--gold-file", "other.csv", "--on", "id"], 'no answered row has a value in "gold"'),
+    ],
+)
+def test_gold_that_can_not_be_meant_is_a_mistake(job: Path, command: Command, flags: list[str], message: str) -> None:
+    """A wrong column or file ends with exit 2 and says what to do."""
+    (job.parent / "twice.csv").write_text("id,gold\n1,positive\n1,negative\n")
+    (job.parent / "other.csv").write_text("id,gold\nx1,positive\n")
+    ended = command("eval", str(job), *flags)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+
+
+def test_equal_rows_count_once_and_open_ones_not_at_all(tmp_path: Path, command: Command) -> None:
+    """Distinct questions are counted; of contradictory gold the most frequent value holds; pending rows wait."""
+    (tmp_path / "rows.csv").write_text("text,gold\na,x\na,x\na,y\na,y\na,y\nb,x\nb,x\nc,x\nd,\n")
+    with plain_server(lambda _: completion('{"label": "y"}')) as url:
+        path = tmp_path / "job.yaml"
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"label": ["x", "y"]}},
+            "output": "out.csv",
+        }
+        path.write_text(json.dumps(job))
+        command(str(path), "--quiet", "--limit", "2")
+        ended = command("eval", str(path), "--gold", "gold")
+        found = json.loads(command("eval", str(path), "--gold", "gold", "--json").out)
+    assert (found["accuracy"]["right"], found["accuracy"]["n"]) == (1, 2)
+    assert (found["contradictory"], found["pending"]) == (1, 1)
+    assert found["cost_per_1000_usd"] is None
+    assert "\ncost unknown\n" in ended.out
+    assert "1 question with different gold in equal rows" in ended.out
+
+
+def test_numbers_are_compared_with_a_tolerance(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """7 equals 7.0, --tolerance 0.1 is exact, and gold that is no number is a mistake with its row."""
+    monkeypatch.setenv("KEY", "k")
+    with plain_server(lambda _: completion('{"label": "good", "score": 7}')) as url:
+        path = write_plain(tmp_path, url, rows=["a", "b", "c", "d"], model="m")
+        frame = pl.read_parquet(tmp_path / "rows.parquet")
+        frame.with_columns(
+            gold=pl.Series(["7.0", "7.1", "6.9", "8"]), bad=pl.Series(["7", "n/a", None, None])
+        ).write_parquet(tmp_path / "rows.parquet")
+        assert command(str(path), "--quiet").code == 0
+    exact = json.loads(command("eval", str(path), "--gold", "score=gold", "--json").out)
+    near = json.loads(command("eval", str(path), "--gold", "score=gold", "--tolerance", "0.1", "--json").out)
+    assert (exact["accuracy"]["right"], near["accuracy"]["right"]) == (1, 3)
+    assert "at most 0.1" in near["compared"]
+    wrong = command("eval", str(path), "--gold", "score=bad")
+    assert wrong.code == 2
+    assert '--gold: row 2: "n/a" is not a number' in wrong.err
