@@ -13,10 +13,8 @@ from batchrun.money import ZERO, Pico
 from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.render import RowProblem
 from batchrun.records import FailedAttempt, Fault, Outcome, Reply, Request
-from batchrun.runner.adaptive import AdaptiveLimit
 from batchrun.runner.budget import Budget
-from batchrun.runner.pacing import Gate
-from batchrun.runner.permits import Permits
+from batchrun.runner.limits import AdaptiveLimit, Gate, Limits
 from batchrun.runner.pool import Pool
 from batchrun.runner.stop import Valve
 from batchrun.runner.work import Rules, Time, Work
@@ -93,7 +91,7 @@ class Asked:
     questions: int
     keep: Kept
     valve: Valve
-    permits: Permits
+    limits: Limits
     sent: list[tuple[float, int]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
@@ -130,8 +128,8 @@ def ask(
 ) -> Asked:
     """Ask questions 1, 2, … in virtual time; `at` holds what is done so many seconds after the beginning."""
     assert isinstance(form, AnswerForm)
-    permits = Permits(AdaptiveLimit(concurrency, start=concurrency), Gate(), budget or Budget(), fixed=True)
-    asked = Asked(questions, keep or Kept(), Valve(), permits)
+    limits = Limits(AdaptiveLimit(concurrency, start=concurrency), Gate(), budget or Budget(), fixed=True)
+    asked = Asked(questions, keep or Kept(), Valve(), limits)
     if rules.get("deadline") is not None:
         rules["deadline"] += BEGINNING
     works = source or (lambda: (Work(number, number - 1, (number,)) for number in range(1, questions + 1)))
@@ -142,7 +140,7 @@ def ask(
             _sending(answer, asked),
             asked.keep,
             asked.valve,
-            permits,
+            limits,
             rules=replace(LENIENT, **{"questions": questions} | rules),
             form=form,
             body_of=lambda values: (body_of or _body)(values[0]),

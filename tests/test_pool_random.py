@@ -147,8 +147,8 @@ def test_permits_come_back_and_the_cap_holds(course: Course) -> None:
     """What is not in flight holds no slot and no bytes; spent and reserved never exceed the cap."""
     asked, budget = follow(course)
     given_up = sum(one.error_message is not None and "given up" in one.error_message for one in asked.keep.outcomes)
-    assert asked.permits.in_flight == given_up
-    assert (asked.permits._bytes == 0) is (given_up == 0)
+    assert asked.limits.in_flight == given_up
+    assert (asked.limits._bytes == 0) is (given_up == 0)
     if not asked.valve.aborted:
         assert given_up == 0
     if course.cap is not None:

@@ -1,4 +1,4 @@
-"""One run's asking: the server it needs, the sender, the permits, the pool and the keeper, wired together."""
+"""Connects server, sender, limits, pool and checkpoint writer for one run."""
 
 import asyncio
 import os
@@ -18,12 +18,10 @@ from batchrun.job import Job
 from batchrun.money import ZERO, Pico, to_usd
 from batchrun.net import is_loopback
 from batchrun.records import Send, Target
-from batchrun.runner.adaptive import AdaptiveLimit
 from batchrun.runner.budget import Budget, worst_case
 from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
+from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
-from batchrun.runner.pacing import Gate, TokenBucket
-from batchrun.runner.permits import Permits
 from batchrun.runner.plan import open_work
 from batchrun.runner.pool import Pool
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared
@@ -132,9 +130,9 @@ async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -
 
 
 async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
-    permits = _permits(asking.prepared.job, asking.endpoint, asking.budget)
-    pool = _pool(asking, send, valve, permits)
-    ticker = asyncio.create_task(_tick(pool, permits.gate, ui, asking))
+    limits = _limits(asking.prepared.job, asking.endpoint, asking.budget)
+    pool = _pool(asking, send, valve, limits)
+    ticker = asyncio.create_task(_tick(pool, limits.gate, ui, asking))
     try:
         await pool.ask(_questions(asking, valve))
     finally:
@@ -201,30 +199,30 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
             valve.close(problem.exit_code, str(problem))
 
 
-def _pool(asking: Asking, send: Send, valve: Valve, permits: Permits) -> Pool:
+def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits) -> Pool:
     p = asking.prepared
-    limits = p.job.limits
+    rules = p.job.limits
     repairs = p.job.answer.repairs if p.job.answer else 0
     doubtful, first = asking.checkpoint.failed_before(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
     return Pool(
         send,
         asking.checkpoint.writer,
         valve,
-        permits,
+        limits,
         rules=Rules(
-            attempts=limits.attempts,
+            attempts=rules.attempts,
             repairs=repairs,
-            breaker=limits.breaker,
-            grace=limits.timeout if limits.grace is None else limits.grace,
+            breaker=rules.breaker,
+            grace=rules.timeout if rules.grace is None else rules.grace,
             max_failed=asking.max_failed,
-            deadline=None if limits.deadline_seconds is None else asking.started + limits.deadline_seconds,
+            deadline=None if rules.deadline_seconds is None else asking.started + rules.deadline_seconds,
             max_tokens=p.max_tokens,
             openrouter=asking.endpoint.openrouter,
             price=asking.prices.likely.get(asking.endpoint.model),
             questions=asking.questions,
             doubtful=doubtful,
             first_doubtful=first,
-            patience=limits.patience_seconds,
+            patience=rules.patience_seconds,
             loopback=is_loopback(asking.endpoint.base_url),
             first_alone=not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),
         ),
@@ -242,11 +240,11 @@ def _worst_case(asking: Asking) -> Callable[[bytes], Pico]:
     return (lambda _: ZERO) if most is None else (lambda body: most(len(body)))
 
 
-def _permits(job: Job, endpoint: Endpoint, budget: Budget) -> Permits:
+def _limits(job: Job, endpoint: Endpoint, budget: Budget) -> Limits:
     limits = job.limits
     fixed = endpoint.name == "local" or not isinstance(limits.concurrency, str)
     limit = min(limits.ceiling, LOCAL_PARALLEL) if endpoint.name == "local" else limits.ceiling
-    return Permits(
+    return Limits(
         AdaptiveLimit(limit, start=limit) if fixed else AdaptiveLimit(limit),
         Gate(),
         budget,

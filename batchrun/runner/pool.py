@@ -1,6 +1,6 @@
-"""Many questions through one Send: permits, judgement, retries.
+"""Many questions through one Send: limits, judgement, retries.
 
-A worker takes a question when all permits for it are there, sends it, settles it (`_settle` tells all that can happen
+A worker takes a question when all limits admit it, sends it, settles it (`_settle` tells all that can happen
 to one attempt) and takes the next. A question that waits for its retry holds no slot. `_take` never waits: a worker
 that finds nothing to do ends, and the feeder starts new ones when a timer or an event says that there is something to
 do again.
@@ -20,8 +20,8 @@ from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.blame import Evidence
 from batchrun.runner.breaker import Breaker
+from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
 from batchrun.runner.log import event
-from batchrun.runner.permits import NOW, ON_CHANGE, Permit, Permits
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve
@@ -45,7 +45,7 @@ class Pool:
         send: Send,
         keep: Keep,
         valve: Valve,
-        permits: Permits,
+        limits: Limits,
         *,
         rules: Rules,
         form: AnswerForm,
@@ -53,8 +53,8 @@ class Pool:
         worst_case: Callable[[bytes], Pico],
         time: Time = REAL_TIME,
     ) -> None:
-        self.tally = Tally(limit=permits.limit.limit)
-        self._send, self._keep, self._valve, self._permits = send, keep, valve, permits
+        self.tally = Tally(limit=limits.limit.limit)
+        self._send, self._keep, self._valve, self._limits = send, keep, valve, limits
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
         self._clock, self._wall, self._jitter, self._speed = time.clock, time.wall, time.jitter, time.speed
         self._queue = Queue(iter(()))
@@ -174,7 +174,7 @@ class Pool:
     # -- taking a question
 
     def _take(self) -> Work | None:
-        """Return the next question with all its permits; or None, and when to look again is known."""
+        """Return the next question that all limits admit; or None, and when to look again is known."""
         now = self._clock()
         while not self._valve.closed:
             wait = BACKLOG_WAIT if self._keep.is_full else self._wait_before_any(now)
@@ -188,14 +188,14 @@ class Pool:
                 break
             if (permit := self._prepare(work)) is None:
                 continue
-            if (wait := self._permits.take(now, permit)) == NOW:
+            if (wait := self._limits.take(now, permit)) == NOW:
                 work.permit, work.sent_at, work.probe = permit, now, probing
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
                 self._starved = 0
                 return work
-            if self._permits.starved is not None and not self._permits.in_flight:
-                self._starve(work, self._permits.starved)
+            if self._limits.starved is not None and not self._limits.in_flight:
+                self._starve(work, self._limits.starved)
             else:
                 self._queue.put_back(work, now)
                 self._look_again_after(wait)
@@ -204,14 +204,14 @@ class Pool:
 
     def _wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start; ON_CHANGE while one that goes alone is in flight."""
-        in_flight = self._permits.in_flight
+        in_flight = self._limits.in_flight
         alone = self._first_alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
         if alone and in_flight:
             return ON_CHANGE
-        return max(self._permits.open_at(now), self._evidence.outage.wait(now, in_flight))
+        return max(self._limits.wait_before_any(now), self._evidence.outage.wait(now, in_flight))
 
     def _prepare(self, work: Work) -> Permit | None:
-        """Make the body and return the permits it needs; None if the row is failed instead (its outcome is kept)."""
+        """Make the body and return what it needs; None if the row is failed instead (its outcome is kept)."""
         if work.deferred and work.last is not None:
             ending = TABLE[work.last.error_type or ""]
             if work.tries.charged >= self._evidence.attempts_to_blame(work, ending):
@@ -300,7 +300,7 @@ class Pool:
             self._ask_again(work, decision)
 
     def _book(self, work: Work, verdict: Verdict, reply: Reply, now: float) -> Charge:
-        """Settle the money and the permits of one attempt, and let the limits learn from it."""
+        """Settle the money of one attempt, free what it held, and let the limits learn from it."""
         del self._in_flight[work.question]
         self._first_alone = False
         self.tally.in_flight -= 1
@@ -308,13 +308,14 @@ class Pool:
         charge, usage = self._rules.charge(verdict), verdict.usage
         used = None if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
         if work.permit is not None:
-            self._permits.give_back(now, work.permit, spent=charge.cost or ZERO, keep=charge.keep, tokens=used)
+            self._limits.give_back(now, work.permit, spent=charge.cost or ZERO, keep=charge.keep, tokens=used)
         work.paid(charge)
         self.tally.cost += charge.cost or 0
         self.tally.possibly_billed += charge.maybe
-        self._permits.learn(TABLE[verdict.ending], now, reply.seconds, verdict.wait)
-        self.tally.limit = self._permits.limit.limit
-        if self._permits.in_flight + 1 < self.tally.limit:
+        answered = verdict.text is not None and not self._evidence.outage.declared
+        self._limits.learn(TABLE[verdict.ending], now, reply.seconds, verdict.wait, answered=answered)
+        self.tally.limit = self._limits.limit.limit
+        if self._limits.in_flight + 1 < self.tally.limit:
             self._wake.set()  # what this worker gave back may be enough for more than its next question
         return charge
 
@@ -322,11 +323,11 @@ class Pool:
         """Note that the server works."""
         if not self._evidence.proven:
             self._explain_failures()
-        self._permits.gate.answered(now)
+        self._limits.gate.answered(now)
         self._breaker.success()
         if self._evidence.record_success(now):
             event("outage_ended")
-            self._permits.gate.close(now, SLOW_START, now)
+            self._limits.gate.close(now, SLOW_START, now)
 
     def _decide(self, work: Work, verdict: Verdict, ending: Ending) -> Decision:
         return decide(
@@ -337,7 +338,7 @@ class Pool:
             wait=verdict.wait,
             proven=self._evidence.proven,
             jitter=self._jitter(),
-            closings=self._permits.gate.refused(work.sent_at) if ending.action is Action.GATE else 0,
+            closings=self._limits.gate.refused(work.sent_at) if ending.action is Action.GATE else 0,
         )
 
     # -- the server's faults
@@ -358,7 +359,7 @@ class Pool:
             return
         if verdict.wait:
             self._evidence.outage.record_wait(now, verdict.ending, verdict.message, verdict.wait)
-            self._permits.gate.close(now, verdict.wait, work.sent_at)
+            self._limits.gate.close(now, verdict.wait, work.sent_at)
         self._wait(work, 0.0)
 
     def _fail_what_waits(self) -> None:
@@ -404,7 +405,7 @@ class Pool:
     def _close_gate(self, work: Work, verdict: Verdict, ending: Ending, decision: Decision, now: float) -> None:
         """Hold all requests back for as long as the server asked, or as long as its refusals suggest."""
         if ending.action is Action.GATE and not self._valve.closed:
-            self._permits.gate.close(now, decision.gate, work.sent_at)
+            self._limits.gate.close(now, decision.gate, work.sent_at)
             if not ending.outage:
                 self._evidence.outage.record_wait(now, ending.name, verdict.message, decision.delay)
 

@@ -14,7 +14,7 @@ FEW = 20
 
 
 class Queue:
-    """The questions that wait: for their turn, for permits, for their retry. None of them holds a slot."""
+    """The questions that wait: for their turn, for the limits, for their retry. None of them holds a slot."""
 
     def __init__(self, source: Iterator[Work]) -> None:
         self._source: Iterator[Work] | None = source
@@ -109,7 +109,7 @@ class Queue:
         return work
 
     def put_back(self, work: Work, now: float) -> None:
-        """Keep a question whose permits are not there; it is first the next time."""
+        """Keep a question that the limits do not admit yet; it is first the next time."""
         if work is self._confirming:
             self._confirming_due = now
         else:

@@ -11,7 +11,7 @@ from batchrun.api import TABLE, Blame
 from batchrun.money import ZERO, Pico, Price, show
 from batchrun.prompt import RowProblem
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
-from batchrun.runner.permits import Permit
+from batchrun.runner.limits import Permit
 from batchrun.runner.retry import Tries
 
 
