@@ -24,7 +24,7 @@ ASIDE = {"servers"}  # its programs run as processes of their own and import not
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 LIBRARIES = {
-    "polars": {"table", "runner"},
+    "polars": {"table", "runner", "report"},
     "pydantic": {"job"},
     "pydantic_core": {"job"},
     "annotated_types": {"job"},

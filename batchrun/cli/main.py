@@ -18,6 +18,7 @@ COMMANDS = {
     "status": "Show where a job stands: rows, errors, money, runs.",
     "show": "Show inputs and answers as a table in the terminal.",
     "eval": "Compare answers with gold: accuracy, labels, confusions.",
+    "compare": "Compare two jobs on the same rows, also with gold.",
     "export": "Write the answers so far to the output, even during a run.",
     "report": "Write one HTML page: money, progress, errors, answers, rows.",
     "init": "Write a commented job file for an input file.",

@@ -1,0 +1,292 @@
+"""Two jobs on the same rows: where their answers differ, who is right there, and what each costs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from batchrun.api import cost_kind
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
+from batchrun.money import CostKind
+from batchrun.records import Status, kind_of
+from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.evaluate import Bill, Share
+from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
+from batchrun.report.show import text_of
+from batchrun.report.statistics import labels_needed, mcnemar
+from batchrun.runner.prepare import Prepared
+
+MOST_LABELS = 200
+"""A column with more different answers than this holds texts, not labels."""
+
+
+class Side(NamedTuple):
+    """One of the two jobs, open for reading."""
+
+    name: str
+    p: Prepared
+    checkpoint: Checkpoint
+
+
+@dataclass(slots=True)
+class ColumnComparison:
+    """How the answers in one column compare, over distinct pairs of questions that both jobs answered."""
+
+    name: str
+    rule: Rule
+    equal: int = 0
+    total: int = 0
+    labels: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+
+    @property
+    def shift(self) -> list[tuple[str, int, int]]:
+        """Each label with how often either job gave it, most changed first; nothing for texts and numbers."""
+        first, second = self.labels
+        names = {*first, *second}
+        if not self.rule.is_label() or len(names) > MOST_LABELS or 2 * len(names) > self.total:
+            return []
+        rows = ((name, first[name], second[name]) for name in names)
+        return sorted(rows, key=lambda row: (-abs(row[1] - row[2]), -row[1], row[0]))
+
+
+@dataclass(slots=True)
+class JobFigures:
+    """What is known of one job by itself: costs in picodollars, latency of its answers in seconds."""
+
+    name: str
+    cost_kind: CostKind
+    bill: Bill = field(default_factory=Bill)
+    failed: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    def take(self, row: AnsweredRow) -> None:
+        """Add a row."""
+        self.bill.take(row)
+        if row.first:
+            self.failed += row.status == Status.FAILED
+            if row.seconds is not None and row.status == Status.OK:
+                self.seconds.append(row.seconds)
+
+    @property
+    def cost_per_question(self) -> float | None:
+        """Picodollars; None where nobody reports costs."""
+        return self.bill.per_question(self.cost_kind)
+
+    def latency(self, share: float) -> float | None:
+        """Return the seconds within which this share of the answers came."""
+        ordered = sorted(self.seconds)
+        return ordered[int(share * (len(ordered) - 1))] if ordered else None
+
+
+@dataclass(slots=True)
+class GoldComparison:
+    """Who is right, over distinct pairs of questions with gold that both jobs settled; a failed one is wrong.
+
+    `breaks` only the first job has right, `fixes` only the second.
+    """
+
+    gold: Gold
+    both: int = 0
+    breaks: int = 0
+    fixes: int = 0
+    neither: int = 0
+
+    @property
+    def total(self) -> int:
+        """All pairs with gold."""
+        return self.both + self.breaks + self.fixes + self.neither
+
+    @property
+    def accuracies(self) -> tuple[Share, Share]:
+        """How many answers of each job are right."""
+        return Share(self.both + self.breaks, self.total), Share(self.both + self.fixes, self.total)
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test."""
+        return mcnemar(self.breaks, self.fixes)
+
+    @property
+    def more_labels(self) -> int | None:
+        """How many more labelled questions would likely settle it; 0 if it is, None where no difference was seen."""
+        if self.p_value < 0.05:  # noqa: PLR2004  (the usual level)
+            return 0
+        needed = labels_needed(self.breaks, self.fixes, self.total)
+        # The formula is an approximation: it may name fewer labels than there are though the exact test says no.
+        return None if needed is None else max(needed - self.total, 1)
+
+
+class ChangedRow(NamedTuple):
+    """A row whose answers differ: its number in the first input, from 1, and both jobs' answers (None: none)."""
+
+    number: int
+    cells: Mapping[str, Any]
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+    gold: str | None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What was found. `rows` were settled by both jobs, `unpaired` by one alone or are missing in the other input."""
+
+    jobs: tuple[JobFigures, JobFigures]
+    columns: list[ColumnComparison]
+    left_out: tuple[str, ...]
+    gold: GoldComparison | None
+    rows: int = 0
+    differ: int = 0
+    unpaired: int = 0
+    changed: list[ChangedRow] = field(default_factory=list)
+
+
+def compare(
+    first: Side, second: Side, *, gold: GoldOptions | None, on: str | None, keep_rows: bool = False
+) -> Comparison:
+    """Compare two jobs row by row: by position where they read the same files, else by the column `on`.
+
+    `keep_rows` keeps the rows that differ, in memory. Raises UserError where rows can't be paired, or no answer column
+    is common to both.
+    """
+    found_gold = gold_of(first.p, gold) if gold else None
+    columns, left_out = _columns(first.p, second.p, found_gold)
+    walk = _Pairs(
+        Comparison(
+            (JobFigures(first.name, cost_kind(first.p.job)), JobFigures(second.name, cost_kind(second.p.job))),
+            columns,
+            left_out,
+            GoldComparison(found_gold) if found_gold else None,
+        ),
+        first.p.rows.columns if keep_rows else tuple(dict.fromkeys([*([on] if on else ()), *_source(found_gold)])),
+        keep_rows=keep_rows,
+    )
+    if on is not None:
+        for side in (first, second):
+            require_column(side.p, on, "--on")
+        _walk_joined(walk, first, second, on)
+    elif first.p.rows.files == second.p.rows.files:
+        second_rows = answered_rows(second.p, second.checkpoint, ())
+        for one, other in zip(answered_rows(first.p, first.checkpoint, walk.names), second_rows, strict=True):
+            walk.take(one, other)
+    else:
+        raise UserError("the two jobs read different files: name the column that identifies a row: --on COLUMN")
+    if not walk.found.rows:
+        raise UserError("no row is settled in both jobs, so that nothing can be compared")
+    return walk.found
+
+
+def _source(gold: Gold | None) -> tuple[str, ...]:
+    return (gold.source,) if gold else ()
+
+
+def _columns(first: Prepared, second: Prepared, gold: Gold | None) -> tuple[list[ColumnComparison], tuple[str, ...]]:
+    """Return the answer columns to compare: that of gold, else all common ones but texts beside other kinds."""
+    common = [name for name in first.form.columns if name in second.form.columns]
+    if gold is not None and gold.answer not in common:
+        raise UserError(f'--gold: the second job has no answer column "{gold.answer}"')
+    if not common:
+        raise UserError("the two jobs have no answer column in common")
+    if gold is not None:
+        return [ColumnComparison(gold.answer, gold.rule)], ()
+    kinds = {name: kind_of(first.form.columns[name]) for name in common}
+    # A reason in free text differs in every row, and would make every row one that differs.
+    chosen = [name for name in common if kinds[name] != "text"] or common
+    rules = [ColumnComparison(name, Rule(kinds[name], ignore_case=False, tolerance=_ZERO)) for name in chosen]
+    return rules, tuple(name for name in common if name not in chosen)
+
+
+_ZERO = GoldOptions("").tolerance
+
+
+def _walk_joined(walk: "_Pairs", first: Side, second: Side, on: str) -> None:
+    """Pair rows by a column; the second job's rows are held in memory."""
+    others: dict[str, AnsweredRow] = {}
+    for row in answered_rows(second.p, second.checkpoint, (on,)):
+        key = text_of(row.cells[0])
+        if key in others:
+            raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {second.name}')
+        others[key] = row
+    place = walk.names.index(on)
+    seen = set()
+    for row in answered_rows(first.p, first.checkpoint, walk.names):
+        key = text_of(row.cells[place])
+        if key in seen:
+            raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {first.name}')
+        seen.add(key)
+        walk.take(row, others.pop(key, None))
+    for row in others.values():
+        walk.take(None, row)
+
+
+class _Pairs:
+    """Takes pairs of rows; statistics count each pair of questions once."""
+
+    def __init__(self, found: Comparison, names: Sequence[str], *, keep_rows: bool) -> None:
+        self.found, self.names, self._keep_rows = found, names, keep_rows
+        self._seen: set[tuple[int | None, int | None]] = set()
+        self._gold_place = names.index(found.gold.gold.source) if found.gold else 0
+
+    def take(self, one: AnsweredRow | None, other: AnsweredRow | None) -> None:
+        """Take a row of either job; None: the other input does not have it."""
+        found = self.found
+        for figures, row in zip(found.jobs, (one, other), strict=True):
+            if row is not None:
+                figures.take(row)
+        settled = [row for row in (one, other) if row is not None and row.status in {Status.OK, Status.FAILED}]
+        if one is None or other is None or len(settled) < 2:  # noqa: PLR2004  (both)
+            found.unpaired += bool(settled)
+            return
+        found.rows += 1
+        pairs = [(_normal(column, one), _normal(column, other)) for column in found.columns]
+        differs = any(not _equal(column.rule, *pair) for column, pair in zip(found.columns, pairs, strict=True))
+        gold = found.gold.gold.of(one.cells[self._gold_place], one.position) if found.gold else None
+        found.differ += differs
+        if differs and self._keep_rows:
+            cells = dict(zip(self.names, one.cells, strict=True))
+            found.changed.append(ChangedRow(one.position + 1, cells, one.answer, other.answer, gold))
+        key = (one.question, other.question)
+        # Rows that failed before they were sent have no question, and are pairs of their own.
+        if None not in key and key in self._seen:
+            return
+        self._seen.add(key)
+        self._count(one, other, pairs, gold)
+
+    def _count(
+        self, one: AnsweredRow, other: AnsweredRow, pairs: list[tuple[str | None, str | None]], gold: str | None
+    ) -> None:
+        found = self.found
+        if one.status == other.status == Status.OK:
+            for column, (first, second) in zip(found.columns, pairs, strict=True):
+                column.total += 1
+                column.equal += _equal(column.rule, first, second)
+                for counter, value in zip(column.labels, (first, second), strict=True):
+                    # Beyond that they are texts, which nobody counts.
+                    if len(counter) <= MOST_LABELS:
+                        counter["null" if value is None else value] += 1
+        if found.gold is None or gold is None:
+            return
+        right = [found.gold.gold.rule.equal(gold, value) for value in pairs[0]]
+        found.gold.both += all(right)
+        found.gold.neither += not any(right)
+        found.gold.breaks += right == [True, False]
+        found.gold.fixes += right == [False, True]
+
+
+def _normal(column: ColumnComparison, row: AnsweredRow) -> str | None:
+    value = row.answer.get(column.name)
+    if value is None:
+        return None
+    with suppress(ValueError):
+        return column.rule.normal(value)
+    return text_of(value)  # the second job has answers of another kind
+
+
+def _equal(rule: Rule, first: str | None, second: str | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    try:
+        return rule.equal(first, second)
+    except ArithmeticError:
+        return first == second

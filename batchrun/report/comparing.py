@@ -1,0 +1,184 @@
+"""A comparison for people, for programs, and its changed rows as a file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from batchrun.checkpoint import Checkpoint
+from batchrun.money import cost
+from batchrun.report.compare import ChangedRow, ColumnComparison, Comparison, GoldComparison, JobFigures
+from batchrun.report.evaluate import Share, money, percent, usd
+from batchrun.report.show import text_of
+from batchrun.report.texttable import text_table
+from batchrun.runner.prepare import Prepared
+from batchrun.table.write import check_writable, write_output
+from batchrun.terminal import plural
+
+SHOWN_LABELS = 15
+MEDIAN, SLOW = 0.5, 0.95
+
+
+def facts(found: Comparison) -> dict[str, Any]:
+    """Return a comparison for JSON: shares from 0 to 1, money in USD, latency in seconds."""
+    return {
+        "rows": found.rows,
+        "differ": found.differ,
+        "unpaired": found.unpaired,
+        "columns": [
+            {
+                "name": column.name,
+                "compared": str(column.rule),
+                "agreement": Share(column.equal, column.total).facts(),
+                "labels": [dict(zip(("label", "first", "second"), row, strict=True)) for row in column.shift],
+            }
+            for column in found.columns
+        ],
+        "left_out": found.left_out,
+        "gold": _gold_facts(found.gold) if found.gold else None,
+        "jobs": [_job_facts(job, found, number) for number, job in enumerate(found.jobs)],
+    }
+
+
+def _gold_facts(gold: GoldComparison) -> dict[str, Any]:
+    return {
+        "answer": gold.gold.answer,
+        "gold": gold.gold.column,
+        "n": gold.total,
+        "both": gold.both,
+        "fixes": gold.fixes,
+        "breaks": gold.breaks,
+        "neither": gold.neither,
+        "mcnemar_p": gold.p_value,
+        "more_labels": gold.more_labels,
+    }
+
+
+def _job_facts(job: JobFigures, found: Comparison, number: int) -> dict[str, Any]:
+    accuracy = found.gold.accuracies[number] if found.gold else None
+    return {
+        "job": job.name,
+        "accuracy": accuracy and accuracy.facts(),
+        "failed": job.failed,
+        "cost_per_1000_usd": usd(job.cost_per_question, 1_000),
+        "cost_per_right_usd": usd(_per_right(job, accuracy)),
+        "cost_kind": job.cost_kind,
+        "latency_median_s": job.latency(MEDIAN),
+        "latency_p95_s": job.latency(SLOW),
+    }
+
+
+def _per_right(job: JobFigures, accuracy: Share | None) -> float | None:
+    if job.cost_per_question is None or accuracy is None or not accuracy.value:
+        return None
+    return job.cost_per_question / accuracy.value
+
+
+def comparison_lines(found: Comparison, *, width: int, encoding: str) -> Iterator[str]:
+    """Yield a comparison as lines for a terminal."""
+    yield f"{found.differ:,} of {plural(found.rows, 'row')} differ"
+    if found.unpaired:
+        yield f"  {plural(found.unpaired, 'row')} settled in one job alone, and not compared"
+    for column in found.columns:
+        yield f'"{column.name}" agrees for {Share(column.equal, column.total).of("distinct questions")}'
+        yield f"  compared {column.rule}"
+    if found.left_out:
+        yield f"  not compared, since they are free text: {', '.join(found.left_out)}"
+    if found.gold is not None:
+        yield ""
+        yield from _gold_lines(found.gold, found.jobs)
+    yield ""
+    yield from _side_by_side(found, width, encoding)
+    for column in found.columns:
+        if column.shift:
+            yield ""
+            yield from _shift_table(column, found.jobs, width, encoding)
+
+
+def _gold_lines(gold: GoldComparison, jobs: tuple[JobFigures, JobFigures]) -> Iterator[str]:
+    first, second = (job.name for job in jobs)
+    yield f'of {plural(gold.total, "distinct question")} with a value in "{gold.gold.column}":'
+    yield f"  {gold.both:,} both right, {gold.neither:,} both wrong"
+    yield f"  {gold.fixes:,} fixed: only {second} is right"
+    yield f"  {gold.breaks:,} broken: only {first} is right"
+    if not gold.total:
+        return
+    yield f"  McNemar's exact test: p = {gold.p_value:.3g}; {_advice(gold, first, second)}"
+
+
+def _advice(gold: GoldComparison, first: str, second: str) -> str:
+    more = gold.more_labels
+    if more is None:
+        return "no difference was seen"
+    if more == 0:
+        return f"{second if gold.fixes > gold.breaks else first} is better"
+    return f"not settled; if the difference is what it seems, about {more:,} more labels would settle it"
+
+
+def _side_by_side(found: Comparison, width: int, encoding: str) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = []
+    if found.gold is not None:
+        accuracies = found.gold.accuracies
+        rows.append(("right", *(percent(share.value) for share in accuracies)))
+        per_right = [_per_right(*pair) for pair in zip(found.jobs, accuracies, strict=True)]
+        rows.append(("cost per right answer", *map(_money, found.jobs, per_right)))
+    rows += [
+        ("cost per 1,000", *(_money(job, job.cost_per_question, 1_000) for job in found.jobs)),
+        ("median latency", *(_seconds(job.latency(MEDIAN)) for job in found.jobs)),
+        ("95 % within", *(_seconds(job.latency(SLOW)) for job in found.jobs)),
+        ("failed questions", *(f"{job.failed:,}" for job in found.jobs)),
+    ]
+    header = ("", *(job.name for job in found.jobs))
+    yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2})
+
+
+def _money(job: JobFigures, amount: float | None, times: int = 1) -> str:
+    return cost(0, job.cost_kind) if amount is None else money(amount * times, job.cost_kind)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f} s"
+
+
+def _shift_table(
+    column: ColumnComparison, jobs: tuple[JobFigures, JobFigures], width: int, encoding: str
+) -> Iterator[str]:
+    shift = column.shift
+    if len(shift) > SHOWN_LABELS:
+        yield f"the {SHOWN_LABELS} of {len(shift)} labels that changed most (--json has all)"
+    rows = [(name, f"{first:,}", f"{second:,}", f"{second - first:+,}") for name, first, second in shift[:SHOWN_LABELS]]
+    header = (column.name, *(job.name for job in jobs), "change")
+    yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2, 3})
+
+
+def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found: Comparison, path: Path) -> int:
+    """Write the rows that differ to `path`; return their number. Raises UserError, or StorageError for a bad disk.
+
+    Columns: `row` (from 1), those of the first input, each compared answer of both jobs as text, gold.
+    """
+    check_writable(path, [*(Path(file.path) for file in p.rows.files), *(one.path for one in checkpoints)])
+    names = [job.name for job in found.jobs]
+    if names[0] == names[1]:
+        names = [f"{name}_{number}" for number, name in enumerate(names, 1)]
+    columns: dict[str, tuple[pl.DataType, list[Any]]] = {}
+
+    def add(name: str, dtype: pl.DataType, values: list[Any]) -> None:
+        while name in columns:
+            name += "_"
+        columns[name] = (dtype, values)
+
+    rows: list[ChangedRow] = found.changed
+    for name in p.rows.columns:
+        add(name, p.rows.schema[name], [row.cells[name] for row in rows])
+    add("row", pl.Int64(), [row.number for row in rows])
+    for column in found.columns:
+        for name, answers in zip(names, zip(*((row.first, row.second) for row in rows), strict=True), strict=False):
+            values = [answer.get(column.name) for answer in answers]
+            add(f"{column.name}_{name}", pl.String(), [None if value is None else text_of(value) for value in values])
+    if found.gold is not None:
+        add("right", pl.String(), [row.gold for row in rows])
+    schema = {name: dtype for name, (dtype, _) in columns.items()}
+    frame = pl.DataFrame({name: values for name, (_, values) in columns.items()}, schema=schema)
+    escape = p.job.output.csv.escape_formulas
+    return write_output(iter([frame]), path, schema=schema, escape_formulas=escape).rows

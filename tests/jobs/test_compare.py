@@ -1,0 +1,98 @@
+"""`compare`: two jobs on the same rows, with and without gold."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from command_line import Command, command
+from review_jobs import labelling, reviews, write_job, wrong_on
+from statsmodels.stats.contingency_tables import mcnemar
+
+__all__ = ["command"]
+
+FIRST, SECOND = {3, 10, 11, 13, 14, 15, 16, 40, 41}, {3, 50}
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, command: Command) -> Iterator[tuple[str, str]]:
+    """Give two jobs that labelled the reviews; the second errs less often and is dearer."""
+    with labelling({"a": wrong_on(*FIRST), "b": wrong_on(*SECOND)}) as url:
+        paths = write_job(tmp_path, url, "a"), write_job(tmp_path, url, "b")
+        paths[1].write_text(paths[1].read_text().replace('"prompt": 1,', '"prompt": 8,'))
+        for path in paths:
+            assert command(str(path), "--quiet").code == 0
+        yield str(paths[0]), str(paths[1])
+
+
+def found(command: Command, *arguments: str) -> dict[str, Any]:
+    ended = command("compare", *arguments, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    facts: dict[str, Any] = json.loads(ended.out)
+    return facts
+
+
+def test_who_is_right_where_they_differ(jobs: tuple[str, str], command: Command) -> None:
+    """Fixes, breaks and McNemar's test are those of statsmodels; costs stand side by side."""
+    facts = found(command, *jobs, "--gold", "gold")
+    gold = facts["gold"]
+    assert (gold["fixes"], gold["breaks"], gold["neither"]) == (len(FIRST - SECOND), len(SECOND - FIRST), 1)
+    table = [[gold["both"], gold["breaks"]], [gold["fixes"], gold["neither"]]]
+    assert gold["mcnemar_p"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert gold["mcnemar_p"] < 0.05
+    assert gold["more_labels"] == 0
+    assert [job["cost_per_1000_usd"] for job in facts["jobs"]] == pytest.approx([0.02, 0.09])
+    agreement = facts["columns"][0]["agreement"]
+    assert agreement["n"] - agreement["right"] == len(FIRST ^ SECOND)
+    assert facts["differ"] >= len(FIRST ^ SECOND)
+    out = command("compare", *jobs, "--gold", "gold").out
+    assert "8 fixed: only b is right" in out
+    assert "1 broken: only a is right" in out
+    assert "b is better" in out
+
+
+def test_changed_rows_become_a_file(jobs: tuple[str, str], command: Command, tmp_path: Path) -> None:
+    """-o writes each row that differs with both answers and gold, and never over an input."""
+    ended = command("compare", *jobs, "--gold", "gold", "-o", "changed.csv")
+    assert ended.code == 0
+    changed = pl.read_csv(tmp_path / "changed.csv")
+    assert set(changed["id"]) >= FIRST ^ SECOND
+    assert all(changed["sentiment_a"] != changed["sentiment_b"])
+    assert changed["row"].to_list() == changed["id"].to_list()
+    assert f"{changed.height} changed rows in changed.csv" in ended.err
+    assert command("compare", *jobs, "-o", "reviews.csv").code == 2
+    assert reviews()[0]["text"] in (tmp_path / "reviews.csv").read_text()
+
+
+def test_other_inputs_are_joined_by_a_column(tmp_path: Path, command: Command) -> None:
+    """Where the inputs differ --on pairs the rows, whatever their order; without it the command says so."""
+    with labelling({"a": wrong_on(1), "b": wrong_on(2)}) as url:
+        first, second = write_job(tmp_path, url, "a"), write_job(tmp_path, url, "b")
+        rows = pl.read_csv(tmp_path / "reviews.csv").filter(pl.col("text").is_not_null())[:30]
+        rows.reverse()[:25].write_csv(tmp_path / "turned.csv")
+        rows.write_csv(tmp_path / "reviews.csv")
+        second.write_text(second.read_text().replace("reviews.csv", "turned.csv"))
+        for path in (first, second):
+            assert command(str(path), "--quiet").code == 0
+    ended = command("compare", str(first), str(second))
+    assert ended.code == 2
+    assert "name the column that identifies a row: --on COLUMN" in ended.err
+    facts = found(command, str(first), str(second), "--on", "id", "--gold", "gold")
+    assert (facts["rows"], facts["unpaired"], facts["differ"]) == (25, 5, 0)
+    twice = command("compare", str(first), str(second), "--on", "product")
+    assert twice.code == 2
+    assert "stands in several rows" in twice.err
+
+
+def test_few_labels_settle_nothing(tmp_path: Path, command: Command) -> None:
+    """A small difference is called open, with the number of labels that would likely settle it."""
+    with labelling({"a": wrong_on(3, 4), "b": wrong_on(10)}) as url:
+        paths = [str(write_job(tmp_path, url, name)) for name in "ab"]
+        for path in paths:
+            assert command(path, "--quiet").code == 0
+    gold = found(command, *paths, "--gold", "gold")["gold"]
+    assert gold["mcnemar_p"] == 1
+    assert gold["more_labels"] > 500
+    assert "not settled; if the difference" in command("compare", *paths, "--gold", "gold").out
