@@ -44,10 +44,10 @@ def shown(goal: Goal, tally: Tally, *, rate: float = 0.0, gate: float = 0.0) -> 
 
 
 def test_the_line_has_all_that_is_asked_of_it() -> None:
-    """Share, questions done of all, ok, failed, waiting for a retry, money, rate, in flight of the limit, time left."""
+    """Share and time left first, then questions done of all, ok, failed, money, rate, waiting for a retry."""
     tally = Tally(ok=380, failed=20, waiting=3, in_flight=16, limit=32, cost=1_230_000_000_000)
     assert shown(Goal(10_000, ok=4_090, failed=10), tally, rate=40) == (
-        "45% 4,500/10,000: 4,470 ok, 30 failed, 3 to retry, $1.23, 40.0/s, 16/32 in flight, 2 min 18 s left"
+        "45% 2 min 18 s left, 4,500/10,000: 4,470 ok, 30 failed, $1.23, 40.0/s, 3 to retry"
     )
 
 
@@ -63,14 +63,14 @@ def test_a_closed_gate_is_told_with_its_time_and_its_reason() -> None:
     """While all wait for the server, the line says for how long and why, and the time left begins after that."""
     text = shown(Goal(200), Tally(ok=100, waiting_for="too many requests (for 9 s)"), rate=10, gate=300.0)
     assert "waiting: too many requests (for 9 s)" in text
-    assert text.endswith(", 5 min 10 s left")
+    assert text.startswith("50% 5 min 10 s left, ")
 
 
 def test_time_left_knows_the_rate_that_the_job_allows() -> None:
     """A burst at the start promises nothing that requests_per_minute forbids; the slower of both counts."""
-    assert shown(Goal(160, per_minute=6), Tally(ok=100), rate=10).endswith(", 10 min 00 s left")
-    assert shown(Goal(160, per_minute=6_000), Tally(ok=100), rate=10).endswith(", 6 s left")
-    assert shown(Goal(160, per_minute=6), Tally()).endswith(", 26 min 40 s left")
+    assert shown(Goal(160, per_minute=6), Tally(ok=100), rate=10).split("% ")[1].startswith("10 min 00 s left, ")
+    assert shown(Goal(160, per_minute=6_000), Tally(ok=100), rate=10).split("% ")[1].startswith("6 s left, ")
+    assert shown(Goal(160, per_minute=6), Tally()).split("% ")[1].startswith("26 min 40 s left, ")
     assert "left" not in shown(Goal(160), Tally())
 
 
@@ -88,8 +88,8 @@ def test_the_rate_is_of_the_last_minute_and_outlives_a_pause() -> None:
     assert pace.rate == pytest.approx(1_100 / 400)
 
 
-def test_a_log_gets_a_line_each_half_minute() -> None:
-    """Without a terminal there is one whole line every 30 seconds and no control character."""
+def test_a_log_gets_a_line_after_5_seconds_and_each_half_minute() -> None:
+    """Without a terminal there is a whole line after 5 seconds, then every 30, and no control character."""
     clock, stream = Clock(), io.StringIO()
     ui = Plain(stream, clock)
     ui.start(Goal(1_000))
@@ -98,7 +98,7 @@ def test_a_log_gets_a_line_each_half_minute() -> None:
         ui.update(Tally(ok=second))
     ui.end()
     lines = stream.getvalue().splitlines()
-    assert [text.split(":")[0] for text in lines] == ["3% 30/1,000", "6% 60/1,000", "9% 90/1,000"]
+    assert [text.split(":")[0].split(", ")[1] for text in lines] == [f"{n}/1,000" for n in (5, 35, 65, 95)]
     assert stream.getvalue().isprintable() or set(re.findall(r"[^ -~]", stream.getvalue())) == {"\n"}
     assert PLAIN_EVERY == 30
 
@@ -109,12 +109,12 @@ def test_the_bar_begins_where_earlier_runs_ended() -> None:
     ui = chosen(quiet=False, stream=screen)
     assert isinstance(ui, Bar)
     ui.start(Goal(200, ok=90, failed=10))
-    assert "50% 100/200: 90 ok, 10 failed" in screen.getvalue()
+    assert "50%, 100/200: 90 ok, 10 failed" in screen.getvalue()
     ui.warn("the key\x1b[31m can't be checked")
     ui.update(Tally(ok=100))
     ui.end()
     assert "the key\\x1b[31m can't be checked\n" in screen.getvalue()
-    assert "100% 200/200: 190 ok, 10 failed" in screen.getvalue().splitlines()[-1]
+    assert "100%, 200/200: 190 ok, 10 failed" in screen.getvalue().splitlines()[-1]
 
 
 def test_a_closed_stream_never_stops_a_run() -> None:

@@ -15,7 +15,7 @@ from batchrun.terminal import duration, lines, short
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-PLAIN_EVERY = 30.0
+PLAIN_FIRST, PLAIN_EVERY = 5.0, 30.0
 SLOW = 10.0
 """Seconds; a reply that takes longer is mentioned."""
 
@@ -125,13 +125,13 @@ class Quiet:
 
 
 class Plain(Quiet):
-    """A plain line every 30 seconds, for logs."""
+    """A plain line after 5 seconds, then every 30, for logs."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
         self._clock = clock
         self._goal = Goal(0)
-        self._told = 0.0
+        self._next_line = 0.0
 
     def say(self, line: str) -> None:
         """Print it."""
@@ -139,15 +139,16 @@ class Plain(Quiet):
 
     def start(self, goal: Goal) -> None:
         """Remember what there is to do."""
-        self._goal, self._told = goal, self._clock()
-        self._pace = Pace(self._told, goal.per_minute)
+        now = self._clock()
+        self._goal, self._next_line = goal, now + PLAIN_FIRST
+        self._pace = Pace(now, goal.per_minute)
 
     def update(self, tally: Tally, gate: float = 0.0) -> None:
-        """Print a line if the last one is long ago."""
+        """Print a line if one is due."""
         now = self._clock()
         self._pace.observe(now, tally.ok + tally.failed)
-        if now - self._told >= PLAIN_EVERY:
-            self._told = now
+        if now >= self._next_line:
+            self._next_line = now + PLAIN_EVERY
             self._print(line(self._goal, tally, self._pace, gate))
 
 
@@ -205,23 +206,24 @@ def settled(goal: Goal, tally: Tally) -> int:
 
 
 def line(goal: Goal, tally: Tally, pace: Pace, gate: float) -> str:
-    """Say where the asking stands; 100 % only when nothing is waited for."""
+    """Return where the asking stands, what matters most first; 100 % only when nothing is waited for."""
     done = settled(goal, tally)
-    parts = [f"{100 * done // max(1, goal.total)}% {done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok"]
+    percent = f"{100 * done // max(1, goal.total)}%"
+    left = pace.left(goal.total - done, gate)
+    if left is not None and done < goal.total:
+        percent += f" {duration(left)} left"
+    parts = [percent, f"{done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok"]
     if failed := goal.failed + tally.failed:
         parts.append(f"{failed:,} failed")
-    if tally.waiting:
-        parts.append(f"{tally.waiting:,} to retry")
-    parts += [cost(tally.cost, goal.cost_kind), f"{pace.rate:.1f}/s", f"{tally.in_flight}/{tally.limit} in flight"]
     if tally.waiting_for:
         parts.append(f"waiting: {short(tally.waiting_for, WIDEST)}")
     elif gate > NOTABLE_GATE:
         parts.append(f"held back for {duration(gate)}")
-    elif tally.oldest > SLOW:
-        parts.append(f"the slowest reply is out for {duration(tally.oldest)}")
-    left = pace.left(goal.total - done, gate)
-    if left is not None and done < goal.total:
-        parts.append(f"{duration(left)} left")
+    parts += [cost(tally.cost, goal.cost_kind), f"{pace.rate:.1f}/s"]
+    if tally.oldest > SLOW:
+        parts.append(f"oldest request: {duration(tally.oldest)}")
+    if tally.waiting:
+        parts.append(f"{tally.waiting:,} to retry")
     return ", ".join(parts)
 
 
