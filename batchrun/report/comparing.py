@@ -173,7 +173,8 @@ def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found
         add(name, p.rows.schema[name], [row.cells[name] for row in rows])
     add("row", pl.Int64(), [row.number for row in rows])
     for column in found.columns:
-        for name, answers in zip(names, zip(*((row.first, row.second) for row in rows), strict=True), strict=False):
+        both = [row.first for row in rows], [row.second for row in rows]
+        for name, answers in zip(names, both, strict=True):
             values = [answer.get(column.name) for answer in answers]
             add(f"{column.name}_{name}", pl.String(), [None if value is None else text_of(value) for value in values])
     if found.gold is not None:

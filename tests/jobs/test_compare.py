@@ -62,6 +62,8 @@ def test_changed_rows_become_a_file(jobs: tuple[str, str], command: Command, tmp
     assert all(changed["sentiment_a"] != changed["sentiment_b"])
     assert changed["row"].to_list() == changed["id"].to_list()
     assert f"{changed.height} changed rows in changed.csv" in ended.err
+    assert command("compare", jobs[0], jobs[0], "-o", "none.csv").code == 0
+    assert (tmp_path / "none.csv").read_text() == "id,product,text,gold,row,sentiment_a_1,sentiment_a_2\n"
     assert command("compare", *jobs, "-o", "reviews.csv").code == 2
     assert reviews()[0]["text"] in (tmp_path / "reviews.csv").read_text()
 

@@ -130,7 +130,7 @@ def test_gold_that_can_not_be_meant_is_a_mistake(job: Path, command: Command, fl
 
 def test_equal_rows_count_once_and_open_ones_not_at_all(tmp_path: Path, command: Command) -> None:
     """Distinct questions are counted; of contradictory gold the most frequent value holds; pending rows wait."""
-    (tmp_path / "rows.csv").write_text("text,gold\na,x\na,x\na,y\na,y\na,y\nb,x\nb,x\nc,x\nd,\n")
+    (tmp_path / "rows.csv").write_text("text,gold\na,x\na,x\na,x\na,y\na,y\nb,y\nb,y\nc,x\nd,\n")
     with plain_server(lambda _: completion('{"label": "y"}')) as url:
         path = tmp_path / "job.yaml"
         job = {
