@@ -58,7 +58,8 @@ class Target:
     """Where and how a sender sends: everything that is the same for all requests of a run.
 
     `timeout` (seconds) is the total for one attempt; `connect_timeout` must be below it, since only then
-    a failed connect can be told from a silent server.
+    a failed connect can be told from a silent server. All is checked before (net.py): `certificates` are PEM, trusted
+    beside the public ones, `proxy` is the URL of an HTTP proxy, with its password.
     """
 
     url: str
@@ -67,7 +68,8 @@ class Target:
     timeout: float = 120.0
     connect_timeout: float = 10.0
     max_response_bytes: int = 32 * 2**20
-    ca_file: str | None = None
+    certificates: tuple[bytes, ...] = field(default=(), repr=False)
+    proxy: str | None = field(default=None, repr=False)
     concurrency: int = 256
 
 

@@ -9,10 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvloop
 from bench import body
 
+from batchrun.net import read_certificates
 from batchrun.records import Request, Send, Target
 from batchrun.senders import open_sender
 
@@ -36,7 +38,8 @@ async def _alone(target: Target, kind: str, requests: int) -> dict[str, float]:
 def main() -> None:
     """Send, and print the figures."""
     url, kind, in_flight, requests, ca_file = sys.argv[1:]
-    target = Target(f"{url}/chat/completions", ca_file=ca_file or None, concurrency=int(in_flight))
+    certificates = read_certificates(Path(ca_file)) if ca_file else ()
+    target = Target(f"{url}/chat/completions", certificates=certificates, concurrency=int(in_flight))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(json.dumps(runner.run(_alone(target, kind, int(requests)))))
 

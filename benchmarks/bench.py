@@ -49,7 +49,7 @@ ALONE = (
     ("https", 0, 256, 50_000),
     ("https", 500, 1_000, 20_000),
 )
-SENDERS = {"http": "httptools", "https": "reqwest"}
+SENDERS = ("reqwest", "httpx")
 WRK_SECONDS = 10
 Table = list[Sequence[str]]
 
@@ -91,7 +91,7 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
         ratio = statistics.median(one.rate / most for one, most in zip(found, ceilings, strict=True))
         table.append(
             (
-                f"{scheme}, {latency} ms, {in_flight:,}, {sender or SENDERS[scheme]}",
+                f"{scheme}, {latency} ms, {in_flight:,}, {sender or SENDERS[0]}",
                 f"{statistics.median(ceilings):,.0f}",
                 f"{median(found, lambda one: one.rate):,.0f}",
                 f"{ratio:.0%}",
@@ -106,13 +106,13 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
 
 def senders(server: Stub, rounds: int) -> Table:
     """Time the senders alone, replies thrown away: what no job can go below, and which one suits an address."""
-    table: Table = [("address, latency, in flight", *(f"{kind}, CPU µs a request" for kind in SENDERS.values()))]
+    table: Table = [("address, latency, in flight", *(f"{kind}, CPU µs a request" for kind in SENDERS))]
     for scheme, latency, in_flight, requests in ALONE:
         tls = scheme == "https"
         if tls and server.tls is None:
             continue
         cells = []
-        for kind in SENDERS.values():
+        for kind in SENDERS:
             arguments = [server.url(latency, tls=tls), kind, str(in_flight), str(requests), str(server.ca_file or "")]
             found = [_alone(arguments) for _ in range(rounds)]
             us, loop_us = (statistics.median(one[part] for one in found) for part in ("us", "loop_us"))

@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--latency", type=int, default=0, help="milliseconds: 0, 200 or 500")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sender", help="reqwest or httptools, whatever the address")
+    parser.add_argument("--sender", help="reqwest (without it) or httpx")
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchrun-rows-") as folder, stub(STUB_CPU) as server:

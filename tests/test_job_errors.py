@@ -23,7 +23,7 @@ from batchrun.runner import pool
 from batchrun.runner.work import REAL_TIME
 
 API, LIMIT, SOME = ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.SOME_FAILED
-both_senders = pytest.mark.parametrize("sender", ["reqwest", "httptools"])
+both_senders = pytest.mark.parametrize("sender", ["reqwest", "httpx"])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from batchrun.api.codes import TABLE, Action, Count
 from batchrun.servers.simulator import cases
 
 ATTEMPTS, REPAIRS, SENT, EMPTY = 5, 1, 2, 4
-SENDERS = ("reqwest", "httptools")
+SENDERS = ("reqwest", "httpx")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ KEY = "sk-or-v1-canary-0123456789abcdef"
 
 def delivery(url: str, **fields: Any) -> Delivery:  # noqa: ANN401  (any field of Delivery)
     target = Target(url, timeout=5.0, connect_timeout=2.0)
-    plain = Delivery("httptools", target, {"authorization": KEY}, None, (), window=0.0, poll=5.0, lease=60.0)
+    plain = Delivery("reqwest", target, {"authorization": KEY}, window=0.0, poll=5.0, lease=60.0)
     return replace(plain, **fields)
 
 

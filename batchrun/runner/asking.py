@@ -16,7 +16,7 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
 from batchrun.money import ZERO, Pico, to_usd
-from batchrun.net import is_loopback
+from batchrun.net import is_loopback, proxy_for
 from batchrun.records import Send, Target
 from batchrun.runner.budget import Budget, worst_case
 from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
@@ -259,14 +259,16 @@ def _target(job: Job, endpoint: Endpoint) -> Target:
     headers = {"User-Agent": f"batchrun/{__version__}", **job.model.headers}
     if job.model.cache:
         headers["X-OpenRouter-Cache"] = "true"
+    url = f"{endpoint.base_url}/chat/completions"
     return Target(
-        f"{endpoint.base_url}/chat/completions",
+        url,
         headers,
         endpoint.key,
         timeout=timeout,
         connect_timeout=min(CONNECT_TIMEOUT, timeout * 0.9),
         max_response_bytes=job.model.max_response_mb * 2**20,
-        ca_file=None if job.model.ca_file is None else str(job.resolve(job.model.ca_file)),
+        certificates=endpoint.certificates,
+        proxy=proxy_for(url),
         concurrency=job.limits.ceiling,
     )
 

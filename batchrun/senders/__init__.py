@@ -1,76 +1,139 @@
 """Opens the sender that carries requests to the server, and holds what is true for each of them.
 
-A sender's module has one function, `open_sender(target, headers, proxy, certificates)`. It may assume that headers,
-proxy and certificates are well formed and that `target.connect_timeout` is below `target.timeout`. That of ray.py takes
-more: the sender that its actors use, and the options of the engine.
+- `open_sender(target, kind)`: the Send of a run; `kind` is a name of `KINDS` (reqwest unless told otherwise).
+- `check_installed(ray)`: before a run on Ray begins.
+- `Events`: what a sender on Ray reports while it works.
+
+A sender's module (reqwest.py, httpx.py) has one function, `open_sender(target, headers)`. It may assume that all in
+`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. Time, character sets and the
+masking of secrets are done here for each of them.
 """
 
+import asyncio
+import codecs
 import html
-import ipaddress
 import json
 import re
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import cast
-from urllib.parse import SplitResult, quote, unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+from urllib.parse import quote, unquote, urlsplit
 
 from batchrun.errors import UserError
 from batchrun.job import RayOptions
-from batchrun.records import Reply, Request, Send, Target
+from batchrun.records import Fault, Reply, Request, Send, Target
 from batchrun.senders.ray_actor import NO_EVENTS, Events, allow_open_files
 
 __all__ = ["KINDS", "Events", "check_installed", "open_sender"]
 
-KINDS = ("reqwest", "httptools")
+KINDS = ("reqwest", "httpx")
 _CONNECT_SHARE = 0.9  # of the total timeout: a failed connect must come first, or nobody knows that nothing was sent
+_TICK, _LONGEST_TICK = 0.25, 0.5
 _SHORTEST_SECRET = 8  # shorter ones ("EMPTY", "x") are no secrets, and would be masked out of ordinary words
 _PUBLIC_HEADERS = {"user-agent", "http-referer", "referer", "x-title", "x-openrouter-cache"}
 _ERROR = b'"error"'
 _MASK = b"***"
 _SUCCESS = 200
 _KEPT_HEADER = "x-generation-id"  # the one header whose text is kept beside an answer
-_ADDRESS = re.compile(r"https?://[\x21-\x7e]+")
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-
-_Opener = Callable[[Target, dict[str, str], str | None, tuple[bytes, ...]], AbstractAsyncContextManager[Send]]
+_CHARSET = re.compile(r"charset *= *\"?([A-Za-z0-9_.:-]+)")
+# Of Python's codecs those of written languages: "punycode", for one, takes minutes for a large reply.
+_OF_LANGUAGES = re.compile(r"(iso8859|cp\d|utf-16|utf-32|gb|big5|shift_jis|euc_|koi8|mac-).*")
 
 
 @asynccontextmanager
 async def open_sender(
     target: Target, kind: str | None = None, *, ray: RayOptions | None = None, events: Events = NO_EVENTS
 ) -> AsyncIterator[Send]:
-    """Give the Send that asks `target`; its connections live as long as the block.
+    """Open the Send that asks `target`; its connections live as long as the block.
 
-    `kind` is the library that sends: reqwest, httptools, or (None) the one that suits the address: TLS is better left
-    to reqwest's thread, plain HTTP costs half where no thread is asked. With `ray` it sends in actors. Raises
-    UserError where the address, a header, the key, the proxy or the CA file can't be used or Ray is not installed,
+    With `ray` it sends in actors. Raises UserError where there is no sender `kind` or Ray is not installed,
     SenderError where no actor comes up.
     """
-    address = _address(target.url)
-    if kind is None:
-        kind = "reqwest" if address.scheme == "https" else "httptools"
+    kind = kind or KINDS[0]
     if kind not in KINDS:
         raise UserError(f"there is no sender {kind!r}; choose one of {', '.join(KINDS)}")
-    proxy = _proxy(address)
     within = replace(target, connect_timeout=min(target.connect_timeout, _CONNECT_SHARE * target.timeout))
     if ray is not None:
         check_installed(ray)
         on_ray = import_module("batchrun.senders.ray").open_sender
-        opener = cast("_Opener", partial(on_ray, kind=kind, options=ray, events=events))
+        opening = on_ray(within, _headers(target), kind=kind, options=ray, events=events)
     else:
-        allow_open_files(target.concurrency)
-        opener = cast("_Opener", import_module(f"batchrun.senders.{kind}").open_sender)
-    async with opener(within, _headers(target), proxy, _certificates(target.ca_file)) as send:
-        yield _masked(send, target, proxy)
+        opening = open_here(within, _headers(target), kind)
+    async with opening as send:
+        yield _masked(send, target, target.proxy)
+
+
+@asynccontextmanager
+async def open_here(target: Target, headers: dict[str, str], kind: str) -> AsyncIterator[Send]:
+    """Open the Send of one kind in this process, whatever process that is; `headers` hold the key."""
+    allow_open_files(4 * target.concurrency)  # reqwest.py: cancelled requests linger
+    async with import_module(f"batchrun.senders.{kind}").open_sender(target, headers) as send:
+        ages = _Ages(send, target.timeout)
+        try:
+            yield ages.send
+        finally:
+            ages.close()
+
+
+class _Ages:
+    """Ends requests after `timeout` seconds in which this process ran.
+
+    A process that was stopped for an hour (a laptop's lid, SIGSTOP) finds replies in its sockets that are paid for:
+    between two ticks no request grows older than half a second.
+    """
+
+    def __init__(self, send: Send, timeout: float) -> None:
+        self._send, self._timeout = send, timeout
+        self._loop = asyncio.get_running_loop()
+        self._ends: dict[asyncio.Timeout, float] = {}  # the first ends first, since all have the same timeout
+        self._age, self._ticked = 0.0, self._loop.time()
+        self._tick()
+
+    def _now(self) -> float:
+        return self._age + min(self._loop.time() - self._ticked, _LONGEST_TICK)
+
+    def _tick(self) -> None:
+        self._age, self._ticked = self._now(), self._loop.time()
+        for limit, end in self._ends.items():
+            if end > self._age:
+                break
+            if limit.when() is None:
+                limit.reschedule(self._ticked)
+        self._timer = self._loop.call_later(_TICK, self._tick)
+
+    def close(self) -> None:
+        """End the ticks."""
+        self._timer.cancel()
+
+    async def send(self, request: Request) -> Reply:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._ends[limit] = self._now() + self._timeout
+                try:
+                    reply = await self._send(request)
+                finally:
+                    del self._ends[limit]
+        except TimeoutError:
+            detail = f"no complete reply within {self._timeout:g} s"
+            return Reply(fault=Fault.TIMEOUT, detail=detail, seconds=time.monotonic() - started)
+        return _in_utf8(reply)
+
+
+def _in_utf8(reply: Reply) -> Reply:
+    """Return the reply with its body in UTF-8, where its content-type names another character set."""
+    if (named := _CHARSET.search(reply.headers.get("content-type", "").lower())) is None or named[1] == "utf-8":
+        return reply
+    try:
+        codec = codecs.lookup(named[1]).name
+        if not _OF_LANGUAGES.fullmatch(codec):
+            return reply
+        return reply._replace(body=reply.body.decode(codec).encode())
+    except (LookupError, UnicodeError):
+        return reply
 
 
 def check_installed(ray: RayOptions | None) -> None:
@@ -79,88 +142,12 @@ def check_installed(ray: RayOptions | None) -> None:
         raise UserError("engine: ray needs Ray, which is not installed here: pip install 'batchrun[ray]'")
 
 
-def _address(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        is_valid = bool(parts.hostname) and parts.port != 0 and bool(_ADDRESS.fullmatch(url))
-    except ValueError as error:
-        raise UserError(f"model.endpoint: {url!r} is no address ({error})") from error
-    if not is_valid:
-        raise UserError(f"model.endpoint: {url!r} is no http or https address in plain ASCII")
-    if parts.username or parts.password:
-        raise UserError(
-            "model.endpoint holds a user or a password: name the key's variable in model.api_key_env instead"
-        )
-    return parts
-
-
 def _headers(target: Target) -> dict[str, str]:
     headers = {name.lower(): value for name, value in target.headers.items()}
     headers["content-type"] = "application/json"
     if target.key is not None:
         headers["authorization"] = f"Bearer {target.key.reveal()}"
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise UserError(f"model.headers: {name!r} is no name of a header")
-        if not _HEADER_VALUE.fullmatch(value):
-            what = "the API key" if name == "authorization" else f"model.headers: the value of {name}"
-            raise UserError(f"{what} holds a character that no header can carry (a line end, or not ASCII)")
     return headers
-
-
-def _proxy(address: SplitResult) -> str | None:
-    """Give the proxy that the environment names for this address, so that it means the same to all senders."""
-    host = address.hostname or ""
-    if _is_loopback(host) or proxy_bypass(address.netloc) or _is_excluded(host):
-        return None
-    proxies = getproxies_environment()
-    proxy = proxies.get(address.scheme) or proxies.get("all")
-    if not proxy:
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if urlsplit(proxy).scheme not in {"http", "https"}:
-        raise UserError("the environment names a proxy that is not http or https; set NO_PROXY for this endpoint")
-    return proxy
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_excluded(host: str) -> bool:
-    """Tell whether NO_PROXY holds a network that this address is in, as curl and Go understand it."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    for entry in getproxies_environment().get("no", "").split(","):
-        try:
-            if address in ipaddress.ip_network(entry.strip(), strict=False):
-                return True
-        except ValueError:
-            continue
-    return False
-
-
-def _certificates(file: str | None) -> tuple[bytes, ...]:
-    if file is None:
-        return ()
-    try:
-        found = tuple(_CERTIFICATE.findall(Path(file).read_bytes()))
-        for certificate in found:
-            ssl.PEM_cert_to_DER_cert(certificate.decode("ascii"))
-    except OSError as error:
-        raise UserError(f"model.ca_file: {file} can't be read ({error.strerror})") from error
-    except ValueError:
-        found = ()
-    if not found:
-        raise UserError(f"model.ca_file: {file} holds no certificate in PEM form")
-    return found
 
 
 def _masked(send: Send, target: Target, proxy: str | None) -> Send:

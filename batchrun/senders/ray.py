@@ -38,8 +38,6 @@ _FEW, _LONG_WINDOW = 4, 0.05  # beyond so many senders exchanges are rarer: each
 async def open_sender(
     target: Target,
     headers: dict[str, str],
-    proxy: str | None,
-    certificates: tuple[bytes, ...],
     *,
     kind: str,
     options: RayOptions,
@@ -56,7 +54,7 @@ async def open_sender(
     async with connected(options.address, target.url, target.key) as nodes:
         senders = options.senders or nodes
         window = timing.window if senders <= _FEW else max(timing.window, _LONG_WINDOW)
-        delivery = Delivery(kind, plain, headers, proxy, certificates, window, timing.poll, timing.lease)
+        delivery = Delivery(kind, plain, headers, window, timing.poll, timing.lease)
         resources = dict(options.resources)
         cpus = resources.pop("CPU", ALMOST_NO_CPU)
         made = ray.remote(RemoteSender).options(

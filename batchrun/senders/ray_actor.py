@@ -41,8 +41,6 @@ class Delivery:
     kind: str
     target: Target
     headers: dict[str, str]
-    proxy: str | None
-    certificates: tuple[bytes, ...]
     window: float
     poll: float
     lease: float
@@ -85,9 +83,8 @@ class RemoteSender:
         self._hear()
         if self._send is None:
             self._delivery = delivery
-            allow_open_files(delivery.target.concurrency)
-            opener = import_module(f"batchrun.senders.{delivery.kind}").open_sender
-            sending = opener(delivery.target, delivery.headers, delivery.proxy, delivery.certificates)
+            opener = import_module("batchrun.senders").open_here
+            sending = opener(delivery.target, delivery.headers, delivery.kind)
             self._send = await self._stack.enter_async_context(sending)
             self._guard = asyncio.create_task(self._watch())
         return __version__

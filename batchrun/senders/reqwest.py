@@ -1,4 +1,4 @@
-"""Sends with pyreqwest: reqwest and tokio, in Rust."""
+"""Sends with pyreqwest: reqwest and tokio, in Rust. This is what a run uses."""
 
 import time
 from collections.abc import AsyncIterator
@@ -6,36 +6,28 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import DetailedPyreqwestError, NetworkError, PyreqwestError, RequestTimeoutError
+from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.http import HeaderMap, Url
 from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.response import Response
 
+from batchrun.net import fault_of
 from batchrun.records import Fault, Reply, Request, Send, Target
 
-_NOTHING_SENT = "client error (Connect)"
-_TLS = ("invalid peer certificate", "received fatal alert", "received corrupt message", "received unexpected",
-        "peer is incompatible", "peer misbehaved", "peer doesn't support", "no certificates presented")  # fmt: skip
+_CLOSE_TOGETHER = 1_000
+"""Two requests lost on used connections within so many: this server closes connections without notice."""
+
+_LINGER = 4
+"""A cancelled request holds its connection until pyreqwest's own timeout, which is so many times ours.
+
+It must be longer, since after a stop of the process (SIGSTOP) it ends replies that lie in the sockets.
+"""
 
 
 @asynccontextmanager
-async def open_sender(
-    target: Target, headers: dict[str, str], proxy: str | None, certificates: tuple[bytes, ...]
-) -> AsyncIterator[Send]:
-    """Give the Send over one client; its pool opens as many connections as there are requests in flight."""
-    builder = (
-        ClientBuilder()
-        .timeout(timedelta(seconds=target.timeout))
-        .connect_timeout(timedelta(seconds=target.connect_timeout))
-        .follow_redirects(False)
-        .no_proxy()
-        .default_headers(headers)
-    )
-    if proxy is not None:
-        builder = builder.proxy(ProxyBuilder.all(proxy))
-    for certificate in certificates:
-        builder = builder.add_root_certificate_pem(certificate)
-    sender = _Sender(builder.build(), Url(target.url), target.max_response_bytes)
+async def open_sender(target: Target, headers: dict[str, str]) -> AsyncIterator[Send]:
+    """Open the Send; its pool opens as many connections as there are requests in flight."""
+    sender = _Sender(target, headers)
     try:
         yield sender.send
     finally:
@@ -43,48 +35,81 @@ async def open_sender(
 
 
 class _Sender:
-    """One attempt after the other through one client."""
+    """Two clients: one keeps its connections; the other, built on first use, opens one for each request."""
 
-    def __init__(self, client: Client, url: Url, max_bytes: int) -> None:
-        self._client = client
-        self._url = url
-        self._max_bytes = max_bytes
+    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+        self._target, self._headers = target, headers
+        self._url = Url(target.url)
+        self._clients = {False: self._build()}
+        self._requests = 0
+        self._lost_at: int | None = None
+        self._never_reuse = False
+
+    def _build(self, *, keep: bool = True) -> Client:
+        builder = (
+            ClientBuilder()
+            .timeout(timedelta(seconds=_LINGER * self._target.timeout))
+            .connect_timeout(timedelta(seconds=self._target.connect_timeout))
+            .follow_redirects(False)
+            .no_proxy()
+            .default_headers(self._headers)
+        )
+        if not keep:
+            builder = builder.pool_max_idle_per_host(0)
+        if self._target.proxy is not None:
+            builder = builder.proxy(ProxyBuilder.all(self._target.proxy))
+        for certificate in self._target.certificates:
+            builder = builder.add_root_certificate_pem(certificate)
+        return builder.build()
 
     async def close(self) -> None:
-        client = self._client
-        del self._client  # idle connections end with the last reference, not with close()
-        await client.close()
+        while self._clients:  # idle connections end with the last reference to their client, not with close()
+            _, client = self._clients.popitem()
+            await client.close()
 
     async def send(self, request: Request) -> Reply:
         started = time.monotonic()
+        self._requests += 1
+        has_head = False
+        new = request.new_connection or self._never_reuse
+        if new not in self._clients:
+            self._clients[new] = self._build(keep=False)
         try:
-            async with self._client.post(self._url).body_bytes(request.body).build_streamed() as response:
+            async with self._clients[new].post(self._url).body_bytes(request.body).build_streamed() as response:
+                has_head = True
                 headers = _read_headers(response.headers)
                 body = await self._read_body(response, headers)
                 status = response.status
         except PyreqwestError as error:
-            return _fault(error, time.monotonic() - started)
+            fault, sent, detail = fault_of(error)
+            before_reply = fault is Fault.RESET and not has_head
+            if before_reply and not new:
+                self._count_lost()
+            return Reply(0, {}, b"", time.monotonic() - started, fault, sent, detail, before_reply)
         seconds = time.monotonic() - started
         if body is None:
-            return Reply(status, headers, fault=Fault.TOO_LARGE, detail=self._limit, seconds=seconds)
+            detail = f"the reply has more than {self._target.max_response_bytes} bytes"
+            return Reply(status, headers, fault=Fault.TOO_LARGE, detail=detail, seconds=seconds)
         return Reply(status, headers, body, seconds)
 
-    @property
-    def _limit(self) -> str:
-        return f"the reply has more than {self._max_bytes} bytes"
+    def _count_lost(self) -> None:
+        """Stop to reuse connections after the second loss: a server that closes after each reply loses 16 of 100."""
+        if self._lost_at is not None and self._requests - self._lost_at < _CLOSE_TOGETHER:
+            self._never_reuse = True
+        self._lost_at = self._requests
 
     async def _read_body(self, response: Response, headers: dict[str, str]) -> bytes | None:
-        """Give the body, or None once it is larger than allowed.
+        """Return the body, or None once it is larger than allowed.
 
         What is decompressed comes without content-length, so a body with one is as long as it says at most.
         """
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) <= self._max_bytes:
+        if length.isdecimal() and int(length) <= self._target.max_response_bytes:
             return (await response.bytes()).to_bytes()
         chunks, size = [], 0
         while (chunk := await response.body_reader.read_chunk()) is not None:
             size += len(chunk)
-            if size > self._max_bytes:
+            if size > self._target.max_response_bytes:
                 return None
             chunks.append(chunk.to_bytes())
         return b"".join(chunks)
@@ -102,30 +127,3 @@ def _read_header(headers: HeaderMap, name: str) -> str | None:
         return headers[name]
     except ValueError:
         return None
-
-
-def _fault(error: PyreqwestError, seconds: float) -> Reply:
-    """Name a failure by its chain of causes: the exception's class says ConnectError for a reset after sending, too.
-
-    The first cause holds the address, which is no news.
-    """
-    details = error.details if isinstance(error, DetailedPyreqwestError) else {"causes": None}
-    causes = [cause["message"] for cause in details["causes"] or ()][1:]
-    sent = _NOTHING_SENT not in causes
-    if not sent:
-        fault = _connect_fault(causes)
-    elif isinstance(error, RequestTimeoutError):
-        fault = Fault.TIMEOUT
-    elif isinstance(error, NetworkError):
-        fault = Fault.RESET
-    else:
-        fault = Fault.PROTOCOL
-    return Reply(fault=fault, sent=sent, detail=": ".join(causes) or error.message, seconds=seconds)
-
-
-def _connect_fault(causes: list[str]) -> Fault:
-    if "dns error" in causes:
-        return Fault.DNS
-    if any(cause.startswith(_TLS) for cause in causes):
-        return Fault.TLS
-    return Fault.CONNECT
