@@ -345,7 +345,7 @@ async def sent(url: str, number: int, told: list[str], times: Timing, meanwhile:
     """Send so many requests through one actor while something happens to it."""
     to = target(url)
     opening = on_ray.open_sender(
-        to, _headers(to), None, (), kind="reqwest", options=RayOptions(address="local", senders=1),
+        to, _headers(to), kind="reqwest", options=RayOptions(address="local", senders=1),
         events=Events(told.append, told.append), timing=times,
     )  # fmt: skip
     async with opening as send:
@@ -410,7 +410,7 @@ def test_no_room_for_an_actor(connected: None) -> None:  # noqa: ARG001
     to = target("http://127.0.0.1:9/")
     options = RayOptions(address="local", senders=1, resources={"no_such_thing": 1})
     opening = on_ray.open_sender(
-        to, _headers(to), None, (), kind="reqwest", options=options, events=Events(),
+        to, _headers(to), kind="reqwest", options=options, events=Events(),
         timing=Timing(create=2.0, first=5.0),
     )  # fmt: skip
 
