@@ -61,7 +61,7 @@ class Pool:
         self._unfinal = rules.first_doubtful if rules.doubtful else sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._breaker = Breaker(rules.breaker)
+        self._breaker, self._unexplained = Breaker(rules.breaker), dict[int, Outcome]()
         self._evidence = Evidence(rules)
         self._first_alone = rules.first_alone
         self._starved = 0
@@ -321,8 +321,7 @@ class Pool:
 
     def _record_success(self, now: float) -> None:
         """Note that the server works."""
-        if not self._evidence.proven:
-            self._explain_failures()
+        self._explain_failures()
         self._limits.gate.answered(now)
         self._breaker.success()
         if self._evidence.record_success(now):
@@ -442,8 +441,9 @@ class Pool:
     def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
         if ending.blames is Blame.UNKNOWN:
             self._breaker.failure(outcome, work.position)
-            if not self._evidence.proven and self._rules.breaker:
+            if not self._evidence.proven and self._rules.breaker and outcome.raw is None:
                 ending = TABLE["unexplained"]
+                self._unexplained[work.question] = outcome
         if ending.again:
             self._unfinal = min(self._unfinal, work.position)
         self.tally.count_failure(ending.name)
@@ -458,11 +458,11 @@ class Pool:
 
     def _explain_failures(self) -> None:
         """Make what was refused before the first success final: the server works, so the rows are to blame."""
-        for outcome in self._breaker.unproven:
-            if self._rules.breaker:
-                self.tally.count_failure("unexplained", -1)
-                self.tally.count_failure(outcome.error_type or "")
-                self._keep.put(recorded(outcome))
+        for outcome in self._unexplained.values():
+            self.tally.count_failure("unexplained", -1)
+            self.tally.count_failure(outcome.error_type or "")
+            self._keep.put(recorded(outcome))
+        self._unexplained.clear()
 
     def _take_back(self) -> None:
         """Stop the run; the failures since the last success go back to pending."""
@@ -470,8 +470,8 @@ class Pool:
         reason = f"{len(unproven)} failures in a row, no success: {last.error_message}"
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=last.error_type)
         for outcome in unproven:
-            counted = (outcome.error_type or "") if self._evidence.proven else "unexplained"
-            self.tally.count_failure(counted, -1)
+            unexplained = outcome.question in self._unexplained
+            self.tally.count_failure("unexplained" if unexplained else outcome.error_type or "", -1)
             self._keep.put(recorded(outcome)._replace(status=Status.PENDING))
         unproven.clear()
 

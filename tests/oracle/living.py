@@ -304,7 +304,7 @@ class Living:
                 self._allowed(one, job, weather, proven=goods) if one in asked else [self.memory.ends.get(one, PENDING)]
             )
             if stopped and one in asked:
-                allowed = [*allowed, PENDING]
+                allowed = [*allowed, PENDING, End("failed", "unexplained", 400)]
             assert end in allowed, f"row {number} is {end}, expected {allowed[0]}: {one[0]!r:.100}"
         self.memory.ends.update(found)
 
@@ -313,6 +313,8 @@ class Living:
         end, _, most = model.ends(question[0], job)
         allowed = [end]
         kind = kind_of(question[0])
+        if end.error == "bad_request" and not proven:  # refused, and nothing shows that the server works
+            allowed.append(End("failed", "unexplained", 400))
         if kind == "lost":
             allowed.append(End("failed", "reset"))
         if weather.kind in {"outage", "dead"} or (not proven and end != OK):

@@ -186,7 +186,7 @@ class End:
 
 OK, PENDING, SKIPPED, UNRENDERED = End("ok"), End("pending"), End("skipped"), End("failed", "template_error")
 ASKED_AGAIN = {"server_error", "overloaded", "rate_limited", "empty_response", "invalid_response", "reset", "timeout",
-               "connection"}  # fmt: skip
+               "connection", "unexplained"}  # fmt: skip
 """The failures that the next run asks again by itself; a row of the table of errors says so."""
 
 
@@ -195,14 +195,14 @@ def ends(question: str, job: "Job") -> tuple[End, int, int]:
     tries, typed = job.attempts, job.columns is not None
     table: dict[str | None, tuple[End, int, int]] = {
         "badrequest": (End("failed", "bad_request", 400), 1, tries),
-        "busy": (End("failed", "rate_limited", 429), 1, tries + 1),
+        "busy": (End("failed", "rate_limited", 429), 1, 60),
         "large": (End("failed", "payload_too_large", 429), 1, tries),
-        "crash": (End("failed", "server_error", 500), tries, tries + 1),
+        "crash": (End("failed", "server_error", 500), 2, 60),
         "cut": (End("failed", "truncated"), 1, 1),
         "odd": (End("failed", "interrupted"), 1, tries),
         "filter": (End("failed", "content_filter"), 1, 1),
         "empty": (End("failed", "no_answer"), 1, 2),
-        "lost": (End("failed", "invalid_response"), 1, 2),
+        "lost": (End("failed", "invalid_response"), 1, 3),
         "whole": (OK, 1, 1) if typed else (End("failed", "truncated"), 1, 1),
         "bad": (End("failed", "schema_mismatch"), 1 + job.repairs, 1 + job.repairs) if typed else (OK, 1, 1),
         "mend": (OK, 2, 2) if typed and job.repairs else (End("failed", "schema_mismatch"), 1, 1),
