@@ -77,7 +77,7 @@ class Queue:
             return heapq.heappop(self._retries)[2]
         self.next_at = self._retries[0][0] if self._retries else NEVER
         fresh = self._fresh()
-        if fresh is None and self._deferred and not self._retries:
+        if fresh is None and self._deferred:
             return self._deferred.pop(0)
         return fresh
 
