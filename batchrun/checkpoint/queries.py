@@ -122,7 +122,7 @@ def _failure(again: Collection[str]) -> str:
 
 
 _FAILED = "a.status = 'failed' AND a.error_type <> 'truncated'"
-_WHICH = {True: _FAILED, False: f"({_FAILED}) IS NOT TRUE", None: "TRUE"}
+_WHICH = {True: f"{_FAILED} AND a.run_id < ?", False: f"({_FAILED}) IS NOT TRUE", None: "TRUE"}
 
 
 def _open(again: Collection[str]) -> str:
@@ -215,11 +215,12 @@ class Checkpoint:
         again: Collection[str],
         max_tokens: int | None,
         failed: bool | None = None,
+        before: int = UNLIMITED,
         batch: int = 1_000,
     ) -> Iterator[list[tuple[int, int]]]:
         """Yield (position, question) of the open questions from position `start` on, in input order, in blocks.
 
-        `failed` chooses those that failed in an earlier run with a type in `again`, or all others; None: both.
+        `failed` chooses those that failed with a type in `again` in a run `before` this one, or all others; None: both.
 
         Each block is a query of its own, so that no long read keeps the log from being merged. A question that is
         answered meanwhile may be missing in a later block, never in the wrong place.
@@ -231,7 +232,8 @@ class Checkpoint:
         )
         end = int(self._connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
         while start < end:
-            block = self._connection.rows(sql, (start, end, *_values(again, max_tokens), batch))
+            earlier = (before,) if failed else ()
+            block = self._connection.rows(sql, (start, end, *_values(again, max_tokens), *earlier, batch))
             if not block:
                 return
             yield block

@@ -188,7 +188,11 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
     try:
         for failed in (False, True):
             blocks = asking.checkpoint.open_questions(
-                start=asking.start, again=asking.again, max_tokens=p.max_tokens, failed=failed
+                start=asking.start,
+                again=asking.again,
+                max_tokens=p.max_tokens,
+                failed=failed,
+                before=asking.run_id,
             )
             for work in open_work(p.rows, p.renderer.columns, blocks, most=left, changed=changed):
                 left -= 1
