@@ -44,6 +44,7 @@ class Outage:
         self._told_wait = 0.0
         self._failures: dict[int, int] = {}
         self._proofs: set[int] = set()
+        self._refused: set[int] = set()
         self._failing_since = 0.0
         self._reached = self._from_content = self._billed = False
         self._probes = 0
@@ -53,11 +54,18 @@ class Outage:
 
     def tried(self, question: int) -> bool:
         """Check whether a question has failed since the last success, as often as it needs to."""
+        if question in self._refused:
+            return True
         return self._failures.get(question, 0) >= (2 if self._is_few else 1)
+
+    def failed(self, question: int) -> bool:
+        """Check whether a question failed by the server's fault since the last success."""
+        return question in self._failures
 
     def forget(self, question: int) -> None:
         """Leave out a question that is settled."""
         self._failures.pop(question, None)
+        self._refused.discard(question)
         self._proofs.discard(question)
 
     def record_success(self) -> bool:
@@ -67,13 +75,16 @@ class Outage:
         self.declared, self.waiting, self._told_wait, self._probes = False, None, 0.0, 0
         self._failures.clear()
         self._proofs.clear()
+        self._refused.clear()
         return ended
 
-    def record_wait(self, now: float, ending: str, message: str, wait: float) -> None:
+    def record_wait(self, now: float, question: int, ending: str, message: str, wait: float) -> None:
         """Note a "not now" after which a question waits for so many seconds: no failure, but no success either."""
         self._reached = True
         self.waiting = self.waiting or Waiting(ending, message, now)
         self._told_wait = max(self._told_wait, wait)
+        if not self.declared:
+            self._refused.add(question)
 
     def record_failure(
         self,
@@ -102,7 +113,11 @@ class Outage:
         self._failures[question] = self._failures.get(question, 0) + 1
         if proves:
             self._proofs.add(question)
-        if self.declared or not proves or len(self._proofs) < min(QUESTIONS, open_questions):
+        if (
+            self.declared
+            or not proves
+            or len(self._proofs) < min(QUESTIONS, open_questions - len(self._refused - self._proofs))
+        ):
             return False
         self.declared = True
         self._next_probe = now + self._pause()

@@ -168,9 +168,6 @@ class Pool:
             reason = f"no success for {duration(lasted)}: {self._evidence.waits_for}"
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending)
 
-    def _look_again_after(self, wait: float) -> None:
-        self._wake_at = min(self._wake_at, self._clock() + wait)
-
     # -- taking a question
 
     def _take(self) -> Work | None:
@@ -179,7 +176,7 @@ class Pool:
         while not self._valve.closed:
             wait = BACKLOG_WAIT if self._keep.is_full else self._wait_before_any(now)
             if wait > 0:
-                self._look_again_after(wait)
+                self._wake_at = min(self._wake_at, now + wait)
                 break
             probing = self._evidence.outage.declared
             work = self._queue.take_probe(now, self._evidence.outage.tried) if probing else self._queue.take(now)
@@ -198,7 +195,7 @@ class Pool:
                 self._starve(work, self._limits.starved)
             else:
                 self._queue.put_back(work, now)
-                self._look_again_after(wait)
+                self._wake_at = min(self._wake_at, now + wait)
                 break
         return None
 
@@ -357,15 +354,17 @@ class Pool:
             self._return(work)
             return
         if verdict.wait:
-            self._evidence.outage.record_wait(now, verdict.ending, verdict.message, verdict.wait)
+            self._evidence.outage.record_wait(now, work.question, verdict.ending, verdict.message, verdict.wait)
             self._limits.gate.close(now, verdict.wait, work.sent_at)
         self._wait(work, 0.0)
 
     def _fail_what_waits(self) -> None:
         """Fail the few rows that alone have seen the outage: most likely they are its cause."""
         for work in self._queue.drain():
-            if work.last is not None:
+            if work.last is not None and self._evidence.outage.failed(work.question):
                 self._fail(work, work.last, TABLE[work.last.error_type or "server_error"])
+            else:
+                self._queue.retry(work, self._clock())
         self._evidence.outage.record_success()
         event("outage_ended")
 
@@ -406,7 +405,7 @@ class Pool:
         if ending.action is Action.GATE and not self._valve.closed:
             self._limits.gate.close(now, decision.gate, work.sent_at)
             if not ending.outage:
-                self._evidence.outage.record_wait(now, ending.name, verdict.message, decision.delay)
+                self._evidence.outage.record_wait(now, work.question, ending.name, verdict.message, decision.delay)
 
     def _ask_again(self, work: Work, decision: Decision) -> None:
         """Queue a question for its next attempt: after a pause, or once all others are settled."""

@@ -262,9 +262,10 @@ def plan(job: Job, table: Table) -> list[Question | End]:
 
 
 def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None) -> list[Question]:
-    """Return the questions that a run asks, in the order of the rows."""
+    """Return the questions that a run asks, in the order of the rows; those that failed before come last."""
     questions = dict.fromkeys(one for one in planned if not isinstance(one, End))
-    return [question for question in questions if memory.is_open(question)][:limit]
+    order = sorted(questions, key=lambda question: memory.ends.get(question, PENDING).status == "failed")
+    return [question for question in order if memory.is_open(question)][:limit]
 
 
 # -- the output
