@@ -42,9 +42,9 @@ def refused(status: int, message: str = "", wait: float | None = None, **metadat
     return Reply(status, headers, json.dumps({"error": error}).encode())
 
 
-def lost(fault: Fault = Fault.RESET, *, sent: bool = True) -> Reply:
-    """Give an attempt without a reply."""
-    return Reply(fault=fault, sent=sent, detail="simulated")
+def lost(fault: Fault = Fault.RESET, *, sent: bool = True, before_reply: bool = False) -> Reply:
+    """Return an attempt without a reply."""
+    return Reply(fault=fault, sent=sent, detail="simulated", before_reply=before_reply)
 
 
 @dataclass

@@ -560,3 +560,11 @@ def test_failed_attempts_are_paid_too() -> None:
     assert asked.keep.last[1].cost == 3 * USD // 4
     assert [attempt.cost for attempt in asked.keep.attempts] == [USD // 4]
     assert asked.pool.tally.cost == 3 * USD // 4
+
+
+def test_a_connection_that_broke_before_the_reply_charges_no_attempt() -> None:
+    """The question is asked again at once, once, on a new connection; the lost one stays counted as possibly billed."""
+    asked = ask(by(lost(before_reply=True), answered(), seconds=0.1), 3, attempts=1)
+    assert asked.statuses == ["ok"] * 3
+    assert asked.pool.tally.possibly_billed == 3
+    assert asked.seconds < 1

@@ -30,11 +30,9 @@ from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
-SLOW_START = 0.1
-"""Seconds for which all is held back when an outage ends; then the gate opens step by step."""
+SLOW_START = 0.1  # seconds for which all is held back when an outage ends; then the gate opens step by step
 
-STARVED = 1_000
-"""So many questions in a row that the cap on spending does not admit stop the run."""
+STARVED = 1_000  # questions in a row that the cap on spending does not admit stop the run
 
 
 class Pool:
@@ -242,7 +240,7 @@ class Pool:
     async def _work(self, work: Work | None) -> None:
         while work is not None:
             try:
-                reply = await self._send(Request(work.body or b""))
+                reply = await self._send(Request(work.body or b"", work.reconnects))
                 self._settle(work, reply)
             except Exception:
                 self._abandon(work)
@@ -252,12 +250,11 @@ class Pool:
                     await self._keep.room()
             work = self._take()
 
-    def _settle(self, work: Work, reply: Reply) -> None:
+    def _settle(self, work: Work, reply: Reply) -> None:  # noqa: C901  (all that can happen to an attempt, in one place)
         """Settle one attempt: judge the reply, book its money, and decide what becomes of the question.
 
-        An attempt ends in one of these ways: an answer; a repair of an invalid answer; a stop of the run; a question
-        that goes alone to confirm a refusal; a failed row; or one more try, after a pause, behind the gate, in an
-        outage, or in the last round.
+        It ends as an answer, a repair, a stop of the run, a question that goes alone to confirm a refusal, a failure,
+        or one more try: on a new connection, after a pause, behind the gate, after an outage, in the last round.
         """
         now, at = self._clock(), self._wall()
         verdict = judge(reply, self._form.parse, now=at, prompt=work.body or b"")
@@ -276,6 +273,10 @@ class Pool:
             self._record_success(now)  # the server works, whatever the model wrote
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
+        if reply.before_reply and not work.reconnects and not self._valve.closed:
+            work.reconnects = True  # the server may just have closed an idle connection
+            self._wait(work, 0.0)
+            return
         if ending.outage and self._belongs_to_an_outage(work, verdict, ending, now):
             self._retry_after_outage(work, verdict, now)
             return

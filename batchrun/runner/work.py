@@ -170,6 +170,7 @@ class Work:
     failed_at: float | None = None
     probe: bool = False
     deferred: bool = False
+    reconnects: bool = False
 
     def paid(self, charge: Charge) -> None:
         """Count one attempt and its money."""
