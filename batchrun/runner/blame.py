@@ -58,7 +58,7 @@ class Evidence:
             verdict.message,
             open_questions=max(1, self._unsettled - self._doubtful),
             reached=ending.name != "connection",
-            billed=ending.maybe_billed,
+            billed=ending.maybe_billed or bool(verdict.usage.completion_tokens),
             proves=not work.doubtful,
         )
 
