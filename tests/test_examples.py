@@ -19,7 +19,7 @@ def test_example_jobs_are_valid(path: Path) -> None:
     """Every job in jobs/ loads, names the schema for editors, and reads an input that is there."""
     text = path.read_text(encoding="utf-8")
     job = load(text, path, {}).job
-    assert text.startswith("# yaml-language-server: $schema=../docs/job.schema.json\n")
+    assert text.startswith("# yaml-language-server: $schema=../docs/reference/job.schema.json\n")
     assert all(job.resolve(pattern).is_file() for pattern in job.input.patterns)
 
 

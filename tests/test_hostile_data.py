@@ -278,7 +278,7 @@ def test_an_endpoint_that_can_not_be_reached_is_one_code(tmp_path: Path, kind: s
         )
         ran = run(job_for(tmp_path, url), sender=kind)
     assert ran.summary.exit_code in {1, 3}
-    assert len(ran.count("error_type")) == 1
+    assert len(ran.count("error_type").keys() - {None}) == 1  # a row that was never tried has none
     assert ran.summary.possibly_billed == 0
     assert not server.seen
 
