@@ -87,6 +87,7 @@ def zygote() -> Iterator[Zygote]:
         address = f"{folder}/socket"
         # Polars' allocator starts threads at import unless it is told not to; what forks must have none.
         environment = {**os.environ, "_RJEM_MALLOC_CONF": "background_thread:false", "POLARS_MAX_THREADS": "2"}
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which Polars imports where it is installed, starts more
         tests = str(Path(__file__).resolve().parents[1])
         package = os.environ.get("ORACLE_PACKAGE")
         environment["PYTHONPATH"] = os.pathsep.join([package, tests] if package else [tests])
