@@ -112,6 +112,7 @@ def load_all() -> None:
             importlib.import_module(found.name)
     importlib.import_module("batchrun.__main__")
     importlib.import_module("pyreqwest.client")
+    del sys.modules["pandas"]
 
 
 def threads() -> list[str]:
