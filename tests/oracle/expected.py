@@ -6,7 +6,12 @@ A life that fails and holds such a kind is counted, not failed. An entry is dele
 from oracle.lives import Life
 from oracle.server import KINDS
 
-EXPECTED: dict[str, str] = {}
+EXPECTED: dict[str, str] = {
+    "!busy": "when a lone row that always gets 429 ends a run with exit 3 is not in the model yet",
+    "weather outage": "how often few rows are probed in an outage is not in the model yet",
+    "weather dead": "how often few rows are probed in an outage is not in the model yet",
+    "weather lossy": "how often a lost reply is bought while nothing succeeds is not in the model yet",
+}
 
 
 def kinds(life: Life) -> set[str]:
