@@ -218,12 +218,12 @@ def test_hangup_drains(tmp_path: Path, ledger: Ledger) -> None:
 
 def test_a_drain_that_answers_the_last_question_says_so(tmp_path: Path, ledger: Ledger) -> None:
     """A stop with everything in flight is an interruption that says that all is answered; the next asks nothing."""
-    job = write_job(tmp_path, ledger.url, TEXTS[:8], limits={"concurrency": 8})
+    job = write_job(tmp_path, ledger.url, TEXTS[:1])
     ledger.held = True
     process = job.start()
 
     def event() -> None:
-        if len(ledger.waiting) == 8:
+        if len(ledger.waiting) == 1:
             ledger.on_event = None
             os.kill(process.pid, signal.SIGTERM)
             ledger.release()
@@ -233,7 +233,7 @@ def test_a_drain_that_answers_the_last_question_says_so(tmp_path: Path, ledger: 
     assert end.code == 143, end.said
     assert "all rows are answered" in end.said
     assert job.run().code == DONE
-    assert ledger.requests == 8
+    assert ledger.requests == 1
 
 
 def test_grace_bounds_a_drain(tmp_path: Path, ledger: Ledger) -> None:
