@@ -338,3 +338,18 @@ def test_a_checkpoint_of_another_version_is_refused(job: Job, version: int) -> N
     with pytest.raises(CheckpointError, match="use the batchrun that wrote it"):
         job.run()
     assert job.ledger.requests == 3
+
+
+def test_an_answer_damaged_on_the_disk_is_refused(job: Job) -> None:
+    """Bytes that are not UTF-8 mean a damaged checkpoint: exit 5 with advice, and the answer is not quoted."""
+    job.rows(numbered(3))
+    job.requests()
+    checkpoint = job.folder / ".batchrun" / "job.sqlite"
+    with closing(sqlite3.connect(checkpoint)) as connection:
+        connection.execute("UPDATE answers SET answer = CAST(x'736563726574ff' AS TEXT) WHERE id = 2")
+        connection.commit()
+    job.output.unlink()
+    with pytest.raises(CheckpointError, match="is damaged .*--fresh") as caught:
+        job.run()
+    assert "secret" not in str(caught.value)
+    assert job.ledger.requests == 3

@@ -164,6 +164,9 @@ def explain(error: sqlite3.Error, path: Path) -> StorageError:
     code = getattr(error, "sqlite_errorcode", None) or 0
     if code in _NO_SPACE:
         return StorageError(f"no space left for {path}: free some, then run the same command again")
+    if not code and isinstance(error, sqlite3.OperationalError):
+        # "Could not decode to UTF-8 column …" comes from Python and quotes the cell, which may be long and private.
+        return damaged(path, "a text in it is not UTF-8")
     match code & _PRIMARY:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StorageError(f"another program keeps {path} locked: close it, then run the same command again")
