@@ -62,11 +62,11 @@ docs: .venv/dev.stamp .venv/docs/bin/zensical
 	.venv/docs/bin/zensical build --strict --clean
 
 crash: .venv/dev.stamp
-	cd tests && ../$(BIN)/python -m crash
+	PYTHONPATH=tests:tests/support $(BIN)/python -m crash
 
 ray: .venv/dev.stamp
 	$(PIP) -e '.[dev,ray]'
-	RAY_SUITE=full $(BIN)/python -m pytest tests/test_ray_exchange.py tests/test_ray.py
+	RAY_SUITE=full $(BIN)/python -m pytest tests/unit/senders/test_ray_exchange.py tests/jobs/test_ray.py
 
 bench: .venv/dev.stamp
 	$(BIN)/python -m compileall -q batchrun

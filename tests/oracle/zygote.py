@@ -89,8 +89,9 @@ def zygote() -> Iterator[Zygote]:
         environment = {**os.environ, "_RJEM_MALLOC_CONF": "background_thread:false", "POLARS_MAX_THREADS": "2"}
         environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which Polars imports where it is installed, starts more
         tests = str(Path(__file__).resolve().parents[1])
+        support = str(Path(tests, "support"))
         package = os.environ.get("ORACLE_PACKAGE")
-        environment["PYTHONPATH"] = os.pathsep.join([package, tests] if package else [tests])
+        environment["PYTHONPATH"] = os.pathsep.join([package, tests, support] if package else [tests, support])
         command = [sys.executable, "-m", "oracle.zygote", address]
         with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE) as process:
             try:

@@ -11,7 +11,7 @@ import pytest
 from crash.harness import environment, write_job
 from crash.ledger import Ledger, serving
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "cron.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "cron.md"
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 CRONTAB = [line for kind, text in BLOCKS for line in text.splitlines() if not kind and line.startswith("0 3 * * *")]
 UNITS = [text for kind, text in BLOCKS if kind == "ini"]

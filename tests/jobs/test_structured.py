@@ -23,7 +23,7 @@ from batchrun.runner.closing import told
 from batchrun.runner.work import REAL_TIME
 from batchrun.table.write import answer_columns, dtype_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 TATE = DATA / "tate_artists.csv"
 

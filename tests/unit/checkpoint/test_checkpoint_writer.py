@@ -22,7 +22,7 @@ from batchrun.money import Pico
 from batchrun.records import FailedAttempt, Outcome, Status
 
 TEXTS = [str(number) for number in range(5)]
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[2] / "support"
 
 OUTCOMES = st.builds(
     Outcome,

@@ -19,7 +19,7 @@ from batchrun.job import CsvOptions, Input
 from batchrun.table.files import expand, stamp
 from batchrun.table.read import open_rows
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 PEOPLE = b"id,text\n1,x\nq,\n"
 
 

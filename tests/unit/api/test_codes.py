@@ -20,7 +20,7 @@ from batchrun.api.codes import (
 )
 
 LOCAL = {"template_error", "request_too_large", "image_error"}
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 ENDINGS = list(TABLE.values())
 
 

@@ -28,8 +28,8 @@ from batchrun.job import (
 )
 from batchrun.job import spec as job
 
-ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[3]
+GOLDEN = Path(__file__).parents[2] / "golden"
 ENVIRONMENT = {"TICKETS_FOLDER": "/t", "KEY": "canary", "LINE_BREAK": "a\nb"}
 
 WHOLE = """\

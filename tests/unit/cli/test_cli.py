@@ -14,7 +14,7 @@ from batchrun.cli.main import COMMANDS
 
 __all__ = ["command", "job", "openrouter", "simulator"]
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 HEAVY = (
     "polars", "pydantic", "httpx", "jinja2", "sqlite_utils", "sqlite3", "orjson", "tqdm", "pyreqwest", "uvloop",
     "ruamel", "jsonschema_rs", "asyncio",

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from crash import damage, disk, kills, starts, syscalls
-from crash.harness import DONE, STORAGE, CrashJob, ended, environment, write_job
-from crash.ledger import Ledger, serving
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import StorageError
+from crash import damage, disk, kills, starts, syscalls
+from crash.harness import DONE, STORAGE, CrashJob, ended, environment, write_job
+from crash.ledger import Ledger, serving
 
 SAMPLE = {"SIGKILL": 12, "SIGTERM": 2, "SIGINT": 2, "SIGINT twice": 2, "SIGTERM, then SIGKILL": 2}
 SLOW_MACHINE = pytest.mark.timeout(600)

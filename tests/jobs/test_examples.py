@@ -9,7 +9,7 @@ import pytest
 from batchrun.errors import ExitCode
 from batchrun.job import load
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SAMPLES = ROOT / "sample_data"
 

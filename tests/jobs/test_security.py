@@ -44,7 +44,7 @@ from batchrun.runner.work import Tally
 from batchrun.senders import KINDS, _masked
 from batchrun.servers.simulator import cases
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-or-v1-canary/4711+key"
 HEADER = "header-canary-0815"
 CANARIES = (KEY, json.dumps(KEY)[1:-1].replace("/", "\\/"), HEADER)

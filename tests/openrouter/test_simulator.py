@@ -41,7 +41,7 @@ SCHEMA = {
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
 KEY = {"authorization": "Bearer sim-key"}
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "simulator.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "simulator.md"
 BY_KIND = {
     "refusals": [case.name for case in cases.TABLE.values() if case.error is not None],
     "wires": [case.name for case in cases.TABLE.values() if case.wire],

@@ -9,7 +9,7 @@ from batchrun.api.endpoints import default_model
 from batchrun.job import Environment, load
 from batchrun.runner.prepare import prepared
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 ENVIRONMENT = Environment({"test": {"OPENROUTER_API_KEY": "sk-or-v1-test"}})
 
 # First key, and a digest over all keys in order.

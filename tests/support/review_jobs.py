@@ -10,7 +10,7 @@ from typing import Any
 
 from plain_server import completion, plain_server
 
-SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "reviews.csv"
+SAMPLE = Path(__file__).resolve().parents[2] / "sample_data" / "reviews.csv"
 Label = Callable[[int, str], str]
 """Gives the answer for a review's id and gold label; an empty text is an answer that does not fit."""
 

@@ -26,7 +26,7 @@ from batchrun.table.write import (
     write_output,
 )
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 Row = tuple[Any, ...]
 suffixes = pytest.mark.parametrize("suffix", SUFFIXES)
 

@@ -19,7 +19,7 @@ from batchrun.table.read import open_rows
 
 __all__ = ["command", "simulator"]
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FRAME = pl.DataFrame({"id": [1, 2, 3], "first name": ["Ada L", None, "Kurt G"], "url": ["http://x"] * 3})
 
 FORMATS: dict[str, Callable[[Path], object]] = {
