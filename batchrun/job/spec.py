@@ -197,7 +197,8 @@ class Answer(Section):
 
     columns: Mapping[str, Any] | None = None
     """The answer's columns by name with their types: string, integer, number, boolean or date, also str, int, float
-    and bool (string? may be null), [a, b] for one of these, [string] for a list, {city: string} for an object."""
+    and bool (string? may be null), [a, b] for one of these, [string] for a list, {city: string} for an object;
+    {values: {a: "what it means", b: …}, description: …, ordered: true} describes a choice and its labels."""
     schema: Mapping[str, Any] | None = None
     """The answer's JSON Schema in full; its top-level properties become columns."""
     repairs: Annotated[int, Ge(0), Le(10)] = 1

@@ -49,6 +49,9 @@ CSV_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "str
 """Short names of types in input.csv.columns."""
 
 _AS_JSON = {("model", "params"), ("answer", "columns"), ("answer", "schema")}
+_LABEL_DEPTH = 4
+"""Deeper than a column called "values" is a column's list of values."""
+
 _AS_WRITTEN = ("input", "csv", "null_values")  # `null_values: [NA, null]` means the text "null"
 _NULL = {"", "~", "null", "Null", "NULL"}
 _CONSTANTS = {
@@ -261,6 +264,8 @@ class _Walk:
         plain = node.style is None
         if _SURROGATE.search(text):
             raise ValueError("the escapes in this text make an unpaired surrogate")
+        if path[:2] == ("answer", "columns") and path[-2] == "values" and len(path) > _LABEL_DEPTH:
+            return None if plain and text in _NULL else text  # `values: [true, 1]` are names of labels
         if path[:2] in _AS_JSON:
             return _json_scalar(text, path) if plain else text
         if path[:3] == ("input", "csv", "columns"):

@@ -7,10 +7,13 @@ The short form, by example:
     tags: [string]                           a list; so are [[a, b]] and [{city: string}]
     where: {city: string, country: string?}  an object
     score: {type: integer, description: "…", min: 1, max: 5}    also pattern, values, nullable; `type` in any form
+    team: {values: {billing: "Invoices", none: "Neither"}}      labels and what they mean, or a list of labels
+    urgency: {values: [low, high], ordered: true}               lowest first; only decision models are told
 
 A mapping with `type` or `values` and no other keys than these is the long form, any other mapping an object.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +34,7 @@ _TYPES: dict[str, Schema] = {
     "date": {"type": "string", "format": "date"},
 }
 _TYPES |= {"str": _TYPES["string"], "int": _TYPES["integer"], "float": _TYPES["number"], "bool": _TYPES["boolean"]}
-_LONG_FORM = {"type", "values", "description", "min", "max", "pattern", "nullable"}
+_LONG_FORM = {"type", "values", "description", "min", "max", "pattern", "nullable", "ordered"}
 _JSON_TYPES = ("string", "integer", "number", "boolean", "object", "array", "null")
 _FORMS = "string, integer, number, boolean or date (string? may be null), [a, b], [string] or {field: string}"
 _LENGTH = 'for the length of a text write pattern: "^.{1,200}$"'
@@ -202,6 +205,15 @@ def _enum(values: Sequence[Any], path: Path, mistakes: list[SchemaMistake]) -> S
     return _nullable(schema) if len(chosen) < len(values) else schema
 
 
+def _label(value: Any, schema: Schema) -> Any:  # noqa: ANN401  (as written)
+    """Return one of `values`: a text as it is written (`true`, `1`), or an integer where the type says so."""
+    if isinstance(value, str) and "integer" in schema.get("type", ()):
+        return int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) and not schema else value
+
+
 def _nullable(schema: Schema) -> Schema:
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if "null" in types:
@@ -219,12 +231,19 @@ def _long(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) ->
         schema = _nullable(schema)
     elif form.get("nullable", False) is not False:
         mistakes.append(((*path, "nullable"), "expected true or false"))
+    if form.get("ordered", False) not in (True, False):
+        mistakes.append(((*path, "ordered"), "expected true or false"))
+    elif form.get("ordered") and "values" not in form:
+        mistakes.append(((*path, "ordered"), "ordered is for values, the lowest first"))
     _bounds(form, kind, path, schema, mistakes)
     for key in form.keys() & {"pattern", "description"}:
         problem = _text_problem(key, form[key], schema)
         if problem:
             mistakes.append(((*path, key), problem))
         schema[key] = form[key]
+    if isinstance(values := form.get("values"), Mapping):
+        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in values.items() if meaning is not None)
+        schema["description"] = " ".join(filter(None, (schema.get("description"), meanings)))
     return schema
 
 
@@ -249,11 +268,14 @@ def _long_type(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake
         schema = {}
     if "values" not in form:
         return schema
-    values = form["values"]
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        mistakes.append(((*path, "values"), f"expected a list, got {values!r}"))
+    values, place = form["values"], (*path, "values")
+    if not isinstance(values, Mapping | Sequence) or isinstance(values, str):
+        mistakes.append((place, f"expected a list, or names with descriptions, got {values!r}"))
         return {}
-    enum = _enum(values, (*path, "values"), mistakes)
+    if isinstance(values, Mapping):
+        described = ((name, meaning) for name, meaning in values.items() if not isinstance(meaning, str | None))
+        mistakes += [((*place, name), f"expected a text, got {meaning!r}") for name, meaning in described]
+    enum = _enum([_label(value, schema) for value in values], place, mistakes)
     if not schema or not enum:
         return enum
     kinds = [one["type"] if isinstance(one["type"], list) else [one["type"]] for one in (schema, enum)]

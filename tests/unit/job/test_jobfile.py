@@ -553,3 +553,17 @@ def test_a_mistake_in_a_short_form_has_its_place(tmp_path: Path, text: str, told
         load("\n".join([text, *rest]), tmp_path / "x.yaml", {})
     (line,) = str(caught.value).replace(f"{tmp_path}/x.yaml:", "").split("\n")
     assert line.startswith(told)
+
+
+def test_labels_are_texts_as_they_are_written() -> None:
+    """`values: [true, 1, no]` are three names, in a list and with descriptions; a null among them is a null."""
+    text = (
+        SMALL + "answer: {columns: {a: {values: [true, 1.10, no, null]}, b: {values: {true: Yes, 2: 3}}, c: [1, 2]}}\n"
+    )
+    answer = loaded(text).job.answer
+    assert answer is not None
+    assert answer.columns == {
+        "a": {"values": ["true", "1.10", "no", None]},
+        "b": {"values": {"true": "Yes", "2": "3"}},
+        "c": [1, 2],
+    }
