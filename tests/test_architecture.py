@@ -50,7 +50,7 @@ LIBRARIES = {
 }
 LONGEST_FILE, LONGEST_FUNCTION = 500, 80
 
-DOORS = {"api", "job", "prompt"}  # rooms that nobody enters past their `__init__.py`
+DOORS = {"api", "job", "prompt", "table"}  # rooms that nobody enters past their `__init__.py`
 
 # Steps up that stand today; each is a debt with a name, and none may be added.
 DEBTS: set[tuple[str, str]] = set()

@@ -9,7 +9,7 @@ import click
 from batchrun.checkpoint import schema as tables
 from batchrun.cli.main import COMMANDS, cli
 from batchrun.job import json_schema
-from batchrun.table.write import DETAIL_TYPES
+from batchrun.table import DETAIL_TYPES
 
 MADE = "This page is made from the code by `python tools/reference_pages.py`.\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from batchrun.errors import InputError, UserError
 from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
-from batchrun.table.read import Rows, open_rows, unreadable_in_a_prompt
+from batchrun.table import Rows, open_rows, unreadable_in_a_prompt
 from batchrun.terminal import printable, short
 
 SCHEMA = Path("docs", "reference", "job.schema.json")

@@ -19,7 +19,7 @@ def command(job: Path, output: Path | None, endpoint: str | None, **_: bool) -> 
     (NAME.partial.SUFFIX), so that a finished output is never replaced by an unfinished one.
     """
     from batchrun.runner import outputs
-    from batchrun.table.write import check_writable, partial_path
+    from batchrun.table import check_writable, partial_path
 
     with opened(job, endpoint=endpoint) as (p, checkpoint):
         path = output.absolute() if output else partial_path(p.job.output_path)

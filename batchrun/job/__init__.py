@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.job.settings import PROCESS, Environment, RunOptions, command_line, merged, read_environment
 from batchrun.job.spec import (
     DEFAULT_DETAILS,
+    OUTPUT_SUFFIXES,
     Answer,
     AnswerMode,
     CostCap,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_DETAILS",
+    "OUTPUT_SUFFIXES",
     "PROCESS",
     "Answer",
     "AnswerMode",

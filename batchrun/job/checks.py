@@ -10,7 +10,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchrun.errors import did_you_mean
-from batchrun.job.spec import CostCap, Input, Job, Limits, Message, Model, Output, Prompt, parse_duration
+from batchrun.job.spec import (
+    OUTPUT_SUFFIXES,
+    CostCap,
+    Input,
+    Job,
+    Limits,
+    Message,
+    Model,
+    Output,
+    Prompt,
+    parse_duration,
+)
 from batchrun.job.tree import SHOWN, JobPath, dotted
 from batchrun.terminal import short
 
@@ -38,7 +49,6 @@ _PARAMS: dict[str, type] = {
 _PARAM_WORDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 
 ENDPOINTS = ("openrouter", "local", "simulator")
-OUTPUTS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 _MAX_FALLBACKS = 2
 _OWN_HEADERS = {
     "connection": "batchrun sets it",
@@ -236,8 +246,8 @@ def _engine(job: Job) -> Found:
 
 
 def _output(output: Output) -> Found:
-    if not output.path.endswith(OUTPUTS):
-        yield ("output", "path"), f"output.path must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}"
+    if not output.path.endswith(OUTPUT_SUFFIXES):
+        yield ("output", "path"), f"output.path must end in {', '.join(OUTPUT_SUFFIXES[:-1])} or {OUTPUT_SUFFIXES[-1]}"
     yield from _repeated(("output", "details"), output.details)
     if not isinstance(output.keep, str):
         yield from _repeated(("output", "keep"), output.keep)

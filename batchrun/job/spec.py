@@ -41,8 +41,10 @@ Detail = Literal[
 ]
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
+"""The formats of output files."""
+
 AUTO_CEILING = 256
-"""Seconds."""
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _UNITS = (86_400, 3_600, 60, 1)
 

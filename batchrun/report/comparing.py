@@ -13,7 +13,7 @@ from batchrun.report.evaluate import Share, money, percent, usd
 from batchrun.report.show import text_of
 from batchrun.report.texttable import text_table
 from batchrun.runner.prepare import Prepared
-from batchrun.table.write import check_writable, write_output
+from batchrun.table import check_writable, write_output
 from batchrun.terminal import plural
 
 SHOWN_LABELS = 15

@@ -13,7 +13,7 @@ from batchrun.job import Input
 from batchrun.records import Kind, kind_of
 from batchrun.report.show import text_of
 from batchrun.runner.prepare import Prepared
-from batchrun.table.read import open_rows
+from batchrun.table import open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 

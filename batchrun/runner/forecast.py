@@ -20,7 +20,7 @@ from batchrun.runner.budget import worst_case
 from batchrun.runner.children import LOCAL_PARALLEL
 from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
-from batchrun.table.read import Batch
+from batchrun.table import Batch
 
 SAMPLE = 4_000
 """Rows of a sample, at least, where the input has as many; at most twice that number."""

@@ -16,7 +16,7 @@ from batchrun.job import Job
 from batchrun.money import PER_USD
 from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared
-from batchrun.table.write import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
+from batchrun.table import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
 
 OUTPUT_ROWS = 20_000
 """Rows joined with their answers at a time."""

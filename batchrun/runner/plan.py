@@ -10,8 +10,7 @@ from batchrun.errors import InputError
 from batchrun.job import Job
 from batchrun.prompt import RENDERER_VERSION, Renderer, RowProblem, nth_key
 from batchrun.runner.work import Work
-from batchrun.table.files import FileStamp, expand, stamp
-from batchrun.table.read import Batch, Rows
+from batchrun.table import Batch, FileStamp, Rows, expand, stamp
 
 YOUNG = 2.0
 """Seconds; a file changed so shortly before the plan may change again without a trace in its times."""

@@ -13,9 +13,7 @@ from batchrun.api import Endpoint, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes, templates_of, uses_columns
-from batchrun.table.files import FileStamp, stamp
-from batchrun.table.read import Rows, open_rows
-from batchrun.table.write import DETAIL_TYPES, dtype_of, unwritable
+from batchrun.table import DETAIL_TYPES, FileStamp, Rows, dtype_of, open_rows, stamp, unwritable
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""

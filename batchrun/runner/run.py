@@ -25,7 +25,7 @@ from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.stop import Terminated, Valve
 from batchrun.runner.work import REAL_TIME, Tally, Time
 from batchrun.senders import check_installed
-from batchrun.table.write import Written, check_writable, partial_path
+from batchrun.table import Written, check_writable, partial_path
 from batchrun.terminal import plural
 
 RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAGE, ExitCode.SIGINT, ExitCode.SIGTERM}

@@ -23,6 +23,7 @@ BLOCK_BYTES = 1 << 20
 """Bytes of a text file that are read at a time."""
 
 TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+COMPRESSED = {".gz", ".zst"}
 BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
 READ_PROBLEMS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 """What reading or decompressing bytes raises."""
@@ -100,17 +101,14 @@ def kind_of(path: Path) -> str:
         raise InputError(f'input.path: {path} is a folder; name its files, as "{path.name}/*.csv"')
     if not path.exists():
         raise InputError(f"input.path: there is no file {path}")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in {".gz", ".zst"}:
-        suffixes.pop()
-        kind = TEXT.get(suffixes[-1]) if suffixes else None
-    else:
-        kind = (TEXT | BINARY).get(suffixes[-1]) if suffixes else None
-    if kind is None and suffixes and suffixes[-1] in _ADVICE:
-        raise InputError(f"input.path: {path.name} {_ADVICE[suffixes[-1]]}")
-    if kind is None:
+    is_compressed = path.suffix.lower() in COMPRESSED
+    suffix = (Path(path.stem) if is_compressed else path).suffix.lower()
+    kinds = TEXT if is_compressed else TEXT | BINARY
+    if suffix in _ADVICE:
+        raise InputError(f"input.path: {path.name} {_ADVICE[suffix]}")
+    if suffix not in kinds:
         raise InputError(f"input.path: {path.name} has an unknown suffix; files can be {_SUFFIXES}")
-    return kind
+    return kinds[suffix]
 
 
 def check_text(path: Path, name: str) -> None:
@@ -120,7 +118,7 @@ def check_text(path: Path, name: str) -> None:
             start = file.read(16)
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from None
-    if path.suffix.lower() in {".gz", ".zst"}:
+    if path.suffix.lower() in COMPRESSED:
         return
     for magic, advice in _MAGIC:
         if start.startswith(magic):
@@ -153,17 +151,9 @@ def unreadable(name: str, error: BaseException) -> InputError:
     return InputError(f"{name}: can't be read or decompressed ({error})")
 
 
-def encoding_of(path: Path, name: str, declared: str) -> str:
-    """Return the codec's name; UTF-16 and UTF-32 with a BOM need no declaration. Raises InputError."""
-    try:
-        codec = codecs.lookup(declared)
-        "".encode(declared)
-    except LookupError:
-        raise InputError(
-            f'input.csv.encoding: unknown encoding "{declared}"; write utf-8, utf-16, cp1252, big5, …'
-        ) from None
-    encoding = "utf-8" if codec.name == "utf-8-sig" else codec.name
-    start = read_start(path, name, 4)
+def encoding_of(start: bytes, declared: str) -> str:
+    """Return the codec's name for a text that begins so: UTF-16 and UTF-32 with a BOM need no declaration."""
+    encoding = codecs.lookup(declared).name.replace("utf-8-sig", "utf-8")
     if encoding == "utf-8" and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-32" if start == codecs.BOM_UTF32_LE else "utf-16"
+        return "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"
     return encoding

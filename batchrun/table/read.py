@@ -1,6 +1,6 @@
 """Files to batches of rows: CSV, TSV, JSON Lines, Parquet and Arrow, in file order, in flat memory.
 
-Text files are read line by line (text.py), Parquet and Arrow by Polars. A row is a tuple of Python values for the
+A row is a tuple of Python values for the
 prompt; frames are made only for `where` and the output. A datetime with an offset in a CSV file becomes UTC.
 """
 
@@ -12,16 +12,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
 from batchrun.errors import InputError
 from batchrun.job import Input
+from batchrun.table.columnar import FrameChunk, TableFile, unreadable_in_a_prompt
 from batchrun.table.files import FileStamp, expand, kind_of, stamp
-from batchrun.table.text import CsvFile, JsonLinesFile
+from batchrun.table.text import CsvFile, JsonLinesFile, TextChunk
 from batchrun.table.values import JsonType
-from batchrun.table.where import PROBLEMS, Where, column_named, short
+from batchrun.table.where import Where
 
 # Polars reads eight row groups of a Parquet file ahead and more, which may be 200 MB and brings nothing here.
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
@@ -65,32 +66,8 @@ class Layout:
         return cls(**json.loads(text))
 
 
-class Chunk(Protocol):
-    """Consecutive rows of one file, in whatever form that format comes."""
-
-    @property
-    def height(self) -> int:
-        """How many rows there are."""
-
-    @property
-    def offset(self) -> int | None:
-        """The byte offset of the row after them, if known."""
-
-    def rows(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return rows of Python values for prompts."""
-
-    def frame(self, columns: Sequence[str]) -> pl.DataFrame:
-        """Return the rows with the types of the input's schema."""
-
-
-class Source(Protocol):
-    """One file of the input."""
-
-    name: str
-    schema: dict[str, pl.DataType]
-
-    def read(self, columns: Sequence[str], start: int, size: int, mark: tuple[int, int]) -> Iterator[Chunk]:
-        """Yield the rows from `start` on; `mark` is a row at or before it, with its byte offset. Raises InputError."""
+Chunk = TextChunk | FrameChunk
+Source = CsvFile | JsonLinesFile | TableFile
 
 
 @contextmanager
@@ -201,7 +178,7 @@ def _height(source: Source, enough: int) -> int:
     return height
 
 
-def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> "CsvFile | JsonLinesFile | TableFile":
+def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
     kind = kind_of(path)
     name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
     name = os.fsencode(name).decode(errors="replace")
@@ -223,9 +200,7 @@ def _utf8_path(path: Path, temporary: Path) -> Path:
     return path
 
 
-def _settled(
-    files: "Sequence[CsvFile | JsonLinesFile | TableFile]", layout: Layout
-) -> tuple[list[Source], dict[str, pl.DataType]]:
+def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dict[str, pl.DataType]]:
     """Return the files that have rows with the schema of the first, after all others were held to it."""
     json_files = [file for file in files if isinstance(file, JsonLinesFile)]
     tables = [file for file in files if isinstance(file, TableFile)]
@@ -259,7 +234,7 @@ _EMPTY = {
 }
 
 
-def _types_by_value(json_files: "Sequence[JsonLinesFile]", tables: "Sequence[TableFile]") -> dict[str, Any]:
+def _types_by_value(json_files: Sequence[JsonLinesFile], tables: Sequence[TableFile]) -> dict[str, Any]:
     """Read the columns whose types depend on their values, and return these types as JSON."""
     found: dict[str, JsonType] = {}
     for file in json_files:
@@ -291,151 +266,3 @@ def _dtype(written: Any) -> pl.DataType:  # noqa: ANN401  (JSON)
 
 
 _SCALARS = {str(dtype): dtype for dtype in (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(), pl.Binary())}
-
-
-# -- Parquet and Arrow
-
-
-class TableFile:
-    """A Parquet or Arrow file, read by Polars.
-
-    Binary data that is UTF-8 in every row is text: DuckDB writes JSON so, and others ENUM or strings of their own.
-    """
-
-    def __init__(self, path: Path, name: str, kind: str) -> None:
-        """Read the schema. Raises InputError."""
-        self.name = name
-        try:
-            lazy = pl.scan_parquet(path, glob=False) if kind == "parquet" else _arrow(path)
-            schema = lazy.collect_schema()
-            extensions = [column for column, dtype in schema.items() if isinstance(dtype, pl.BaseExtension)]
-            self._lazy = lazy.with_columns(column_named(column).ext.storage() for column in extensions)
-            self.schema = dict(self._lazy.collect_schema())
-        except PROBLEMS as error:
-            raise self._unreadable(error) from None
-        if not self.schema:
-            raise InputError(f"{name}: it has no columns")
-
-    def binary_texts(self) -> dict[str, bool]:
-        """Return for each binary column whether all of its values are UTF-8. Raises InputError."""
-        return {name: self._is_text(name) for name, dtype in self.schema.items() if isinstance(dtype, pl.Binary)}
-
-    def _is_text(self, name: str) -> bool:
-        try:
-            # The sum keeps Polars from leaving the cast out.
-            self._lazy.select(column_named(name).cast(pl.String).str.len_bytes().sum()).collect(engine="streaming")
-        except PROBLEMS as error:
-            if "invalid utf8" in str(error):
-                return False
-            raise self._unreadable(error) from None
-        return True
-
-    def settle(self, types: Mapping[str, pl.DataType]) -> None:
-        """Read binary columns as text where these types say so."""
-        texts = [
-            name
-            for name, dtype in self.schema.items()
-            if isinstance(dtype, pl.Binary) and isinstance(types.get(name), pl.String)
-        ]
-        self._lazy = self._lazy.with_columns(column_named(name).cast(pl.String) for name in texts)
-        self.schema |= dict.fromkeys(texts, pl.String())
-
-    def height(self) -> int:
-        """Return the number of rows."""
-        return int(self._lazy.select(pl.len()).collect().item())
-
-    def read(self, columns: Sequence[str], start: int, size: int, mark: tuple[int, int]) -> Iterator["FrameChunk"]:
-        """Yield the rows from `start` on, at most `size` at a time. Raises InputError."""
-        del mark  # Polars finds a row by itself
-        # Without a column Polars forgets how many rows there are.
-        wanted = list(columns) or list(self.schema)[:1]
-        try:
-            lazy = self._lazy.select(map(column_named, wanted)).slice(start)
-            # collect_batches is marked unstable: this is its only use.
-            for chunk in lazy.collect_batches(chunk_size=size, lazy=True):
-                for frame in chunk.iter_slices(size):
-                    yield FrameChunk(self.name, frame)
-        except PROBLEMS as error:
-            raise self._unreadable(error) from None
-
-    def _unreadable(self, error: BaseException) -> InputError:
-        return InputError(f"{self.name}: can't be read: {short(error)}")
-
-
-class FrameChunk:
-    """Consecutive rows of a Parquet or Arrow file."""
-
-    offset = None
-
-    def __init__(self, name: str, frame: pl.DataFrame) -> None:
-        self._name, self._frame = name, frame
-        self.height = frame.height
-
-    def frame(self, columns: Sequence[str]) -> pl.DataFrame:
-        """Return the rows as they are in the file."""
-        return self._frame.select(map(column_named, columns)) if columns else pl.DataFrame(height=self.height)
-
-    def rows(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return rows of Python values. Raises InputError for a value that Python can't hold."""
-        if not columns:
-            return [()] * self.height
-        schema = self._frame.schema
-        frame = self._frame.select(_for_prompt(name, schema[name]) for name in columns)
-        try:
-            return frame.rows()
-        except (*PROBLEMS, OverflowError) as error:
-            for name in columns:
-                try:
-                    frame[name].to_list()
-                except (*PROBLEMS, OverflowError):
-                    raise InputError(
-                        f'{self._name}: column "{name}" ({schema[name]}) holds a value that no prompt can show '
-                        f"({short(error)}); correct it, or leave the column out of the prompt"
-                    ) from None
-            raise
-
-
-def unreadable_in_a_prompt(dtype: pl.DataType, *, nested: bool = False) -> str | None:
-    """Return why no prompt can show values of a type, None where it can."""
-    if isinstance(dtype, pl.List | pl.Array):
-        return unreadable_in_a_prompt(dtype.inner, nested=True)  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Struct):
-        problems = (unreadable_in_a_prompt(part.dtype, nested=True) for part in dtype.fields)  # type: ignore[arg-type]
-        return next((problem for problem in problems if problem), None)
-    if isinstance(dtype, pl.Binary):
-        return "holds bytes that are not UTF-8 text: leave it out of the prompt, or convert it to text"
-    if isinstance(dtype, pl.Object | pl.Unknown) or (nested and isinstance(dtype, pl.Duration)):
-        return f"holds values of the type {dtype}, which a prompt can't show: convert them to text"
-    return None
-
-
-def _for_prompt(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Return a column as a prompt shows it: 32-bit floats as 2.7, not 2.700000047683716; durations as ISO 8601."""
-    column = column_named(name)
-    if isinstance(dtype, pl.Duration):
-        return column.dt.to_string("iso")
-    through_text = _replaced(dtype, pl.String())
-    return column if through_text == dtype else column.cast(through_text).cast(_replaced(dtype, pl.Float64()))
-
-
-def _replaced(dtype: pl.DataType, other: pl.DataType) -> pl.DataType:
-    """Return a type in which another one stands for short floats."""
-    if isinstance(dtype, pl.Float32 | pl.Float16):
-        return other
-    if isinstance(dtype, pl.List):
-        return pl.List(_replaced(dtype.inner, other))  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Array):
-        return pl.Array(_replaced(dtype.inner, other), dtype.size)  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Struct):
-        return pl.Struct({part.name: _replaced(part.dtype, other) for part in dtype.fields})  # type: ignore[arg-type]
-    return dtype
-
-
-def _arrow(path: Path) -> pl.LazyFrame:
-    """Open an Arrow file; the stream format, which can't be read lazily, is read whole."""
-    try:
-        lazy = pl.scan_ipc(path, glob=False)
-        lazy.collect_schema()
-    except pl.exceptions.ComputeError:
-        return pl.read_ipc_stream(path).lazy()
-    return lazy

@@ -20,9 +20,18 @@ from typing import Any, NoReturn
 import polars as pl
 
 from batchrun.errors import InputError, did_you_mean
-from batchrun.job import CsvOptions, CsvType
-from batchrun.table.files import BLOCK_BYTES, READ_PROBLEMS, check_text, encoding_of, open_bytes, read_start, unreadable
-from batchrun.table.values import CSV_TYPES, KIND_WORDS, PARSERS, JsonType, as_type, fits, json_object
+from batchrun.job import CsvOptions
+from batchrun.table.files import (
+    BLOCK_BYTES,
+    COMPRESSED,
+    READ_PROBLEMS,
+    check_text,
+    encoding_of,
+    open_bytes,
+    read_start,
+    unreadable,
+)
+from batchrun.table.values import CSV_KINDS, CsvKind, JsonType, as_type, json_object
 
 LONGEST_CELL = 1 << 28
 """Characters; an unclosed quote swallows no more of a file than this."""
@@ -79,7 +88,7 @@ class _Lines:
 
     def offset(self, lines: int) -> int | None:
         """Return the byte offset behind the first `lines` lines, of which the last one was just taken."""
-        if not self._in_bytes or self._path.suffix.lower() in {".gz", ".zst"}:
+        if not self._in_bytes or self._path.suffix.lower() in COMPRESSED:
             return None
         before, start = self._before
         return start + sum(map(len, self._block[: lines - before]))
@@ -110,8 +119,8 @@ class TextFile:
     def __init__(self, path: Path, name: str, encoding: str) -> None:
         check_text(path, name)
         self.path, self.name = path, name
-        self.encoding = encoding_of(path, name, encoding)
         start = read_start(path, name, BLOCK_BYTES)
+        self.encoding = encoding_of(start, encoding)
         first_end = re.search(rb"\r\n|\r|\n", start)
         lone_returns = first_end is not None and first_end[0] == b"\r"
         # Only where a line feed is one byte and never part of another character do lines have byte offsets.
@@ -134,11 +143,8 @@ class CsvFile(TextFile):
         """Read the header. Raises InputError with file, line and the option to set."""
         self._separator = options.separator or ("\t" if ".tsv" in path.name.lower() else ",")
         self._quote, self._has_header = options.quote, options.header
-        for text, option in ((self._separator, "separator"), (self._quote, "quote")):
-            if text is not None and (len(text.encode()) != 1 or text in "\r\n"):
-                raise InputError(f"input.csv.{option}: must be one ASCII character")
         super().__init__(path, name, options.encoding)
-        self._types = {column: kind for column, kind in options.columns.items() if kind != "string"}
+        self._types = {column: CSV_KINDS[kind] for column, kind in options.columns.items() if kind != "string"}
         self._nulls = frozenset(("", *options.null_values))
         self._guess = options.separator is None
         self._skip = 0  # records before the first row: blank lines and the header
@@ -148,7 +154,7 @@ class CsvFile(TextFile):
                 raise InputError(
                     f'input.csv.columns: there is no column "{column}"{did_you_mean(column, self.columns)} in {name}'
                 )
-        self.schema = {column: CSV_TYPES[options.columns.get(column, "string")] for column in self.columns}
+        self.schema = {column: CSV_KINDS[options.columns.get(column, "string")].dtype for column in self.columns}
 
     def read(self, columns: Sequence[str], start: int, size: int, mark: tuple[int, int]) -> Iterator[TextChunk]:
         """Yield the rows from `start` on, at most `size` at a time; declared columns are checked even if not wanted.
@@ -194,14 +200,14 @@ class CsvFile(TextFile):
             return [record[place] or None for record in batch]
         return [None if cell in nulls else cell for cell in map(itemgetter(place), batch)]
 
-    def _typed(self, name: str, kind: CsvType, cells: list[Any], row: int) -> list[Any]:
-        parse = PARSERS[kind]
+    def _typed(self, name: str, kind: CsvKind, cells: list[Any], row: int) -> list[Any]:
+        parse = kind.parse
         try:
             return [None if cell is None else parse(cell) for cell in cells]
         except (ValueError, OverflowError):
-            bad = next(index for index, cell in enumerate(cells) if cell is not None and not fits(parse, cell))
+            bad = next(index for index, cell in enumerate(cells) if cell is not None and not kind.fits(cell))
             problem = (
-                f'column "{name}": "{cells[bad]:.50}" is not {KIND_WORDS[kind]}: fix it, '
+                f'column "{name}": "{cells[bad]:.50}" is not {kind.words}: fix it, '
                 "add it to input.csv.null_values, or declare the column as string"
             )
         return self._fail(self._line_of(row + bad), problem)

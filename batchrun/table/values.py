@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from math import isfinite
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import polars as pl
 
@@ -126,16 +126,6 @@ _JSON_KINDS: dict[type, str] = {
 }
 
 
-CSV_TYPES: dict[CsvType, pl.DataType] = {
-    "string": pl.String(),
-    "integer": pl.Int64(),
-    "number": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "date": pl.Date(),
-    "datetime": pl.Datetime("us"),
-}
-"""The type of a column that `csv.columns` declares."""
-
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
 _DATE = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})")
@@ -175,28 +165,39 @@ def _datetime(cell: str) -> datetime:
     return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 
-PARSERS: dict[CsvType, Callable[[str], Any]] = {
-    "integer": _integer,
-    "number": _float,
-    "boolean": _boolean,
-    "date": _date,
-    "datetime": _datetime,
+class CsvKind(NamedTuple):
+    """A type that `csv.columns` declares: that of its column, its name for people, and how a cell is read.
+
+    `parse` raises ValueError or OverflowError where the cell does not fit.
+    """
+
+    dtype: pl.DataType
+    words: str
+    parse: Callable[[str], Any]
+
+    def fits(self, cell: str) -> bool:
+        """Check whether a cell is of this type."""
+        try:
+            self.parse(cell)
+        except (ValueError, OverflowError):
+            return False
+        return True
+
+
+CSV_KINDS: dict[CsvType, CsvKind] = {
+    "string": CsvKind(pl.String(), "a text", str),
+    "integer": CsvKind(pl.Int64(), "an integer", _integer),
+    "number": CsvKind(pl.Float64(), "a number", _float),
+    "boolean": CsvKind(pl.Boolean(), "true or false", _boolean),
+    "date": CsvKind(pl.Date(), "a date (2024-12-31)", _date),
+    "datetime": CsvKind(pl.Datetime("us"), "a date and time (2024-12-31T23:59:59)", _datetime),
 }
-"""Turns a cell of a declared type into a value; raises ValueError or OverflowError where the cell does not fit."""
-
-KIND_WORDS: dict[CsvType, str] = {
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "date": "a date (2024-12-31)",
-    "datetime": "a date and time (2024-12-31T23:59:59)",
-}
 
 
-def fits(parse: Callable[[str], Any], cell: str) -> bool:
-    """Check whether a parser takes a cell."""
-    try:
-        parse(cell)
-    except (ValueError, OverflowError):
-        return False
-    return True
+def inner_types(dtype: pl.DataType) -> list[pl.DataType]:
+    """Return the types of which a list or a struct is made; none for any other type."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return [dtype.inner]  # type: ignore[list-item]
+    if isinstance(dtype, pl.Struct):
+        return [part.dtype for part in dtype.fields]  # type: ignore[misc]
+    return []

@@ -1,4 +1,4 @@
-"""Rows and answers to the output file: written beside it, then renamed; never half a file.
+"""Rows and answers to the output file: the old one stays until the new one is complete.
 
 Equal content gives equal bytes, whatever the sizes of the frames. In CSV a null is an empty cell, an empty text is "",
 lists and objects are JSON text, dates ISO 8601, binary data Base64. JSON has no NaN and no infinity: JSONL holds null.
@@ -19,11 +19,11 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job import Detail
+from batchrun.job import OUTPUT_SUFFIXES, Detail
 from batchrun.records import Status, kind_of
+from batchrun.table.values import inner_types
 from batchrun.table.where import column_named
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 _ROW_GROUP = 20_000
 _TYPED = (".parquet", ".arrow")
 _PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
@@ -62,7 +62,7 @@ class Written:
 
 
 def partial_path(path: Path) -> Path:
-    """Give the path of an unfinished run's output: reviews.parquet -> reviews.partial.parquet."""
+    """Return the path of an unfinished run's output: reviews.parquet -> reviews.partial.parquet."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
@@ -71,10 +71,10 @@ def check_writable(path: Path, inputs: Sequence[Path] = ()) -> None:
 
     Raises UserError for a path that can't be meant, StorageError for a folder that can't be written.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f'output.path: the suffix "{path.suffix}" tells no format; write one of {" ".join(SUFFIXES)}')
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise UserError(f'output.path: unknown format "{path.suffix}"; write one of {" ".join(OUTPUT_SUFFIXES)}')
     if path.is_dir() or (path.exists() and not path.is_file()):
-        raise UserError(f"output.path: {path} is no regular file")
+        raise UserError(f"output.path: {path} is not a regular file")
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
             raise UserError(f"output.path: {path} is an input file; write another name")
@@ -94,18 +94,13 @@ def unwritable(dtype: pl.DataType, suffix: str, *, nested: bool = False) -> str 
         return f"has bytes inside a list or a struct, which {suffix} can't hold"
     if isinstance(dtype, pl.Struct) and not dtype.fields and suffix == ".parquet":
         return f"is a struct without fields, which {suffix} can't hold"
-    parts: list[Any] = []
-    if isinstance(dtype, (pl.List, pl.Array)):
-        parts = [dtype.inner]
-    elif isinstance(dtype, pl.Struct):
-        parts = [part.dtype for part in dtype.fields]
-    return next((problem for part in parts if (problem := unwritable(part, suffix, nested=True))), None)
+    return next(filter(None, (unwritable(inner, suffix, nested=True) for inner in inner_types(dtype))), None)
 
 
 def write_output(
     frames: Iterator[pl.DataFrame], path: Path, *, schema: Mapping[str, pl.DataType], escape_formulas: bool = False
 ) -> Written:
-    """Write frames of this schema, in order, to a file whose suffix tells the format; replace it only by other bytes.
+    """Write frames of this schema, in order, to a file whose suffix names the format; replace it only by other bytes.
 
     `frames` may be read from another thread. Its exceptions come through; raises StorageError where the disk fails,
     and then the old file stays.
@@ -130,7 +125,7 @@ def write_output(
 
 
 def answer_columns(answers: Sequence[str | None], columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Give valid answers (compact JSON objects) as typed columns; None is null in each, and so is a missing key.
+    """Return valid answers (compact JSON objects) as typed columns; None is null in each, and so is a missing key.
 
     Each column has its type also when all values are null.
     """
@@ -138,7 +133,7 @@ def answer_columns(answers: Sequence[str | None], columns: Mapping[str, pl.DataT
 
 
 def dtype_of(schema: Mapping[str, Any]) -> pl.DataType:
-    """Give the type of the column for one property of an answer's JSON Schema."""
+    """Return the type of the column for one property of an answer's JSON Schema."""
     kind = kind_of(schema)
     if kind == "enum":
         return pl.Enum(list(dict.fromkeys(value for value in schema["enum"] if value is not None)))
@@ -177,7 +172,7 @@ class _Counted:
 
 
 def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: bool) -> None:
-    if suffix in {".parquet", ".arrow"}:
+    if suffix in _TYPED:
         source = register_io_source(lambda *_: _row_groups(frames), schema=frames.schema)
         if suffix == ".parquet":
             source.sink_parquet(file, compression="zstd", row_group_size=_ROW_GROUP)
@@ -205,7 +200,7 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: b
 
 
 def _row_groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Give the same rows in frames of one size, copied clean: equal rows then give equal bytes."""
+    """Yield the same rows in frames of one size, copied clean: equal rows then give equal bytes."""
     held, rows = pl.DataFrame(), 0
     for frame in frames:
         held = held.vstack(frame) if rows else frame
@@ -229,7 +224,7 @@ def _clean(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
-    """Give a column in a form that CSV (`table`) or JSONL can hold."""
+    """Return a column in a form that CSV (`table`) or JSONL can hold."""
     column = column_named(name)
     if isinstance(dtype, pl.Binary):
         return column.bin.encode("base64")

@@ -26,7 +26,7 @@ from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.render import KEY_BYTES, Renderer, RowProblem, template_mistakes
 from batchrun.records import Fault, Reply
 from batchrun.runner.prepare import prepared
-from batchrun.table.read import open_rows
+from batchrun.table import open_rows
 from batchrun.terminal import printable
 
 T = TypeVar("T", bound=Callable[..., Any])

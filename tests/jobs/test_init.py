@@ -15,7 +15,7 @@ from simulator_server import Running
 from batchrun.cli.drafting import draft, look
 from batchrun.job import load
 from batchrun.prompt.render import template_mistakes
-from batchrun.table.read import open_rows
+from batchrun.table import open_rows
 
 __all__ = ["command", "simulator"]
 

@@ -12,7 +12,7 @@ import pytest
 from batchrun.checkpoint import PlanInfo
 from batchrun.job import Input
 from batchrun.runner.plan import known_files, stamps_text
-from batchrun.table.read import open_rows
+from batchrun.table import open_rows
 
 ROWS = 6_000
 MOST_LOOPS = 28.0

@@ -21,7 +21,7 @@ from batchrun.job import Answer, RunOptions
 from batchrun.prompt.answers import AnswerForm
 from batchrun.runner.closing import told
 from batchrun.runner.work import REAL_TIME
-from batchrun.table.write import answer_columns, dtype_of
+from batchrun.table import answer_columns, dtype_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -14,21 +14,20 @@ from hypothesis import strategies as st
 from nasty_files import READ, Nasty
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job import CsvOptions, Detail, Input
-from batchrun.table.read import open_rows
-from batchrun.table.write import (
+from batchrun.job import OUTPUT_SUFFIXES, CsvOptions, Detail, Input
+from batchrun.table import (
     DETAIL_TYPES,
-    SUFFIXES,
     answer_columns,
     check_writable,
     dtype_of,
+    open_rows,
     partial_path,
     write_output,
 )
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 Row = tuple[Any, ...]
-suffixes = pytest.mark.parametrize("suffix", SUFFIXES)
+suffixes = pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 
 
 def copy(source: str, folder: Path, target: Path, size: int = 10_000, **options: Any) -> None:  # noqa: ANN401  (any CSV option)
@@ -72,7 +71,7 @@ def test_nasty_jsonl_survives_to_typed_formats(tmp_path: Path, nasty: Nasty, suf
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 
 
-@given(rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), suffix=st.sampled_from(SUFFIXES))
+@given(rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), suffix=st.sampled_from(OUTPUT_SUFFIXES))
 @settings(max_examples=80, deadline=None)
 def test_any_text_survives_to_every_format(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], suffix: str
@@ -269,7 +268,7 @@ def test_details_fit_every_format(tmp_path: Path) -> None:
     """A row of nulls and a row of values of all details can be written to every format."""
     values = {name: [None] for name in DETAIL_TYPES}
     frame = pl.DataFrame(values, schema={str(name): dtype for name, dtype in DETAIL_TYPES.items()})
-    for suffix in SUFFIXES:
+    for suffix in OUTPUT_SUFFIXES:
         assert write(frame, tmp_path / f"x{suffix}")
 
 
@@ -286,7 +285,11 @@ def test_an_output_is_checked_before_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b"a\n")
     (tmp_path / "link.csv").symlink_to("in.csv")
     (tmp_path / "folder.csv").mkdir()
-    for name, line in (("x.xlsx", "tells no format"), ("folder.csv", "no regular file"), ("link.csv", "an input file")):
+    for name, line in (
+        ("x.xlsx", "unknown format"),
+        ("folder.csv", "not a regular file"),
+        ("link.csv", "an input file"),
+    ):
         with pytest.raises(UserError, match=line):
             check_writable(tmp_path / name, [tmp_path / "in.csv"])
     with pytest.raises(StorageError, match="can't be written"):

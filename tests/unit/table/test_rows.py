@@ -16,8 +16,7 @@ from nasty_files import READ, REFUSED, Nasty
 
 from batchrun.errors import InputError
 from batchrun.job import CsvOptions, Input
-from batchrun.table.files import expand, stamp
-from batchrun.table.read import open_rows
+from batchrun.table import expand, open_rows, stamp
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 PEOPLE = b"id,text\n1,x\nq,\n"
