@@ -8,21 +8,19 @@ answers.py      what a model wrote -> thoughts cut off, the object found, checke
 """
 
 from batchrun.prompt.answers import AnswerForm, with_turns
-from batchrun.prompt.attachments import ImageFiles
 from batchrun.prompt.render import (
     RENDERER_VERSION,
     Renderer,
-    RowProblem,
     nth_key,
     template_mistakes,
     templates_of,
     uses_columns,
 )
+from batchrun.prompt.templates import RowProblem
 
 __all__ = [
     "RENDERER_VERSION",
     "AnswerForm",
-    "ImageFiles",
     "Renderer",
     "RowProblem",
     "nth_key",

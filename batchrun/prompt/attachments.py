@@ -7,7 +7,10 @@ import os
 import stat
 from pathlib import Path
 
-from batchrun.prompt.render import MAX_IMAGE_BYTES, RowProblem
+from batchrun.prompt.templates import PromptError
+
+MAX_IMAGE_BYTES = 20 * 2**20
+"""The largest image, in bytes of its file."""
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -25,38 +28,37 @@ class ImageFiles:
         self._folder = folder
         self._digest = functools.lru_cache(maxsize=10_000)(self._read_digest)
 
-    def digest(self, path: str) -> str | RowProblem:
-        """Return the SHA-256 of an image file as hex, or why it can't be sent."""
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of an image file as hex. Raises PromptError (image_error) where it can't be sent."""
         try:
-            found = (self._folder / path).stat()
+            now = (self._folder / path).stat()
         except (OSError, ValueError) as error:
-            return _unreadable(path, error)
-        return self._digest(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            raise _unreadable(path, error) from None
+        return self._digest(path, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
 
-    def _read_digest(self, path: str, _version: tuple[int, ...]) -> str | RowProblem:
-        data = self._read(path)
-        return data if isinstance(data, RowProblem) else hashlib.sha256(data).hexdigest()
+    def _read_digest(self, path: str, _version: tuple[int, ...]) -> str:
+        return hashlib.sha256(self._read(path)[0]).hexdigest()
 
-    def data_url(self, path: str) -> str | RowProblem:
-        """Return an image file as a `data:` URL, or why it can't be sent."""
-        data = self._read(path)
-        if isinstance(data, RowProblem):
-            return data
-        return f"data:{_media_type(data)};base64,{base64.b64encode(data).decode()}"
+    def data_url(self, path: str) -> str:
+        """Return an image file as a `data:` URL. Raises PromptError (image_error) where it can't be sent."""
+        data, media_type = self._read(path)
+        return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
-    def _read(self, path: str) -> bytes | RowProblem:
+    def _read(self, path: str) -> tuple[bytes, str]:
+        """Return an image file's bytes and its media type."""
         try:
             with open(os.open(self._folder / path, _NON_BLOCKING), "rb") as file:  # noqa: PTH123  (a descriptor)
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    return RowProblem("image_error", f"{path} is not a file")
+                    raise PromptError(f"{path} is not a file", "image_error")
                 data = file.read(MAX_IMAGE_BYTES + 1)
         except (OSError, ValueError) as error:
-            return _unreadable(path, error)
+            raise _unreadable(path, error) from None
         if len(data) > MAX_IMAGE_BYTES:
-            return RowProblem("image_error", f"{path} is larger than {MAX_IMAGE_BYTES >> 20} MB")
-        if _media_type(data) is None:
-            return RowProblem("image_error", f"{path} is not a PNG, JPEG, GIF or WebP image")
-        return data
+            raise PromptError(f"{path} is larger than {MAX_IMAGE_BYTES >> 20} MB", "image_error")
+        media_type = _media_type(data)
+        if media_type is None:
+            raise PromptError(f"{path} is not a PNG, JPEG, GIF or WebP image", "image_error")
+        return data, media_type
 
 
 def _media_type(data: bytes) -> str | None:
@@ -66,6 +68,6 @@ def _media_type(data: bytes) -> str | None:
     return next((name for magic, name in _MAGIC if data.startswith(magic)), None)
 
 
-def _unreadable(path: str, error: OSError | ValueError) -> RowProblem:
+def _unreadable(path: str, error: OSError | ValueError) -> PromptError:
     why = error.strerror if isinstance(error, OSError) and error.strerror else "no such path"
-    return RowProblem("image_error", f"{path} can't be read: {why}")
+    return PromptError(f"{path} can't be read: {why}", "image_error")

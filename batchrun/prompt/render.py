@@ -1,24 +1,21 @@
 """A row and the job -> its question, the question's key, and the body to send."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.errors import BatchrunError, UserError
+from batchrun.errors import UserError
 from batchrun.job import Job, Message, Part
-from batchrun.prompt.templates import MAX_PROMPT_BYTES, PromptError, Template, Templates
+from batchrun.prompt.attachments import MAX_IMAGE_BYTES, ImageFiles
+from batchrun.prompt.templates import MAX_PROMPT_BYTES, PromptError, RowProblem, Template, Templates
 
 KEY_BYTES = 16
-"""A question's key has so many bytes: 128 bits make a clash among 10¹² questions less likely than 10⁻¹⁴."""
+"""Bytes of a question's key: 128 bits make a clash among 10¹² questions less likely than 10⁻¹⁴."""
 
 RENDERER_VERSION = 1
 """Raised when the same row and job give another key or body, so that a kept plan is not reused."""
-
-MAX_IMAGE_BYTES = 20 * 2**20
-"""The largest image, in bytes of its file."""
 
 _MAX_URL = MAX_IMAGE_BYTES * 4 // 3 + 100
 
@@ -39,38 +36,20 @@ FIELDS: Mapping[str, bool] = {
 """Every field of a request: does it belong to the question? A field that is not here (another API's) does."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowProblem:
-    """Why a row's question can't be made: the name in the table of codes, and the message."""
+class _Leaf(NamedTuple):
+    """A text in the messages that each row fills; `suffix` is put after the template's text as it is.
 
-    error_type: str
-    message: str
+    A named tuple, since orjson writes dataclasses by itself.
+    """
 
-
-class Images(Protocol):
-    """Where local image files are read; a path is as the template wrote it."""
-
-    def digest(self, path: str) -> str | RowProblem:
-        """Return the SHA-256 of an image file as hex; the file is checked to be an image that can be sent."""
-
-    def data_url(self, path: str) -> str | RowProblem:
-        """Return an image file as a `data:` URL."""
-
-
-class _Leaf:
-    """One place in the messages that each row fills; `suffix` is put after the template's text as it is."""
-
-    __slots__ = ("image", "place", "suffix", "template")
-
-    def __init__(self, template: Template, path: "_JobPath", *, image: bool = False, suffix: str = "") -> None:
-        self.template = template
-        self.place = ".".join(map(str, path))
-        self.image = image
-        self.suffix = suffix
+    template: Template
+    path: "_JobPath"
+    image: bool = False
+    suffix: str = ""
 
 
 _JobPath = tuple[str | int, ...]
-_Image = Callable[[str], str | RowProblem]
+_Image = Callable[[str], str]
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
@@ -116,18 +95,18 @@ def uses_columns(job: Job, columns: Sequence[str] | None) -> bool:
 
 def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
     """Return each template of the prompt with its path in the job file, in order."""
-    found: list[tuple[_JobPath, str]] = []
+    templates: list[tuple[_JobPath, str]] = []
     for path, turn in _turns(job):
         if isinstance(turn.content, str):
-            found.append((path, turn.content))
+            templates.append((path, turn.content))
             continue
         for number, part in enumerate(turn.content):
-            found += [
+            templates += [
                 ((*path, number, kind), source)
                 for kind, source in (("text", part.text), ("image", part.image))
                 if source is not None
             ]
-    return found
+    return templates
 
 
 def _turns(job: Job) -> list[tuple[_JobPath, Message]]:
@@ -198,19 +177,18 @@ class Renderer:
         response_format: Mapping[str, Any] | None = None,
         instructions: str | None = None,
         body_extras: Mapping[str, Any] | None = None,
-        images: Images | None = None,
     ) -> None:
         mistakes = template_mistakes(job, columns)
         if mistakes:
-            raise UserError("\n".join(f"{'.'.join(map(str, at))}, line {line}: {text}" for at, line, text in mistakes))
-        self._images = images
+            raise UserError("\n".join(f"{_dotted(path)}, line {line}: {text}" for path, line, text in mistakes))
+        self._images = ImageFiles(job.folder)
         self._templates = Templates(columns)
         messages = _messages(job, self._templates, instructions)
         self.columns: tuple[str, ...] = self._templates.columns
 
         asked = _asked(job, messages, response_format)
         body = {**asked, **_merged(body_extras or {}, job.model.params)}
-        local = job.model.endpoint == "local"  # its namespace tells the model, so that its file may move
+        local = job.model.endpoint == "local"  # its namespace names the model, so that its file may move
         question = {
             name: value
             for name, value in {**asked, **job.model.params}.items()
@@ -254,45 +232,30 @@ class Renderer:
             try:
                 text = leaf.template.text() + leaf.suffix
                 if leaf.image:
-                    url = image(text.strip())
-                    if isinstance(url, RowProblem):
-                        return RowProblem(url.error_type, f"{leaf.place}: {url.message}")
-                    pieces += (orjson.dumps(url), segment)
+                    pieces += (orjson.dumps(image(text.strip())), segment)
                     continue
                 dumped = orjson.dumps(text)
             except PromptError as problem:
-                return RowProblem(problem.error_type, f"{leaf.place}: {problem}")
+                return RowProblem(problem.error_type, f"{_dotted(leaf.path)}: {problem}")
             except orjson.JSONEncodeError:
-                return RowProblem(
-                    "template_error", f"{leaf.place}: the text contains half a character (an unpaired surrogate)"
-                )
+                message = f"{_dotted(leaf.path)}: the text contains half a character (an unpaired surrogate)"
+                return RowProblem("template_error", message)
             size += len(dumped)
             pieces += (dumped, segment)
         if size > MAX_PROMPT_BYTES:
             return RowProblem("request_too_large", f"the prompt has {size:,} bytes; the most is {MAX_PROMPT_BYTES:,}")
         return b"".join(pieces)
 
-    def _image_digest(self, written: str) -> str | RowProblem:
-        """Return what an image is in a question: a URL as it is, a file by what it holds."""
-        url = _url(written)
-        if url is not None:
-            return url
-        digest = self._local.digest(written)
-        return digest if isinstance(digest, RowProblem) else f"sha256:{digest}"
+    def _image_digest(self, written: str) -> str:
+        """Return what an image is in a question: a URL as it is, a file by its content."""
+        return written if _is_url(written) else f"sha256:{self._images.digest(written)}"
 
-    def _image_data(self, written: str) -> str | RowProblem:
-        url = _url(written)
-        return self._local.data_url(written) if url is None else url
+    def _image_data(self, written: str) -> str:
+        return written if _is_url(written) else self._images.data_url(written)
 
-    def _image_as_written(self, written: str) -> str | RowProblem:
-        digest = self._image_digest(written)
-        return digest if isinstance(digest, RowProblem) else written
-
-    @property
-    def _local(self) -> Images:
-        if self._images is None:
-            raise BatchrunError("a job with local images needs a reader of images")
-        return self._images
+    def _image_as_written(self, written: str) -> str:
+        self._image_digest(written)
+        return written
 
 
 def _asked(job: Job, messages: list[dict[str, Any]], response_format: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -306,10 +269,15 @@ def _asked(job: Job, messages: list[dict[str, Any]], response_format: Mapping[st
     return asked
 
 
-def _url(written: str) -> str | RowProblem | None:
-    """Return an image's URL as it is; None where it is the path of a file."""
+def _is_url(written: str) -> bool:
+    """Check whether an image is a URL rather than the path of a file. Raises PromptError for neither."""
     if not written:
-        return RowProblem("image_error", "the image's path is empty")
+        raise PromptError("the image's path is empty", "image_error")
     if len(written) > _MAX_URL:
-        return RowProblem("image_error", f"the image has {len(written):,} characters; the most is {_MAX_URL:,}")
-    return written if written[:8].lower().startswith(("http://", "https://", "data:")) else None
+        message = f"the image has {len(written):,} characters; the most is {_MAX_URL:,}"
+        raise PromptError(message, "image_error")
+    return written[:8].lower().startswith(("http://", "https://", "data:"))
+
+
+def _dotted(path: _JobPath) -> str:
+    return ".".join(map(str, path))

@@ -1,9 +1,9 @@
 """Prompt templates: Jinja source -> the columns it uses, the mistakes in it, its text for a row."""
 
 import contextlib
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -23,6 +23,8 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from batchrun.errors import did_you_mean
+
 MAX_PROMPT_BYTES = 8 * 2**20
 """The longest text that a template may make; more is a row's mistake (a loop over the wrong thing) and never sent."""
 
@@ -30,9 +32,18 @@ ROW = "row"
 """The name under which a template finds the whole row, for columns whose names are not identifiers."""
 
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, list, tuple, dict, bytes, range, Undefined)
-_TOLD = 10  # columns in a message
+_LISTED = 10  # columns in a message
+_PRINTS_NULL = 'it prints a null: use default("…")'
 _INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 _REPEATING: tuple[type[nodes.Stmt], ...] = (nodes.For, nodes.Macro)
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """Why a row's question can't be made: the name in the table of codes, and the message."""
+
+    error_type: str
+    message: str
 
 
 class PromptError(Exception):
@@ -67,7 +78,7 @@ def _printable(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
     if type(value) is str:  # nearly all values
         return value
     if value is None:
-        raise PromptError('it prints a null: use default("…")')
+        raise PromptError(_PRINTS_NULL)
     if not isinstance(value, _PLAIN):
         raise PromptError(f'it prints a {type(value).__name__}: add "| list" or "| join(…)"')
     return prompt_text(value)
@@ -90,7 +101,7 @@ def prompt_text(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
 def _string(value: Any) -> str:  # noqa: ANN401  (any value)
     """Return a value's text for Jinja's filter `string` and its operator `~`."""
     if value is None:
-        raise PromptError('it prints a null: use default("…")')
+        raise PromptError(_PRINTS_NULL)
     return str(prompt_text(value))
 
 
@@ -113,13 +124,17 @@ def _json_value(value: Any) -> str | None:  # noqa: ANN401  (any value that JSON
 
 def _bounded_join(pieces: Iterable[str]) -> str:
     """Join, but stop at the bound before the memory is gone."""
-    size, kept = 0, []
+    size, joined = 0, []
     for piece in pieces:
         size += len(piece)
-        if size > MAX_PROMPT_BYTES:
-            raise PromptError(f"it makes more than {MAX_PROMPT_BYTES:,} characters", "request_too_large")
-        kept.append(piece)
-    return "".join(kept)
+        _check_length(size)
+        joined.append(piece)
+    return "".join(joined)
+
+
+def _check_length(size: int) -> None:
+    if size > MAX_PROMPT_BYTES:
+        raise PromptError(f"it makes more than {MAX_PROMPT_BYTES:,} characters", "request_too_large")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -141,14 +156,14 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Call what a template calls; a null that a method returns (`row.get("x")`) is an empty cell like any other."""
-        found = super().call(context, obj, *args, **kwargs)
-        return _Null(hint='it prints a null: use default("…")') if found is None else found
+        value = super().call(context, obj, *args, **kwargs)
+        return _Null(hint=_PRINTS_NULL) if value is None else value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Bound `"text" * n`: n may come from a row."""
         for text, times in ((left, right), (right, left)):
-            if hasattr(text, "__len__") and isinstance(times, int) and len(text) * times > MAX_PROMPT_BYTES:
-                raise PromptError(f"it makes more than {MAX_PROMPT_BYTES:,} characters", "request_too_large")
+            if hasattr(text, "__len__") and isinstance(times, int):
+                _check_length(len(text) * times)
         return super().call_binop(context, operator, left, right)
 
 
@@ -212,16 +227,17 @@ class Templates:
             return [(error.lineno, f"template: {error.message}{hint}")]
 
     def _unknown_words(self, tree: nodes.Template) -> list[tuple[int, str]]:
-        found = []
+        mistakes = []
         for kind, node_type, words, stand_in in (
             ("filter", nodes.Filter, self._environment.filters, "string"),
             ("test", nodes.Test, self._environment.tests, "defined"),
         ):
             for node in tree.find_all(node_type):
                 if node.name not in words:
-                    found.append((node.lineno, _no_such(f"template: there is no {kind}", node.name, tuple(words))))
+                    advice = did_you_mean(node.name, words)
+                    mistakes.append((node.lineno, f'template: there is no {kind} "{node.name}"{advice}'))
                     node.name = stand_in  # so that the search for columns can continue
-        return found
+        return mistakes
 
     def _unknown_columns(self, tree: nodes.Template) -> Iterator[tuple[int, str]]:
         names = meta.find_undeclared_variables(tree)
@@ -236,11 +252,11 @@ class Templates:
             yield including.lineno, "template: a prompt can't include, import or extend another file"
 
     def _no_column(self, name: str) -> str:
-        message = _no_such("the input has no column", name, self._known)
-        if message.endswith("?") or not self._known:
-            return message
-        more = ", …" if len(self._known) > _TOLD else ""
-        return f"{message}; it has {', '.join(self._known[:_TOLD])}{more}"
+        advice = did_you_mean(name, self._known)
+        if self._known and not advice:
+            more = ", …" if len(self._known) > _LISTED else ""
+            advice = f"; it has {', '.join(self._known[:_LISTED])}{more}"
+        return f'the input has no column "{name}"{advice}'
 
     def add(self, source: str) -> Template:
         """Compile a template and count its columns; raises TemplateSyntaxError where `mistakes` returns one."""
@@ -304,10 +320,3 @@ def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None
     for node in tree.find_all(nodes.Name):
         if node.name == ROW and id(node) not in named:
             yield node, None
-
-
-def _no_such(what: str, name: str, known: Sequence[str]) -> str:
-    """Return the message for an unknown name, with the nearest known one."""
-    folded = {word.casefold(): word for word in reversed(known)}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f'{what} "{name}"' + (f', did you mean "{folded[near[0]]}"?' if near else "")

@@ -12,7 +12,7 @@ import polars as pl
 from batchrun.api import Endpoint, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import Environment, Job, JobPath, Loaded, check
-from batchrun.prompt import AnswerForm, ImageFiles, Renderer, template_mistakes, templates_of, uses_columns
+from batchrun.prompt import AnswerForm, Renderer, template_mistakes, templates_of, uses_columns
 from batchrun.table import DETAIL_TYPES, FileStamp, Rows, dtype_of, open_rows, stamp, unwritable
 
 DEFAULT_MAX_TOKENS = 2048
@@ -90,7 +90,6 @@ def prepared(
                 response_format=form.response_format,
                 instructions=form.instructions,
                 body_extras=body_extras(job, endpoint, form),
-                images=ImageFiles(job.folder),
             ),
             _kept(job, rows.columns),
             {name: dtype_of(schema) for name, schema in form.columns.items()},

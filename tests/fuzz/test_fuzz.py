@@ -22,8 +22,9 @@ from batchrun.api.wording import MESSAGE_LENGTH
 from batchrun.cli.drafting import draft, look
 from batchrun.errors import InputError, JobFileError, UserError
 from batchrun.job import Answer, CsvOptions, Environment, Input, Job, Model, Output, Prompt, RunOptions, load, merged
+from batchrun.prompt import Renderer, RowProblem, template_mistakes
 from batchrun.prompt.answers import AnswerForm
-from batchrun.prompt.render import KEY_BYTES, Renderer, RowProblem, template_mistakes
+from batchrun.prompt.render import KEY_BYTES
 from batchrun.records import Fault, Reply
 from batchrun.runner.prepare import prepared
 from batchrun.table import open_rows

@@ -10,8 +10,8 @@ from virtual_time import run
 
 from batchrun.job import Answer
 from batchrun.money import ZERO, Pico
+from batchrun.prompt import RowProblem
 from batchrun.prompt.answers import AnswerForm
-from batchrun.prompt.render import RowProblem
 from batchrun.records import FailedAttempt, Fault, Outcome, Reply, Request
 from batchrun.runner.budget import Budget
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits

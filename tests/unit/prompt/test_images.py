@@ -1,7 +1,6 @@
 """Local images: known by their content, sent as data, refused with one line."""
 
 import base64
-import hashlib
 import os
 from pathlib import Path
 
@@ -9,16 +8,15 @@ import orjson
 import pytest
 
 from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
-from batchrun.prompt.attachments import ImageFiles
-from batchrun.prompt.render import Renderer, RowProblem
+from batchrun.prompt import Renderer, RowProblem
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
 
 
 def image_renderer(folder: Path) -> Renderer:
     prompt = Prompt(messages=(Message("user", (Part(text="What?"), Part(image="{{ path }}\n"))),))
-    job = Job(Input("images.csv"), prompt, Model("openrouter", "a/b"), Output("out.parquet"))
-    return Renderer(job, ["path"], namespace="openrouter", images=ImageFiles(folder))
+    job = Job(Input("images.csv"), prompt, Model("openrouter", "a/b"), Output("out.parquet"), file=folder / "job.yaml")
+    return Renderer(job, ["path"], namespace="openrouter")
 
 
 def key(made: Renderer, path: str) -> bytes:
@@ -89,9 +87,3 @@ def test_an_image_that_can_not_be_sent_fails_its_row(tmp_path: Path) -> None:
     null = made.key((None,))
     assert isinstance(null, RowProblem)
     assert null.error_type == "template_error"
-
-
-def test_an_image_digest_is_that_of_the_file(tmp_path: Path) -> None:
-    """The digest is SHA-256, as every tool computes it."""
-    (tmp_path / "a.png").write_bytes(PNG)
-    assert ImageFiles(tmp_path).digest("a.png") == hashlib.sha256(PNG).hexdigest()

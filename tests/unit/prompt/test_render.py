@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from batchrun.errors import UserError
 from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
-from batchrun.prompt.render import FIELDS, KEY_BYTES, Renderer, RowProblem, nth_key, template_mistakes
+from batchrun.prompt import Renderer, RowProblem, nth_key, template_mistakes
+from batchrun.prompt.render import FIELDS, KEY_BYTES
 
 SECTION_2 = set(
     """

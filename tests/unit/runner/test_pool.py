@@ -10,7 +10,7 @@ from pooling import TYPED, WALL, Answering, Kept, answered, ask, lost, refused
 
 from batchrun.errors import ExitCode, InputError
 from batchrun.money import Pico
-from batchrun.prompt.render import RowProblem
+from batchrun.prompt import RowProblem
 from batchrun.records import Fault, Reply, Status
 from batchrun.runner.budget import Budget
 from batchrun.runner.work import Work
