@@ -16,18 +16,18 @@ ZERO = Pico(0)
 
 
 def from_usd(usd: Decimal | float | str) -> Pico:
-    """Give the amount for dollars, rounded up to a whole picodollar; floats are taken as printed."""
+    """Return the amount for dollars, rounded up to a whole picodollar; floats are taken as printed."""
     exact = usd if isinstance(usd, Decimal) else Decimal(str(usd))
     return Pico(int((exact * PER_USD).to_integral_value(rounding=ROUND_CEILING)))
 
 
 def to_usd(amount: int) -> Decimal:
-    """Give dollars, exactly."""
+    """Return dollars, exactly."""
     return Decimal(amount) / PER_USD
 
 
 def show(amount: int, rounding: str = ROUND_HALF_EVEN) -> str:
-    """Give dollars for people: two significant digits below a cent, cents above a dollar."""
+    """Return dollars for people: two significant digits below a cent, cents above a dollar."""
     usd = to_usd(amount)
     if usd == 0:
         return "$0"
@@ -59,5 +59,5 @@ class Price:
     request: Pico = ZERO
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Pico:
-        """Give the cost of one request with so many tokens."""
+        """Return the cost of one request."""
         return Pico(self.prompt * prompt_tokens + self.completion * completion_tokens + self.request)

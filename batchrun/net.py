@@ -14,8 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from batchrun.errors import UserError
+from batchrun.errors import UserError, did_you_mean
 from batchrun.records import Fault, Reply
+from batchrun.terminal import short
+
+ENDPOINTS = ("openrouter", "local", "simulator")
+"""Endpoints that are named; any other is a URL."""
 
 _PATH_OF_CHAT = "/chat/completions"
 _URL_TEXT = re.compile(r"https?://[\x21-\x5b\x5d-\x7e]+", re.IGNORECASE)  # visible ASCII without the backslash
@@ -33,7 +37,8 @@ def parse_endpoint(url: str, *, allow_plain_http: bool = False) -> str:
     Raises UserError with one line that never repeats the URL, since a variable or a mistake may have put a key there.
     """
     if not url.lower().startswith(("http://", "https://")):
-        raise UserError("model.endpoint must be openrouter, local, simulator or a URL such as https://host/v1")
+        near = did_you_mean(url, ENDPOINTS)
+        raise UserError(f"model.endpoint must be openrouter, local, simulator or a URL with https://{near}")
     try:
         parts = urlsplit(url)
         is_valid = bool(parts.hostname) and parts.port != 0 and bool(_URL_TEXT.fullmatch(url))
@@ -42,12 +47,14 @@ def parse_endpoint(url: str, *, allow_plain_http: bool = False) -> str:
     if not is_valid:
         raise UserError("model.endpoint is not a valid URL")
     if parts.username is not None or parts.password is not None:
-        raise UserError("model.endpoint holds a user name or password: put the key in model.api_key_env's variable")
+        raise UserError(
+            "model.endpoint contains a user name or password: put the key into model.api_key_env's variable"
+        )
     if parts.query or parts.fragment:
         raise UserError("model.endpoint has a ? or #: write the API's base URL, such as https://host/v1")
     if parts.scheme == "http" and not is_loopback(url) and not allow_plain_http:
         raise UserError(
-            "model.endpoint would send rows and key unencrypted: write https://, or set model.allow_plain_http: true"
+            "model.endpoint sends rows and key unencrypted: write https://, or set model.allow_plain_http: true"
         )
     return url.rstrip("/").removesuffix(_PATH_OF_CHAT)
 
@@ -64,9 +71,9 @@ def is_loopback(url: str) -> bool:
 def header_problem(name: str, value: str) -> str | None:
     """Return in one line why no request can carry this header, without its value; None if one can."""
     if not _HEADER_NAME.fullmatch(name):
-        return f"invalid HTTP header name {name!r}"
+        return f'invalid HTTP header name "{short(name, 60)}"'
     if not _HEADER_VALUE.fullmatch(value):
-        return f"the value of the header {name!r} must be printable ASCII in one line"
+        return f'the value of the header "{name}" must be printable ASCII in one line'
     return None
 
 

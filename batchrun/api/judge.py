@@ -5,7 +5,6 @@ Machine-readable words of an API decide first, its status next, its English text
 """
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any
 
@@ -14,11 +13,10 @@ import orjson
 from batchrun.api.codes import FINISHES, HIGHEST_CODE, LOWEST_CODE, TABLE
 from batchrun.api.refusals import ApiError, ending_of, mapping, read_error, resume_at
 from batchrun.api.waits import reset_of, wait_of
-from batchrun.api.wording import clean, first_words, is_page, page_words, read_json
-from batchrun.money import PER_USD, ZERO, Pico, from_usd
+from batchrun.api.wording import clean, first_words, is_page, page_words, read_json, usd_of
+from batchrun.money import PER_USD, ZERO, Pico
 from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
-_LARGEST_USD = 1_000_000
 _LARGEST_COUNT = 2**53
 _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
@@ -222,13 +220,7 @@ def _amount(usd: Any) -> Pico | None:  # noqa: ANN401
         scaled = round(usd * PER_USD) if 0 <= usd < 1 else 0
         if scaled and scaled / PER_USD == usd:
             return Pico(scaled)
-    elif type(usd) is not int and type(usd) is not str:
-        return None
-    try:
-        exact = Decimal(str(usd))
-        return from_usd(exact) if 0 <= exact < _LARGEST_USD else None
-    except InvalidOperation:
-        return None
+    return usd_of(usd)
 
 
 # -- a reply that refuses

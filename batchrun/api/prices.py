@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchrun.api.endpoints import Endpoint, fetch, is_openrouter
+from batchrun.api.wording import usd_of
 from batchrun.job import Job
 from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
 from batchrun.net import is_loopback
@@ -23,7 +23,7 @@ LAYOUT = 2
 _FREE = Price(ZERO, ZERO)
 _MILLION = 1_000_000
 _DEAREST_USD = 1_000
-"""A price per token or request beyond this is no price."""
+"""USD; a price per token or request above this is a mistake of the server."""
 _SAME_PRICE = re.compile(r":(?:nitro|floor|exacto)$")
 """Variants that only choose among a model's providers; `:online` adds a search that tokens do not bound."""
 
@@ -41,7 +41,7 @@ class Prices:
     """What a job's model and fallbacks cost, by name; one whose price is not known is absent.
 
     `names` are all models that the endpoint lists. `fetched_at` is the list's Unix time, None where no list was
-    needed or to be had; `problem` says in one line why a list could not be fetched (an older one may stand in).
+    needed or available; `problem` says in one line why a list could not be fetched (an older one may stand in).
     """
 
     likely: Mapping[str, Price] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Prices:
 
 
 def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, offline: bool = False) -> Prices:
-    """Give the prices of a job. `endpoint` has its final address; `now` is Unix time.
+    """Return the prices of a job. `endpoint` has its final address; `now` is Unix time.
 
     The list is read from `cache_dir` where it is younger than a day, else fetched and written there; one of this
     machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for what is not
@@ -105,7 +105,7 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
 
 
 def _listed(pricing: Mapping[str, Any]) -> Listed | None:
-    """Read one model's prices; what is not a price at least zero makes them unknown."""
+    """Read one model's prices; anything but a price of at least zero makes them unknown."""
     overrides = pricing.get("overrides")
     tiers = [pricing, *(tier for tier in (overrides if isinstance(overrides, list) else ()) if isinstance(tier, dict))]
     try:
@@ -126,14 +126,11 @@ _FIELDS = ("prompt", "completion", "request", "internal_reasoning", "input_cache
 
 
 def _amount(value: object) -> Pico:
-    """Read USD for one token or request. Raises ValueError for what is no price."""
-    try:
-        usd = Decimal(str(value))
-    except InvalidOperation:
-        raise ValueError from None
-    if not (usd.is_finite() and 0 <= usd <= _DEAREST_USD):
+    """Return USD for one token or request in picodollars. Raises ValueError for anything but a price."""
+    usd = usd_of(value, high=_DEAREST_USD)
+    if usd is None:
         raise ValueError
-    return from_usd(usd)
+    return usd
 
 
 def _own_price(job: Job) -> Listed | None:

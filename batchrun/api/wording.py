@@ -1,13 +1,16 @@
-"""Foreign words made fit for people: from servers, providers and libraries."""
+"""Foreign words and numbers made fit to use: from servers, providers and libraries."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import orjson
+
+from batchrun.money import Pico, from_usd
 
 MESSAGE_LENGTH = 2_000
 _PAGE_WORDS = 200
@@ -85,3 +88,14 @@ def first_words(value: Any, depth: int = 6) -> str | None:  # noqa: ANN401
     else:
         parts = [value[name] for name in ("message", "error", "detail", "details", "msg") if name in value]
     return next((words for part in parts if (words := first_words(part, depth - 1))), None)
+
+
+def usd_of(value: object, low: int = 0, high: int = 1_000_000) -> Pico | None:
+    """Return a server's number of dollars, or its digits, in picodollars; None for anything not within the bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        usd = Decimal(str(value))
+        return from_usd(usd) if low <= usd <= high else None
+    except InvalidOperation:  # a text, or NaN
+        return None

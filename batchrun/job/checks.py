@@ -1,15 +1,13 @@
 """What the types of a job can't express: which values go together, and what a text must look like."""
 
-import ipaddress
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import urlsplit
 
-from batchrun.errors import did_you_mean
+from batchrun.errors import UserError, did_you_mean
 from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
     CostCap,
@@ -22,7 +20,8 @@ from batchrun.job.spec import (
     Prompt,
     parse_duration,
 )
-from batchrun.job.tree import SHOWN, JobPath, dotted
+from batchrun.job.tree import SHOWN, VARIABLE_NAME, JobPath, dotted
+from batchrun.net import ENDPOINTS, header_problem, parse_endpoint
 from batchrun.terminal import short
 
 Found = Iterator[tuple[JobPath, str]]
@@ -48,7 +47,6 @@ _PARAMS: dict[str, type] = {
 
 _PARAM_WORDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 
-ENDPOINTS = ("openrouter", "local", "simulator")
 _MAX_FALLBACKS = 2
 _OWN_HEADERS = {
     "connection": "batchrun sets it",
@@ -60,9 +58,6 @@ _OWN_HEADERS = {
     "transfer-encoding": "batchrun sets it",
     "x-openrouter-cache": "write model.cache",
 }
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_VISIBLE = re.compile(r"[ -~]*", re.ASCII)
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST_PATH = 4_096
@@ -142,7 +137,7 @@ def _model(model: Model) -> Found:
     yield from _repeated(("model", "fallbacks"), (*model.fallbacks, model.name or ""))
     if model.cache and not routed:
         yield ("model", "cache"), "model.cache works only with openrouter and simulator"
-    if model.api_key_env is not None and not _VARIABLE_NAME.fullmatch(model.api_key_env):
+    if model.api_key_env is not None and not VARIABLE_NAME.fullmatch(model.api_key_env):
         yield ("model", "api_key_env"), "model.api_key_env must be the name of a variable, never the key itself"
     for name, value in model.params.items():
         path = ("model", "params", name)
@@ -164,50 +159,25 @@ def _shown(value: Any) -> str:  # noqa: ANN401  (any JSON)
 
 
 def _endpoint(model: Model) -> Found:
-    """Check name or URL; the URL may come from a variable and is never shown."""
-    path = ("model", "endpoint")
-    if model.endpoint in ENDPOINTS:
-        return
-    if not model.endpoint.lower().startswith(("http://", "https://")):
-        near = did_you_mean(model.endpoint, ENDPOINTS)
-        yield path, f"model.endpoint must be openrouter, local, simulator or a URL with https://{near}"
-        return
-    try:
-        url = urlsplit(model.endpoint)
-        host, _ = url.hostname, url.port
-    except ValueError:
-        host = None
-    if not host or not re.fullmatch(r"[^\s\x00-\x20\x7f\\]+", model.endpoint):
-        yield path, "model.endpoint is not a valid URL"
-    elif url.username is not None or url.password is not None:
-        yield path, "model.endpoint contains a user name or password: put the key into model.api_key_env's variable"
-    elif url.fragment or url.query:
-        yield path, "model.endpoint has a ? or #: write the API's base URL, such as https://host/v1"
-    elif url.scheme == "http" and not model.allow_plain_http and not _loopback(host):
-        yield path, "model.endpoint sends rows and key unencrypted: write https://, or set model.allow_plain_http: true"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    if model.endpoint not in ENDPOINTS:
+        try:
+            parse_endpoint(model.endpoint, allow_plain_http=model.allow_plain_http)
+        except UserError as problem:
+            yield ("model", "endpoint"), str(problem)
 
 
 def _headers(model: Model) -> Found:
     seen: set[str] = set()
     for name, value in model.headers.items():
         path, lower = ("model", "headers", name), name.lower()
-        if not _HEADER_NAME.fullmatch(name):
-            yield path, f"invalid HTTP header name {_quoted(name)}"
+        if problem := header_problem(name, value):
+            yield path, problem
         elif lower in seen:
             yield path, f"the header {_quoted(name)} is given twice (upper and lower case are the same)"
         elif lower in _OWN_HEADERS:
             yield path, f"model.headers may not contain {name}: {_OWN_HEADERS[lower]}"
         elif lower == "authorization" and model.key_variable is not None:
             yield path, "the key would be sent twice: remove this header (model.api_key_env makes one)"
-        if not _VISIBLE.fullmatch(value):
-            yield path, f"the value of the header {_quoted(name)} must be printable ASCII in one line"
         seen.add(lower)
 
 

@@ -66,7 +66,7 @@ _BIGGEST, _SMALLEST = 2**64 - 1, -(2**63)
 _LONGEST_NUMBER = 40
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HINTS = (
     ("mapping values are not allowed", 'put a text that contains ": " in quotes, or check the indentation'),
@@ -284,7 +284,7 @@ class _Walk:
         if path[:2] == ("model", "headers") and str(path[-1]).lower() in SECRET_HEADERS and not variables:
             raise ValueError(f"{name} is a secret in plain text: put it into a variable and write ${{NAME}}")
         for variable, end in variables:
-            if not end or not _NAME.fullmatch(variable):
+            if not end or not VARIABLE_NAME.fullmatch(variable):
                 raise ValueError(f"{name} has a ${{ without a variable: write ${{NAME}}, or $$ for a dollar")
             if variable not in self._environment:
                 near = did_you_mean(variable, self._environment)

@@ -73,7 +73,7 @@ def test_a_draft_runs_for_real_data(
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
 @example(["for"])
 @example(["row"])

@@ -22,7 +22,7 @@ def open_texts(checkpoint: Checkpoint, texts: list[str | None]) -> list[tuple[in
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from([0, 3, 5, 10, 99]), TEXTS, st.integers(0, 4)), min_size=1, max_size=4))
 def test_rebuilt_plans_ask_each_question_once(steps: list[tuple[int, list[str | None], int]]) -> None:
     """However rows are appended, shuffled, removed or doubled: open are the first rows of what has no answer."""

@@ -37,7 +37,7 @@ OUTCOMES = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(OUTCOMES, max_size=8), min_size=1, max_size=3))
 def test_money_adds_up_over_runs(runs: list[list[Outcome]]) -> None:
     """Attempts, cost and possible bills of a question add up over all runs; the last status stands; books agree."""

@@ -192,7 +192,7 @@ def test_visible_text_holds_no_control_character(text: str) -> None:
     shown.encode()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12), min_size=1))
 def test_any_numbers_can_be_drawn(numbers: list[float]) -> None:
     """A histogram counts each number once, whatever their spread."""

@@ -122,7 +122,7 @@ def follow(course: Course) -> tuple[Asked, Budget]:
     return asked, budget
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(courses)
 def test_every_course_ends_with_each_question_accounted_for(course: Course) -> None:
     """It never hangs; each question is answered, failed, or pending for a reason; requests, counts and money add up."""
@@ -141,7 +141,7 @@ def test_every_course_ends_with_each_question_accounted_for(course: Course) -> N
     assert asked.in_flight == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(courses)
 def test_permits_come_back_and_the_cap_holds(course: Course) -> None:
     """What is not in flight holds no slot and no bytes; spent and reserved never exceed the cap."""
@@ -155,7 +155,7 @@ def test_permits_come_back_and_the_cap_holds(course: Course) -> None:
         assert budget.spent + budget.reserved <= course.cap * WORST // 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(courses)
 def test_no_low_water_passes_an_open_question(course: Course) -> None:
     """Whenever the run had been killed: all below the mark that was told then was final, and stayed so."""

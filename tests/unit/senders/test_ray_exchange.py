@@ -206,7 +206,7 @@ async def drive(
 
 
 @needs_ray
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(faults=st.lists(st.sampled_from(["", "", "lost call", "lost answer"]), max_size=8), number=st.integers(1, 12))
 def test_a_lost_exchange_costs_no_second_send(faults: list[str], number: int) -> None:
     """Whatever calls and answers are lost, each request is sent once and gets its own reply."""
@@ -225,7 +225,7 @@ def test_a_lost_exchange_costs_no_second_send(faults: list[str], number: int) ->
 
 
 @needs_ray
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(before=st.lists(st.sampled_from(["", "lost call"]), max_size=4), number=st.integers(1, 12))
 def test_a_dead_actor_leaves_requests_in_doubt(before: list[str], number: int) -> None:
     """When an actor dies, what it was handed either has its reply or ends as a reset that may be billed."""

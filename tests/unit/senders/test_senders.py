@@ -301,7 +301,7 @@ def test_fault_names(kind: str) -> None:
     assert run(play(kind, b"garbage\r\n\r\n", End.HANG))[0].fault is Fault.PROTOCOL
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(data=st.data())
 def _holds(data: st.DataObject, runner: asyncio.Runner, scripts: dict[str, Script], send: Send) -> None:
     start = data.draw(

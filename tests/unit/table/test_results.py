@@ -72,7 +72,7 @@ TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=6
 
 
 @given(rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), suffix=st.sampled_from(OUTPUT_SUFFIXES))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_text_survives_to_every_format(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], suffix: str
 ) -> None:

@@ -70,7 +70,7 @@ def written(header: Sequence[str | None], rows: Sequence[Sequence[str | None]], 
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_csv_reads_equal(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str | None]], end: str, encoding: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_any_csv_reads_equal(
 
 
 @given(text=st.text(st.sampled_from('a",\r\n '), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_read_or_are_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """No sequence of quotes, separators and line ends makes Polars fail or read other rows than Python's own reader."""
     folder = tmp_path_factory.mktemp("csv")
