@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,13 +68,13 @@ def _strace(job: CrashJob, call: str, action: str) -> list[str]:
     return [*STRACE, "-o", str(job.folder / "log"), *_filters(job, call), "-e", f"trace={call}", "-e", action]
 
 
-def kill_at_calls(each: int, folder: Path, seed: int) -> Points:
-    """Kill runs at so many points of each call; a resumed job must end like one that was never killed."""
+def kill_at_calls(each: int, folder: Path, seed: int, calls: Sequence[str] = tuple(CALLS)) -> Points:
+    """Kill runs at that many points of each call; a resumed job must end like one that was never killed."""
     points, chance = Points(), random.Random(seed)  # noqa: S311  (a seed, not a secret)
     texts = sample_texts(ROWS)
     with serving(Ledger()) as ledger:
         wanted = reference(folder / "reference", ledger.url, texts)
-        while left := [call for call in CALLS for _ in range(each - points.landed[call])]:
+        while left := [call for call in calls for _ in range(each - points.landed[call])]:
             assert points.missed < 4 * each * len(CALLS), f"kills do not land: {points}"
             points.jobs += 1
             job = write_job(folder / f"job{points.jobs}", ledger.url, texts)
