@@ -108,11 +108,15 @@ def write_output(
     counted = _Counted(frames, schema)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        # A plain new file has the mode that the umask allows; asking for the umask would change it for all threads.
-        with temporary.open("xb") as file:
+        # The mode that the umask allows is read off an empty file: asking for the umask changes it for all threads.
+        with temporary.open("xb") as empty:
+            mode = os.fstat(empty.fileno()).st_mode
+        temporary.unlink()
+        with open(temporary, "xb", opener=_private) as file:  # noqa: PTH123  (pathlib takes no opener)
             _write(counted, file, path.suffix.lower(), escape_formulas=escape_formulas)
             file.flush()
             os.fsync(file.fileno())
+        temporary.chmod(mode)
         return Written(path, counted.rows, _replace(temporary, path))
     except _PROBLEMS as error:
         if counted.failure is not None:
@@ -169,6 +173,11 @@ class _Counted:
         except Exception as error:
             self.failure = error
             raise
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read, from its first byte on."""
+    return os.open(path, flags, 0o600)
 
 
 def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: bool) -> None:
