@@ -1,4 +1,4 @@
-"""Prints what the oracle did at the end of a test run: its seed, its lives, what was expected to fail."""
+"""Prints what the oracle did at the end of a test run: its seed, its lives, the choices that they cover."""
 
 from collections import Counter
 
@@ -22,5 +22,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         str(found.get("oracle_pairs")),
     ]
     terminalreporter.write_line("oracle: " + ", ".join(words))
-    for reason, count in counted.most_common():
-        terminalreporter.write_line(f"  {count} lives failed as expected: {reason}")

@@ -421,7 +421,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     fewest = 4 if kind == "jsonl" else 0  # an empty JSONL file has no columns
     rows = draw(st.lists(_row(), min_size=fewest, max_size=fewest + draw(st.sampled_from((2, 4, 8, 16)))))
     # Many rows that ask few questions cross the real borders of frames, batches and row groups.
-    height = draw(st.sampled_from((0,) * 79 + (19_999, 20_001))) if rows and combination["dedupe"] else 0
+    height = draw(st.sampled_from((0,) * 158 + (19_999, 20_001))) if rows and combination["dedupe"] else 0
     if height:
         rows = [(text % TEXTS.index("x" * 70_000), whole, extra) for text, whole, extra in rows]
         steps = steps[:2]

@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oracle import model
+from oracle.bounds import Run
 from oracle.compare import check_output
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, RUNS, Life, Row, Step
 from oracle.model import OK, PENDING, End, Memory, Question
-from oracle.server import Ledger, Server, Weather, kind_of
+from oracle.server import Ledger, Server, Weather
 from oracle.zygote import Ended, Zygote, fast_folder
-
-FEW = 10
-"""So few open rows prove no outage: if all fail, they are failed and asked again by the next run."""
 
 STICKY = ("--output", "--max-cost", "--concurrency")
 """Flags that the command offered at the end must keep: without them it is another job."""
@@ -170,12 +168,11 @@ class Living:
         planned = model.plan(job, table)
         limit = int(words[words.index("--limit") + 1]) if "--limit" in words else None
         if words[0] == "retry":
-            self._reopen()
+            self._reopen(planned)
         wanted = model.wanted(self.memory, planned, limit)
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
         path = self.output_path(words)
         before = path.read_bytes() if path.exists() else None
-        known = dict(self.memory.ends)
         started = self.zygote.start(words, self.folder, self.life.sizes, self.days)
         happened = self._watch(step, ledger, started.kill)
         ended = started.wait()
@@ -188,19 +185,21 @@ class Living:
             paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost])
             assert paid <= float(self.life.cap) * 1e12, f"the cap is {self.life.cap} USD, the server billed {paid}"
         assert ended.code != 2 or what == "edited", f"exit 2: {ended.err}"
-        if ended.code == 4:
-            what = "capped" if what == "run" else what
-        self._check_requests(ledger, wanted, job, step.weather, what)
+        if self._problems:
+            raise self._problems[0]
+        assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
+        run = Run(job, wanted, step.weather, stopped=what in {"kill", "edited"} or ended.code == 4)
+        run.check_requests(ledger.counts())
         if what == "kill":
-            self._after_kill(planned, ledger, wanted, job)
+            self._after_kill(planned, ledger, run)
         elif what == "edited":
             assert ended.code == 2, f"the input changed during the run, but exit {ended.code}: {ended.err}"
             assert "changed" in ended.err, ended.err
-            self._observe(planned, wanted, job, step.weather, stopped=True)
+            self._observe(planned, run)
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:
-            self._observe(planned, wanted, job, step.weather, stopped=ended.code == 4)
-            self._check_end(ended, planned, wanted, known, limit, step.weather)
+            self._observe(planned, run)
+            run.check_exit(ended.code, planned, self.memory, limit)
             self._check_output(ended, path, before, job, table, planned)
         self._check_books(ledger, exact=what != "kill")
         return ended
@@ -243,36 +242,12 @@ class Living:
         ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes, self.days)
         assert ended.code == 75, f"a second start ended with {ended.code}: {ended.err}"
 
-    def _reopen(self) -> None:
-        for question, end in self.memory.ends.items():
-            if end.status == "failed":
-                self.memory.ends[question] = PENDING
+    def _reopen(self, planned: list[Question | End]) -> None:
+        for one in planned:
+            if not isinstance(one, End) and self.memory.ends.get(one, PENDING).status == "failed":
+                self.memory.ends[one] = PENDING
 
     # -- checks
-
-    def _check_requests(
-        self, ledger: Ledger, wanted: list[Question], job: model.Job, weather: Weather, what: str
-    ) -> None:
-        """Nothing but open questions is asked, each as often as its ending allows."""
-        if self._problems:
-            raise self._problems[0]
-        assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
-        counts = ledger.counts()
-        fewest, most = Counter[str](), Counter[str]()
-        for question in wanted:
-            _, least, top = model.ends(question[0], job)
-            fewest[question[0]] += 0 if weather.kind == "stale" else least  # some attempts never reach the server
-            most[question[0]] += top if weather.kind == "calm" else 2 * top + job.attempts + 2
-        for question_text, count in counts.items():
-            assert question_text in most, f"asked though not open: {question_text!r:.100}"
-            assert count <= most[question_text], (
-                f"asked {count} times, at most {most[question_text]}: {question_text!r:.100}"
-            )
-        complete = weather.kind in {"calm", "half", "stale", "lossy"} and what not in {"kill", "edited", "capped"}
-        any_good = any(model.ends(question[0], job)[0] == OK for question in wanted)
-        if complete and any_good:
-            for question_text, count in fewest.items():
-                assert counts[question_text] >= count, f"asked {counts[question_text]} times: {question_text!r:.100}"
 
     def _results(self) -> list[tuple[str, str | None, int | None]]:
         """Return each row's status, error type and code from the checkpoint's public view."""
@@ -283,86 +258,20 @@ class Living:
         path = self.folder / ".batchrun" / f"{Path(self.life.job_name).stem}.sqlite"
         return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
-    def _observe(
-        self,
-        planned: list[Question | End],
-        wanted: list[Question],
-        job: model.Job,
-        weather: Weather,
-        *,
-        stopped: bool = False,
-    ) -> None:
+    def _observe(self, planned: list[Question | End], run: Run) -> None:
         """Hold each row's standing to what is allowed, and remember it."""
         results = self._results()
         assert len(results) == len(planned), f"{len(results)} rows in the checkpoint, {len(planned)} in the input"
-        asked, found = set(wanted), dict[Question, End]()
-        goods = any(model.ends(question[0], job)[0] == OK for question in wanted)
-        self._few = len(set(wanted)) < FEW
+        asked, found = set(run.wanted), dict[Question, End]()
         for number, (one, (status, error, code)) in enumerate(zip(planned, results, strict=True)):
             end = PENDING if status == "pending" else End(status, error, code)
             if isinstance(one, End):
                 assert end == one, f"row {number} is {end}, expected {one}"
                 continue
             assert found.setdefault(one, end) == end, f"row {number} is {end}, an equal row {found[one]}"
-            allowed = (
-                self._allowed(one, job, weather, proven=goods) if one in asked else [self.memory.ends.get(one, PENDING)]
-            )
-            if stopped and one in asked:
-                allowed = [*allowed, PENDING, End("failed", "unexplained", 400)]
+            allowed = run.may_end(one) if one in asked else [self.memory.ends.get(one, PENDING)]
             assert end in allowed, f"row {number} is {end}, expected {allowed[0]}: {one[0]!r:.100}"
         self.memory.ends.update(found)
-
-    def _allowed(self, question: Question, job: model.Job, weather: Weather, *, proven: bool) -> list[End]:
-        """Return how an asked question may stand after the run."""
-        end, _, most = model.ends(question[0], job)
-        allowed = [end]
-        kind = kind_of(question[0])
-        if end.error == "bad_request" and not proven:  # refused, and nothing shows that the server works
-            allowed.append(End("failed", "unexplained", 400))
-        if kind == "lost":
-            allowed.append(End("failed", "reset"))
-        if weather.kind in {"outage", "dead"} or (not proven and end != OK):
-            allowed.append(PENDING)
-        unlike_good = kind is not None and end != OK
-        if weather.kind in {"outage", "dead", "half"} and (unlike_good or self._few):
-            allowed += [
-                End("failed", error, code)
-                for error, code in (
-                    ("server_error", 500),
-                    ("server_error", 502),
-                    ("overloaded", 503),
-                    ("reset", None),
-                    ("invalid_response", None),
-                )
-            ]
-        if weather.kind == "lossy" and (most > 1 or kind is not None):  # a second lost reply may be one too many
-            allowed += [End("failed", "reset"), End("failed", "invalid_response")]
-        if weather.kind == "half" and job.attempts < 5 and (most > 1 or not job.dedupe):  # equals share the odd ones
-            allowed.append(End("failed", "server_error", 500))
-        return allowed
-
-    def _check_end(
-        self,
-        ended: Ended,
-        planned: list[Question | End],
-        wanted: list[Question],
-        known: dict[Question, End],
-        limit: int | None,
-        weather: Weather,
-    ) -> None:
-        """Hold the exit code to the rows."""
-        del known, wanted
-        ends = [one if isinstance(one, End) else self.memory.ends.get(one, PENDING) for one in planned]
-        counts = Counter(end.status for end in ends)
-        if ended.code == 4:
-            codes = {4} if counts["pending"] else set[int]()
-        elif counts["pending"] and limit is None:
-            codes = {1, 3}
-        elif counts["pending"] and weather.kind in {"outage", "dead"}:
-            codes = {0, 1, 3}
-        else:
-            codes = {1 if counts["failed"] else 0}
-        assert ended.code in codes, f"exit {ended.code}, expected {codes}, rows {dict(counts)}: {ended.err}"
 
     def _check_output(
         self,
@@ -396,9 +305,7 @@ class Living:
         job, table = self.job(), self.table()
         check_output(path, model.output(job, table, model.plan(job, table), self.memory))
 
-    def _after_kill(
-        self, planned: list[Question | End], ledger: Ledger, wanted: list[Question], job: model.Job
-    ) -> None:
+    def _after_kill(self, planned: list[Question | End], ledger: Ledger, run: Run) -> None:
         """Check that what was committed is an answer that the server gave, and remember what is still open."""
         self.killed = True
         if not ledger.received:
@@ -406,7 +313,7 @@ class Living:
         results = self._results()
         assert len(results) == len(planned)
         answered = Counter(question for question, _ in ledger.answered)
-        asked = set(wanted)
+        asked = set(run.wanted)
         for number, (one, (status, error, code)) in enumerate(zip(planned, results, strict=True)):
             if isinstance(one, End):
                 continue
@@ -416,7 +323,6 @@ class Living:
             elif end == OK:
                 assert answered[one[0]], f"row {number} has an answer that the server did not give"
             self.memory.ends[one] = end
-        del job
 
     def _check_books(self, ledger: Ledger, *, exact: bool) -> None:
         """Rows, spending and the server's bill agree; what was lost on the way is possibly billed, or was killed."""

@@ -4,10 +4,13 @@ Nothing else of the oracle knows names of the package. A name that is gone fails
 """
 
 import os
+import random
 import sys
 import time
 from types import ModuleType
 from typing import Any
+
+from oracle.clock import Clock, Loop
 
 CONSTANTS = {
     "batchrun.runner.outputs": ("OUTPUT_ROWS",),
@@ -15,6 +18,7 @@ CONSTANTS = {
     "batchrun.checkpoint.writer": ("GROUP",),
     "batchrun.runner.plan": ("YOUNG",),
     "batchrun.table.write": ("_ROW_GROUP",),
+    "batchrun.checkpoint.files": ("RESERVE",),
 }
 """Module and the names in it that a life may set."""
 
@@ -22,10 +26,16 @@ DEFAULTS = {"BATCH_ROWS": ("batchrun.table.read", "Rows.batches", "size")}
 """Sizes that are the default of a parameter."""
 
 CLOCK = ("batchrun.runner.work", "REAL_TIME")
-"""The one clock of a run's waits: its pauses become short, HTTP stays in real time."""
+"""The one clock of a run's waits."""
 
-SPEED = 2_000.0
-"""How much faster the waits of a run pass: 15 minutes of patience are half a second."""
+POOL = ("batchrun.runner.pool", "Pool")
+"""What asks: its first arguments are the coroutine function that sends one request, and what keeps outcomes."""
+
+LOOP = ("uvloop", "new_event_loop")
+"""What makes a run's event loop."""
+
+SMALL = {"RESERVE": 2**16}
+"""Sizes that are small in every life, only to save time."""
 
 SIZES = ("OUTPUT_ROWS", "BATCH", "GROUP", "_ROW_GROUP", "BATCH_ROWS")
 """What the lives draw; the other constants follow from them."""
@@ -53,11 +63,13 @@ def check() -> None:
             attribute(module(name), constant)
     for name, function, parameter in DEFAULTS.values():
         _set_default(name, function, parameter, None)
-    attribute(module(CLOCK[0]), CLOCK[1])
+    for name, found in (CLOCK, POOL, LOOP):
+        attribute(module(name), found)
 
 
 def apply(sizes: dict[str, Any], days: int) -> None:
-    """Set sizes in every module that holds the constant, speed up the clock of the waits, and move the calendar on."""
+    """Set sizes in every module that holds the constant, let waits pass at once, and move the calendar on."""
+    sizes = sizes | SMALL
     for name, constants in CONSTANTS.items():
         for constant in constants:
             if constant in sizes:
@@ -65,14 +77,25 @@ def apply(sizes: dict[str, Any], days: int) -> None:
     for label, (name, function, parameter) in DEFAULTS.items():
         if label in sizes:
             _set_default(name, function, parameter, sizes[label])
-    clock = attribute(module(CLOCK[0]), CLOCK[1])
-    # The record is frozen and is a default argument in many places: it is changed where it stands.
     real = time.time
     later = lambda: real() + days * 86_400  # noqa: E731  (two lines)
     time.time = later
-    for name, value in (("speed", SPEED), ("clock", lambda: time.monotonic() * SPEED), ("wall", later)):
-        attribute(clock, name)
-        object.__setattr__(clock, name, value)
+    clock = Clock()
+    holder, name = module(LOOP[0]), LOOP[1]
+    setattr(holder, name, lambda: Loop(clock))
+    pool = attribute(module(POOL[0]), POOL[1])
+    first = pool.__init__
+
+    def begin(self: object, send: Any, keep: Any, *others: object, **named: object) -> None:  # noqa: ANN401
+        clock.disk_is_behind = lambda: keep.is_full
+        first(self, clock.counted(send), keep, *others, **named)
+
+    pool.__init__ = begin
+    # The record is frozen and is a default argument in many places: it is changed where it stands.
+    times = attribute(module(CLOCK[0]), CLOCK[1])
+    for name, value in (("clock", lambda: clock.now), ("wall", later), ("jitter", random.Random(days).random)):  # noqa: S311
+        attribute(times, name)
+        object.__setattr__(times, name, value)
 
 
 def _set_everywhere(constant: str, old: object, new: object) -> None:

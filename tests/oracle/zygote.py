@@ -5,6 +5,7 @@ socket as one line of JSON; the answers are two lines: the child's pid at once, 
 """
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -116,6 +117,7 @@ def serve(address: str) -> None:
     found = sizes.threads()
     if len(found) > 1:
         raise RuntimeError(f"a process with threads must not fork: {found}")
+    gc.freeze()  # what a child's collector does not touch stays shared
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen()

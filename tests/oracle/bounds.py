@@ -1,0 +1,91 @@
+"""What a run may do where server or cap decide: each looser outcome with the promise that allows it.
+
+Under a server that is well the model is exact. The promises about outages leave open who is probed, how often, and
+where a run that gives up stops.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from oracle import model
+from oracle.model import OK, PENDING, End, Question
+from oracle.server import Weather, kind_of
+
+FEW = 10
+"""Fewer open questions that fail by the server's fault prove no outage: they fail, and the next run asks them again."""
+
+SERVERS_FAULTS = tuple(
+    End("failed", error, code)
+    for error, code in (
+        ("server_error", 500), ("server_error", 502), ("overloaded", 503), ("reset", None), ("invalid_response", None),
+    )
+)  # fmt: skip
+PROBES = 60
+"""So often may one question be a probe: 900 seconds of patience, a second apart at first, then up to 30."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run asks, under which weather; `stopped`: by a kill, the cap or an edit, so that it asked only some."""
+
+    job: model.Job
+    wanted: list[Question]
+    weather: Weather
+    stopped: bool
+
+    @property
+    def proven(self) -> bool:
+        """Whether the run has an answer for certain: it shows that the server works."""
+        if self.stopped or self.weather.kind in {"outage", "dead"}:
+            return False
+        return any(model.ends(question[0], self.job)[0] == OK for question in self.wanted)
+
+    def may_end(self, question: Question) -> list[End]:
+        """Return how a question that is asked may stand after the run; the likeliest first."""
+        end, _, most = model.ends(question[0], self.job)
+        kind, weather, found = kind_of(question[0]), self.weather.kind, [end]
+        if self.stopped:
+            found.append(PENDING)
+        if not self.proven and end != OK:  # who is to blame, the row or the server, stays open
+            found.append(PENDING)
+        if not self.proven and end.error == "bad_request":
+            found.append(End("failed", "unexplained", 400))
+        if kind == "lost":
+            found.append(End("failed", "reset"))
+        if weather in {"outage", "dead"}:
+            found.append(PENDING)
+        if weather in {"outage", "dead", "half"} and ((kind and end != OK) or len(set(self.wanted)) < FEW):
+            found += SERVERS_FAULTS
+        if weather == "lossy" and (most > 1 or kind):  # a second lost reply may be one too many
+            found += [End("failed", "reset"), End("failed", "invalid_response")]
+        if weather == "half" and self.job.attempts < 5 and (most > 1 or not self.job.dedupe):
+            found.append(End("failed", "server_error", 500))  # equal questions share the server's odd replies
+        return found
+
+    def check_requests(self, counts: Counter[str]) -> None:
+        """Check that nothing but open questions was asked, each as often as its ending allows."""
+        fewest, most = Counter[str](), Counter[str]()
+        weather = self.weather.kind
+        for question, _ in self.wanted:
+            _, least, top = model.ends(question, self.job)
+            fewest[question] += 0 if weather == "stale" else least  # some attempts never reach the server
+            most[question] += top if weather == "calm" else 2 * top + self.job.attempts + 2
+            most[question] += 0 if self.proven else PROBES
+        for question, count in counts.items():
+            assert question in most, f"asked though not open: {question!r:.100}"
+            assert count <= most[question], f"asked {count} times, at most {most[question]}: {question!r:.100}"
+        if self.proven:
+            for question, least in fewest.items():
+                assert counts[question] >= least, f"asked {counts[question]} times, not {least}: {question!r:.100}"
+
+    def check_exit(self, code: int, planned: list[Question | End], memory: model.Memory, limit: int | None) -> None:
+        """Check the exit code against the rows."""
+        standing = Counter((one if isinstance(one, End) else memory.ends.get(one, PENDING)).status for one in planned)
+        asked_in_vain = any(memory.ends.get(question, PENDING) == PENDING for question in self.wanted)
+        if code == 4 or asked_in_vain:
+            right = {4} if code == 4 and standing["pending"] else {3}
+        elif standing["pending"] and limit is None:
+            right = {1}
+        else:
+            right = {1 if standing["failed"] else 0}
+        assert code in right, f"exit {code}, expected {right}, rows {dict(standing)}"
