@@ -112,7 +112,7 @@ def write_output(
         with temporary.open("xb") as empty:
             mode = os.fstat(empty.fileno()).st_mode
         temporary.unlink()
-        with open(temporary, "xb", opener=_private) as file:  # noqa: PTH123  (pathlib takes no opener)
+        with open(temporary, "xb", opener=_private) as file:
             _write(counted, file, path.suffix.lower(), escape_formulas=escape_formulas)
             file.flush()
             os.fsync(file.fileno())
