@@ -17,7 +17,6 @@ what is imported, for little: no row makes a cycle (docs/explanation/performance
 
 
 INSTEAD = {
-    "--model": "write the model's name in the job file (model.name)",
     "--dry-run": "`batchrun preview JOB` shows the requests and sends nothing",
     "--verbose": "--log FILE writes every event as a JSON line",
     "-v": "--log FILE writes every event as a JSON line",

@@ -51,14 +51,20 @@ class UserError(BatchrunError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
-    """One mistake in a job file: where (1-based line and column, 0 where unknown) and what."""
+    """One mistake in a job file: where (1-based line and column, 0 where unknown) and what.
+
+    `flag` is the flag of the command that set this part of the job, in place of the file.
+    """
 
     line: int
     column: int
     message: str
+    flag: str = ""
 
     def at(self, path: str) -> str:
-        """Give the line that is printed, `jobs/x.yaml:12:3: …`."""
+        """Return the line that is printed, `jobs/x.yaml:12:3: …` or `--set input.path=x.csv: …`."""
+        if self.flag:
+            return f"{self.flag}: {self.message}"
         place = f":{self.line}:{self.column}" if self.line else ""
         return f"{path}{place}: {self.message}"
 

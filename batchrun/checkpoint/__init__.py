@@ -1,6 +1,7 @@
 """All SQL: what was asked, what was answered, what it cost. One SQLite file per job.
 
 queries.py     `Checkpoint`: opens the file; questions, rows, money and runs are its methods
+records.py     what these methods return
 plan.py        which row asks which question: a new plan is built beside the current one
 writer.py      the thread that commits outcomes, leases and low-water marks while a run asks
 store.py       makes, opens, checks, puts aside and rescues the file
@@ -11,16 +12,8 @@ schema.py      the tables, which are public
 
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
-from batchrun.checkpoint.queries import (
-    OUTCOME_COLUMNS,
-    Checkpoint,
-    Counts,
-    Failed,
-    RunInfo,
-    Settled,
-    Usage,
-    start_fresh,
-)
+from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Checkpoint, start_fresh
+from batchrun.checkpoint.records import Counts, Failed, RunInfo, Settled, Usage
 from batchrun.checkpoint.writer import Writer, utc_day
 
 __all__ = [

@@ -1,8 +1,8 @@
 """The checkpoint of one job: what is open, how rows stand, what it cost, which runs there were."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any, Self
 from batchrun.checkpoint import files, schema, store
 from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
+from batchrun.checkpoint.records import Counts, Failed, RunInfo, Settled, Usage
 from batchrun.checkpoint.writer import Writer, utc_day
 from batchrun.errors import CheckpointError, StorageError, UserError
 from batchrun.money import ZERO, Pico
@@ -24,7 +25,7 @@ _LOOKED_UP = 500
 
 _JOIN = "rows r LEFT JOIN answers a ON a.id = r.question_id"
 # SQLite would take the table itself, whose pages hold the texts.
-_NARROW_JOIN = "rows r LEFT JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
+_NARROW_JOIN = "{} r LEFT JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
 
 OUTCOME_COLUMNS: Mapping[str, str] = {
     **{name: f"a.{name}" for name in schema.COLUMNS},
@@ -38,78 +39,6 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
     "question": "r.question_id",
 }
 """What `outcomes` returns of a row, by name. `cost` (picodollars) is on the question's first row, else 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How the rows of the current plan stand.
-
-    `errors` counts failed rows by error_type; `questions` are the distinct ones, `cost` is what they cost.
-    """
-
-    rows: int = 0
-    ok: int = 0
-    failed: int = 0
-    pending: int = 0
-    skipped: int = 0
-    questions: int = 0
-    cost: Pico = ZERO
-    errors: Mapping[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What the newest answers used: tokens of so many answers, for estimates."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    answers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A question that is not to be asked: `ok` or `failed`, and what its last attempt used (seconds for `seconds`)."""
-
-    status: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Rows that failed and are not to be asked again, and the distinct questions that are among them."""
-
-    rows: int
-    questions: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """One run. `ended_at` is None while it runs, and for ever if it was killed; `plan` is the plan's number.
-
-    `output` is what the caller noted of the output that it left. `requests`, `cost` (picodollars),
-    `possibly_billed` and `cached` (answers from OpenRouter's cache) are what was committed, also of a killed run.
-    `job` is the text of the job file.
-    """
-
-    id: int
-    plan: int | None
-    started_at: float
-    ended_at: float | None
-    exit_code: int | None
-    reason: str | None
-    host: str
-    pid: int
-    version: str
-    requests: int
-    cost: Pico
-    possibly_billed: int
-    cached: int
-    output: str | None
-    resume_at: float | None
-    job: str
-    counts: Counts | None
 
 
 _RUN = ", ".join(RunInfo.__dataclass_fields__)
@@ -150,6 +79,9 @@ class Checkpoint:
         self.path = connection.path
         self._connection = connection
         self._identity = files.identity(self.path)
+        self._planned = _NARROW_JOIN.format("rows")
+        self.is_sampled = False
+        """Whether only the questions of a sample are open."""
 
     @classmethod
     def open(cls, path: Path, *, must_exist: bool = False, read_only: bool = False) -> Self:
@@ -208,6 +140,26 @@ class Checkpoint:
 
     # -- questions
 
+    def choose(self, positions: Iterable[Sequence[int]], count: int) -> None:
+        """Open no other questions than the first `count` distinct ones at these positions, given in blocks."""
+        chosen: dict[int, int] = {}
+        for block in positions:
+            questions: dict[int, int] = {}
+            for start in range(0, len(block), _LOOKED_UP):
+                some = block[start : start + _LOOKED_UP]
+                sql = f"SELECT position, question_id FROM rows WHERE position IN ({', '.join('?' * len(some))})"  # noqa: S608  (marks only)
+                questions.update(self._connection.rows(f"{sql} AND question_id IS NOT NULL", some))
+            for position in block:
+                if position in questions and len(chosen) < count:
+                    chosen.setdefault(questions[position], position)
+            if len(chosen) == count:
+                break
+        self._connection.run("CREATE TEMP TABLE chosen(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)")
+        rows = [(position, question, 1) for question, position in chosen.items()]
+        self._connection.insert("temp.chosen(position, question_id, first)", rows)
+        self._planned = _NARROW_JOIN.format("temp.chosen")
+        self.is_sampled = True
+
     def open_questions(
         self,
         *,
@@ -226,7 +178,7 @@ class Checkpoint:
         answered meanwhile may be missing in a later block, never in the wrong place.
         """
         sql = (
-            f"SELECT r.position, r.question_id FROM {_NARROW_JOIN} "  # noqa: S608  (constants and marks only)
+            f"SELECT r.position, r.question_id FROM {self._planned} "  # noqa: S608  (constants and marks only)
             f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} AND {_WHICH[failed]} "
             "ORDER BY r.position LIMIT ?"
         )
@@ -242,7 +194,7 @@ class Checkpoint:
     def failed_before(self, *, start: int, again: Collection[str], max_tokens: int | None) -> tuple[int, int]:
         """Count the open questions that failed in an earlier run; return with it the first one's position."""
         sql = (
-            f"SELECT count(*), coalesce(min(r.position), 0) FROM {_NARROW_JOIN} "  # noqa: S608  (as above)
+            f"SELECT count(*), coalesce(min(r.position), 0) FROM {self._planned} "  # noqa: S608  (as above)
             f"WHERE r.position >= ? AND {_open(again)} AND {_FAILED}"
         )
         if not self._connection.rows("SELECT 1 FROM answers INDEXED BY answers_failed WHERE status = 'failed' LIMIT 1"):
@@ -252,7 +204,7 @@ class Checkpoint:
 
     def count_open(self, *, start: int, again: Collection[str], max_tokens: int | None) -> int:
         """Count what `open_questions` would yield."""
-        sql = f"SELECT count(*) FROM {_NARROW_JOIN} WHERE r.position >= ? AND {_open(again)}"  # noqa: S608  (as above)
+        sql = f"SELECT count(*) FROM {self._planned} WHERE r.position >= ? AND {_open(again)}"  # noqa: S608  (as above)
         return int(self._connection.value(sql, (start, *_values(again, max_tokens))))
 
     def count_failed(self, *, again: Collection[str], max_tokens: int | None) -> Failed:
@@ -352,7 +304,7 @@ class Checkpoint:
         """Count failed rows by error_type."""
         failed = "SELECT id FROM answers INDEXED BY answers_failed WHERE status = 'failed'"
         rows = self._connection.rows(
-            f"SELECT coalesce(r.error_type, a.error_type), count(*) FROM {_NARROW_JOIN} "  # noqa: S608  (constants only)
+            f"SELECT coalesce(r.error_type, a.error_type), count(*) FROM {_NARROW_JOIN.format('rows')} "  # noqa: S608  (constants only)
             f"WHERE r.error_type IS NOT NULL OR r.question_id IN ({failed}) GROUP BY 1 ORDER BY 1"
         )
         return dict(rows)

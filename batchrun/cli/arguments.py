@@ -80,14 +80,40 @@ job_argument = click.argument("job", type=JobPath(), metavar="JOB")
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
-def load(path: Path, options: "RunOptions | None" = None) -> "tuple[Loaded, Environment]":
+def load(path: Path, options: "RunOptions") -> "tuple[Loaded, Environment]":
     """Read a job file and its environment; raises JobFileError with all mistakes."""
-    from batchrun.job import RunOptions
     from batchrun.runner.loading import load_file
     from batchrun.runner.stop import raise_on_termination
 
     raise_on_termination()
-    return load_file(path, os.environ, Path.cwd(), options or RunOptions())
+    return load_file(path, os.environ, Path.cwd(), options)
+
+
+_JOB_FLAGS = (
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of the job file, such as limits.timeout=9."
+    ),
+    click.option("--endpoint", metavar="E", help="Another endpoint, with a checkpoint and an output of its own."),
+    click.option("--model", metavar="NAME", help="Another model, with a checkpoint and an output of its own."),
+    click.option("--input", metavar="FILE", help="Another input, with a checkpoint and an output of its own."),
+    click.option("--variant", metavar="NAME", help="A checkpoint and an output of this name, for trials with --set."),
+    click.option("--api-key-env", metavar="V", help="The environment variable with the key."),
+    debug_option,
+)
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags that change a job, so that each command sees the job that a run with the same flags asks."""
+    for flag in reversed(_JOB_FLAGS):
+        command = flag(command)
+    return command
+
+
+def run_options(*, debug: bool = False, **flags: Any) -> "RunOptions":  # noqa: ANN401, ARG001  (debug: __main__ reads it)
+    """Return the flags of `job_options`, and of a run, as they were given."""
+    from batchrun.job import RunOptions
+
+    return RunOptions(**flags)
 
 
 _RUN_FLAGS = (
@@ -97,10 +123,9 @@ _RUN_FLAGS = (
         metavar="N",
         help="Ask at most N questions in this run.",
     ),
+    click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Ask N questions spread over the whole input."),
     click.option("--max-cost", type=Money(), metavar="USD", help="Hard cap on what this run may spend."),
     click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="At most N requests in flight."),
-    click.option("--endpoint", metavar="E", help="Ask another endpoint, with its own checkpoint and output."),
-    click.option("--api-key-env", metavar="V", help="The environment variable with the key."),
     click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process or from Ray actors."),
     click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the output to FILE."),
     click.option("--fresh", is_flag=True, help="Start over with a new checkpoint; the old one is kept."),
@@ -113,26 +138,25 @@ _RUN_FLAGS = (
         metavar="FILE",
         help="Append JSON lines to FILE.",
     ),
-    debug_option,
 )
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
+def run_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the flags of a run to a command."""
+    command = job_options(command)
     for flag in reversed(_RUN_FLAGS):
         command = flag(command)
     return command
 
 
-def execute(path: Path, *, quiet: bool, as_json: bool, debug: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401, ARG001  (debug: __main__ reads it)
+def execute(path: Path, *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
     """Run a job with flags, print how it ended, and return the exit code."""
-    from batchrun.job import RunOptions
     from batchrun.runner.closing import told
     from batchrun.runner.log import logged
     from batchrun.runner.progress import chosen
     from batchrun.runner.run import run_job
 
-    options = RunOptions(**flags)
+    options = run_options(**flags)
     with logged(log):
         loaded, environment = load(path, options)
         try:
@@ -174,17 +198,14 @@ def _written(text: str, stream: IO[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-endpoint_option = click.option("--endpoint", metavar="E", help="The checkpoint of a run with the same flag.")
-
-
 @contextmanager
-def opened(path: Path, *, endpoint: str | None) -> "Iterator[tuple[Prepared, Checkpoint]]":
+def opened(path: Path, **flags: Any) -> "Iterator[tuple[Prepared, Checkpoint]]":  # noqa: ANN401  (those of job_options)
     """Open a job's input and its checkpoint for reading, also during a run."""
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job import RunOptions, merged
+    from batchrun.job import merged
     from batchrun.runner.prepare import prepared
 
-    options = RunOptions(endpoint=endpoint)
+    options = run_options(**flags)
     loaded, environment = load(path, options)
     job = merged(loaded.job, options)
     with (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, give, job_argument, load
+from batchrun.cli.arguments import give, job_argument, job_options, load, run_options
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, unasked_text
 from batchrun.errors import BatchrunError, ExitCode, did_you_mean
 from batchrun.money import from_usd, show
@@ -35,10 +35,8 @@ batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is s
 @click.command("check", epilog=EXAMPLES)
 @job_argument
 @click.option("--schema", is_flag=True, help="Print only the answer's JSON Schema.")
-@click.option("--endpoint", metavar="E", help="Check a run with the same flag.")
-@click.option("--api-key-env", metavar="V", help="The environment variable with the key.")
-@debug_option
-def command(job: Path, *, schema: bool, endpoint: str | None, api_key_env: str | None, **_: bool) -> None:
+@job_options
+def command(job: Path, *, schema: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Check the job file, the input, the key and the output: everything that needs no request to the model.
 
     All mistakes in the job file are reported at once, as FILE:LINE:COLUMN. Otherwise there is one line for each check:
@@ -47,11 +45,11 @@ def command(job: Path, *, schema: bool, endpoint: str | None, api_key_env: str |
     Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what is left)
     and for its prices.
     """
-    from batchrun.job import RunOptions, merged
+    from batchrun.job import merged
     from batchrun.runner.prepare import prepared
     from batchrun.senders import check_installed
 
-    options = RunOptions(endpoint=endpoint, api_key_env=api_key_env)
+    options = run_options(**flags)
     loaded, environment = load(job, options)
     merged_job = merged(loaded.job, options)
     check_installed(merged_job.ray)

@@ -41,7 +41,7 @@ def command(
 
     flags.pop("debug")
     options = gold_options(gold, file, on if file else None, **flags) if gold else None
-    with opened(job, endpoint=None) as (p, checkpoint), opened(other, endpoint=None) as (p2, checkpoint2):
+    with opened(job) as (p, checkpoint), opened(other) as (p2, checkpoint2):
         sides = Side(p.job.name, p, checkpoint), Side(p2.job.name, p2, checkpoint2)
         found = compare(*sides, gold=options, on=on, keep_rows=output is not None)
         if output is not None:

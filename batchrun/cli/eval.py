@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, endpoint_option, give, job_argument, opened, tell
+from batchrun.cli.arguments import give, job_argument, job_options, opened, tell
 from batchrun.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -49,15 +49,16 @@ def gold_options(
 @gold_flags
 @click.option("--min", "least", type=click.FloatRange(0, 1), metavar="X", help="Exit 1 if the accuracy is below X.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@endpoint_option
-@debug_option
+@job_options
 def command(
     job: Path,
     gold: str,
     on: str | None,
     least: float | None,
-    endpoint: str | None,
     *,
+    file: Path | None,
+    ignore_case: bool,
+    tolerance: float,
     as_json: bool,
     **flags: Any,  # noqa: ANN401  (click gives each flag its type)
 ) -> None:
@@ -69,9 +70,8 @@ def command(
     """
     from batchrun.report.evaluate import evaluate, facts, report_lines
 
-    flags.pop("debug")
-    options = gold_options(gold, on=on, **flags)
-    with opened(job, endpoint=endpoint) as (p, checkpoint):
+    options = gold_options(gold, file, on, ignore_case=ignore_case, tolerance=tolerance)
+    with opened(job, **flags) as (p, checkpoint):
         found = evaluate(p, checkpoint, options)
     if as_json:
         import orjson

@@ -1,18 +1,18 @@
 """`batchrun export JOB`: writes the output from the checkpoint, at any moment."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, opened, tell
+from batchrun.cli.arguments import job_argument, job_options, opened, tell
 
 
 @click.command("export")
 @job_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there.")
-@endpoint_option
-@debug_option
-def command(job: Path, output: Path | None, endpoint: str | None, **_: bool) -> None:
+@job_options
+def command(job: Path, output: Path | None, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Write the output as the checkpoint has it now, also while a run is going on.
 
     Rows without an answer are pending. Nothing is sent. Without -o the file is the output of an unfinished run
@@ -21,7 +21,7 @@ def command(job: Path, output: Path | None, endpoint: str | None, **_: bool) -> 
     from batchrun.runner import outputs
     from batchrun.table import check_writable, partial_path
 
-    with opened(job, endpoint=endpoint) as (p, checkpoint):
+    with opened(job, **flags) as (p, checkpoint):
         path = output.absolute() if output else partial_path(p.job.output_path)
         check_writable(path, [Path(file.path) for file in p.rows.files])
         outputs.check_plan(p, checkpoint.current_plan())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, give, job_argument, load
+from batchrun.cli.arguments import give, job_argument, job_options, load, run_options
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, time_text, unasked_text
 from batchrun.errors import UserError
 from batchrun.terminal import lines, printable
@@ -33,10 +33,8 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
     "-n", "number", type=click.IntRange(0, 1_000), default=3, show_default=True, help="Show that many requests."
 )
 @click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row, whatever its state.")
-@click.option("--endpoint", metavar="E", help="Preview a run with the same flag.")
-@click.option("--api-key-env", metavar="V", help="The variable that holds the key.")
-@debug_option
-def command(job: Path, number: int, row: int | None, endpoint: str | None, api_key_env: str | None, **_: bool) -> None:
+@job_options
+def command(job: Path, number: int, row: int | None, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Show the exact requests of the first rows that a run would ask, then what the run would need.
 
     Rows are counted from 1, without a header (the checkpoint's column `position` counts from 0). Above a few thousand
@@ -47,11 +45,11 @@ def command(job: Path, number: int, row: int | None, endpoint: str | None, api_k
     """
     from batchrun.api import prices_for
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job import RunOptions, merged
+    from batchrun.job import merged
     from batchrun.runner.forecast import forecast, survey
     from batchrun.runner.prepare import prepared
 
-    options = RunOptions(endpoint=endpoint, api_key_env=api_key_env)
+    options = run_options(**flags)
     loaded, environment = load(job, options)
     with ExitStack() as stack:
         p = stack.enter_context(prepared(loaded, merged(loaded.job, options), environment))

@@ -2,10 +2,11 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, load, tell
+from batchrun.cli.arguments import job_argument, job_options, load, run_options, tell
 from batchrun.terminal import plural
 
 DAYS = 30
@@ -13,18 +14,18 @@ DAYS = 30
 
 @click.command("prune")
 @job_argument
-@endpoint_option
-@debug_option
-def command(job: Path, endpoint: str | None, **_: bool) -> None:
+@job_options
+def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Drop answers that no row asks for any more and that are older than 30 days.
 
     Until then an edited prompt can be changed back, or a removed row come back, at no cost.
     """
     from batchrun.checkpoint import Checkpoint, lock
-    from batchrun.job import RunOptions, merged
+    from batchrun.job import merged
 
-    loaded, _environment = load(job)
-    path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path
+    options = run_options(**flags)
+    loaded, _environment = load(job, options)
+    path = merged(loaded.job, options).checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
     tell(f"{plural(number, 'answer')} dropped")

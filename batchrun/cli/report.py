@@ -1,10 +1,11 @@
 """`batchrun report JOB`: one self-contained HTML page."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, opened, tell
+from batchrun.cli.arguments import job_argument, job_options, opened, tell
 
 
 @click.command("report")
@@ -14,10 +15,14 @@ from batchrun.cli.arguments import debug_option, endpoint_option, job_argument, 
     "--gold", metavar="[ANSWER=]COLUMN", help="Hold an answer column to the input's column with the right values."
 )
 @click.option("--no-samples", is_flag=True, help="Leave out all texts of rows, for private data.")
-@endpoint_option
-@debug_option
+@job_options
 def command(
-    job: Path, output: Path | None, gold: str | None, endpoint: str | None, *, no_samples: bool, **_: bool
+    job: Path,
+    output: Path | None,
+    gold: str | None,
+    *,
+    no_samples: bool,
+    **flags: Any,  # noqa: ANN401  (click gives each flag its type)
 ) -> None:
     """Write one HTML file that tells how the job went, also while a run is going on.
 
@@ -28,7 +33,7 @@ def command(
     from batchrun.report import report_path, write_report
     from batchrun.terminal import place
 
-    with opened(job, endpoint=endpoint) as (p, checkpoint):
+    with opened(job, **flags) as (p, checkpoint):
         path = output.absolute() if output else report_path(p)
         write_report(p, checkpoint, path, gold=gold, samples=not no_samples)
     tell(f"the report is {place(path, Path.cwd())}")

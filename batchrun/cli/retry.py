@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import execute, job_argument, run_options
+from batchrun.cli.arguments import execute, job_argument, run_flags
 from batchrun.errors import UserError
 
 
 @click.command("retry")
 @job_argument
 @click.option("--only", metavar="TYPE,…", default="", help="Only failures of these types (the column error_type).")
-@run_options
+@run_flags
 def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Ask again what failed for good, then go on as `batchrun run`.
 

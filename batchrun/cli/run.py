@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import execute, job_argument, run_options
+from batchrun.cli.arguments import execute, job_argument, run_flags
 
 
 @click.command("run")
 @job_argument
-@run_options
+@run_flags
 def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Run or resume a job: ask what is new or changed, and write the output.
 

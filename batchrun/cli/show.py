@@ -3,10 +3,11 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, endpoint_option, give, job_argument, opened, tell
+from batchrun.cli.arguments import give, job_argument, job_options, opened, tell
 from batchrun.terminal import plural
 
 
@@ -15,9 +16,15 @@ from batchrun.terminal import plural
 @click.option("-n", "count", type=click.IntRange(min=1), default=10, metavar="N", help="Show N rows (10).")
 @click.option("--failed", is_flag=True, help="Show rows that failed, with their errors.")
 @click.option("--row", "number", type=click.IntRange(min=1), metavar="N", help="Show everything about row N.")
-@endpoint_option
-@debug_option
-def command(job: Path, count: int, number: int | None, endpoint: str | None, *, failed: bool, **_: bool) -> None:
+@job_options
+def command(
+    job: Path,
+    count: int,
+    number: int | None,
+    *,
+    failed: bool,
+    **flags: Any,  # noqa: ANN401  (click gives each flag its type)
+) -> None:
     """Show inputs and answers as a table that fits the terminal, also during a run.
 
     Rows are numbered from 1, in the order of the input. Long texts are cut; --row N shows one row in full. Nothing is
@@ -28,7 +35,7 @@ def command(job: Path, count: int, number: int | None, endpoint: str | None, *, 
 
     encoding = sys.stdout.encoding or "utf-8"
     width = shutil.get_terminal_size().columns
-    with opened(job, endpoint=endpoint) as (p, checkpoint):
+    with opened(job, **flags) as (p, checkpoint):
         if number is not None:
             give("\n".join(record(row_record(p, checkpoint, number), encoding=encoding)))
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import debug_option, endpoint_option, give, job_argument, load, tell
+from batchrun.cli.arguments import give, job_argument, job_options, load, run_options, tell
 from batchrun.errors import ExitCode
 from batchrun.terminal import duration, place, plural, printable, when
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @job_argument
-@endpoint_option
+@job_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--verify", is_flag=True, help="Check the whole checkpoint: every page and all sums.")
-@debug_option
-def command(job: Path, endpoint: str | None, *, as_json: bool, verify: bool, **_: bool) -> None:
+def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Show rows by status and error, money, and the runs so far; whether one is running, and what changed since.
 
     Nothing is sent.
     """
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job import RunOptions, merged
+    from batchrun.job import merged
 
-    loaded, _environment = load(job)
-    path = merged(loaded.job, RunOptions(endpoint=endpoint)).checkpoint_path
-    with Checkpoint.open(path, read_only=True) as checkpoint:
-        facts = _facts(checkpoint, merged(loaded.job, RunOptions(endpoint=endpoint)))
+    options = run_options(**flags)
+    loaded, _environment = load(job, options)
+    merged_job = merged(loaded.job, options)
+    with Checkpoint.open(merged_job.checkpoint_path, read_only=True) as checkpoint:
+        facts = _facts(checkpoint, merged_job)
         wrong = checkpoint.verify() if verify else []
     if as_json:
         import orjson

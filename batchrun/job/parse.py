@@ -1,7 +1,7 @@
 """A job file's text -> Job, or all its mistakes at once, each with its place and what was probably meant."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -73,30 +73,30 @@ class Loaded:
         """Return a mistake at a path of the job; `line` counts the lines of a text from 1, as Jinja does."""
         if path in self._tree.files:
             message = f"{self._tree.files[path]}, line {line}: {message}"
-        return Mistake(*self._tree.locate(path, line), message)
+        return self._tree.mistake(path, message, line=line)
 
     def comment_after(self, path: JobPath) -> str | None:
         """Return the YAML comment right after a text: the rest of `Label # {{ text }}` was probably meant."""
         return self._tree.comment_after(path)
 
 
-def load(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
-    """Return the job of a file's text; `environment` has the values of `${VAR}`.
+def load(text: str, file: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Loaded:
+    """Return the job of a file's text; `environment` has the values of `${VAR}`, `settings` are those of --set.
 
     Raises JobFileError with all mistakes (the first hundred).
     """
-    loaded = examine(text, file, environment)
+    loaded = examine(text, file, environment, settings)
     if loaded.mistakes:
         raise JobFileError(loaded.shown, loaded.mistakes)
     return loaded
 
 
-def examine(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
+def examine(text: str, file: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Loaded:
     """Return the job as `load` does, but with its mistakes, so that the rest of it can be checked further.
 
     Raises JobFileError where the text is not a YAML mapping.
     """
-    tree = read(text, file.parent, environment)
+    tree = read(text, file.parent, environment, settings)
     if tree.data is None:
         raise JobFileError(str(file), tuple(tree.mistakes))
     made = {"file": file.absolute(), "text": text}
@@ -108,7 +108,7 @@ def examine(text: str, file: Path, environment: Mapping[str, str]) -> Loaded:
         tree.wrong |= {_path_of(error, tree) for error in errors}
         job = _JOB.validate_python(_without_wrong(tree, errors) | made)
     found = [(path, message) for path, message in check(job) if not _touches(path, tree.wrong)]
-    tree.mistakes += [Mistake(*tree.locate(path), message) for path, message in found]
+    tree.mistakes += [tree.mistake(path, message) for path, message in found]
     tree.wrong.update(path for path, _ in found)
     mistakes = tuple(sorted(set(tree.mistakes))[:MAX_MISTAKES])
     return Loaded(job, str(file), mistakes, frozenset(tree.wrong), tree)
@@ -197,7 +197,7 @@ def _worded(errors: list["ErrorDetails"], tree: Tree) -> Iterator[Mistake]:
         if path in tree.wrong or deeper or (missing and path in meant):
             continue
         is_key = found[0]["type"] == "unexpected_keyword_argument"
-        yield Mistake(*(tree.key_place(path) if is_key else tree.locate(path)), _message(path, found, tree))
+        yield tree.mistake(path, _message(path, found, tree), tree.key_place(path) if is_key else None)
 
 
 def _path_of(error: "ErrorDetails", tree: Tree) -> JobPath:

@@ -3,6 +3,8 @@
 A flag wins over the file, and a variable of the process over .env; below here nobody asks where a value came from.
 """
 
+import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,13 @@ from batchrun.errors import UserError
 from batchrun.job.spec import Job, Limits, Model
 
 PROCESS = "the environment"
+
+_ASKED = re.compile(r"(prompt|answer|input|dedupe|model\.(name|fallbacks|params|identity))(?![^.])")
+_NOT_ASKED = re.compile(r"answer\.repairs|model\.params\.(max_tokens|max_completion_tokens|provider|user|metadata)(\..*)?")
+"""Keys of --set that change what rows ask, and those among them that do not."""
+
+_READABLE = 40
+_VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,39}", re.ASCII)
 
 
 class Environment(Mapping[str, str]):
@@ -81,12 +90,21 @@ def _variables(file: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The flags of a run; None where one is not given. `retry` are error types, empty for all."""
+    """The flags of a run; None where one is not given.
+
+    `settings` are `KEY=VALUE` of --set, `input` is a path as the caller's folder sees it, `retry` are error types,
+    empty for all.
+    """
 
     limit: int | None = None
     max_cost: Decimal | None = None
     concurrency: int | None = None
+    sample: int | None = None
+    settings: tuple[str, ...] = ()
     endpoint: str | None = None
+    model: str | None = None
+    input: str | None = None
+    variant: str | None = None
     api_key_env: str | None = None
     engine: Literal["local", "ray"] | None = None
     output: Path | None = None
@@ -94,33 +112,60 @@ class RunOptions:
     yes: bool = False
     retry: frozenset[str] | None = None
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether only some of the open questions are to be asked."""
+        return self.limit is not None or self.sample is not None
+
+    @property
+    def wording(self) -> str | None:
+        """The first of the settings that changes what rows ask, None where none does."""
+        keys = (setting.partition("=")[0] for setting in self.settings)
+        return next((key for key in keys if _ASKED.match(key) and not _NOT_ASKED.fullmatch(key)), None)
+
 
 def command_line(job: str, options: RunOptions, verb: str = "") -> str:
     """Return the command that runs a job file again with these flags, quoted for a shell.
 
-    --fresh, --yes and what `retry` reopened have had their effect: repeating them would pay again.
+    --fresh, --yes and what `retry` reopened have had their effect: repeating them would pay again. Where --yes let a
+    setting change the questions, the command needs it each time.
     """
     flags = {
         "--endpoint": options.endpoint,
+        "--model": options.model,
+        "--input": options.input,
+        "--variant": options.variant,
         "--api-key-env": options.api_key_env,
         "--engine": options.engine,
         "--concurrency": options.concurrency,
         "--max-cost": options.max_cost,
         "--limit": options.limit,
+        "--sample": options.sample,
         "--output": options.output,
     }
     words = ["batchrun", *verb.split(), f"./{job}" if job.startswith("-") else job]
+    for setting in options.settings:
+        words += ["--set", setting]
     for flag, value in flags.items():
         if value is not None:
             words += [flag, str(value)]
+    if options.yes and options.wording is not None and options.variant is None:
+        words.append("--yes")
     return shlex.join(words)
 
 
 def merged(job: Job, options: RunOptions) -> Job:
-    """Return the job with the flags applied. Another endpoint gets a checkpoint and an output of its own."""
-    if options.endpoint is not None and options.endpoint != job.model.endpoint:
-        job = _renamed(job, options.endpoint)
+    """Return the job with the flags applied.
+
+    Another endpoint, model, input or --variant gets a checkpoint and an output of its own. Raises UserError for a
+    variant that can't be part of a file's name.
+    """
+    if variant := ".".join(_variants(job, options)):
+        output = replace(job.output, path=str(_with_name(job.output_path, variant)))
+        job = replace(job, output=output, checkpoint=str(_with_name(job.checkpoint_path, variant)))
     job = replace(job, model=_model(job.model, options), limits=_limits(job.limits, options))
+    if options.input is not None:
+        job = replace(job, input=replace(job.input, path=os.path.abspath(options.input)))  # noqa: PTH100  (without `..`)
     if options.engine is not None and (options.engine == "ray") != (job.ray is not None):
         job = replace(job, engine=options.engine)
     if options.output is not None:
@@ -128,14 +173,39 @@ def merged(job: Job, options: RunOptions) -> Job:
     return job
 
 
+def _variants(job: Job, options: RunOptions) -> Iterator[str]:
+    """Yield the parts of a variant's name: what is readable of each flag, and a digest against mistaking one."""
+    if options.endpoint not in {None, job.model.endpoint}:
+        yield _named(options.endpoint, urlsplit(options.endpoint).netloc)
+    if options.model not in {None, job.model.name}:
+        yield _named(options.model, options.model.rpartition("/")[2])
+    if options.input is not None:
+        path = os.path.abspath(options.input)  # noqa: PTH100  (without `..`)
+        if (path,) != tuple(str(job.resolve(pattern)) for pattern in job.input.patterns):
+            yield _named(path, Path(path).stem)
+    if options.variant is not None:
+        if not _VARIANT.fullmatch(options.variant):
+            raise UserError(f"--variant {options.variant}: use letters, digits, - and _, at most {_READABLE} of them")
+        yield options.variant
+
+
+def _named(value: str, readable: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", readable or value).strip("-.")[:_READABLE]
+    return f"{name}-{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]}"
+
+
 def _model(model: Model, options: RunOptions) -> Model:
+    name = options.model or model.name
     if options.endpoint is not None and options.endpoint != model.endpoint:
         # Key and headers, which may hold secrets too, go only where the file names them for; a model file means
         # something to `local` alone.
-        is_file = model.name is not None and model.name.endswith(".gguf")
-        name = model.name if is_file == (options.endpoint == "local") else None
-        model = replace(model, endpoint=options.endpoint, api_key_env=None, headers={}, name=name)
-    return replace(model, api_key_env=options.api_key_env or model.api_key_env)
+        is_file = name is not None and name.endswith(".gguf")
+        name = name if options.model or is_file == (options.endpoint == "local") else None
+        model = replace(model, endpoint=options.endpoint, api_key_env=None, headers={})
+    price = model.price
+    if options.model not in {None, model.name} and not any(one.startswith("model.price") for one in options.settings):
+        price = None  # the file's price is that of the file's model
+    return replace(model, name=name, price=price, api_key_env=options.api_key_env or model.api_key_env)
 
 
 def _limits(limits: Limits, options: RunOptions) -> Limits:
@@ -144,12 +214,6 @@ def _limits(limits: Limits, options: RunOptions) -> Limits:
     if options.max_cost is not None:
         limits = replace(limits, max_cost_usd=replace(limits.cap, run=options.max_cost))
     return limits
-
-
-def _renamed(job: Job, endpoint: str) -> Job:
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", urlsplit(endpoint).netloc or endpoint).strip("-.")
-    output = replace(job.output, path=str(_with_name(job.output_path, name)))
-    return replace(job, output=output, checkpoint=str(_with_name(job.checkpoint_path, name)))
 
 
 def _with_name(path: Path, name: str) -> Path:

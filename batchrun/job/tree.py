@@ -6,7 +6,7 @@ into a request's body or a JSON Schema has no field, and follows YAML 1.2.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Tree:
     """A job file's data, the nodes behind it by path, and the mistakes found while reading.
 
     `wrong` are the paths with a mistake: nothing more needs to be said about them. `files` are the prompts that stand
-    in a file of their own, with that file's name as written.
+    in a file of their own, with that file's name as written. `flags` are the paths that a flag of the command set.
     """
 
     text: str
@@ -98,8 +98,16 @@ class Tree:
     nodes: dict[JobPath, Node] = field(default_factory=dict)
     keys: dict[JobPath, Node] = field(default_factory=dict)
     files: dict[JobPath, str] = field(default_factory=dict)
+    flags: dict[JobPath, str] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
     wrong: set[JobPath] = field(default_factory=set)
+
+    def mistake(self, path: JobPath, message: str, place: tuple[int, int] | None = None, line: int = 1) -> Mistake:
+        """Return a mistake at a path: at the flag that set it, else at `place` or where the path stands in the file."""
+        flag = next((flag for end in range(1, len(path) + 1) if (flag := self.flags.get(path[:end]))), None)
+        if flag is not None:
+            return Mistake(0, 0, message, flag)
+        return Mistake(*(place or self.locate(path, line)), message)
 
     def locate(self, path: JobPath, line: int = 1) -> tuple[int, int]:
         """Return line and column (from 1) of what stands at a path, or of the nearest part above it in the file.
@@ -138,10 +146,10 @@ class Tree:
         return first + (line if node.style == "|" else 1), len(content) - len(content.lstrip(" ")) + 1
 
 
-def read(text: str, folder: Path, environment: Mapping[str, str]) -> Tree:
+def read(text: str, folder: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Tree:
     """Read a job file's text; files of prompts are relative to `folder`, `environment` has the values of `${VAR}`.
 
-    `data` is None where the text is not a YAML mapping, which is among the mistakes.
+    `settings` are `KEY=VALUE` of flags, which win over the file. `data` is None where the text is not a YAML mapping, which is among the mistakes.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     tree = Tree(text)
@@ -152,12 +160,68 @@ def read(text: str, folder: Path, environment: Mapping[str, str]) -> Tree:
         return tree
     if isinstance(root, MappingNode):
         _expand_short_forms(root)
+        for setting in settings:
+            _put(root, setting, tree)
+        _expand_short_forms(root)
         tree.data = _Walk(tree, folder, environment).value(root, ())
         return tree
     empty = root is None or (isinstance(root, ScalarNode) and root.style is None and root.value in _NULL)
     shape = "is empty" if empty else "is not a mapping"
     tree.mistakes.append(Mistake(1, 1, f"the file {shape}: a job has the keys input, prompt, model and output"))
     return tree
+
+
+def _put(root: MappingNode, setting: str, tree: Tree) -> None:
+    """Put the value of `KEY=VALUE` into the nodes of a job file; KEY is dotted, VALUE is YAML."""
+    key, equals, text = setting.partition("=")
+    path: JobPath = tuple(key.split("."))
+    tree.flags[path] = f"--set {short(setting, SHOWN)}"
+    if not equals or not all(path):
+        problem = "--set takes KEY=VALUE, such as model.params.temperature=0"
+    elif path == ("model",) or path[:2] in {("model", "headers"), ("model", "endpoint")}:
+        problem = _NOT_SET.get(path[1:2], "set one key of it, such as model.name")
+    else:
+        try:
+            _place_node(root, path, _setting_node(path, text))
+        except _UnreadableError as error:
+            problem = error.mistake.message
+        else:
+            return
+    tree.mistakes.append(tree.mistake(path, problem))
+
+
+_NOT_SET = {
+    ("headers",): "headers may be secrets, and other users see a command line: write them in the job file",
+    ("endpoint",): "write --endpoint, which sends the key nowhere else",
+}
+
+
+def _setting_node(path: JobPath, text: str) -> Node:
+    """Return the node of a value. A prompt is taken as it is: in YAML `Label: {{ text }}` would be a mapping."""
+    node = None if path in FROM_FILE and not text.startswith("{file:") else _composed(text)
+    if node is None:
+        mark = StringMark("--set", 0, 0, 0, text, 0)
+        style = '"' if path in FROM_FILE else None
+        node = ScalarNode("tag:yaml.org,2002:str", text, mark, mark, style=style)
+    return node
+
+
+def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
+    """Put a node at a path; what is not a mapping on the way becomes one."""
+    here = root
+    for depth, step in enumerate(path, 1):
+        known = {key.value: index for index, (key, _) in enumerate(here.value)}
+        if step not in known:
+            name = ScalarNode("tag:yaml.org,2002:str", str(step), node.start_mark, node.start_mark, style='"')
+            known[step] = len(here.value)
+            here.value.append((name, name))
+        key, inner = here.value[known[step]]
+        if depth == len(path):
+            inner = node
+        elif not isinstance(inner, MappingNode):
+            inner = MappingNode("tag:yaml.org,2002:map", [], node.start_mark, node.end_mark)
+        here.value[known[step]] = key, inner
+        here = inner
 
 
 class _UnreadableError(Exception):
@@ -228,7 +292,7 @@ class _Walk:
             try:
                 return self._scalar(node, path)
             except ValueError as problem:
-                self._refuse(path, str(problem), self._tree.locate(path))
+                self._refuse(path, str(problem))
                 return None
         if isinstance(node, SequenceNode):
             return [self.value(child, (*path, number)) for number, child in enumerate(node.value)]
@@ -254,8 +318,8 @@ class _Walk:
             if here not in self._tree.wrong:
                 yield key.value, data
 
-    def _refuse(self, path: JobPath, message: str, place: tuple[int, int]) -> None:
-        self._tree.mistakes.append(Mistake(*place, message))
+    def _refuse(self, path: JobPath, message: str, place: tuple[int, int] | None = None) -> None:
+        self._tree.mistakes.append(self._tree.mistake(path, message, place))
         self._tree.wrong.add(path)
 
     def _scalar(self, node: ScalarNode, path: JobPath) -> Any:  # noqa: ANN401  (any value of a job)

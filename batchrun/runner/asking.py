@@ -168,7 +168,8 @@ def _facts(tally: Tally) -> dict[str, Any]:
 
 
 def _note_low_water(pool: Pool, asking: Asking) -> None:
-    asking.checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
+    if not asking.checkpoint.is_sampled:  # between the rows of a sample others are open
+        asking.checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
 
 
 def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:

@@ -20,6 +20,7 @@ from batchrun.runner.budget import worst_case
 from batchrun.runner.children import LOCAL_PARALLEL
 from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
+from batchrun.runner.sample import MIXED, mix
 from batchrun.table import Batch
 
 SAMPLE = 4_000
@@ -41,7 +42,6 @@ LATENCY = 2.0
 
 _FIRST = 200
 """Questions on which `likely_cost` rests."""
-_POSITIONS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class _Sample:
         self._keys_of = Keys(p.renderer, dedupe=p.job.dedupe)
         # A constant bound needs no bodies; with images they would hold whole files.
         self._needs_size = worst is not None and p.job.model.max_request_usd is None
-        self._bound = _POSITIONS
+        self._bound = MIXED
         self._total = self._skipped = 0
         self._rows: list[_Row] = []
         self._first: list[Shown] = []
@@ -185,10 +185,7 @@ class _Sample:
             self._rows = [row for row in self._rows if self._is_in(row.position)]
 
     def _is_in(self, position: int) -> bool:
-        # A mere multiple would fall into step with inputs that repeat every so many rows.
-        mixed = position * 0x9E3779B1 % _POSITIONS
-        mixed = (mixed ^ mixed >> 15) * 0x85EBCA6B % _POSITIONS
-        return mixed ^ mixed >> 13 < self._bound
+        return mix(position) < self._bound
 
     def _rendered(self, batch: Batch, chosen: list[int]) -> list[_Row]:
         p, values = self._p, [batch.rows[index] for index in chosen]
@@ -251,8 +248,8 @@ class _Sample:
         """Estimate the distinct questions among `rows` open rows (Chao 1984): exact where the sample is the whole."""
         often = Counter(Counter(row.key for row in self._rows if row.is_open).values())
         distinct = often.total()
-        if self._bound == _POSITIONS or not self._p.job.dedupe:
-            return distinct if self._bound == _POSITIONS else rows
+        if self._bound == MIXED or not self._p.job.dedupe:
+            return distinct if self._bound == MIXED else rows
         if not often[2]:
             return rows if often[1] else distinct
         return min(rows, distinct + often[1] ** 2 // (2 * often[2]))

@@ -17,7 +17,7 @@ def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOpt
     flags of `options` applied. UserError for a file that can't be read.
     """
     environment = read_environment(path.parent, cwd, process)
-    loaded = examine(_text(path), path, environment)
+    loaded = examine(_text(path), path, environment, options.settings)
     if loaded.mistakes:
         _raise_all(loaded, environment, options)
     return loaded, environment

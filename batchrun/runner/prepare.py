@@ -194,13 +194,21 @@ class _Found:
         mistakes = [*self._loaded.mistakes, *self._mistakes]
         if not mistakes and [path for path, _ in self._problems] in ([("input",)], [("model",)]):
             return self._problems[0][1]
-        mistakes += [self._loaded.mistake(path, str(problem)) for path, problem in self._problems]
+        given = self._job.input.path != self._loaded.job.input.path
+        for path, problem in self._problems:
+            is_flag = given and path[:2] in {("input",), ("input", "path")}
+            if is_flag:
+                mistakes.append(Mistake(0, 0, str(problem).removeprefix("input.path: "), "--input"))
+            else:
+                mistakes.append(self._loaded.mistake(path, str(problem)))
         return JobFileError(self._loaded.shown, tuple(mistakes))
 
 
 _FLAGS: dict[JobPath, str] = {
     ("model", "endpoint"): "--endpoint",
+    ("model", "name"): "--model",
     ("model", "api_key_env"): "--api-key-env",
+    ("input", "path"): "--input",
     ("output", "path"): "--output",
 }
 _WHERE: JobPath = ("input", "where")

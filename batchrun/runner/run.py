@@ -10,7 +10,7 @@ from pathlib import Path
 from batchrun._version import __version__
 from batchrun.api import ASKED_AGAIN, TABLE, UNSENT, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
 from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, free_bytes, lock, start_fresh, utc_day
-from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError, UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
 from batchrun.money import PER_USD, CostKind, Pico, show, to_usd
 from batchrun.records import Summary
@@ -22,6 +22,7 @@ from batchrun.runner.log import event
 from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
 from batchrun.runner.progress import Goal, Ui
+from batchrun.runner.sample import positions
 from batchrun.runner.stop import Terminated, Valve
 from batchrun.runner.work import REAL_TIME, Tally, Time
 from batchrun.senders import check_installed
@@ -48,6 +49,11 @@ SURPRISE = 100
 def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
     """Run or resume a job; what ends it before the first request is raised as BatchrunError."""
     job = merged(loaded.job, options)
+    if options.wording is not None and options.variant is None and not options.yes:
+        raise UserError(
+            f"--set {options.wording} changes what is asked: add --variant NAME for an output and a checkpoint of its "
+            "own, or --yes to change those of the job"
+        )
     check_installed(job.ray)
     with ExitStack() as stack:
         stack.enter_context(lock(job.checkpoint_path))
@@ -97,6 +103,8 @@ class _Run:
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
         start = self._start(plan)
+        if (sample := self._options.sample) is not None:
+            self._checkpoint.choose(positions(plan.rows, sample), sample)
         count = self._checkpoint.count_open(start=start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
         self._asked = count if self._options.limit is None else min(count, self._options.limit)
         self._begin()
@@ -238,7 +246,7 @@ class _Run:
     def _goal(self, questions: int, failed: int) -> Goal:
         """Give what the progress counts to: the whole plan, or with a limit what this run asks."""
         per_minute = self._job.limits.requests_per_minute
-        if self._options.limit is not None:
+        if self._options.is_partial:
             return Goal(self._asked, per_minute=per_minute, cost_kind=cost_kind(self._job))
         return Goal(questions, questions - self._asked - failed, failed, per_minute, cost_kind(self._job))
 
@@ -352,7 +360,7 @@ class _Run:
     def _verdict(self, counts: Counts) -> tuple[int, str]:
         if self._valve.closed:
             return self._valve.exit_code, self._valve.reason
-        if counts.pending and self._options.limit is None:
+        if counts.pending and not self._options.is_partial:
             return ExitCode.SOME_FAILED, f"{plural(counts.pending, 'row')} pending"
         if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
             return ExitCode.SOME_FAILED, f"{plural(counts.failed, 'row')} failed"

@@ -1,0 +1,78 @@
+"""What a checkpoint tells: how rows stand, what answers used, which runs there were."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from batchrun.money import ZERO, Pico
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How the rows of the current plan stand.
+
+    `errors` counts failed rows by error_type; `questions` are the distinct ones, `cost` is what they cost.
+    """
+
+    rows: int = 0
+    ok: int = 0
+    failed: int = 0
+    pending: int = 0
+    skipped: int = 0
+    questions: int = 0
+    cost: Pico = ZERO
+    errors: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the newest answers used: tokens of so many answers, for estimates."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A question that is not to be asked: `ok` or `failed`, and what its last attempt used (seconds for `seconds`)."""
+
+    status: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Rows that failed and are not to be asked again, and the distinct questions that are among them."""
+
+    rows: int
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One run. `ended_at` is None while it runs, and for ever if it was killed; `plan` is the plan's number.
+
+    `output` is what the caller noted of the output that it left. `requests`, `cost` (picodollars),
+    `possibly_billed` and `cached` (answers from OpenRouter's cache) are what was committed, also of a killed run.
+    `job` is the text of the job file.
+    """
+
+    id: int
+    plan: int | None
+    started_at: float
+    ended_at: float | None
+    exit_code: int | None
+    reason: str | None
+    host: str
+    pid: int
+    version: str
+    requests: int
+    cost: Pico
+    possibly_billed: int
+    cached: int
+    output: str | None
+    resume_at: float | None
+    job: str
+    counts: Counts | None
