@@ -154,7 +154,9 @@ class Checkpoint:
                     chosen.setdefault(questions[position], position)
             if len(chosen) == count:
                 break
-        self._connection.run("CREATE TEMP TABLE chosen(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)")
+        self._connection.run(
+            "CREATE TEMP TABLE chosen(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)"
+        )
         rows = [(position, question, 1) for question, position in chosen.items()]
         self._connection.insert("temp.chosen(position, question_id, first)", rows)
         self._planned = _NARROW_JOIN.format("temp.chosen")

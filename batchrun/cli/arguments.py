@@ -91,7 +91,11 @@ def load(path: Path, options: "RunOptions") -> "tuple[Loaded, Environment]":
 
 _JOB_FLAGS = (
     click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of the job file, such as limits.timeout=9."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set a key of the job file, such as limits.timeout=9.",
     ),
     click.option("--endpoint", metavar="E", help="Another endpoint, with a checkpoint and an output of its own."),
     click.option("--model", metavar="NAME", help="Another model, with a checkpoint and an output of its own."),
@@ -123,7 +127,9 @@ _RUN_FLAGS = (
         metavar="N",
         help="Ask at most N questions in this run.",
     ),
-    click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Ask N questions spread over the whole input."),
+    click.option(
+        "--sample", type=click.IntRange(min=1), metavar="N", help="Ask N questions spread over the whole input."
+    ),
     click.option("--max-cost", type=Money(), metavar="USD", help="Hard cap on what this run may spend."),
     click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="At most N requests in flight."),
     click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process or from Ray actors."),

@@ -24,7 +24,9 @@ from batchrun.job.spec import Job, Limits, Model
 PROCESS = "the environment"
 
 _ASKED = re.compile(r"(prompt|answer|input|dedupe|model\.(name|fallbacks|params|identity))(?![^.])")
-_NOT_ASKED = re.compile(r"answer\.repairs|model\.params\.(max_tokens|max_completion_tokens|provider|user|metadata)(\..*)?")
+_NOT_ASKED = re.compile(
+    r"answer\.repairs|model\.params\.(max_tokens|max_completion_tokens|provider|user|metadata)(\..*)?"
+)
 """Keys of --set that change what rows ask, and those among them that do not."""
 
 _READABLE = 40

@@ -149,7 +149,8 @@ class Tree:
 def read(text: str, folder: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Tree:
     """Read a job file's text; files of prompts are relative to `folder`, `environment` has the values of `${VAR}`.
 
-    `settings` are `KEY=VALUE` of flags, which win over the file. `data` is None where the text is not a YAML mapping, which is among the mistakes.
+    `settings` are `KEY=VALUE` of flags, which win over the file. `data` is None where the text is not a YAML mapping,
+    which is among the mistakes.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     tree = Tree(text)
@@ -179,7 +180,7 @@ def _put(root: MappingNode, setting: str, tree: Tree) -> None:
     if not equals or not all(path):
         problem = "--set takes KEY=VALUE, such as model.params.temperature=0"
     elif path == ("model",) or path[:2] in {("model", "headers"), ("model", "endpoint")}:
-        problem = _NOT_SET.get(path[1:2], "set one key of it, such as model.name")
+        problem = next((why for name, why in _NOT_SET.items() if name in path), "set one key of it, such as model.name")
     else:
         try:
             _place_node(root, path, _setting_node(path, text))
@@ -191,8 +192,8 @@ def _put(root: MappingNode, setting: str, tree: Tree) -> None:
 
 
 _NOT_SET = {
-    ("headers",): "headers may be secrets, and other users see a command line: write them in the job file",
-    ("endpoint",): "write --endpoint, which sends the key nowhere else",
+    "headers": "headers may be secrets, and other users see a command line: write them in the job file",
+    "endpoint": "write --endpoint, which sends the key nowhere else",
 }
 
 

@@ -1,23 +1,166 @@
 """Flags that change a job: --set, --model, --input, --endpoint, --variant, --sample."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
-from command_line import Command, command  # noqa: F401  (a fixture)
-from job_running import run, write_job
-from plain_server import PlainServer, serving
+from command_line import Command, command
+from plain_server import completion, plain_server
 
-from batchrun.job import RunOptions
+__all__ = ["command"]
 
-pytestmark = pytest.mark.usefixtures("server")
+JOB = {"prompt": "Label: {{ text }}", "input": "rows.csv", "output": "out.csv"}
+
+
+@dataclass
+class Asked:
+    """A server that answers "yes", and what it was asked."""
+
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+
+    def prompts(self) -> list[str]:
+        """Return the prompts since the last call."""
+        found = [body["messages"][-1]["content"] for body in self.bodies]
+        self.bodies.clear()
+        return found
 
 
 @pytest.fixture
-def server() -> Iterator[PlainServer]:
-    """Serve one plain server."""
-    with serving() as server:
-        yield server
+def asked(tmp_path: Path) -> Iterator[Asked]:
+    """Serve a model, and write job.yaml with 100 rows for it."""
+    asked = Asked()
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked.bodies.append(body)
+        return completion("yes", prompt_tokens=10, completion_tokens=1)
+
+    with plain_server(answer) as asked.url:
+        model = {"endpoint": asked.url, "name": "big", "price": {"prompt": 1, "completion": 1}}
+        (tmp_path / "job.yaml").write_text(json.dumps(JOB | {"model": model}))
+        _rows(tmp_path / "rows.csv", 100)
+        yield asked
+
+
+def _rows(path: Path, number: int) -> None:
+    path.write_text("text\n" + "".join(f"t{row}\n" for row in range(number)))
+
+
+def test_another_model_has_an_output_and_a_checkpoint_of_its_own(
+    tmp_path: Path, command: Command, asked: Asked
+) -> None:
+    """--model asks another model, beside what the job's own model answered; every command finds it by the flag."""
+    assert command("job.yaml").code == 0
+    assert command("job.yaml", "--model", "vendor/small").code == 0
+    assert [body["model"] for body in asked.bodies] == ["big"] * 100 + ["vendor/small"] * 100
+    (output,) = tmp_path.glob("out.small-*.csv")
+    assert re.fullmatch(r"out\.small-[0-9a-f]{6}\.csv", output.name)
+    assert (tmp_path / ".batchrun" / output.name.replace("out", "job").replace("csv", "sqlite")).exists()
+    small = ["job.yaml", "--model", "vendor/small"]
+    asked.prompts()
+    assert command(*small).code == command("job.yaml").code == 0
+    for verb in ("status", "show", "export", "report", "check", "preview", "prune"):
+        ended = command(verb, *small)
+        assert ended.code == 0, ended.err
+    assert "vendor/small" in command("check", *small).out
+    assert asked.prompts() == []
+
+
+def test_flags_combine_in_one_order(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """The variant's name has endpoint, model and input in this order, whatever the order of the flags."""
+    _rows(tmp_path / "other rows.csv", 2)
+    ended = command("job.yaml", "--input", "other rows.csv", "--model", "m", "--endpoint", f"{asked.url}/", "--quiet")
+    assert ended.code == 0, ended.err
+    (output,) = tmp_path.glob("out.*.csv")
+    digest = "-[0-9a-f]{6}"
+    assert re.fullmatch(rf"out\.127\.0\.0\.1-\d+{digest}\.m{digest}\.other-rows{digest}\.csv", output.name)
+    assert pl.read_csv(output)["text"].to_list() == ["t0", "t1"]
+
+
+def test_the_job_own_values_make_no_variant(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """A flag that repeats what the job says leads to the job's own output."""
+    assert command("job.yaml", "--model", "big", "--input", "./rows.csv", "--endpoint", asked.url).code == 0
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_a_set_key_wins_over_the_file(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """--set takes YAML, makes missing sections, and leaves the output where it is; a prompt is taken as it is."""
+    assert command("job.yaml", "--set", "output.keep=none", "--set", "output.prefix=x_").code == 0
+    assert pl.read_csv(tmp_path / "out.csv").columns[0] == "x_answer"
+    ended = command("job.yaml", "--set", "prompt.user=Sort: {{ text }}", "--variant", "sort", "--limit", "1")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "out.sort.partial.csv").exists()
+    assert asked.prompts()[-1] == "Sort: t0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--set", "limits.timeout=soon"], '--set limits.timeout=soon: limits.timeout must be a number, not "soon"'),
+        (["--set", "limits.time=1"], '--set limits.time=1: unknown key "time", did you mean "timeout"?'),
+        (["--set", "limits.timeout"], "--set limits.timeout: --set takes KEY=VALUE"),
+        (["--set", "model.headers.X-Key=abc"], "write them in the job file"),
+        (["--set", "model={name: x}"], "set one key of it"),
+        (["--set", "model.endpoint=http://x.example/v1"], "write --endpoint"),
+        (["--set", "output.keep=[text"], "not valid YAML"),
+        (["--set", "input.path=none.csv", "--yes"], "--set input.path=none.csv: "),
+        (["--input", "none.csv"], "--input: "),
+        (["--variant", "a/b"], "--variant a/b: "),
+        (["--set", "prompt.user=Sort: {{ text }}"], "add --variant NAME"),
+        (["--set", "prompt.user=Sort: {{ txt }}", "--variant", "a"], "--set prompt.user=Sort: {{ txt }}: "),
+    ],
+)
+def test_mistakes_point_at_the_flag(command: Command, asked: Asked, flags: list[str], says: str) -> None:
+    """A wrong flag ends the command with exit 2 and its name, without a place in the job file; nothing is asked."""
+    ended = command("job.yaml", *flags)
+    assert ended.code == 2
+    assert says in ended.err
+    assert "job.yaml:" not in ended.err
+    assert asked.prompts() == []
+
+
+def test_a_sample_is_a_set(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """The same rows for each model, the smaller sample within the larger one; asked once, and no beginning."""
+    assert command("job.yaml", "--sample", "10").code == 0
+    ten = set(asked.prompts())
+    assert len(ten) == 10
+    assert ten != {f"Label: t{row}" for row in range(10)}
+    assert command("job.yaml", "--sample", "10").code == 0
+    assert asked.prompts() == []
+    assert command("job.yaml", "--sample", "30").code == 0
+    assert len(more := set(asked.prompts())) == 20
+    assert command("job.yaml", "--sample", "30", "--model", "small").code == 0
+    assert set(asked.prompts()) == ten | more
+    assert command("job.yaml").code == 0
+    assert len(asked.prompts()) == 70
+    assert pl.read_csv(tmp_path / "out.csv")["answer"].to_list() == ["yes"] * 100
+
+
+def test_a_sample_passes_over_equal_and_filtered_rows(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """A sample has as many distinct questions as it says, of rows that the filter lets through."""
+    (tmp_path / "rows.csv").write_text("text,keep\n" + "".join(f"t{row % 20},{row % 2}\n" for row in range(200)))
+    where = "input.where=keep = '1'"
+    assert command("job.yaml", "--sample", "8", "--set", where, "--yes").code == 0
+    prompts = asked.prompts()
+    assert len(set(prompts)) == len(prompts) == 8
+    assert {int(prompt.removeprefix("Label: t")) % 2 for prompt in prompts} == {1}
+    ended = command("job.yaml", "--sample", "500", "--set", where, "--yes")
+    assert ended.code == 0, ended.err
+    assert len(asked.prompts()) == 2
+
+
+def test_the_next_command_keeps_the_flags(command: Command, asked: Asked) -> None:
+    """The command that is offered leads to the same variant."""
+    flags = ["--set", "prompt.user=Sort: {{ text }}", "--variant", "sort", "--model", "small"]
+    assert command("job.yaml", *flags, "--limit", "3").code == 0
+    ended = command("job.yaml", *flags, "--limit", "3")
+    asked.prompts()
+    (offered,) = re.findall(r"`(batchrun .*)`", ended.err)
+    assert command(*shlex.split(offered)[1:]).code == 0
+    assert {prompt[:4] for prompt in asked.prompts()} == {"Sort"}
