@@ -32,7 +32,6 @@ LIBRARIES = {
     "dotenv": {"job"},
     "jinja2": {"prompt", "report"},
     "markupsafe": {"report"},
-    "pygal": {"report"},
     "jsonschema_rs": {"prompt"},
     "sqlite_utils": {"checkpoint"},
     "sqlite3": {"checkpoint"},

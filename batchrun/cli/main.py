@@ -20,7 +20,7 @@ COMMANDS = {
     "eval": "Compare answers with gold: accuracy, labels, confusions.",
     "compare": "Compare two jobs on the same rows, also with gold.",
     "export": "Write the answers so far to the output, even during a run.",
-    "report": "Write one HTML page: money, progress, errors, answers, rows.",
+    "report": "Write one HTML page: answers, errors, money, a table of rows.",
     "init": "Write a commented job file for an input file.",
     "prune": "Delete old answers that no row needs any more.",
     "simulate": "Serve an OpenRouter simulator on loopback, for trials.",

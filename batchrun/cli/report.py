@@ -11,9 +11,7 @@ from batchrun.cli.arguments import job_argument, job_options, opened, tell
 @click.command("report")
 @job_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there.")
-@click.option(
-    "--gold", metavar="[ANSWER=]COLUMN", help="Hold an answer column to the input's column with the right values."
-)
+@click.option("--gold", metavar="[ANSWER=]COLUMN", help="Compare an answer column with a column of right values.")
 @click.option("--no-samples", is_flag=True, help="Leave out all texts of rows, for private data.")
 @job_options
 def command(
@@ -24,11 +22,11 @@ def command(
     no_samples: bool,
     **flags: Any,  # noqa: ANN401  (click gives each flag its type)
 ) -> None:
-    """Write one HTML file that tells how the job went, also while a run is going on.
+    """Write one HTML file about the answers and how the job went, also during a run.
 
-    It holds money and tokens, progress, errors with advice, the answers' distribution, and a table of rows to search.
-    It asks nothing of a network, so it can be sent by mail; nothing is sent by this command either. Without -o the
-    file is NAME.report.html beside the output.
+    It holds the distribution of the answers, errors with advice and examples, money, latency, and a table of up to
+    100,000 rows to search, sort and filter; with --gold also the accuracy, scores of each label and the confusions. The
+    page is self-contained and can be mailed. Without -o the file is NAME.report.html beside the output.
     """
     from batchrun.report import report_path, write_report
     from batchrun.terminal import place

@@ -21,6 +21,7 @@ class AnsweredRow(NamedTuple):
 
     `question` is None for a row that was not asked. `cost` (picodollars) is on the question's first row, else 0;
     `seconds` is the latency. `answer` holds a value for each answer column, and nothing unless the status is ok.
+    `details` are the further columns that were asked for.
     """
 
     position: int
@@ -31,22 +32,26 @@ class AnsweredRow(NamedTuple):
     cost: int
     seconds: float | None
     answer: Mapping[str, Any]
+    details: Sequence[Any]
 
 
-def answered_rows(p: Prepared, checkpoint: Checkpoint, columns: Sequence[str], start: int = 0) -> Iterator[AnsweredRow]:
+def answered_rows(
+    p: Prepared, checkpoint: Checkpoint, columns: Sequence[str], start: int = 0, details: Sequence[str] = ()
+) -> Iterator[AnsweredRow]:
     """Yield the rows from position `start` on, in input order, with their cells in `columns` (no name twice).
 
-    Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
+    `details` are names of the checkpoint's OUTCOME_COLUMNS. Raises UserError where input or wording are not those of
+    the last run, InputError if the input changes meanwhile.
     """
     outputs.check_plan(p, checkpoint.current_plan())
     for batch in p.rows.batches(columns, start, BLOCK):
-        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), FIELDS)
+        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), (*FIELDS, *details))
         if len(outcomes) != len(batch.rows):
             raise InputError(INPUT_CHANGED)
-        for offset, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True)):
-            status, question, first, cost, seconds, text = outcome
+        for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
+            status, question, first, cost, seconds, text, *more = outcome
             answer = answer_values(p, text) if status == Status.OK else {}
-            yield AnsweredRow(batch.position + offset, cells, status, question, bool(first), cost or 0, seconds, answer)
+            yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, answer, more)
 
 
 def answer_values(p: Prepared, text: str) -> dict[str, Any]:

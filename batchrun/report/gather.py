@@ -1,226 +1,194 @@
-"""One walk over input and checkpoint: sums, distributions, and the rows that are shown."""
+"""One walk over input and checkpoint: distributions, and the rows of the page's table.
 
+Nothing grows with the job: distributions are bounded, and the table's rows are compressed up to a fixed size.
+"""
+
+import base64
 import re
-from array import array
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.errors import UserError, did_you_mean
-from batchrun.money import show
+from batchrun.money import PER_USD
 from batchrun.prompt import RowProblem
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.records import Status
+from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.bars import Tally
+from batchrun.report.gold import Gold
+from batchrun.report.show import text_of
+from batchrun.runner.prepare import Prepared
 
-ROWS, FAILED_ROWS = 3_000, 1_000
-"""Rows in the table; so many of them are kept for the failed ones."""
+MOST_ROWS, MOST_FAILED = 100_000, 10_000
+"""Rows in the table, and how many of them may be failed ones where not all rows have room."""
+
+PACKED_BYTES = 3_400_000
+"""Of compressed rows; as base64 they leave a page below 5 MB."""
+
+SHOWN_CHARACTERS = 10_000_000
+"""Of all cells together, before they are compressed."""
 
 SAMPLES = 3
 """Rows shown with each error."""
 
-LONGEST = 700
-"""Characters of a text that are shown."""
+LONGEST, SHORTEST = 700, 24
+"""Characters of a cell that are shown: fewer where there are many rows."""
 
-MOST_LABELS = 5_000
-"""Different values of one column that are counted one by one."""
-
+_DETAILS = ("error_type", "error_message", "raw", "model", "provider", "prompt_tokens", "completion_tokens")
+_EXACT = 2**53
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
-_FIELDS = (
-    "status", "first", "answer", "raw", "error_type", "error_message", "model", "provider", "prompt_tokens",
-    "completion_tokens", "seconds", "finished_at", "cost",
-)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the table, as text; `number` counts from 1."""
+class FailedRow(NamedTuple):
+    """An example of an error: row number from 1, the prompt's last message, what the server said, the reply."""
 
     number: int
-    status: str
     prompt: str
-    answer: str
-    error: str
     message: str
-    cost: str
-    seconds: str
-
-
-@dataclass(slots=True)
-class Column:
-    """What one answer column holds: how often each label, all numbers, and how often it was null.
-
-    `declared` are the values that the job itself names; `beyond` counts what had no room among the labels.
-    """
-
-    declared: tuple[str, ...] = ()
-    labels: Counter[str] = field(default_factory=Counter)
-    numbers: "array[float]" = field(default_factory=lambda: array("d"))
-    null: int = 0
-    beyond: int = 0
-
-    def add(self, value: Any) -> None:  # noqa: ANN401  (any JSON)
-        """Count one value; the items of a list count one by one."""
-        if value is None:
-            self.null += 1
-        elif isinstance(value, list):
-            for item in value:
-                self.add(item)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            self.numbers.append(value)
-        elif (text := label(value)) in self.labels or len(self.labels) < MOST_LABELS:
-            self.labels[text] += 1
-        else:
-            self.beyond += 1
-
-
-@dataclass(slots=True)
-class Gold:
-    """Answers of one column against the input's column that holds the right ones; None: no answer."""
-
-    answer: str
-    column: str
-    pairs: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    reply: str
 
 
 @dataclass(slots=True)
 class Gathered:
-    """What the walk found. Seconds; `finished` and `failed_at` are Unix times of questions."""
+    """What the walk found. `rows` is gzip as base64, a row a line.
 
-    columns: dict[str, Column]
-    gold: Gold | None = None
-    seconds: "array[float]" = field(default_factory=lambda: array("d"))
-    finished: "array[float]" = field(default_factory=lambda: array("d"))
-    failed_at: "array[float]" = field(default_factory=lambda: array("d"))
+    `fields` names the values of a row: its number and status, `inputs` columns of the input, the answers, and others.
+    """
+
+    fields: tuple[str, ...]
+    inputs: int
+    columns: dict[str, Tally]
+    seconds: Tally = field(default_factory=Tally)
+    cost: Tally = field(default_factory=Tally)
+    questions: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     models: Counter[str] = field(default_factory=Counter)
-    rows: list[Row] = field(default_factory=list)
-    samples: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[FailedRow]] = field(default_factory=lambda: defaultdict(list))
     first_request: tuple[tuple[str, str], ...] = ()
+    shown: int = 0
+    rows: str = ""
+
+    @property
+    def first_answer(self) -> int:
+        """The place of the first answer in a row."""
+        return 2 + self.inputs
 
 
-def gather(p: Prepared, checkpoint: Checkpoint, *, total: int, gold: str | None, samples: bool) -> Gathered:
-    """Walk once over `total` rows. `gold` is COLUMN or ANSWER=COLUMN; without `samples` no text of a row is kept.
+def gather(p: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, samples: bool) -> Gathered:
+    """Walk over all rows. Without `samples` no text of a row is kept.
 
-    Raises UserError for a gold column that can't be meant, InputError if the input changes meanwhile.
+    Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
     """
-    walk = _Walk(p, total, _gold(p, gold), samples=samples)
-    gold_column = walk.found.gold.column if walk.found.gold else None
-    names = list(dict.fromkeys([*p.renderer.columns, *([gold_column] if gold_column else [])]))
-    walk.gold_place = names.index(gold_column) if gold_column else 0
-    for batch in p.rows.batches(names):
-        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), _FIELDS)
-        if len(outcomes) != len(batch.rows):
-            raise UserError(INPUT_CHANGED)
-        for offset, (values, outcome) in enumerate(zip(batch.rows, outcomes, strict=True)):
-            walk.take(batch.position + offset, values, dict(zip(_FIELDS, outcome, strict=True)))
+    counts = checkpoint.counts()
+    walk = _Walk(p, gold, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
+    for row in answered_rows(p, checkpoint, walk.names, details=_DETAILS):
+        walk.take(row)
+    walk.found.rows = base64.b64encode(walk.packed + walk.packer.flush()).decode()
     return walk.found
-
-
-def _gold(p: Prepared, told: str | None) -> Gold | None:
-    if told is None:
-        return None
-    answer, _, column = told.rpartition("=")
-    if column not in p.rows.columns:
-        raise UserError(f'--gold: the input has no column "{column}"{did_you_mean(column, p.rows.columns)}')
-    answers = list(p.form.columns)
-    if not answer:
-        if len(answers) > 1 and column not in answers:
-            raise UserError(f"--gold: say which answer it belongs to: ANSWER={column}; there are {', '.join(answers)}")
-        answer = column if column in answers else answers[0]
-    if answer not in answers:
-        raise UserError(f'--gold: there is no answer column "{answer}"{did_you_mean(answer, answers)}')
-    return Gold(answer, column)
 
 
 class _Walk:
     """Takes one row after the other."""
 
-    def __init__(self, p: Prepared, total: int, gold: Gold | None, *, samples: bool) -> None:
-        self._p, self._samples = p, samples
-        self._structured = p.form.schema is not None
-        self._step = 1 if total <= ROWS else -(-total // (ROWS - FAILED_ROWS))
-        self._failed = 0
-        self._width = len(p.renderer.columns)
-        self._settled = 0
-        self.gold_place = 0
-        self.found = Gathered({name: Column(_declared(schema)) for name, schema in p.form.columns.items()}, gold)
-
-    def take(self, position: int, values: Sequence[Any], outcome: Mapping[str, Any]) -> None:
-        """Count one row, and keep it for the table if it is its turn."""
-        found, status = self.found, outcome["status"]
-        answer = self._answer(outcome) if status == "ok" else {}
-        for name, column in found.columns.items():
-            if status == "ok":
-                column.add(answer.get(name))
-        if found.gold is not None and (gold := values[self.gold_place]) is not None and status != "skipped":
-            value = answer.get(found.gold.answer)
-            found.gold.pairs[label(gold, like=value), None if value is None else label(value)] += 1
-        if outcome["first"] and status in {"ok", "failed"}:
-            self._count(outcome)
-        if self._samples:
-            self._show(position, values[: self._width], outcome, answer)
-
-    def _answer(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
-        if self._structured:
-            answer: dict[str, Any] = orjson.loads(outcome["answer"])
-            return answer
-        return dict.fromkeys(self.found.columns, outcome["answer"])
-
-    def _count(self, outcome: Mapping[str, Any]) -> None:
-        found = self.found
-        found.prompt_tokens += outcome["prompt_tokens"] or 0
-        found.completion_tokens += outcome["completion_tokens"] or 0
-        if outcome["status"] == "failed":
-            found.failed_at.append(outcome["finished_at"])
-            return
-        found.finished.append(outcome["finished_at"])
-        if outcome["seconds"] is not None:
-            found.seconds.append(outcome["seconds"])
-        names = (outcome["model"], outcome["provider"])
-        found.models[" at ".join(visible(name) for name in names if name) or "not told"] += 1
-
-    def _show(
-        self, position: int, values: Sequence[Any], outcome: Mapping[str, Any], answer: Mapping[str, Any]
-    ) -> None:
-        failed, found = outcome["status"] == "failed", self.found
-        self._failed += failed
-        if outcome["status"] == "pending" and self._step > 1:
-            return  # nothing to see yet; they would push answers out of the table
-        self._settled += 1
-        if (self._settled - 1) % self._step and not (failed and self._failed <= FAILED_ROWS):
-            return
-        messages = () if outcome["status"] == "skipped" else self._messages(values)
-        row = Row(
-            position + 1,
-            outcome["status"],
-            cut(messages[-1][1]) if messages else "",
-            cut(self._told(answer) or outcome["raw"] or ""),
-            outcome["error_type"] or "",
-            cut(outcome["error_message"] or ""),
-            show(outcome["cost"]) if outcome["cost"] else "",
-            f"{outcome['seconds']:.1f} s" if outcome["seconds"] is not None else "",
+    def __init__(self, p: Prepared, gold: Gold | None, *, rows: int, settled: int, samples: bool) -> None:
+        self._p, self._gold, self._samples = p, gold, samples
+        self._inputs = tuple(p.renderer.columns or p.kept)
+        # Gold stands in a column of its own behind the answers, so it is read beside the columns that are shown.
+        self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else [])]))
+        self._step = 1 if rows <= MOST_ROWS else -(-settled // (MOST_ROWS - MOST_FAILED)) or 1
+        cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(p.form.columns)) or 1
+        self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
+        self._failed = self._settled = 0
+        self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
+        fields = ("row", "status", *self._inputs, *p.form.columns, *(("gold", "differs") if gold else ()))
+        self.found = Gathered(
+            (*fields, "$ / 1,000", "seconds", "error", "message", "reply"),
+            len(self._inputs),
+            {name: Tally(_declared(schema)) for name, schema in p.form.columns.items()},
         )
-        found.rows.append(row)
-        found.first_request = found.first_request or messages
-        if failed and len(some := found.samples[row.error]) < SAMPLES:
-            some.append(row)
 
-    def _told(self, answer: Mapping[str, Any]) -> str:
-        """Give an answer's columns one a line; a text as it is."""
-        if not self._structured:
-            return "".join(answer.values())
-        return "\n".join(f"{name}: {'null' if value is None else label(value)}" for name, value in answer.items())
+    def take(self, row: AnsweredRow) -> None:
+        """Count one row, and keep it for the table if it is its turn."""
+        found = self.found
+        details = dict(zip(_DETAILS, row.details, strict=True))
+        for name, value in row.answer.items():
+            found.columns[name].add(value)
+        if row.first and row.status in {Status.OK, Status.FAILED}:
+            self._count(row, details)
+        if self._samples:
+            self._show(row, details)
 
-    def _messages(self, values: Sequence[Any]) -> tuple[tuple[str, str], ...]:
-        """Give (role, text) of a row's messages; none where they can't be rendered."""
-        messages = self._p.renderer.messages(values)
+    def _count(self, row: AnsweredRow, details: Mapping[str, Any]) -> None:
+        found = self.found
+        found.questions += 1
+        found.prompt_tokens += details["prompt_tokens"] or 0
+        found.completion_tokens += details["completion_tokens"] or 0
+        if row.status != Status.OK:
+            return
+        if row.seconds is not None:
+            found.seconds.add(row.seconds)
+        if row.cost:
+            found.cost.add(_per_thousand(row.cost))
+        names = (details["model"], details["provider"])
+        found.models[" at ".join(visible(name) for name in names if name) or "unknown"] += 1
+
+    def _show(self, row: AnsweredRow, details: Mapping[str, Any]) -> None:
+        found, failed = self.found, row.status == Status.FAILED
+        self._failed += failed
+        if row.status == Status.OK and not found.first_request:
+            found.first_request = self._messages(row)
+        if failed and len(some := found.samples[details["error_type"]]) < SAMPLES:
+            messages = self._messages(row)
+            shown = (messages[-1][1] if messages else "", details["error_message"] or "", details["raw"] or "")
+            some.append(FailedRow(row.position + 1, *map(cut, shown)))
+        if row.status == Status.PENDING and self._step > 1:
+            return  # nothing to see yet: they would push answers out of the table
+        self._settled += 1
+        if (self._settled - 1) % self._step and not (failed and self._failed <= MOST_FAILED):
+            return
+        if len(self.packed) < PACKED_BYTES:
+            found.shown += 1
+            self.packed += self.packer.compress(orjson.dumps(self._cells(row, details)) + b"\n")
+
+    def _cells(self, row: AnsweredRow, details: Mapping[str, Any]) -> list[Any]:
+        """Return a row of the table, in the order of `fields`."""
+        cells = dict(zip(self.names, row.cells, strict=True))
+        values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._p.form.columns]
+        shown = [row.position + 1, row.status, *map(self._cell, values)]
+        if (gold := self._gold) is not None:
+            right = gold.of(cells[gold.source], row.position)
+            value = row.answer.get(gold.answer)
+            settled = right is not None and row.status in {Status.OK, Status.FAILED}
+            equal = settled and gold.rule.equal(right or "", None if value is None else gold.rule.normal(value))
+            shown += [self._cell(right), not equal if settled else None]
+        error = [details[name] and cut(details[name]) for name in ("error_type", "error_message", "raw")]
+        return [*shown, _per_thousand(row.cost) if row.cost else None, row.seconds, *error]
+
+    def _cell(self, value: Any) -> Any:  # noqa: ANN401  (any cell or JSON value)
+        """Return a value as the table holds it: a number as it is, anything else as text, a list by its items."""
+        if value is None or isinstance(value, bool):
+            return None if value is None else text_of(value)
+        if isinstance(value, int | float):
+            return value if abs(value) < _EXACT else str(value)
+        if isinstance(value, list):
+            return [self._cell(item) for item in value[:20]]
+        return cut(text_of(value).strip(), self._room)
+
+    def _messages(self, row: AnsweredRow) -> tuple[tuple[str, str], ...]:
+        """Return (role, text) of a row's messages; none where they can't be rendered."""
+        messages = self._p.renderer.messages(row.cells[: len(self._p.renderer.columns)])
         if isinstance(messages, RowProblem):
             return ()
         return tuple((message["role"], cut(_text(message["content"]), 4 * LONGEST)) for message in messages)
+
+
+def _per_thousand(cost: int) -> float:
+    return round(1_000 * cost / PER_USD, 6)
 
 
 def _text(content: Any) -> str:  # noqa: ANN401  (a text, or parts of one)
@@ -230,33 +198,18 @@ def _text(content: Any) -> str:  # noqa: ANN401  (a text, or parts of one)
 
 
 def _declared(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give the values that a column's schema names."""
+    """Return the labels that a column's schema names."""
     schemas = [schema, schema.get("items", {}), *schema.get("anyOf", ())]
     if any("boolean" in (part.get("type") or ()) for part in schemas):
         return ("false", "true")
-    return tuple(label(value) for part in schemas for value in part.get("enum", ()) if value is not None)
-
-
-def label(value: Any, *, like: Any = None) -> str:  # noqa: ANN401  (any JSON)
-    """Give a value as text that is equal for equal values; a text stands for a value of the kind that it is `like`."""
-    if isinstance(value, str):
-        text = value.strip()
-        if isinstance(like, bool):
-            return text.lower()
-        try:
-            return label(float(text)) if isinstance(like, int | float) else text
-        except ValueError:
-            return text
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return orjson.dumps(value, default=str).decode() if isinstance(value, bool | dict | list) else str(value)
+    return tuple(text_of(value) for part in schemas for value in part.get("enum", ()) if value is not None)
 
 
 def visible(text: str) -> str:
-    """Give text in which control characters, and those that turn the direction of writing, are seen as escapes."""
+    """Return text in which control characters, and those that turn the direction of writing, stand as escapes."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
-    """Give text that can be shown, at most so long."""
+    """Return text that can be shown, at most `longest` characters of it."""
     return visible(text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)")

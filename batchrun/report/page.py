@@ -1,23 +1,27 @@
-"""The page: facts in words, charts and tables, as one HTML file that asks nothing of a network."""
+"""The page: facts, bars and a table of rows, as one HTML file that needs no network."""
 
 import base64
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrun._version import __version__
 from batchrun.api import cost_kind
-from batchrun.checkpoint import Checkpoint, Counts, RunInfo, utc_day
+from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
 from batchrun.money import CostKind, cost
-from batchrun.report import charts
-from batchrun.report.gather import Column, Gathered, Row, cut, gather, visible
+from batchrun.report.bars import Bar
+from batchrun.report.evaluate import Evaluation, evaluate, percent
+from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
+from batchrun.report.gold import GoldOptions, gold_of
+from batchrun.report.statistics import wilson
 from batchrun.runner import outputs
 from batchrun.runner.closing import advice
 from batchrun.runner.prepare import Prepared
@@ -25,8 +29,8 @@ from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent
 RUNS = 20
-CLASSES = 12
-"""A confusion table has at most so many rows and columns."""
+MOST_CLASSES = 12
+"""Labels of a confusion table."""
 
 _EXITS = {
     ExitCode.DONE: "done",
@@ -40,8 +44,38 @@ _EXITS = {
 }
 
 
+class Chart(NamedTuple):
+    """Bars under a title. `field` is the place of their values in a row of the table."""
+
+    title: str
+    field: int
+    bars: list[Bar]
+    note: str
+    most: int
+
+
+class Matrix(NamedTuple):
+    """Counts of (gold, answer); `gold` is empty where a table would be too large. `fields`: their places in a row."""
+
+    gold: list[str]
+    answers: list[str | None]
+    cells: dict[tuple[str, str | None], int]
+    most: int
+    fields: tuple[int, int]
+
+
+class ErrorGroup(NamedTuple):
+    """An error: rows that failed by it, attempts in all runs, what to do, examples."""
+
+    name: str
+    rows: int
+    attempts: int
+    advice: str
+    samples: list[FailedRow]
+
+
 def report_path(p: Prepared) -> Path:
-    """Give where the report goes by itself: NAME.report.html beside the output NAME.SUFFIX."""
+    """Return the report's default path: NAME.report.html beside the output NAME.SUFFIX."""
     return p.job.output_path.with_name(f"{p.job.output_path.stem}.report.html")
 
 
@@ -53,10 +87,12 @@ def write_report(
     Raises UserError where input or wording are not those of the last run, StorageError where the disk fails.
     """
     if path.suffix.lower() not in {".html", ".htm"}:
-        raise UserError(f"{path} is no name for a report; write one that ends in .html")
+        raise UserError(f"{path} is not a name for a report: write one that ends in .html")
     outputs.check_plan(p, checkpoint.current_plan())
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
-    found = gather(p, checkpoint, total=counts.rows - counts.pending, gold=gold, samples=samples)
+    options = GoldOptions(gold) if gold else None
+    evaluation = evaluate(p, checkpoint, options) if options else None
+    found = gather(p, checkpoint, gold=gold_of(p, options) if options else None, samples=samples)
     page = _page(
         cost_kind(p.job),
         job=p.job,
@@ -65,14 +101,14 @@ def write_report(
         runs=runs,
         exits=_EXITS,
         seconds=sum((run.ended_at or run.started_at) - run.started_at for run in runs),
-        output_cost=counts.cost,
         spent=(counts.cost, checkpoint.spent(day=utc_day(time.time())), checkpoint.spent()),
         possibly_billed=checkpoint.possibly_billed(),
-        time_charts=list(_time_charts(found, runs)),
-        errors=list(_errors(counts, checkpoint.failed_attempts(), found)),
-        columns=list(_columns(found, samples=samples)),
-        confusion=_confusion(found, samples=samples),
+        errors=_errors(counts.errors or {}, checkpoint.failed_attempts(), found),
+        charts=list(_charts(found, samples=samples)),
+        evaluation=evaluation,
+        matrix=_matrix(evaluation, found, samples=samples) if evaluation else None,
         found=found,
+        data=_data(found, has_gold=gold is not None) if samples else None,
         samples=samples,
         version=__version__,
         now=time.time(),
@@ -89,11 +125,30 @@ def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the templ
     policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
     files = FileSystemLoader(FOLDER)
     templates = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    templates.filters.update(
-        usd=lambda amount: cost(amount, kind), when=when, duration=duration, visible=visible, cut=cut
-    )
+    filters = {"when": when, "duration": duration, "visible": visible, "cut": cut, "percent": percent}
+    templates.filters.update(filters, usd=lambda amount: cost(amount, kind))
+    templates.globals.update(wilson=wilson, wanted=_wanted)
     ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
     return templates.get_template("page.html.j2").render(facts, policy=f"{policy}; base-uri 'none'", **ours)
+
+
+def _wanted(*pairs: tuple[int, list[Any]]) -> str:
+    """Return an attribute that names the rows to show: fields of a row, each with what its value must be."""
+    return orjson.dumps(
+        [[field, *(visible(one) if isinstance(one, str) else one for one in wanted)] for field, wanted in pairs]
+    ).decode()
+
+
+def _data(found: Gathered, *, has_gold: bool) -> Markup:
+    """Return the table for the script; no "<" in it can end the element that holds it."""
+    facts = {
+        "fields": [visible(name) for name in found.fields],
+        "inputs": found.inputs,
+        "answers": len(found.columns),
+        "gold": has_gold,
+        "rows": found.rows,
+    }
+    return Markup(orjson.dumps(facts).decode().replace("<", "\\u003c"))  # noqa: S704  (JSON without "<")
 
 
 def _digest(text: str) -> str:
@@ -110,82 +165,45 @@ def _write(path: Path, page: str) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as problem:
-        raise StorageError(f"{path} can't be written: {problem.strerror}") from None
+        raise StorageError(f"{path} cannot be written: {problem.strerror}") from None
 
 
-def _time_charts(found: Gathered, runs: Sequence[RunInfo]) -> Iterator[tuple[Markup, str]]:
-    asked = [run for run in runs if run.requests]
-    settled = charts.work_seconds([*found.finished, *found.failed_at], asked)
-    if not settled:
-        return
-    answered, failed = (charts.work_seconds(times, asked) for times in (found.finished, found.failed_at))
-    pauses = "; the time between runs is left out" if len(asked) > 1 else ""
-    yield (
-        charts.progress("Questions settled", answered, failed),
-        f"Questions answered (green) and failed (red) over time{pauses}",
-    )
-    yield charts.throughput("Questions per second", settled), f"Questions per second over time{pauses}"
-    if found.seconds:
-        ordered = sorted(found.seconds)
-        shares = ((0.5, "half"), (0.9, "90 %"), (0.99, "99 %"))
-        told = ", ".join(f"{name} within {ordered[int(share * (len(ordered) - 1))]:.2g} s" for share, name in shares)
-        chart = charts.histogram("Latency of answers", ordered, " s")
-        yield chart, f"Latency of answers: {told}, the slowest {ordered[-1]:.2g} s"
+def _errors(rows: Mapping[str, int], attempts: Mapping[str, int], found: Gathered) -> list[ErrorGroup]:
+    names = sorted({*rows, *attempts}, key=lambda name: (-rows.get(name, 0), -attempts.get(name, 0)))
+    return [
+        ErrorGroup(name, rows.get(name, 0), attempts.get(name, 0), advice(name).removeprefix(": "), found.samples[name])
+        for name in names
+    ]
 
 
-def _errors(
-    counts: Counts, attempts: dict[str, int], found: Gathered
-) -> Iterator[tuple[str, int, int, str, list[Row]]]:
-    """Give each error's name, rows, attempts, advice and sample rows."""
-    rows = counts.errors or {}
-    for name in sorted({*rows, *attempts}, key=lambda name: (-rows.get(name, 0), -attempts.get(name, 0))):
-        samples = found.samples.get(name, [])
-        yield visible(name), rows.get(name, 0), attempts.get(name, 0), advice(name).removeprefix(": "), samples
+def _charts(found: Gathered, *, samples: bool) -> Iterator[Chart]:
+    for place, (name, tally) in enumerate(found.columns.items(), found.first_answer):
+        if bars := tally.bars(all_texts=samples):
+            yield _chart(name, place, bars, f"{tally.null:,} null" if tally.null else "")
+    for name, field, tally, unit in (
+        ("Latency of answers", "seconds", found.seconds, " s"),
+        ("Cost of 1,000 questions like this one, USD", "$ / 1,000", found.cost, ""),
+    ):
+        if bars := tally.bars(unit=unit):
+            yield _chart(name, found.fields.index(field, found.first_answer + len(found.columns)), bars, "")
 
 
-def _columns(found: Gathered, *, samples: bool) -> Iterator[dict[str, Any]]:
-    for name, column in found.columns.items():
-        drawn = []
-        if column.numbers:
-            drawn.append(charts.histogram(visible(name), column.numbers))
-        if labels := _labels(column, samples=samples):
-            drawn.append(charts.bars(visible(name), labels))
-        numbers = sorted(column.numbers)
-        yield {
-            "name": visible(name),
-            "charts": drawn,
-            "null": column.null,
-            "different": len(column.labels),
-            "more": bool(column.beyond),
-            "range": (f"{numbers[0]:g}", f"{numbers[len(numbers) // 2]:g}", f"{numbers[-1]:g}") if numbers else None,
-        }
+def _chart(title: str, field: int, bars: list[Bar], note: str) -> Chart:
+    return Chart(visible(title), field, bars, note, max(bar.count for bar in bars) or 1)
 
 
-def _labels(column: Column, *, samples: bool) -> list[tuple[str, int]]:
-    """Give the labels worth a chart: those that the job names, else texts that come again; most frequent first."""
-    if column.declared:
-        counted = {name: column.labels.get(name, 0) for name in column.declared}
-        return sorted(((visible(name), number) for name, number in counted.items()), key=lambda item: -item[1])
-    counts = column.labels.most_common()
-    few = len(counts) <= charts.MOST_BARS or sum(column.labels.values()) >= 2 * len(counts)
-    return [(visible(name), number) for name, number in counts] if samples and few else []
-
-
-def _confusion(found: Gathered, *, samples: bool) -> dict[str, Any] | None:
-    """Give how many answers are right, and the labels of a table where there are few."""
-    gold = found.gold
-    if gold is None:
+def _matrix(evaluation: Evaluation, found: Gathered, *, samples: bool) -> Matrix | None:
+    """Return the confusion matrix; None where labels are many, or hidden since the job does not name them."""
+    gold = [one.label for one in evaluation.labels if one.support]
+    answers: list[str | None] = [one.label for one in evaluation.labels if one.answered]
+    declared = found.columns[evaluation.gold.answer].declared
+    if not gold or (not samples and not {*gold, *answers} <= {*declared}):
         return None
-    declared = found.columns[gold.answer].declared
-    answers = sorted({*declared, *(answer for _, answer in gold.pairs if answer is not None)})
-    truths = sorted({truth for truth, _ in gold.pairs})
-    few = max(len(answers), len(truths)) <= CLASSES and (samples or {*answers, *truths} <= {*declared})
-    return {
-        "gold": gold,
-        "right": sum(number for (truth, answer), number in gold.pairs.items() if truth == answer),
-        "answered": sum(number for (_, answer), number in gold.pairs.items() if answer is not None),
-        "total": gold.pairs.total(),
-        "answers": [*answers, None] if few else [],
-        "truths": truths if few else [],
-        "most": max(gold.pairs.values(), default=1),
-    }
+    cells: dict[tuple[str, str | None], int] = {(one.gold, one.answer): one.questions for one in evaluation.confusions}
+    cells.update(((one.label, one.label), one.right) for one in evaluation.labels)
+    if any(answer is None for _, answer in cells):
+        answers.append(None)
+    is_small = max(len(gold), len(answers)) <= MOST_CLASSES
+    place = found.first_answer + len(found.columns)
+    fields = (place, found.first_answer + list(found.columns).index(evaluation.gold.answer))
+    return Matrix(gold if is_small else [], answers, cells, max(cells.values()), fields)

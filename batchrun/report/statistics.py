@@ -31,6 +31,7 @@ class LabelScores:
     label: str
     support: int
     answered: int
+    right: int
     precision: float | None
     recall: float | None
     f1: float | None
@@ -90,4 +91,4 @@ def label_scores(pairs: Mapping[tuple[str, str | None], int]) -> list[LabelScore
 def _scores(label: str, support: int, answered: int, right: int) -> LabelScores:
     precision = right / answered if answered else None
     recall = right / support if support else None
-    return LabelScores(label, support, answered, precision, recall, 2 * right / (support + answered))
+    return LabelScores(label, support, answered, right, precision, recall, 2 * right / (support + answered))
