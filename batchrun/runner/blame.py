@@ -25,6 +25,7 @@ class Evidence:
     def __init__(self, rules: Rules) -> None:
         self.outage = Outage(rules.patience, loopback=rules.loopback)
         self.succeeded_at: float | None = None
+        self._worked_at = -math.inf  # when the newest of the requests that succeeded was sent
         self._rules = rules
         self._unsettled, self._doubtful = rules.questions, rules.doubtful
         self._answers = self._faults = 0
@@ -34,10 +35,11 @@ class Evidence:
         """Whether this run has had a success."""
         return self.succeeded_at is not None
 
-    def record_success(self, now: float) -> bool:
-        """Note that the server works; return whether that ends an outage."""
+    def record_success(self, now: float, sent_at: float) -> bool:
+        """Note that a request that was sent at `sent_at` succeeded; return whether that ends an outage."""
         self.succeeded_at = now
-        return self.outage.record_success()
+        self._worked_at = max(self._worked_at, sent_at)
+        return self.outage.record_success(sent_at)
 
     def record_answer(self, work: Work) -> None:
         """Note an answer: the failures before it were not the row's fault, which tells how often the server fails."""
@@ -46,21 +48,24 @@ class Evidence:
 
     def record_failure(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> bool:
         """Note a failure by the server's fault; return whether it declares an outage."""
-        if work.failed_at is not None and self.succeeded_at is not None and self.succeeded_at > work.failed_at:
+        if self._worked_since(work):
             self._doubt(work)
         work.failed_at = now
-        if work.probe and self.outage.declared:
-            self.outage.probe_failed(now)
+        sent = ending.name != "connection"  # no row is to blame where nothing was sent
         return self.outage.record_failure(
             now,
             work.question,
             ending.name,
             verdict.message,
-            open_questions=max(1, self._unsettled - self._doubtful),
-            reached=ending.name != "connection",
+            open_questions=max(1, self._unsettled - (self._doubtful if sent else 0)),
+            reached=sent,
             billed=ending.maybe_billed or bool(verdict.usage.completion_tokens),
-            proves=not work.doubtful,
+            proves=not (work.doubtful and sent),
         )
+
+    def _worked_since(self, work: Work) -> bool:
+        """Check whether the server took and answered another request after this question's last failure."""
+        return work.failed_at is not None and self._worked_at > work.failed_at
 
     def _doubt(self, work: Work) -> None:
         """Note that a question failed again after another one succeeded: it proves nothing about the server."""
@@ -80,8 +85,10 @@ class Evidence:
         A server that fails half of all requests fails a good row five times in a row once in 32 times. So the number
         is chosen for all rows of the run together, by the failures of those that were answered in the end.
         """
-        if not work.deferred or not (self.proven or work.doubtful):
+        if not work.deferred or not (work.doubtful or self._worked_since(work)):
             return sys.maxsize  # the rate is known best in the last round
+        if self._rules.attempts == 1:
+            return 1
         least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
         rate = min(0.9, self._faults / max(1, self._faults + self._answers))
         if rate <= RARE:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 QUESTIONS = 10
 """Different questions that fail by the server's fault, without a success between, declare an outage."""
 
-PROBES, PROBE_EVERY, GROWTH, LONGEST_PAUSE = 10, 1.0, 1.5, 30.0
-"""The first probes are a second apart; from then on each pause is longer, up to 30 s."""
+PAUSES, LONGEST_PAUSE = (1.0,) * 10 + (10.0,), 30.0
+"""Seconds before each of the first probes, and before all later ones."""
 
 PATIENCE = 900.0
 """Seconds without a success after which a run gives up, where the job does not say (`limits.patience`)."""
@@ -48,6 +48,7 @@ class Outage:
         self._failing_since = 0.0
         self._reached = self._from_content = self._billed = False
         self._probes = 0
+        self._probing = False
         self._next_probe = 0.0
         self.declared = False
         self.waiting: Waiting | None = None
@@ -68,15 +69,24 @@ class Outage:
         self._refused.discard(question)
         self._proofs.discard(question)
 
-    def record_success(self) -> bool:
-        """Note that the server works; return whether that ends a declared outage."""
-        ended = self.declared
+    def record_success(self, sent_at: float) -> bool:
+        """Note that the server answered a request that was sent at `sent_at`; return whether that ends an outage.
+
+        A request that was sent before the first failure may be answered while the server takes no new ones.
+        """
         self._reached = True
+        if self.declared and sent_at < self._failing_since:
+            return False
+        ended = self.declared
+        self.end()
+        return ended
+
+    def end(self) -> None:
+        """Forget what failed so far."""
         self.declared, self.waiting, self._told_wait, self._probes = False, None, 0.0, 0
         self._failures.clear()
         self._proofs.clear()
         self._refused.clear()
-        return ended
 
     def record_wait(self, now: float, question: int, ending: str, message: str, wait: float) -> None:
         """Note a "not now" after which a question waits for so many seconds: no failure, but no success either."""
@@ -123,32 +133,38 @@ class Outage:
         self._next_probe = now + self._pause()
         return True
 
-    def probe_failed(self, now: float) -> None:
-        """Note that a probe came back without a success: the next one comes after a pause."""
+    def probe_sent(self) -> None:
+        """Note that a probe is in flight."""
+        self._probing = True
+
+    def probe_ended(self, now: float) -> None:
+        """Note that a probe came back; if it did not succeed, the next one comes after a pause."""
+        self._probing = False
         self._probes += 1
         self._next_probe = now + self._pause()
 
     def _pause(self) -> float:
         if self._billed and self._is_few:
             return FEW_BILLED_PATIENCE / len(self._failures)
-        return min(PROBE_EVERY * GROWTH ** min(20, max(0, self._probes - PROBES)), LONGEST_PAUSE)
+        return PAUSES[self._probes] if self._probes < len(PAUSES) else LONGEST_PAUSE
 
     @property
     def _is_few(self) -> bool:
         return self._from_content and 0 < len(self._proofs) < QUESTIONS
 
-    def wait(self, now: float, in_flight: int) -> float:
-        """Return the seconds until one more request may start; ON_CHANGE while a probe is out."""
+    def wait(self, now: float) -> float:
+        """Return the seconds until one more request may start; ON_CHANGE while a probe is in flight."""
         if not self.declared:
             return 0.0
-        return ON_CHANGE if in_flight else max(0.0, self._next_probe - now)
+        return ON_CHANGE if self._probing else max(0.0, self._next_probe - now)
 
     def blames_rows(self, now: float) -> bool:
         """Check whether so few questions hold the run for so long that they are failed instead of waited for."""
         return now >= self._blames_rows_at()
 
     def _blames_rows_at(self) -> float:
-        if not self.declared or not self._is_few or min(self._failures.values()) < 2:  # noqa: PLR2004  (once is chance)
+        once = any(self._failures.get(question) == 1 for question in self._proofs)  # which may be chance
+        if not self.declared or not self._is_few or once:
             return ON_CHANGE
         return self._failing_since + (FEW_BILLED_PATIENCE if self._billed else FEW_PATIENCE)
 

@@ -22,7 +22,8 @@ from batchrun.runner.blame import Evidence
 from batchrun.runner.breaker import Breaker
 from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
 from batchrun.runner.log import event
-from batchrun.runner.queueing import Queue
+from batchrun.runner.outage import QUESTIONS
+from batchrun.runner.queueing import Queue, control_of
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve
 from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work, recorded
@@ -71,7 +72,8 @@ class Pool:
 
     async def ask(self, source: Iterator[Work]) -> None:
         """Ask what the source yields. A problem of the source or of ours is raised once what is in flight has ended."""
-        self._queue = Queue(source)
+        new = self._rules.questions - self._rules.doubtful
+        self._queue = Queue(source, control_of(new) if new > QUESTIONS else 0)
         self._valve.on_change = self._wake.set
         while not self._finished():
             await self._sleep()
@@ -177,7 +179,8 @@ class Pool:
                 self._wake_at = min(self._wake_at, now + wait)
                 break
             probing = self._evidence.outage.declared
-            work = self._queue.take_probe(now, self._evidence.outage.tried) if probing else self._queue.take(now)
+            outage = self._evidence.outage
+            work = self._queue.take_probe(now, outage.tried) if probing else self._queue.take(now, outage.failed)
             if work is None:
                 self._wake_at = min(self._wake_at, self._queue.next_at)
                 break
@@ -185,6 +188,8 @@ class Pool:
                 continue
             if (wait := self._limits.take(now, permit)) == NOW:
                 work.permit, work.sent_at, work.probe = permit, now, probing
+                if probing:
+                    self._evidence.outage.probe_sent()
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
                 self._starved = 0
@@ -203,7 +208,7 @@ class Pool:
         alone = self._first_alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
         if alone and in_flight:
             return ON_CHANGE
-        return max(self._limits.wait_before_any(now), self._evidence.outage.wait(now, in_flight))
+        return max(self._limits.wait_before_any(now), self._evidence.outage.wait(now))
 
     def _prepare(self, work: Work) -> Permit | None:
         """Make the body and return what it needs; None if the row is failed instead (its outcome is kept)."""
@@ -263,14 +268,14 @@ class Pool:
         if ending.action is not Action.CONFIRM:
             self._queue.release(work)
         if ending.action is Action.ACCEPT:
-            self._record_success(now)
+            self._record_success(work, now)
             self._evidence.record_answer(work)
             self.tally.ok += 1
             self._evidence.settled(work)
             self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, max_tokens=self._rules.max_tokens))
             return
         if verdict.text is not None and ending.blames is Blame.ROW:
-            self._record_success(now)  # the server works, whatever the model wrote
+            self._record_success(work, now)  # the server works, whatever the model wrote
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
         if reply.before_reply and not work.reconnects and not self._valve.closed:
@@ -300,6 +305,8 @@ class Pool:
     def _book(self, work: Work, verdict: Verdict, reply: Reply, now: float) -> Charge:
         """Settle the money of one attempt, free what it held, and let the limits learn from it."""
         del self._in_flight[work.question]
+        if work.probe:
+            self._evidence.outage.probe_ended(now)
         self._first_alone = False
         self.tally.in_flight -= 1
         self.tally.requests += 1
@@ -317,12 +324,12 @@ class Pool:
             self._wake.set()  # what this worker gave back may be enough for more than its next question
         return charge
 
-    def _record_success(self, now: float) -> None:
+    def _record_success(self, work: Work, now: float) -> None:
         """Note that the server works."""
         self._explain_failures()
         self._limits.gate.answered(now)
         self._breaker.success()
-        if self._evidence.record_success(now):
+        if self._evidence.record_success(now, work.sent_at):
             event("outage_ended")
             self._limits.gate.close(now, SLOW_START, now)
 
@@ -366,7 +373,7 @@ class Pool:
                 self._fail(work, work.last, TABLE[work.last.error_type or "server_error"])
             else:
                 self._queue.retry(work, self._clock())
-        self._evidence.outage.record_success()
+        self._evidence.outage.end()
         event("outage_ended")
 
     def _is_to_blame(self, work: Work, ending: Ending, now: float) -> bool:

@@ -12,12 +12,26 @@ NEVER = float("inf")
 FEW = 20
 """So few refused questions may go one at a time at the end of a run."""
 
+CONTROL_AT = 100
+"""The control is so many questions before the end, or in the middle of a short run."""
+
+
+def control_of(questions: int) -> int:
+    """Return which new question, from 1, a run of that many keeps back as its control.
+
+    Twelve bad rows at the end of a file look like an outage, since nothing succeeds after them. A question that is
+    kept back until then tells them apart; it has to be asked anyway.
+    """
+    return questions - min((questions - 1) // 2, CONTROL_AT)
+
 
 class Queue:
     """The questions that wait: for their turn, for the limits, for their retry. None of them holds a slot."""
 
-    def __init__(self, source: Iterator[Work]) -> None:
+    def __init__(self, source: Iterator[Work], control: int = 0) -> None:
         self._source: Iterator[Work] | None = source
+        self._until_control = control
+        self._control: Work | None = None
         self._spare: Work | None = None
         self._retries: list[tuple[float, int, Work]] = []
         self._deferred: list[Work] = []
@@ -55,15 +69,18 @@ class Queue:
     def left(self) -> list[Work]:
         """What waits, without the questions that never had their turn."""
         waiting = [work for _, _, work in self._retries] + self._deferred
-        return waiting + [work for work in (self._spare, self._confirming) if work is not None]
+        return waiting + [work for work in (self._spare, self._confirming, self._control) if work is not None]
 
     @property
     def position(self) -> int:
         """The row position below which every question has had its turn and waits no more."""
         return min((work.position for work in self.left), default=self._position)
 
-    def take(self, now: float) -> Work | None:
-        """Return the question whose turn it is; None if there is none now."""
+    def take(self, now: float, failed: Callable[[int], bool]) -> Work | None:
+        """Return the question whose turn it is; None if there is none now.
+
+        A due retry comes before a new question; not so if it `failed` since the last success: the server may be down.
+        """
         if self._confirming is not None:
             self.next_at = self._confirming_due
             if self._confirming_due > now:
@@ -73,13 +90,14 @@ class Queue:
         if (spare := self._spare) is not None:
             self._spare = None
             return spare
-        if self._retries and self._retries[0][0] <= now:
-            return heapq.heappop(self._retries)[2]
         self.next_at = self._retries[0][0] if self._retries else NEVER
-        fresh = self._fresh()
-        if fresh is None and self._deferred:
+        due = self.next_at <= now
+        new = None if due and not failed(self._retries[0][2].question) else self._fresh()
+        if new is None and due:
+            return heapq.heappop(self._retries)[2]
+        if new is None and self._deferred:
             return self._deferred.pop(0)
-        return fresh
+        return new
 
     def take_probe(self, now: float, tried: Callable[[int], bool]) -> Work | None:
         """Return the best question for a probe: one that did not fail in this outage, else the one that waits longest.
@@ -87,7 +105,7 @@ class Queue:
         None where a confirming question comes first, or where nothing is left.
         """
         if self._confirming is not None or self._spare is not None:
-            return self.take(now)
+            return self.take(now, tried)
         untried = next((entry for entry in self._retries if not tried(entry[2].question)), None)
         if untried is None and (fresh := self._fresh()) is not None:
             return fresh
@@ -101,11 +119,17 @@ class Queue:
         return entry[2]
 
     def _fresh(self) -> Work | None:
+        """Return the next new question, the control as the last of them; None: no more."""
         work = next(self._source, None) if self._source is not None else None
         if work is None:
             self._source = None
-        else:
-            self._position = work.position
+            work, self._control = self._control, None
+            return work
+        self._position = work.position
+        self._until_control -= 1
+        if self._until_control == 0:
+            self._control = work
+            return self._fresh()
         return work
 
     def put_back(self, work: Work, now: float) -> None:
@@ -127,7 +151,7 @@ class Queue:
     def drain(self) -> list[Work]:
         """Return what waits, and keep none of it."""
         left = self.left
-        self._retries, self._deferred, self._spare, self._confirming = [], [], None, None
+        self._retries, self._deferred, self._spare, self._confirming, self._control = [], [], None, None, None
         return left
 
     def confirm(self, work: Work, due: float) -> bool:

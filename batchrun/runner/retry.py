@@ -121,11 +121,11 @@ def decide(
     delay = _next_delay(ending, number, wait, jitter)
     refused = closings and not ending.outage  # an outage has probes of its own
     gate = delay if action is Action.GATE and (wait is not None or refused) else 0.0
-    if action is Action.GATE and attempts == 1:
+    if action is Action.GATE and attempts == 1 and not ending.outage:
         return Decision(action, delay, gate, Status.PENDING)
     if tries.left(ending.count, attempts):
         return Decision(action, delay, gate)
-    if ending.outage and attempts > 1 and tries.charged < needed:
+    if ending.outage and tries.charged < needed:
         return Decision(action, max(wait or 0.0, min(delay, LAST_ROUND_PAUSE)), gate, last_round=True)
     return _FINAL[ending.exhausted]
 

@@ -8,6 +8,7 @@ from pooling import Asked, answered, ask, lost, refused
 
 from batchrun.errors import ExitCode
 from batchrun.records import Fault, Reply
+from batchrun.runner.work import Work
 
 FORMS = {
     "refused connection": lost(Fault.CONNECT, sent=False),
@@ -24,7 +25,15 @@ forms = pytest.mark.parametrize("form", FORMS)
 ROWS = 196
 
 
-def down(form: str, begin: float = 0.0, end: float = float("inf"), *, part: int = 1, questions: int = ROWS) -> Asked:
+def down(
+    form: str,
+    begin: float = 0.0,
+    end: float = float("inf"),
+    *,
+    part: int = 1,
+    questions: int = ROWS,
+    attempts: int = 5,
+) -> Asked:
     """Ask a server that answers in 0.2 s and is down from `begin` to `end`, for one request in `part`."""
     count = 0
 
@@ -36,7 +45,7 @@ def down(form: str, begin: float = 0.0, end: float = float("inf"), *, part: int 
         await asyncio.sleep(0.2)
         return FORMS[form] if begin <= now < end and number % part == 0 else answered()
 
-    return ask(answer, questions, concurrency=8, first_alone=True)
+    return ask(answer, questions, concurrency=8, first_alone=True, attempts=attempts)
 
 
 def rates_are_low(asked: Asked, begin: float) -> bool:
@@ -98,14 +107,33 @@ def test_a_few_rows_that_always_fail_end_a_run_within_a_minute(form: str, questi
         assert len(asked.sent) <= 2 * questions
 
 
-def poison(bad: set[int], reply: Reply, questions: int = 40, *, concurrency: int = 8, doubtful: bool = False) -> Asked:
+def poison(
+    bad: set[int],
+    reply: Reply,
+    questions: int = 40,
+    *,
+    concurrency: int = 8,
+    doubtful: bool = False,
+    attempts: int = 5,
+) -> Asked:
     """Ask a server that always answers some questions with this reply, and all others well."""
 
     async def answer(number: int, _: int) -> Reply:
         await asyncio.sleep(0.2)
         return reply if number in bad else answered()
 
-    return ask(answer, questions, concurrency=concurrency, first_alone=True, doubtful=len(bad) if doubtful else 0)
+    works = [
+        Work(number, number - 1, (number,), doubtful=doubtful and number in bad) for number in range(1, questions + 1)
+    ]
+    return ask(
+        answer,
+        questions,
+        concurrency=concurrency,
+        first_alone=True,
+        source=lambda: works,
+        doubtful=len(bad) if doubtful else 0,
+        attempts=attempts,
+    )
 
 
 POISON = {"500": refused(500), "503": refused(503), "400": refused(400, "no"), "broken JSON": FORMS["broken JSON"]}
@@ -129,3 +157,65 @@ def test_a_row_that_is_refused_as_too_many_requests_for_ever_fails_alone() -> No
     assert asked.statuses[4] == "failed"
     assert asked.statuses.count("ok") == 19
     assert asked.seconds < 90
+
+
+@pytest.mark.parametrize("reply", POISON)
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("number", [12, 20])
+def test_many_bad_rows_at_the_end_of_a_file_are_told_from_an_outage(number: int, concurrency: int, reply: str) -> None:
+    """A question that was kept back succeeds after they failed, so that the rows are to blame, in the first night."""
+    bad = set(range(101 - number, 101))
+    asked = poison(bad, POISON[reply], 100, concurrency=concurrency)
+    assert asked.valve.exit_code == ExitCode.DONE
+    assert [number for number, status in enumerate(asked.statuses, 1) if status == "failed"] == sorted(bad)
+    assert asked.seconds < 120
+
+
+@pytest.mark.parametrize("reply", POISON)
+def test_questions_that_failed_while_others_succeeded_never_look_like_an_outage(reply: str) -> None:
+    """Where only such are open, the run fails them within a minute."""
+    asked = poison(set(range(1, 21)), POISON[reply], 20, doubtful=True)
+    assert asked.statuses == ["failed"] * 20
+    assert asked.seconds < 60
+
+
+@forms
+@pytest.mark.parametrize("begin", [0.0, 1.0])
+def test_one_attempt_a_row_outlasts_an_outage(form: str, begin: float) -> None:
+    """`limits.attempts: 1` bounds what a row's own failures cost; an outage is none of them."""
+    asked = down(form, begin=begin, end=begin + 20, attempts=1)
+    assert asked.valve.exit_code == ExitCode.DONE
+    assert asked.statuses == ["ok"] * ROWS
+
+
+def test_a_row_with_one_attempt_is_asked_once() -> None:
+    """Its failure is final as soon as another question succeeds."""
+    asked = poison({3}, refused(500), attempts=1)
+    assert asked.order.count(3) == 1
+    assert asked.statuses[2] == "failed"
+
+
+def test_an_answer_to_an_old_request_ends_no_outage() -> None:
+    """A gateway that takes no new requests still brings the answers of those that it had taken before."""
+
+    async def answer(number: int, _: int) -> Reply:
+        await asyncio.sleep(5.0 * number if number <= 4 else 0.1)
+        return answered() if number <= 4 else refused(502)
+
+    asked = ask(answer, ROWS, concurrency=8, patience=60.0)
+    assert asked.statuses[:4] == ["ok"] * 4
+    assert set(asked.statuses[4:]) == {"pending"}
+    assert rates_are_low(asked, 0.0)
+
+
+def test_probes_go_on_while_an_old_request_hangs() -> None:
+    """A request that was in flight when the server went down may hang for minutes."""
+
+    async def answer(number: int, _: int) -> Reply:
+        now = asyncio.get_running_loop().time() - 1000
+        await asyncio.sleep(600 if number == 1 else 0.1)
+        return answered() if number == 1 or now > 5 else refused(502)
+
+    asked = ask(answer, 40, concurrency=8)
+    assert asked.statuses == ["ok"] * 40
+    assert max(at for at, _ in asked.sent) < 30

@@ -7,6 +7,10 @@ from batchrun.runner.queueing import NEVER, Queue
 from batchrun.runner.work import Work
 
 
+def untried(_: int) -> bool:
+    return False
+
+
 def work(number: int) -> Work:
     return Work(number, number * 10, ())
 
@@ -18,7 +22,7 @@ def queue(count: int = 3) -> Queue:
 def numbers(waiting: Queue, now: float) -> list[int]:
     """Take all that there is to take now."""
     found = []
-    while (taken := waiting.take(now)) is not None:
+    while (taken := waiting.take(now, untried)) is not None:
         found.append(taken.question)
     return found
 
@@ -43,7 +47,7 @@ def test_a_look_ahead_loses_no_question() -> None:
 def test_a_due_retry_goes_before_new_questions() -> None:
     """Retries come in the order in which they are due, none too early."""
     waiting = queue(3)
-    first, second = waiting.take(0), waiting.take(0)
+    first, second = waiting.take(0, untried), waiting.take(0, untried)
     assert first
     assert second
     waiting.retry(first, due=9)
@@ -58,7 +62,7 @@ def test_a_due_retry_goes_before_new_questions() -> None:
 def test_what_was_put_back_is_first_the_next_time() -> None:
     """A question without its permits goes before due retries and new questions."""
     waiting = queue(3)
-    first, second = waiting.take(0), waiting.take(0)
+    first, second = waiting.take(0, untried), waiting.take(0, untried)
     assert first
     assert second
     waiting.retry(first, due=0)
@@ -69,18 +73,18 @@ def test_what_was_put_back_is_first_the_next_time() -> None:
 def test_a_suspect_is_alone_until_it_is_acquitted() -> None:
     """While one question is to be confirmed nothing else has its turn, not even while it is on its way."""
     waiting = queue(4)
-    suspect, other = waiting.take(0), waiting.take(0)
+    suspect, other = waiting.take(0, untried), waiting.take(0, untried)
     assert suspect
     assert other
     waiting.retry(other, due=0)
     assert waiting.confirm(suspect, due=2)
     assert not waiting.confirm(other, due=2)
-    assert waiting.take(1) is None
+    assert waiting.take(1, untried) is None
     assert waiting.next_at == 2
-    assert waiting.take(2) is suspect
-    assert waiting.take(3) is None
+    assert waiting.take(2, untried) is suspect
+    assert waiting.take(3, untried) is None
     waiting.release(other)
-    assert waiting.take(3) is None
+    assert waiting.take(3, untried) is None
     waiting.release(suspect)
     assert numbers(waiting, 3) == [2, 3, 4]
 
@@ -88,13 +92,13 @@ def test_a_suspect_is_alone_until_it_is_acquitted() -> None:
 def test_a_suspect_without_permits_keeps_its_turn() -> None:
     """Put back, it is still alone, and due at once."""
     waiting = queue(2)
-    suspect = waiting.take(0)
+    suspect = waiting.take(0, untried)
     assert suspect
     waiting.confirm(suspect, due=1)
-    assert waiting.take(1) is suspect
+    assert waiting.take(1, untried) is suspect
     waiting.put_back(suspect, 1)
-    assert waiting.take(1) is suspect
-    assert waiting.take(1) is None
+    assert waiting.take(1, untried) is suspect
+    assert waiting.take(1, untried) is None
     assert not waiting.is_empty()
 
 
@@ -107,7 +111,7 @@ def test_no_question_is_lost_or_doubled(steps: list[str]) -> None:
         if step == "look":
             waiting.is_empty()
         elif step == "take":
-            out += [work for work in [waiting.take(now)] if work is not None]
+            out += [work for work in [waiting.take(now, untried)] if work is not None]
         elif out and step == "retry":
             waiting.retry(out.pop(0), now + 2)
         elif out and step == "put back" and not waits:

@@ -57,7 +57,7 @@ def test_one_attempt_means_never_again(name: str) -> None:
     """With limits.attempts = 1 no question is asked twice; behind a gate it stays pending."""
     number, decision = asked(name, attempts=1)
     assert number == 1
-    if TABLE[name].action is Action.GATE:
+    if TABLE[name].count is Count.TIME:
         assert (decision.action, decision.becomes) == (Action.GATE, Status.PENDING)
 
 
