@@ -6,6 +6,7 @@ import sys
 from batchrun.api import TABLE, Count, Ending
 from batchrun.records import Verdict
 from batchrun.runner.outage import Outage
+from batchrun.runner.queueing import Queue
 from batchrun.runner.work import Rules, Work
 
 LUCK = 1e-4
@@ -35,11 +36,23 @@ class Evidence:
         """Whether this run has had a success."""
         return self.succeeded_at is not None
 
-    def record_success(self, now: float, sent_at: float) -> bool:
-        """Note that a request that was sent at `sent_at` succeeded; return whether that ends an outage."""
+    def take(self, queue: Queue, now: float) -> Work | None:
+        """Return the question whose turn it is, in an outage the next one to probe with; None: none now."""
+        if self.outage.declared:
+            return queue.take_probe(now, self.outage.tried)
+        return queue.take(now, self.outage.failed)
+
+    def record_sent(self, work: Work, now: float) -> None:
+        """Note that a request starts; in an outage it is a probe."""
+        work.sent_at, work.probe = now, self.outage.declared
+        if work.probe:
+            self.outage.probe_sent()
+
+    def record_success(self, work: Work, now: float) -> bool:
+        """Note that the server works; return whether that ends an outage."""
         self.succeeded_at = now
-        self._worked_at = max(self._worked_at, sent_at)
-        return self.outage.record_success(sent_at)
+        self._worked_at = max(self._worked_at, work.sent_at)
+        return self.outage.record_success(work.sent_at)
 
     def record_answer(self, work: Work) -> None:
         """Note an answer: the failures before it were not the row's fault, which tells how often the server fails."""

@@ -22,8 +22,7 @@ from batchrun.runner.blame import Evidence
 from batchrun.runner.breaker import Breaker
 from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
 from batchrun.runner.log import event
-from batchrun.runner.outage import QUESTIONS
-from batchrun.runner.queueing import Queue, control_of
+from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve
 from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work, recorded
@@ -72,8 +71,7 @@ class Pool:
 
     async def ask(self, source: Iterator[Work]) -> None:
         """Ask what the source yields. A problem of the source or of ours is raised once what is in flight has ended."""
-        new = self._rules.questions - self._rules.doubtful
-        self._queue = Queue(source, control_of(new) if new > QUESTIONS else 0)
+        self._queue = Queue(source, self._rules.questions - self._rules.doubtful)
         self._valve.on_change = self._wake.set
         while not self._finished():
             await self._sleep()
@@ -178,18 +176,15 @@ class Pool:
             if wait > 0:
                 self._wake_at = min(self._wake_at, now + wait)
                 break
-            probing = self._evidence.outage.declared
-            outage = self._evidence.outage
-            work = self._queue.take_probe(now, outage.tried) if probing else self._queue.take(now, outage.failed)
+            work = self._evidence.take(self._queue, now)
             if work is None:
                 self._wake_at = min(self._wake_at, self._queue.next_at)
                 break
             if (permit := self._prepare(work)) is None:
                 continue
             if (wait := self._limits.take(now, permit)) == NOW:
-                work.permit, work.sent_at, work.probe = permit, now, probing
-                if probing:
-                    self._evidence.outage.probe_sent()
+                work.permit = permit
+                self._evidence.record_sent(work, now)
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
                 self._starved = 0
@@ -329,7 +324,7 @@ class Pool:
         self._explain_failures()
         self._limits.gate.answered(now)
         self._breaker.success()
-        if self._evidence.record_success(now, work.sent_at):
+        if self._evidence.record_success(work, now):
             event("outage_ended")
             self._limits.gate.close(now, SLOW_START, now)
 

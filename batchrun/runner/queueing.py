@@ -12,25 +12,18 @@ NEVER = float("inf")
 FEW = 20
 """So few refused questions may go one at a time at the end of a run."""
 
+SHORT = 10
 CONTROL_AT = 100
-"""The control is so many questions before the end, or in the middle of a short run."""
-
-
-def control_of(questions: int) -> int:
-    """Return which new question, from 1, a run of that many keeps back as its control.
-
-    Twelve bad rows at the end of a file look like an outage, since nothing succeeds after them. A question that is
-    kept back until then tells them apart; it has to be asked anyway.
-    """
-    return questions - min((questions - 1) // 2, CONTROL_AT)
+"""A run of more than SHORT new questions keeps one back until the others are asked: that far from the end, or the one
+in the middle. Twelve bad rows at the end of a file look like an outage, until this control succeeds after them."""
 
 
 class Queue:
     """The questions that wait: for their turn, for the limits, for their retry. None of them holds a slot."""
 
-    def __init__(self, source: Iterator[Work], control: int = 0) -> None:
+    def __init__(self, source: Iterator[Work], questions: int = 0) -> None:
         self._source: Iterator[Work] | None = source
-        self._until_control = control
+        self._until_control = questions - min((questions - 1) // 2, CONTROL_AT) if questions > SHORT else 0
         self._control: Work | None = None
         self._spare: Work | None = None
         self._retries: list[tuple[float, int, Work]] = []
