@@ -48,6 +48,11 @@ class Evidence:
         if work.probe:
             self.outage.probe_sent()
 
+    def record_reply(self, work: Work, now: float) -> None:
+        """Note that a request has ended."""
+        if work.probe:
+            self.outage.probe_ended(now)
+
     def record_success(self, work: Work, now: float) -> bool:
         """Note that the server works; return whether that ends an outage."""
         self.succeeded_at = now

@@ -31,7 +31,6 @@ from batchrun.terminal import duration
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
 SLOW_START = 0.1  # seconds for which all is held back when an outage ends; then the gate opens step by step
-
 STARVED = 1_000  # questions in a row that the cap on spending does not admit stop the run
 
 
@@ -300,8 +299,7 @@ class Pool:
     def _book(self, work: Work, verdict: Verdict, reply: Reply, now: float) -> Charge:
         """Settle the money of one attempt, free what it held, and let the limits learn from it."""
         del self._in_flight[work.question]
-        if work.probe:
-            self._evidence.outage.probe_ended(now)
+        self._evidence.record_reply(work, now)
         self._first_alone = False
         self.tally.in_flight -= 1
         self.tally.requests += 1
