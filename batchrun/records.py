@@ -153,6 +153,20 @@ def _kind_of_values(values: Sequence[Any]) -> Kind:
     return "number" if kinds and kinds <= {int, float} else "json"
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One typed question to a decision model, in the dialect of no server.
+
+    `kind`: yes or no, one of the options, or one of options in their order (the lowest first). `options` are labels
+    with their meanings (None: nothing is said), empty for yes or no. `instructions` is a text, or what a row fills.
+    """
+
+    name: str
+    kind: Literal["boolean", "choice", "scale"]
+    instructions: Any
+    options: tuple[tuple[str, str | None], ...] = ()
+
+
 class Mismatch(NamedTuple):
     """Why a text is not a usable answer, in words for people and for the model; `empty`: it holds no answer at all."""
 

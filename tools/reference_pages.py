@@ -125,7 +125,10 @@ def _columns() -> Iterator[str]:
     yield MADE
     yield "The output has exactly the input's rows in the input's order: the kept input columns (`output.keep`) with"
     yield "their types, the answer's columns, then the details that `output.details` chooses. `output.prefix` is put"
-    yield "before each new name. A row without an answer has nulls in the answer's columns.\n"
+    yield "before each new name. A decision model's column NAME is followed by NAME_prob, the answer's probability,"
+    yield "and with the detail `probabilities` by NAME_probs, a struct of all labels; `output.review_below` adds"
+    yield "`needs_review`, true where any probability of the row is below it, null where none is known. A row without"
+    yield "an answer has nulls in the answer's columns.\n"
     yield from ("| detail | type | what it is |", "| --- | --- | --- |")
     for name, dtype in DETAIL_TYPES.items():
         yield f"| `{name}` | {str(dtype).split('(')[0]} | {DETAILS[name]} |"

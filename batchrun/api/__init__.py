@@ -4,12 +4,14 @@ endpoints.py  who is asked: address, headers, key, the kind of server
 prices.py     what a token costs: from the job, or from the server's list of models
 codes.py      THE table: every way an attempt or a row can end, and what is done about it
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
+decisions.py  typed questions and their answers in the two forms of decision models
 refusals.py   an error in any dialect -> the name of its ending
 waits.py      when a server wants to be asked again
 wording.py    JSON and words of others, made fit to read
 """
 
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
+from batchrun.api.decisions import form_for as decision_form
 from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, fetch_key, resolve
 from batchrun.api.judge import judge
 from batchrun.api.prices import Prices, cost_kind, prices_for
@@ -28,6 +30,7 @@ __all__ = [
     "KeyProblem",
     "Prices",
     "cost_kind",
+    "decision_form",
     "fetch_key",
     "judge",
     "prices_for",

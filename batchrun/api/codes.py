@@ -85,6 +85,11 @@ _ENDINGS = (
     Ending("invalid_model", 400, _JOB, _STOP,
            "the server does not know the model",
            "correct model.name or model.fallbacks"),
+    Ending("wrong_mode", 400, _JOB, _STOP,
+           "the model does not answer at this address: it is a decision model and was asked as a chat model, or the "
+           "other way round",
+           "set answer.mode: decision for a decision model and answer.mode: schema for a chat model, or change "
+           "model.name"),
     Ending("context_length", 400, _ROW, _FAIL,
            "prompt and max_tokens do not fit into the model's context",
            "shorten the prompt, lower max_tokens, or take a model with a longer context"),
@@ -134,7 +139,8 @@ _ENDINGS = (
            "correct model.name, model.params.provider or the account's privacy settings; for a model without strict "
            "schemas set answer.mode: object, or prompt"),
     Ending("not_found", 404, _JOB, Action.FAIL_IF_PROVEN,
-           "there is no such address on the server", "correct model.endpoint or model.name"),
+           "there is no such address on the server",
+           "correct model.endpoint or model.name; a server without decision models needs answer.mode: schema"),
     # other 3xx and 4xx
     Ending("redirected", None, _JOB, _STOP,
            "the server answers with a redirect, which is never followed with a key",
@@ -299,6 +305,7 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
      (r"api.?key.{0,60}(expired|invalid|incorrect|not (valid|found)|missing|leaked|revoked|disabled)"
       r"|(incorrect|invalid|missing|expired) api.?key"), "unauthorized"),
     ((400, 403), r"(country|region|location|territory).{0,40} not (supported|available)", "region_restricted"),
+    ((400, 404, 422, 501), r"is a decisions? model|not a decisions? model", "wrong_mode"),
     ((400, 404, 422),
      (r"not a valid model|invalid model( name)? ?(:|passed)|unknown model|no models? loaded"
       r"|model.{0,80} (does not|doesn't|not) exist|model .{0,80} not found"), "invalid_model"),

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ MISSING_MODEL = (
 )
 _SUCCESS = range(200, 300)
 _LONGEST_PROBLEM = 300
+_PATH_OF_DECISIONS = "/decisions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,27 @@ class Endpoint:
     key: Secret | None = None
     certificates: tuple[bytes, ...] = field(default=(), repr=False)
     model_file: Path | None = None
+    decisions: bool = False
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether it takes decisions in OpenAI's form; its address ends with the path then."""
+        return self.decisions and not self.openrouter and self.base_url.endswith(_PATH_OF_DECISIONS)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where questions are sent; a second address is for a server that answers 404 at the first one."""
+        if not self.decisions:
+            return (f"{self.base_url}/chat/completions",)
+        if self.takes_list:
+            return (self.base_url,)
+        first = f"{self.base_url}/systemone"
+        return (first, f"{self.base_url.removesuffix('/v1')}/alpha/decisions") if self.openrouter else (first,)
+
+    @property
+    def models_path(self) -> str:
+        """Where the models are listed; OpenRouter hides decision models unless it is asked for them."""
+        return "models?output_modalities=decisions" if self.decisions and self.openrouter else "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +115,11 @@ def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the e
 
     Raises UserError for a missing or malformed key, a wrong URL, a missing model, certificate file or extra.
     """
+    made = _resolved(job, environment, where_looked)
+    return replace(made, decisions=job.answer is not None and job.answer.mode == "decision")
+
+
+def _resolved(job: Job, environment: Mapping[str, str], where_looked: str) -> Endpoint:
     if job.model.endpoint == "local":
         file = _model_file(job)
         return Endpoint("local", "", f"local:{file.name}:{file.stat().st_size}", file.stem, model_file=file)
@@ -131,7 +158,8 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
 
     Raises UserError for a proxy that can't be used.
     """
-    url, key = f"{endpoint.base_url}/{path}", endpoint.key.reveal() if endpoint.key else ""
+    base = endpoint.base_url.removesuffix(_PATH_OF_DECISIONS)
+    url, key = f"{base}/{path}", endpoint.key.reveal() if endpoint.key else ""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     reply = net.get(url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
     content, _ = read_json(reply.headers, reply.body)
@@ -163,7 +191,7 @@ class EndpointCheck:
 
 def check_endpoint(endpoint: Endpoint) -> EndpointCheck:
     """Check address, key and model by one GET {base}/models, which costs nothing. `endpoint` has its final address."""
-    page = fetch(endpoint, "models")
+    page = fetch(endpoint, endpoint.models_path)
     if page.fault is not None or page.problem:
         problem, is_fatal = _endpoint_problem(endpoint, page)
         return EndpointCheck(problem, is_fatal)

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from batchrun.api import decisions
 from batchrun.api.codes import FINISHES, HIGHEST_CODE, LOWEST_CODE, TABLE
 from batchrun.api.refusals import ApiError, ending_of, mapping, read_error, resume_at
 from batchrun.api.waits import reset_of, wait_of
@@ -39,6 +40,8 @@ def judge(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"") -> Ver
         return _unreadable(reply, data)
     if _is_error(data):
         return _refusal(read_error(reply, data), reply, now, data)
+    if "answers" in data:
+        return _decisions(data, reply, parse)
     # A prompt that contains U+FFFD may be answered with it; bytes that were broken on the way are never an answer.
     return _completion(data, reply, parse, now, b"" if damaged else prompt)
 
@@ -48,7 +51,11 @@ def _is_error(data: Json) -> bool:
     error = data.get("error")
     if isinstance(error, dict):
         error = any(error.values())  # {"code": null, "message": ""} beside an answer is not an error
-    return bool(error) or data.get("object") == "error" or ("choices" not in data and first_words(data) is not None)
+    return (
+        bool(error)
+        or data.get("object") == "error"
+        or ("choices" not in data and "answers" not in data and first_words(data) is not None)
+    )
 
 
 # -- a reply that answers
@@ -80,6 +87,20 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: byte
         else:  # complete, also where the tokens ended right after it
             ending, why, answer = "ok", "", parsed
     return _verdict(ending, why, data, reply, text=text or None, finish=finish, answer=answer)
+
+
+def _decisions(data: Json, reply: Reply, parse: Parse) -> Verdict:
+    """Judge a decision model's answers."""
+    answers = data["answers"]
+    if not answers or not isinstance(answers, dict | list):
+        return _verdict("empty_response", "the reply contains no answers", data, reply)
+    text = orjson.dumps(decisions.neutral(answers)).decode()
+    if decisions.refused(answers):
+        return _verdict("refused", TABLE["refused"].means, data, reply, text=text)
+    parsed = parse(text, finished=True)
+    if isinstance(parsed, Mismatch):
+        return _verdict("schema_mismatch", parsed.message, data, reply, text=text)
+    return _verdict("ok", "", data, reply, text=text, answer=parsed)
 
 
 def _finish(reason: Any) -> tuple[str, str]:  # noqa: ANN401  (whatever the server sent)
@@ -199,7 +220,11 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     if not usage and not cached:
         return Usage()
     cost = ZERO if cached else _cost(usage)
-    return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cost, cached)
+    # Decision models count as OpenAI's newer APIs do.
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if prompt is None:
+        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
+    return Usage(_count(prompt), _count(completion), cost, cached)
 
 
 def _count(number: Any) -> int | None:  # noqa: ANN401

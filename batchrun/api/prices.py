@@ -143,13 +143,13 @@ def _own_price(job: Job) -> Listed | None:
 def _list(
     endpoint: Endpoint, cache_dir: Path | None, now: float, *, offline: bool
 ) -> tuple[Mapping[str, Listed | None], float | None, str]:
-    file = None if cache_dir is None else cache_dir / f"models-{_file_name(endpoint.base_url)}.json"
+    file = None if cache_dir is None else cache_dir / f"models-{_file_name(endpoint)}.json"
     kept = None if file is None else _read(file, endpoint.base_url)
     if kept is not None and (offline or 0 <= now - kept[1] < KEPT_SECONDS):
         return (*kept, "")
     if offline:
         return {}, None, ""
-    page = fetch(endpoint, "models")
+    page = fetch(endpoint, endpoint.models_path)
     models = {} if page.problem else parse_models(page.data)
     if models:
         if file is not None:
@@ -159,8 +159,9 @@ def _list(
     return (*kept, problem) if kept is not None else ({}, None, problem)
 
 
-def _file_name(base_url: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(base_url).netloc)
+def _file_name(endpoint: Endpoint) -> str:
+    name = re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(endpoint.base_url).netloc)
+    return f"{name}-decisions" if endpoint.decisions else name
 
 
 def _read(file: Path, base_url: str) -> tuple[Mapping[str, Listed | None], float] | None:

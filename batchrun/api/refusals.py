@@ -110,7 +110,7 @@ def _by_field(code: int | None, error: ApiError) -> str | None:
     """Return the ending that the blamed field of the request shows: all but the messages is the same for every row."""
     if code not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) or not error.blamed:
         return None
-    if error.blamed.startswith(("messages", "prompt", "input", "contents", "body")):
+    if error.blamed.startswith(("messages", "prompt", "input", "state", "contents", "body")):
         return None
     return "invalid_model" if error.blamed == "model" and not error.relayed else "bad_parameters"
 

@@ -119,6 +119,8 @@ class _Checked:
             return f'text, in column "{p.job.output.prefix}answer"'
         how = {"schema": "as a strict JSON Schema", "object": "in JSON mode", "prompt": "by the prompt alone"}
         mode = p.job.answer.mode if p.job.answer else "schema"
+        if p.form.questions:
+            return f"columns {_names(tuple(p.answers))}, from a decision model"
         return f"columns {_names(tuple(p.answers))}, asked for {how[mode]} (--schema prints it)"
 
     def _output(self) -> None:
@@ -156,6 +158,8 @@ class _Checked:
 
         p = self._p
         own = any(name in p.job.model.params for name in ("max_tokens", "max_completion_tokens"))
+        if p.form.questions:
+            return
         if p.max_tokens is None:
             self._say("warning", "max_tokens", "nothing bounds the answers; set model.params.max_tokens")
         else:

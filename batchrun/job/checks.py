@@ -74,6 +74,7 @@ def check(job: Job) -> Found:
     yield from _model(job.model)
     yield from _headers(job.model)
     yield from _answer(job)
+    yield from _decision(job)
     yield from _limits(job.limits)
     yield from _output(job.output)
     unusable = list(_unusable(job))
@@ -104,10 +105,12 @@ def _input(section: Input) -> Found:
 
 def _prompt(prompt: Prompt) -> Found:
     if prompt.messages is None:
-        if prompt.user is None:
-            yield ("prompt",), "prompt needs user or messages"
+        if prompt.user is None and prompt.state is None:
+            yield ("prompt",), "prompt needs user, state or messages"
+        if prompt.user is not None and prompt.state is not None:
+            yield ("prompt", "state"), "prompt has user as well as state: write one of them"
         return
-    for name in ("system", "user"):
+    for name in ("system", "user", "state"):
         if getattr(prompt, name) is not None:
             yield ("prompt", name), f"prompt has messages as well as {name}: write one of them"
     for number, message in enumerate(prompt.messages):
@@ -189,6 +192,26 @@ def _answer(job: Job) -> Found:
     for name in ("columns", "schema"):
         if getattr(job.answer, name) == {}:
             yield ("answer", name), f"answer.{name} must not be empty"
+
+
+def _decision(job: Job) -> Found:
+    """Yield what only a chat model can use; the columns are checked where they become questions."""
+    if job.answer is None or job.answer.mode != "decision":
+        return
+    if job.answer.schema is not None:
+        yield ("answer", "schema"), "a decision model has no schema: write answer.columns"
+    if job.answer.repairs > 1:
+        yield ("answer", "repairs"), "a decision model's answers need no repairs: remove answer.repairs"
+    if job.prompt.messages is not None:
+        yield ("prompt", "messages"), "a decision model holds no conversation: write prompt.user or prompt.state"
+    if job.model.fallbacks:
+        yield ("model", "fallbacks"), "a decision model has no fallbacks: remove model.fallbacks"
+    for name in job.model.params.keys() - _DECISION_PARAMS:
+        known = ", ".join(sorted(_DECISION_PARAMS))
+        yield ("model", "params", name), f"a decision model takes no {name}; known params are {known}"
+
+
+_DECISION_PARAMS = {"provider", "user", "session_id"}
 
 
 def _limits(limits: Limits) -> Found:

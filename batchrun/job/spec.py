@@ -38,6 +38,7 @@ Detail = Literal[
     "finished_at",
     "key",
     "answer_raw",
+    "probabilities",
 ]
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
@@ -124,12 +125,15 @@ class Message(Section):
 
 @dataclass(frozen=True, slots=True)
 class Prompt(Section):
-    """What is asked: `system` and `user`, or `messages`."""
+    """What is asked: `system` and `user` (or `state`), or `messages`."""
 
     system: str | None = None
     """The instruction that is the same for each row; a Jinja template, or {file: prompts/system.md}."""
     user: Text | None = None
     """The question; a Jinja template in which {{ name }} is the row's cell in the column "name", or {file: …}."""
+    state: Annotated[Mapping[str, Text], MinLen(1)] | None = None
+    """Several fields by name in place of `user`, each a Jinja template: a decision model gets them as they are, a chat
+    model as JSON."""
     messages: Annotated[tuple[Message, ...], MinLen(1)] | None = None
     """The whole conversation, for examples and images, in place of system and user."""
 
@@ -190,7 +194,7 @@ class Model(Section):
         return self.api_key_env or (OPENROUTER_KEY if self.endpoint == "openrouter" else None)
 
 
-AnswerMode = Literal["schema", "object", "prompt"]
+AnswerMode = Literal["schema", "object", "prompt", "decision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,8 @@ class Answer(Section):
     repairs: Annotated[int, Ge(0), Le(10)] = 1
     """How often an answer that does not fit is asked again with the error; each time counts and costs."""
     mode: AnswerMode = "schema"
-    """How the model is told: the API's strict schema, its JSON mode, or the prompt alone."""
+    """How the model is told: the API's strict schema, its JSON mode, or the prompt alone; decision: the model is a
+    decision model, which answers yes or no and labels, each with its probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +301,8 @@ class Output(Section):
     """The columns that tell how each row went."""
     prefix: str = ""
     """Put before the name of each new column."""
+    review_below: Annotated[float, Gt(0), Le(1)] | None = None
+    """Adds the column needs_review: whether any answer of the row has a probability below this (decision models)."""
     csv: OutputCsv = OutputCsv()
     """How a CSV output is written."""
 

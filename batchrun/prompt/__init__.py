@@ -4,6 +4,7 @@ templates.py    Jinja source -> the columns it uses, the mistakes in it, its tex
 render.py       a row and the job -> its question, the question's key, and the body to send
 attachments.py  local image files: digests and `data:` URLs
 schema.py       the job file's short form or JSON Schema -> the schema of an answer, and its mistakes
+decisions.py    columns as the typed questions of a decision model; the answers to them, with probabilities
 answers.py      what a model wrote -> thoughts cut off, the object found, checked and typed; the turn of a repair
 """
 

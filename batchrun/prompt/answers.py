@@ -14,8 +14,9 @@ import jsonschema_rs
 import orjson
 
 from batchrun.job import Answer
+from batchrun.prompt.decisions import parse_decisions, questions_of
 from batchrun.prompt.schema import Schema, SchemaMistake, column_of, from_columns, from_schema
-from batchrun.records import Kind, Mismatch, kind_of
+from batchrun.records import Decision, Kind, Mismatch, kind_of
 
 TEXT_COLUMN = "answer"
 """The one column of a job without `answer`: the text."""
@@ -68,13 +69,15 @@ class AnswerForm:
     """What an answer must look like, compiled.
 
     `schema` is the JSON Schema (None: any text), `columns` the schema of each new column in order,
-    `response_format` what a request says about it, `instructions` what the prompt must say instead.
+    `response_format` what a request says about it, `instructions` what the prompt must say instead. `questions` are the
+    columns as a decision model is asked; empty for chat models.
     """
 
     schema: Schema | None
     columns: Mapping[str, Mapping[str, Any]]
     response_format: dict[str, Any] | None = None
     instructions: str | None = None
+    questions: tuple[Decision, ...] = ()
     _validator: Any = field(default=None, repr=False)
     _shape: "_Shape" = field(default=_Shape("text"), repr=False)
 
@@ -93,11 +96,15 @@ class AnswerForm:
         if mistakes:
             return mistakes
         columns = {name: column_of(inner) for name, inner in schema["properties"].items()}
+        if answer.mode == "decision" and answer.columns is not None:
+            questions, mistakes = questions_of(answer.columns, schema)
+            return mistakes or cls(schema, MappingProxyType(columns), questions=questions)
         return cls(
             schema,
             MappingProxyType(columns),
             _response_format(answer, schema),
             None if answer.mode == "schema" else _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False),
+            (),
             jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
             _Shape("object", {name: _shape(column) for name, column in columns.items()}),
         )
@@ -110,6 +117,8 @@ class AnswerForm:
         one of them is a draft. Where the text is not `finished`, it has to be a whole object and nothing else.
         """
         try:
+            if self.questions:
+                return parse_decisions(text, self.questions)
             if self.schema is None:
                 return _plain(text, finished=finished)
             return self._object(text, finished=finished)

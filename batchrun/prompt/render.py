@@ -1,6 +1,7 @@
 """A row and the job -> its question, the question's key, and the body to send."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import orjson
 from batchrun.errors import UserError
 from batchrun.job import Job, Message, Part
 from batchrun.prompt.attachments import MAX_IMAGE_BYTES, ImageFiles
-from batchrun.prompt.templates import MAX_PROMPT_BYTES, PromptError, RowProblem, Template, Templates
+from batchrun.prompt.templates import MAX_PROMPT_BYTES, Fields, PromptError, RowProblem, Template, Templates
+from batchrun.records import Decision
 
 KEY_BYTES = 16
 """Bytes of a question's key: 128 bits make a clash among 10¹² questions less likely than 10⁻¹⁴."""
@@ -42,13 +44,16 @@ class _Leaf(NamedTuple):
     A named tuple, since orjson writes dataclasses by itself.
     """
 
-    template: Template
+    template: Template | Fields
     path: "_JobPath"
     image: bool = False
     suffix: str = ""
 
 
 _JobPath = tuple[str | int, ...]
+DecisionForm = Callable[[Any, Sequence[Decision]], dict[str, Any]]
+"""Makes a server's request of a state and the questions about it."""
+
 _Image = Callable[[str], str]
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
@@ -106,7 +111,8 @@ def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
                 for kind, source in (("text", part.text), ("image", part.image))
                 if source is not None
             ]
-    return templates
+    fields = job.prompt.state or {}
+    return [*templates, *((("prompt", "state", name), source) for name, source in fields.items())]
 
 
 def _turns(job: Job) -> list[tuple[_JobPath, Message]]:
@@ -125,7 +131,27 @@ def _messages(job: Job, templates: Templates, instructions: str | None) -> list[
     for number, (path, turn) in enumerate(turns):
         added = instructions if joins and number == 0 else None
         messages.append({"role": turn.role, "content": _content(path, turn.content, templates, added)})
+    if job.prompt.state is not None:
+        fields = Fields({name: templates.add(source) for name, source in job.prompt.state.items()})
+        messages.append({"role": "user", "content": _Leaf(fields, ("prompt", "state"))})
     return messages
+
+
+def _state(job: Job, templates: Templates) -> dict[str, Any] | str | _Leaf:
+    """Compile the state of a decision model: a text, or texts by name."""
+    fields = {
+        name: _text(templates.add(source), ("prompt", "state", name))
+        for name, source in (job.prompt.state or {}).items()
+    }
+    return fields or _text(templates.add(job.prompt.user or ""), ("prompt", "user"))
+
+
+def _instructed(job: Job, templates: Templates, questions: Sequence[Decision]) -> list[Decision]:
+    """Put the system prompt before what each question says."""
+    if job.prompt.system is None:
+        return list(questions)
+    system, path = templates.add(job.prompt.system), ("prompt", "system")
+    return [replace(one, instructions=_text(system, path, suffix=f"\n\n{one.instructions}")) for one in questions]
 
 
 def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templates, added: str | None) -> Any:  # noqa: ANN401  (JSON with leaves)
@@ -165,7 +191,8 @@ class Renderer:
 
     Values are given in the order of `columns`, the input columns that the prompt uses. What fails is a RowProblem,
     never an exception. `namespace` says who is asked, as far as that changes the answer; `body_extras` is what
-    batchrun adds by itself, which no key depends on. Not for use by several threads at once.
+    batchrun adds by itself, which no key depends on. `questions` are for a decision model, in a server's
+    `decision_form`. Not for use by several threads at once.
     """
 
     def __init__(
@@ -177,6 +204,8 @@ class Renderer:
         response_format: Mapping[str, Any] | None = None,
         instructions: str | None = None,
         body_extras: Mapping[str, Any] | None = None,
+        questions: Sequence[Decision] = (),
+        decision_form: DecisionForm | None = None,
     ) -> None:
         mistakes = template_mistakes(job, columns)
         if mistakes:
@@ -186,8 +215,16 @@ class Renderer:
         messages = _messages(job, self._templates, instructions)
         self.columns: tuple[str, ...] = self._templates.columns
 
-        asked = _asked(job, messages, response_format)
-        body = {**asked, **_merged(body_extras or {}, job.model.params)}
+        asked = sent = _asked(job, response_format)
+        if decision_form is None:
+            asked["messages"] = messages
+        else:
+            state, instructed = _state(job, self._templates), _instructed(job, self._templates, questions)
+            sent = {**asked, **decision_form(state, instructed)}
+            # Lists keep their order in the question: the order of options moves the probabilities.
+            fields = list(state.items()) if isinstance(state, dict) else state
+            asked = {**asked, "state": fields, "questions": [_as_list(question) for question in instructed]}
+        body = {**sent, **_merged(body_extras or {}, job.model.params)}
         local = job.model.endpoint == "local"  # its namespace names the model, so that its file may move
         question = {
             name: value
@@ -258,12 +295,15 @@ class Renderer:
         return written
 
 
-def _asked(job: Job, messages: list[dict[str, Any]], response_format: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the fields that the job file has keys of its own for."""
+def _as_list(question: Decision) -> list[Any]:
+    return [question.name, question.kind, question.instructions, question.options]
+
+
+def _asked(job: Job, response_format: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields that the job file has keys of its own for, but for the prompt."""
     asked: dict[str, Any] = {} if job.model.name is None else {"model": job.model.name}
     if job.model.fallbacks:
         asked["models"] = list(job.model.fallbacks)
-    asked["messages"] = messages
     if response_format is not None:
         asked["response_format"] = response_format
     return asked

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -281,6 +281,20 @@ class Templates:
             scope[name] = value if type(value) is str else _filled(value, name)
         if self._uses_row:
             scope[ROW] = {name: scope[name] for name in self.columns}
+
+
+class Fields:
+    """Several templates as one text: a JSON object with their texts by name."""
+
+    constant: None = None
+
+    def __init__(self, fields: Mapping[str, Template]) -> None:
+        self._fields = fields
+        self.source = json.dumps({name: template.source for name, template in fields.items()})
+
+    def text(self) -> str:
+        """Return the object for the row that was filled in; raises PromptError."""
+        return json.dumps({name: template.text() for name, template in self._fields.items()}, ensure_ascii=False)
 
 
 def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  (what a row holds)

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any
 
 import uvloop
@@ -15,10 +16,10 @@ from batchrun.api import Endpoint, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
-from batchrun.money import ZERO, Pico, to_usd
+from batchrun.money import to_usd
 from batchrun.net import is_loopback, proxy_for
-from batchrun.records import Send, Target
-from batchrun.runner.budget import Budget, worst_case
+from batchrun.records import Reply, Request, Send, Target
+from batchrun.runner.budget import Budget, Reserve, worst_case
 from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
@@ -112,8 +113,9 @@ async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -
     """Open the sender, which on Ray takes seconds to minutes; give None if the valve is closed meanwhile."""
     job = asking.prepared.job
     events = Events(tell=ui.warn, lost=lambda reason: valve.close(ExitCode.STORAGE, reason))
-    sender = open_sender(_target(job, asking.endpoint), asking.sender, ray=job.ray, events=events)
-    opening = asyncio.create_task(stack.enter_async_context(sender))
+    targets = [_target(job, asking.endpoint, url) for url in asking.endpoint.urls]
+    senders = [open_sender(target, asking.sender, ray=job.ray, events=events) for target in targets]
+    opening = asyncio.create_task(_open(stack, senders))
 
     def changed() -> None:
         opening.cancel()
@@ -129,9 +131,31 @@ async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -
         valve.on_change = lambda: None
 
 
+async def _open(stack: AsyncExitStack, senders: Sequence[AbstractAsyncContextManager[Send]]) -> Send:
+    """Open the first sender; where its address answers 404 before anything else, the other one takes its place."""
+    send = first = await stack.enter_async_context(senders[0])
+    if len(senders) == 1:
+        return first
+    lock, settled = asyncio.Lock(), False
+
+    async def to_either(request: Request) -> Reply:
+        nonlocal send, settled
+        used = send
+        reply = await used(request)
+        if reply.status != HTTPStatus.NOT_FOUND or settled:
+            settled = settled or reply.fault is None
+            return reply
+        async with lock:
+            if send is first:
+                send = await stack.enter_async_context(senders[1])
+        return reply if used is send else await send(request)
+
+    return to_either
+
+
 async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
     limits = _limits(asking.prepared.job, asking.endpoint, asking.budget)
-    pool = _pool(asking, send, valve, limits)
+    pool = _pool(asking, send, valve, limits, ui)
     ticker = asyncio.create_task(_tick(pool, limits.gate, ui, asking))
     try:
         await pool.ask(_questions(asking, valve))
@@ -204,10 +228,14 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
             valve.close(problem.exit_code, str(problem))
 
 
-def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits) -> Pool:
+def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> Pool:
     p = asking.prepared
     rules = p.job.limits
-    repairs = p.job.answer.repairs if p.job.answer else 0
+    repairs = p.job.answer.repairs if p.job.answer and not p.form.questions else 0
+    cap = rules.cap
+    capped = cap.run is not None or cap.day is not None
+    reserve = Reserve(worst_case(p, asking.prices) if capped else None, ui.warn)
+    asking.budget.surpassed = reserve.raise_to
     doubtful, first = asking.checkpoint.failed_before(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
     return Pool(
         send,
@@ -229,20 +257,15 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits) -> Pool:
             first_doubtful=first,
             patience=rules.patience_seconds,
             loopback=is_loopback(asking.endpoint.base_url),
-            first_alone=not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),
+            # What a decision model costs is only an estimate before its first bill.
+            first_alone=bool(p.form.questions)
+            or not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),
         ),
         form=p.form,
         body_of=p.renderer.body,
-        worst_case=_worst_case(asking),
+        worst_case=reserve.amount,
         time=asking.time,
     )
-
-
-def _worst_case(asking: Asking) -> Callable[[bytes], Pico]:
-    """Return what is reserved for a body; nothing where no cap asks for it."""
-    cap = asking.prepared.job.limits.cap
-    most = None if cap.run is None and cap.day is None else worst_case(asking.prepared, asking.prices)
-    return (lambda _: ZERO) if most is None else (lambda body: most(len(body)))
 
 
 def _limits(job: Job, endpoint: Endpoint, budget: Budget) -> Limits:
@@ -259,12 +282,11 @@ def _limits(job: Job, endpoint: Endpoint, budget: Budget) -> Limits:
     )
 
 
-def _target(job: Job, endpoint: Endpoint) -> Target:
+def _target(job: Job, endpoint: Endpoint, url: str) -> Target:
     timeout = job.limits.timeout
     headers = {"User-Agent": f"batchrun/{__version__}", **job.model.headers}
     if job.model.cache:
         headers["X-OpenRouter-Cache"] = "true"
-    url = f"{endpoint.base_url}/chat/completions"
     return Target(
         url,
         headers,

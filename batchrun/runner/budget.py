@@ -15,11 +15,14 @@ from batchrun.api import Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Job
-from batchrun.money import ZERO, Pico, Price, from_usd
+from batchrun.money import ZERO, Pico, Price, from_usd, show
 from batchrun.runner.prepare import Prepared
 
 MESSAGE_TOKENS = 16
 """Tokens that a chat template may add to one message."""
+
+QUESTION_TOKENS = 512
+"""Tokens that a decision model's template may add to one question; a title of six words was billed as 287."""
 
 LEASE_WAIT = 0.005
 """Seconds after which a request looks again whether its lease is committed."""
@@ -64,6 +67,8 @@ class Budget:
         caps = [cap for cap in (cap_run, rest_of_day) if cap is not None]
         self._cap = min(caps) if caps else None
         self._spent = self._in_flight = self._held = 0
+        self.surpassed: Callable[[Pico, Pico], None] = lambda *_: None
+        """Called where a request cost more than was reserved for it."""
         self._lender = None if cap_day is None else lender
         day = cap_day or 0
         self._step = day * _STEP // _PER_MILLE
@@ -105,8 +110,32 @@ class Budget:
         """End a request: its cost is spent and its reservation freed; `keep` holds on to it, since it may be billed."""
         self._spent += spent
         self._in_flight -= reserved
+        if spent > reserved:
+            self.surpassed(reserved, spent)
         if keep:
             self._held += max(0, reserved - spent)
+
+
+class Reserve:
+    """What is reserved for a body: its worst case, and more once a bill was higher than that; nothing without one."""
+
+    def __init__(self, worst: Callable[[int], Pico] | None, warn: Callable[[str], None]) -> None:
+        self._worst, self._warn = worst, warn
+        self._percent = 100
+
+    def amount(self, body: bytes) -> Pico:
+        """Return the amount for a request's body, in picodollars."""
+        return ZERO if self._worst is None else Pico(-(-self._worst(len(body)) * self._percent // 100))
+
+    def raise_to(self, reserved: Pico, billed: Pico) -> None:
+        """Raise all amounts so that this bill would have been covered, and report it."""
+        if self._worst is None or not reserved:
+            return
+        self._percent = max(self._percent, -(-self._percent * billed // reserved))
+        self._warn(
+            f"a request cost {show(billed)}, more than the {show(reserved)} that was reserved for it; from here on "
+            f"{self._percent / 100:g} times the estimate is reserved, and what is in flight may pass the cap"
+        )
 
 
 def budget_of(p: Prepared, prices: Prices, checkpoint: Checkpoint | None, today: str) -> Budget:
@@ -151,14 +180,19 @@ def _refuse_unbounded(p: Prepared, prices: Prices) -> None:
 def worst_case(p: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
     """Return what a body of so many bytes can cost at most, at the dearest of its models; None where nobody knows.
 
-    No tokenizer makes more tokens than UTF-8 bytes.
+    No tokenizer makes more tokens than UTF-8 bytes. For a decision model it is an estimate: each question may be put to
+    the state alone, in a template that nobody shows.
     """
     if p.job.model.max_request_usd is not None:
         most = from_usd(p.job.model.max_request_usd)
         return lambda _: most
+    questions = len(p.form.questions)
     models = (p.endpoint.model, *p.job.model.fallbacks)
     if p.max_tokens is None or unbounded(p.job) or any(name not in prices.worst for name in models):
         return None
+    if questions:
+        price = prices.worst[p.endpoint.model]
+        return lambda size: price.cost(questions * (size + QUESTION_TOKENS), 0)
     return bound(tuple(prices.worst.values()), messages=len(p.job.prompt.turns) + 1, max_tokens=p.max_tokens)
 
 

@@ -33,6 +33,9 @@ CHARACTERS_PER_TOKEN = 4.0
 MESSAGE_TOKENS = 4
 """What a chat template adds to a message, where nothing is answered yet."""
 
+HIDDEN_TOKENS = 150
+"""What a decision model's template adds to a question, where nothing is answered yet."""
+
 TEXT_TOKENS = 150
 OBJECT_TOKENS, COLUMN_TOKENS = 8, 12
 """Tokens of an answer, where nothing is answered yet: a text; an object and each of its columns."""
@@ -134,7 +137,8 @@ def shown(p: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowPro
         return messages
     if isinstance(body, RowProblem):
         return body
-    params = {name: value for name, value in orjson.loads(body).items() if name != "messages"}
+    prompt = {"messages", "state", "input"}
+    params = {name: value for name, value in orjson.loads(body).items() if name not in prompt}
     return Shown(position + 1, messages, params)
 
 
@@ -314,6 +318,9 @@ def _forecast(
         around = 0 if p.form.response_format is None else len(orjson.dumps(p.form.response_format))
         prompt = (characters + number * around) / ratio + number * MESSAGE_TOKENS * len(p.job.prompt.turns)
         completion = float(number * (_answer_tokens(p) if answer_tokens is None else answer_tokens))
+        if p.form.questions:
+            prompt = sum((characters + number * len(one.instructions)) / ratio for one in p.form.questions)
+            prompt += number * HIDDEN_TOKENS * len(p.form.questions)
     if p.max_tokens is not None:
         completion = min(completion, number * p.max_tokens)
     price = prices.likely.get(p.endpoint.model)

@@ -15,7 +15,7 @@ from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD
 from batchrun.runner.plan import stamps_text
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.runner.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared
 from batchrun.table import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
 
 OUTPUT_ROWS = 20_000
@@ -42,7 +42,7 @@ def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
 
 
 def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
-    details = p.job.output.details
+    details = p.details
     columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
     frames = p.rows.frames(p.kept, OUTPUT_ROWS) if p.kept else repeat(None)
     position = 0
@@ -70,13 +70,22 @@ def _new_columns(p: Prepared, outcomes: Sequence[tuple[Any, ...]]) -> Iterator[p
     else:
         typed = answer_columns(answers, p.answers)
     yield typed.rename(lambda name: prefix + name)
-    names = p.job.output.details
+    if p.job.output.review_below is not None:
+        yield _review(p, typed)
+    names = p.details
     values = list(zip(*outcomes, strict=True))[2:] if outcomes else [()] * len(names)
     columns = {
         prefix + name: pl.Series(map(CONVERTED.get(name, _same), found), dtype=DETAIL_TYPES[name])
         for name, found in zip(names, values, strict=True)
     }
     yield pl.DataFrame(columns)
+
+
+def _review(p: Prepared, typed: pl.DataFrame) -> pl.DataFrame:
+    """Return the column needs_review: null where no probability is low and one is missing."""
+    low = [pl.col(f"{question.name}_prob") < p.job.output.review_below for question in p.form.questions]
+    any_low = pl.any_horizontal(low) if low else pl.repeat(None, pl.len(), dtype=pl.Boolean)
+    return typed.select(any_low.alias(p.job.output.prefix + NEEDS_REVIEW))
 
 
 def _same(value: Any) -> Any:  # noqa: ANN401  (any cell)

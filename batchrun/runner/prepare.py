@@ -9,15 +9,18 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.api import Endpoint, resolve
+from batchrun.api import Endpoint, decision_form, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
-from batchrun.job import Environment, Job, JobPath, Loaded, check
+from batchrun.job import Detail, Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import AnswerForm, Renderer, template_mistakes, templates_of, uses_columns
 from batchrun.table import DETAIL_TYPES, FileStamp, Rows, dtype_of, open_rows, stamp, unwritable
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
 
+
+NEEDS_REVIEW = "needs_review"
+"""The column that output.review_below adds."""
 
 INPUT_CHANGED = "the input changed during the run; run again to ask what is new"
 
@@ -40,11 +43,13 @@ class Prepared:
     @property
     def schema(self) -> dict[str, pl.DataType]:
         """The output's columns in order: kept ones, the answer's, the details."""
-        prefix = self.job.output.prefix
         kept = {name: self.rows.schema[name] for name in self.kept}
-        answers = {prefix + name: dtype for name, dtype in self.answers.items()}
-        details = {prefix + name: DETAIL_TYPES[name] for name in self.job.output.details}
-        return kept | answers | details
+        return kept | dict(_new_columns(self.job, self.form))
+
+    @property
+    def details(self) -> tuple[Detail, ...]:
+        """The details that the checkpoint has for each row; probabilities are part of its answer."""
+        return tuple(name for name in self.job.output.details if name != "probabilities")
 
     def input_changed(self) -> bool:
         """Check whether the input's files have changed since they were opened."""
@@ -90,9 +95,11 @@ def prepared(
                 response_format=form.response_format,
                 instructions=form.instructions,
                 body_extras=body_extras(job, endpoint, form),
+                questions=form.questions,
+                decision_form=decision_form(endpoint) if form.questions else None,
             ),
             _kept(job, rows.columns),
-            {name: dtype_of(schema) for name, schema in form.columns.items()},
+            _answer_types(job, form),
             max_tokens(job, endpoint),
             environment.get("BATCHRUN_HTTP"),
             Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchrun",
@@ -246,7 +253,12 @@ def braced_column(source: str, columns: Collection[str]) -> str | None:
 
 
 def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
-    """Give the bound on tokens that is sent: the job's, else a default where the API is known to take it."""
+    """Return the bound on tokens that is sent: the job's, else a default where the API is known to take it.
+
+    A decision model writes nothing: 0, and nothing is sent.
+    """
+    if endpoint.decisions:
+        return 0
     for name in ("max_completion_tokens", "max_tokens"):
         if isinstance(value := job.model.params.get(name), int):
             return value
@@ -256,6 +268,8 @@ def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
 def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm) -> dict[str, Any]:
     """Give what is sent beside the question though the job does not say it; no key depends on it."""
     extras: dict[str, Any] = {}
+    if endpoint.decisions:
+        return extras
     if "max_completion_tokens" not in job.model.params and (bound := max_tokens(job, endpoint)) is not None:
         extras["max_tokens"] = bound
     if endpoint.openrouter:
@@ -273,6 +287,29 @@ def _kept(job: Job, columns: tuple[str, ...]) -> tuple[str, ...]:
     return () if keep == "none" else tuple(keep)
 
 
+def _answer_types(job: Job, form: AnswerForm) -> dict[str, pl.DataType]:
+    """Return the types of the columns that an answer fills; a decision model's have probabilities beside them."""
+    types: dict[str, pl.DataType] = {}
+    labels = {one.name: [label for label, _ in one.options] or ["true", "false"] for one in form.questions}
+    for name, schema in form.columns.items():
+        types[name] = dtype_of(schema)
+        if name in labels:
+            types[f"{name}_prob"] = pl.Float64()
+        if name in labels and "probabilities" in job.output.details:
+            types[f"{name}_probs"] = pl.Struct(dict.fromkeys(labels[name], pl.Float64()))
+    return types
+
+
+def _new_columns(job: Job, form: AnswerForm | None) -> Iterator[tuple[str, pl.DataType]]:
+    """Yield the output's new columns in order: the answer's, needs_review, the details."""
+    prefix = job.output.prefix
+    answers = {} if form is None else _answer_types(job, form)
+    yield from ((prefix + name, dtype) for name, dtype in answers.items())
+    if job.output.review_below is not None:
+        yield prefix + NEEDS_REVIEW, pl.Boolean()
+    yield from ((prefix + name, DETAIL_TYPES[name]) for name in job.output.details if name in DETAIL_TYPES)
+
+
 def _keep_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> list[Mistake]:
     return [
         loaded.mistake(("output", "keep", number), f'the input has no column "{name}"{did_you_mean(name, columns)}')
@@ -282,12 +319,9 @@ def _keep_mistakes(loaded: Loaded, job: Job, columns: tuple[str, ...]) -> list[M
 
 
 def _clashes(loaded: Loaded, job: Job, columns: tuple[str, ...], form: AnswerForm | None) -> list[Mistake]:
-    prefix = job.output.prefix
-    answers = [prefix + name for name in (form.columns if form else ())]
-    details = [prefix + name for name in job.output.details]
     seen = set(_kept(job, columns))
     mistakes = []
-    for name in answers + details:
+    for name, _ in _new_columns(job, form):
         if name in seen:
             advice = "set output.prefix, or leave it out of output.keep or output.details"
             mistakes.append(loaded.mistake(("output",), f'two output columns are called "{name}"; {advice}'))

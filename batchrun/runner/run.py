@@ -102,6 +102,7 @@ class _Run:
             event("nothing_new")
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
+        self._look_at_probabilities()
         start = self._start(plan)
         if (sample := self._options.sample) is not None:
             self._checkpoint.choose(positions(plan.rows, sample), sample)
@@ -233,6 +234,12 @@ class _Run:
             raise ConfirmError(
                 f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
             )
+
+    def _look_at_probabilities(self) -> None:
+        """Warn that a chat model's answers come without the probabilities that the output is to show."""
+        output = self._job.output
+        if not self._p.form.questions and (output.review_below is not None or "probabilities" in output.details):
+            self._ui.warn("a chat model gives no probabilities: needs_review is empty (answer.mode: decision has them)")
 
     def _look_at_space(self) -> None:
         """Warn where the checkpoint or the output may need more room than its disk has."""

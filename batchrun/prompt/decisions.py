@@ -1,0 +1,109 @@
+"""Decision models: the job's columns -> typed questions; the answers to them -> one typed object with probabilities."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from batchrun.prompt.schema import Schema, SchemaMistake
+from batchrun.records import Decision, Mismatch, kind_of
+
+MAX_QUESTIONS = 200
+"""What the least generous server takes in one request."""
+
+MAX_OPTIONS, MAX_LEVELS = 255, 10
+_DIGITS = 6  # of a probability; servers send two to four
+
+
+def questions_of(columns: Mapping[str, Any], schema: Schema) -> tuple[tuple[Decision, ...], list[SchemaMistake]]:
+    """Return one question for each column of `answer.columns`, which `schema` is made of, and the mistakes."""
+    questions, mistakes = [], list[SchemaMistake]()
+    if len(columns) > MAX_QUESTIONS:
+        mistakes.append((("answer", "columns"), f"a decision model answers at most {MAX_QUESTIONS} questions a row"))
+    for name, column in schema["properties"].items():
+        form = columns[name] if isinstance(columns[name], Mapping) else {}
+        clash = next((f"{name}_{end}" for end in ("prob", "probs") if f"{name}_{end}" in columns), None)
+        problem = _problem(column, ordered=form.get("ordered") is True)
+        if clash is not None:
+            problem = f'the probabilities of "{name}" are called {clash}: rename that column'
+        if problem is not None:
+            mistakes.append((("answer", "columns", name), problem))
+            continue
+        text = form.get("description") or name
+        if column["type"] == "boolean":
+            questions.append(Decision(name, "boolean", text))
+            continue
+        values = form.get("values")
+        meanings = values if isinstance(values, Mapping) else {}
+        options = tuple((label, meanings.get(label)) for label in column["enum"])
+        questions.append(Decision(name, "scale" if form.get("ordered") else "choice", text, options))
+    return tuple(questions), mistakes
+
+
+def _problem(column: Schema, *, ordered: bool) -> str | None:
+    """Return why a decision model can't answer a column, None where it can."""
+    if "null" in column["type"]:
+        return "a decision model always answers: remove the null, or add a label such as none"
+    kind = kind_of(column)
+    if kind not in ("boolean", "enum"):
+        advice = "; labels are texts: write {values: [1, 2]}" if "enum" in column else ""
+        return f"a decision model answers boolean or one of values, not {kind}{advice}"
+    number, most = len(column.get("enum", "10")), MAX_LEVELS if ordered else MAX_OPTIONS
+    if not 2 <= number <= most:  # noqa: PLR2004  (a choice)
+        return f"a decision model takes 2 to {most} {'ordered ' if ordered else ''}values, not {number}"
+    return None
+
+
+def parse_decisions(text: str, questions: tuple[Decision, ...]) -> str | Mismatch:
+    """Return the answers to all questions as one JSON object: NAME, NAME_prob and NAME_probs for each.
+
+    `text` is JSON of api/decisions.py: the answers by name, or in the order of the questions.
+    """
+    given = orjson.loads(text)
+    if isinstance(given, list):
+        given = {question.name: one for question, one in zip(questions, given, strict=False)}
+    answer: dict[str, Any] = {}
+    for question in questions:
+        found = given.get(question.name)
+        decided = _decided(question, found) if isinstance(found, dict) else None
+        if decided is None:
+            return Mismatch(f'"{question.name}" has no answer that fits its question')
+        label, probabilities = decided
+        answer[question.name] = label == "true" if question.kind == "boolean" else label
+        answer[f"{question.name}_prob"] = None if probabilities is None else probabilities[label]
+        answer[f"{question.name}_probs"] = probabilities
+    return orjson.dumps(answer).decode()
+
+
+def _decided(question: Decision, found: Mapping[str, Any]) -> tuple[str, dict[str, float] | None] | None:
+    """Return the label of an answer and the probability of each label, which add up to 1."""
+    labels = [label for label, _ in question.options]
+    given = found.get("probabilities")
+    if question.kind == "boolean":
+        yes = _number(found.get("probability"), 1)
+        if yes is None:
+            return None
+        both = {"true": round(yes, _DIGITS), "false": round(1 - yes, _DIGITS)}
+        return ("true" if yes >= 0.5 else "false"), both  # noqa: PLR2004
+    if question.kind == "choice":
+        chosen = found.get("chosen")
+        normal = _normal(labels, [given.get(label, 0) for label in labels] if isinstance(given, dict) else ())
+        return (chosen, normal) if chosen in labels else None
+    normal = _normal(labels, given if isinstance(given, list) else ())
+    if normal is not None:
+        return max(labels, key=normal.__getitem__), normal  # the lower one of equals
+    score = _number(found.get("score"), len(labels) - 1)
+    return None if score is None else (labels[round(score)], None)
+
+
+def _number(value: Any, most: int) -> float | None:  # noqa: ANN401  (any JSON)
+    return value if type(value) in (int, float) and 0 <= value <= most else None
+
+
+def _normal(labels: list[str], values: Sequence[Any]) -> dict[str, float] | None:
+    """Return probabilities that add up to 1 (servers round them to two places); None where there are none."""
+    known = [value for value in values if _number(value, 1) is not None]
+    total = sum(known)
+    if len(known) != len(labels) or not total:
+        return None
+    return {label: round(value / total, _DIGITS) for label, value in zip(labels, known, strict=True)}

@@ -1,0 +1,293 @@
+"""Decision models in whole jobs: typed labels with probabilities, one key for one question, exact books."""
+
+import sqlite3
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from job_running import Ran, run, write_job
+from openrouter.decisions import BUILD, MODEL, PRICE, deciding
+from simulator_server import running
+
+from batchrun.errors import JobFileError
+from batchrun.runner.progress import Quiet
+
+COLUMNS: dict[str, Any] = {
+    "team": {"values": {"payments": "Checkout or billing", "account": "Login", "none": None}, "description": "Whose?"},
+    "is_bug": {"type": "boolean", "description": "Is it a defect?"},
+    "urgency": {"values": ["low", "soon", "now"], "ordered": True},
+}
+TEXTS = ["payments are broken now", "my account, low", "something else", "broken again, soon"]
+SYSTEMONE, ALPHA, LIST = "/v1/systemone", "/api/alpha/decisions", "/v1/decisions"
+
+
+def decide(
+    folder: Path,
+    url: str,
+    *,
+    rows: int | list[str] = TEXTS,
+    mode: str = "decision",
+    ui: Quiet | None = None,
+    **sections: Any,  # noqa: ANN401  (JSON)
+) -> Ran:
+    answer = {"columns": COLUMNS, "mode": mode} | sections.pop("answer", {})
+    sections = {"prompt": {"user": "{{ text }}"}, "model": MODEL} | sections
+    return run(write_job(folder, url, rows=rows, answer=answer, **sections), ui=ui)
+
+
+class Heard(Quiet):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def keys(folder: Path) -> list[bytes]:
+    with sqlite3.connect(folder / ".batchrun" / "job.sqlite") as database:
+        return [key for (key,) in database.execute("SELECT key FROM rows ORDER BY position")]
+
+
+def columns_of(ran: Ran) -> dict[str, list[Any]]:
+    names = [name for column in COLUMNS for name in (column, f"{column}_prob")]
+    return {name: ran.column(name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("path", "base"), [(SYSTEMONE, "/v1"), (LIST, LIST), (ALPHA, "/api/v1"), ("/api/v1/systemone", "/api/v1")]
+)
+def test_each_form_of_the_wire_gives_the_same_answers(tmp_path: Path, path: str, base: str) -> None:
+    """A map of questions, OpenRouter's address after a 404 and OpenAI's list give equal labels and probabilities."""
+    with deciding(path) as server:
+        ran = decide(tmp_path, server.url + base, prompt={"user": None, "state": {"body": "{{ text }}"}})
+        assert ran.summary.exit_code == 0, ran.summary.reason
+        assert len(server.books.bodies) == len(TEXTS)
+    found = columns_of(ran)
+    assert found["team"][:2] == ["payments", "account"]
+    assert found["is_bug"] == [True, False, False, True]
+    assert found["is_bug_prob"] == [0.93] * 4
+    assert [found["urgency"][at] for at in (0, 1, 3)] == ["now", "low", "soon"]
+    assert all(0.5 < value <= 1 for value in found["team_prob"][:2])
+    assert ran.output is not None
+    assert ran.output.schema["team"] == pl.Enum(["payments", "account", "none"])
+
+
+def test_the_request_is_what_the_contract_says(tmp_path: Path) -> None:
+    """The system prompt stands before each description, a column without one is asked by its name, nothing is added."""
+    with deciding(SYSTEMONE) as server:
+        decide(tmp_path, f"{server.url}/v1", rows=["x"], prompt={"system": "Sort mails.", "user": "{{ text }}"})
+    assert server.books.bodies == [
+        {
+            "model": MODEL,
+            "state": "x",
+            "questions": {
+                "team": {
+                    "type": "choice",
+                    "instructions": "Sort mails.\n\nWhose?",
+                    "criteria": {"payments": "Checkout or billing", "account": "Login", "none": None},
+                },
+                "is_bug": {"type": "noul", "instructions": "Sort mails.\n\nIs it a defect?"},
+                "urgency": {
+                    "type": "score",
+                    "instructions": "Sort mails.\n\nurgency",
+                    "criteria": ["low", "soon", "now"],
+                },
+            },
+        }
+    ]
+
+
+def test_probabilities_reviews_and_the_build_are_written(tmp_path: Path) -> None:
+    """The detail `probabilities` has those of all labels, adding up to 1; needs_review marks a low one; null: none."""
+    output = {"review_below": 0.6, "details": ["status", "model", "probabilities", "cost_usd"]}
+    with deciding(SYSTEMONE) as server:
+        ran = decide(tmp_path, f"{server.url}/v1", output=output)
+    for name in COLUMNS:
+        for label, best, all_of_them in zip(
+            ran.column(name), ran.column(f"{name}_prob"), ran.column(f"{name}_probs"), strict=True
+        ):
+            assert sum(all_of_them.values()) == pytest.approx(1, abs=1e-5)
+            assert all_of_them[str(label).lower()] == best
+    low = [min(row) < 0.6 for row in zip(*(ran.column(f"{name}_prob") for name in COLUMNS), strict=True)]
+    assert ran.column("needs_review") == low
+    assert set(low) == {True, False}
+    assert ran.column("model") == [BUILD] * 4
+    with deciding(SYSTEMONE, bare=True) as server:
+        ran = decide(tmp_path, f"{server.url}/v1", output=output, answer={"columns": {"team": COLUMNS["team"]}})
+    assert ran.column("team")[0] == "payments"
+    assert ran.column("team_prob") == ran.column("team_probs") == ran.column("needs_review") == [None] * 4
+
+
+def test_a_chat_model_gives_the_same_answer_columns(tmp_path: Path) -> None:
+    """The same file with another mode has the same answer columns and types, no probabilities, and one warning."""
+    heard, prompt = Heard(), {"user": None, "state": {"a": "{{ text }}", "b": "x"}}
+    output = {"review_below": 0.6, "details": ["status", "probabilities"]}
+    with running() as simulator:
+        chat = decide(tmp_path, simulator.url, mode="schema", ui=heard, prompt=prompt, output=output, model="sim/good")
+    with deciding(SYSTEMONE) as server:
+        made = decide(tmp_path, f"{server.url}/v1", prompt=prompt, output=output, checkpoint="other.sqlite")
+    assert chat.output is not None
+    assert made.output is not None
+    assert {name: made.output.schema[name] for name in chat.output.columns} == dict(chat.output.schema)
+    assert set(made.output.columns) - set(chat.output.columns) == {
+        f"{name}_{end}" for name in COLUMNS for end in ("prob", "probs")
+    }
+    assert chat.column("needs_review") == [None] * 4
+    assert len([text for text in heard.warnings if "probabilities" in text]) == 1
+
+
+def test_the_order_of_options_is_part_of_the_question(tmp_path: Path) -> None:
+    """Reversed options, other descriptions, another kind or another model are other questions; limits are not."""
+    forms: list[dict[str, Any]] = [
+        {"values": ["a", "b"]},
+        {"values": ["b", "a"]},
+        {"values": {"a": "x", "b": None}},
+        {"values": ["a", "b"], "ordered": True},
+        {"values": ["a", "b"], "description": "Which?"},
+        {"values": ["a", "b"]},
+    ]
+    found = []
+    with deciding(SYSTEMONE) as server:
+        for number, form in enumerate(forms):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            limits = {"max_cost_usd": 1} if number == 5 else {}
+            model = {"price": {"prompt": 0.042, "completion": 0}}
+            decide(folder, f"{server.url}/v1", rows=["a"], answer={"columns": {"c": form}}, limits=limits, model=model)
+            found += keys(folder)
+    assert len(set(found)) == 5
+    assert found[0] == found[5]
+
+
+def test_what_a_decision_model_can_not_do_is_a_mistake_with_its_place(tmp_path: Path) -> None:
+    """Numbers, texts, lists, nulls, too many options, schemas, repairs, messages and foreign params are refused."""
+    many = [f"l{number}" for number in range(256)]
+    columns = {
+        "number": "integer", "text": "string", "list": ["string"], "null": "boolean?", "stars": [1, 2],
+        "many": {"values": many}, "levels": {"values": many[:11], "ordered": True}, "one": {"values": ["a"]},
+        "ok": "boolean", "ok_prob": "boolean",
+    }  # fmt: skip
+    asked = 'labels are texts: write {values: [1, 2]}|the probabilities of "ok" are called ok_prob|remove the null'
+    asked += "|not integer|not text|not list|2 to 255 values, not 256|2 to 10 ordered values, not 11|values, not 1"
+    around: dict[str, Any] = {
+        "answer": {"repairs": 2},
+        "model": {"params": {"temperature": 0}, "fallbacks": ["a/b"]},
+        "prompt": {"user": "{{ text }}", "state": {"a": "{{ text }}"}},
+    }
+    more = "remove answer.repairs|takes no temperature|remove model.fallbacks|prompt has user as well as state"
+    for sections, words in (({"answer": {"columns": columns}}, asked), (around, more)):
+        with pytest.raises(JobFileError) as caught:
+            decide(tmp_path, "http://127.0.0.1:9/api/v1", **sections)
+        text = str(caught.value)
+        assert [one for one in words.split("|") if one not in text] == []
+        assert all(line.split(":")[1].isdigit() for line in text.split("\n"))
+
+
+CHAT_ONLY = {"error": {"code": 501, "message": "This model is not a decision model", "type": "not_supported_error"}}
+LOCATED = {"detail": [{"loc": ["body", "questions", "team", "criteria"], "msg": "Field required", "type": "missing"}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "reply", "error"),
+    [
+        (501, CHAT_ONLY, "answer.mode: schema for a chat model"),
+        (422, LOCATED, "Field required"),
+        (422, {"detail": {"error_type": "x", "message": "state is bad"}}, "state is bad"),
+        (400, {"error": {"code": 400, "message": "too many options (53)", "type": "invalid_request_error"}}, "(53)"),
+        (401, {"error": {"code": 401, "message": "No auth"}}, "No auth"),
+    ],
+)
+def test_errors_of_all_servers_stop_or_fail_by_the_one_table(
+    tmp_path: Path, status: int, reply: dict[str, Any], error: str
+) -> None:
+    """A chat model, a refused question, a wrong key: the run stops with the server's words and what to change."""
+    with deciding(SYSTEMONE, fault=lambda _: (status, reply)) as server:
+        ran = decide(tmp_path, f"{server.url}/v1")
+    assert ran.summary.exit_code != 0
+    assert error in f"{ran.summary.reason} {ran.summary.next} {ran.column('error_message')}"
+    assert ran.column("team") == [None] * 4
+
+
+def test_a_decision_model_asked_as_a_chat_model_stops_the_run(tmp_path: Path) -> None:
+    """The first refusal names the key to change, and no other row is asked."""
+    message = f"{MODEL} is a decisions model and cannot be used with the chat/completions endpoint."
+    with deciding(
+        "/api/v1/chat/completions", fault=lambda _: (400, {"error": {"message": message, "code": 400}})
+    ) as server:
+        ran = decide(tmp_path, f"{server.url}/api/v1", mode="schema")
+    assert (ran.summary.exit_code, ran.summary.requests, ran.summary.pending) == (3, 1, 4)
+    assert "set answer.mode: decision" in str(ran.summary.next)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"team": {"type": "choice", "choice": "nobody"}, "is_bug": {"noul": 0.5}, "urgency": {"score": 1}},
+        {"team": {"type": "choice", "choice": "none"}, "is_bug": {"noul": 2}, "urgency": {"score": 1}},
+        {"team": {"type": "choice", "choice": "none"}, "is_bug": {"noul": 0.5}, "urgency": {"score": 3}},
+        {"team": {"type": "choice", "choice": "none"}, "is_bug": {"noul": 0.5}},
+        {"team": {"type": "box", "left": 1}, "is_bug": {"noul": 0.5}, "urgency": {"score": 1}},
+    ],
+)
+def test_answers_that_fit_no_question_fail_the_row(tmp_path: Path, answers: dict[str, Any]) -> None:
+    """A label that was not offered or an answer that is missing is never written; the raw answers are kept."""
+    with deciding(SYSTEMONE, fault=lambda _: (200, {"answers": answers, "usage": {"input_tokens": 9}})) as server:
+        ran = decide(tmp_path, f"{server.url}/v1", rows=["x"])
+    assert ran.column("error_type") == ["schema_mismatch"]
+    assert ran.column("attempts") == [1]
+    assert '"team"' in ran.column("answer_raw")[0]
+
+
+def test_levels_without_probabilities_come_from_the_score(tmp_path: Path) -> None:
+    """round(score) is the level then, and of equally probable levels the lower one is taken."""
+    even = {"urgency": {"type": "score", "score": 2.0, "probabilities": {"0": 0.2, "1": 0.4, "2": 0.4}}}
+    for answers, level in ((even, "soon"), ({"urgency": {"type": "score", "score": 1.6}}, "now")):
+        (tmp_path / level).mkdir()
+        reply = {"answers": answers}
+        with deciding(SYSTEMONE, fault=partial(lambda found, _: (200, found), reply)) as server:
+            columns = {"urgency": COLUMNS["urgency"]}
+            ran = decide(tmp_path / level, f"{server.url}/v1", rows=["x"], answer={"columns": columns})
+        assert ran.column("urgency") == [level]
+
+
+def test_a_refused_question_is_a_refused_row(tmp_path: Path) -> None:
+    """OpenAI's model may decline one question of several."""
+    answers = [{"type": "refusal", "name": "team"}]
+    with deciding(LIST, fault=lambda _: (200, {"answers": answers})) as server:
+        ran = decide(tmp_path, server.url + LIST, rows=["x"])
+    assert ran.column("error_type") == ["refused"]
+
+
+def test_a_bill_above_the_estimate_raises_it_and_is_reported(tmp_path: Path) -> None:
+    """The first request goes alone; its bill is more than the reserve, which is raised, reported and holds the cap."""
+    heard = Heard()
+    answers = {"is_bug": {"type": "noul", "noul": 0.9}}
+    columns = {"is_bug": COLUMNS["is_bug"]}
+
+    def dear(_: object) -> tuple[int, dict[str, Any]]:
+        return 200, {"answers": answers, "usage": {"input_tokens": 100_000, "output_tokens": 0, "cost": 0.0042}}
+
+    with deciding("/api/v1/systemone", fault=dear) as server:
+        limits = {"max_cost_usd": 0.05, "concurrency": 4}
+        ran = decide(tmp_path, f"{server.url}/api/v1", rows=50, answer={"columns": columns}, limits=limits, ui=heard)
+    assert ran.summary.exit_code == 4
+    assert ran.summary.requests == 11
+    assert Decimal(ran.summary.cost_usd) == Decimal("0.0462")
+    assert len([text for text in heard.warnings if "more than the" in text]) == 1
+
+
+def test_a_thousand_rows_with_four_questions_have_exact_books(tmp_path: Path) -> None:
+    """Each row is sent once, all questions in one request, and the sum of the bills is the run's cost."""
+    columns = {**COLUMNS, "fourth": "boolean"}
+    with deciding(ALPHA) as server:
+        limits = {"max_cost_usd": 5, "concurrency": 50}
+        ran = decide(tmp_path, f"{server.url}/api/v1", rows=1_000, answer={"columns": columns}, limits=limits)
+        assert ran.summary.exit_code == 0, ran.summary.reason
+        assert (ran.summary.ok, ran.summary.requests, len(server.books.bodies)) == (1_000, 1_000, 1_000)
+        assert Decimal(ran.summary.cost_usd) == server.books.charged
+        assert server.books.charged > 1_000 * PRICE
+        again = decide(tmp_path, f"{server.url}/api/v1", rows=1_000, answer={"columns": columns}, limits=limits)
+        assert (again.summary.requests, len(server.books.bodies)) == (0, 1_000)

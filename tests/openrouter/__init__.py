@@ -1,0 +1,1 @@
+"""A server of faults that shares no code with batchrun."""
