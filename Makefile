@@ -46,6 +46,10 @@ demo: .venv/demo.stamp
 	$(BIN)/batchrun jobs/reviews.yaml --limit 30 --output out/demo.csv
 	@$(BIN)/python sample_data/show_answers.py out/demo.csv
 	@echo
+	@echo "Now a decision model: each label comes with a probability (jobs/triage.yaml)"
+	$(BIN)/batchrun jobs/triage.yaml
+	@$(BIN)/python sample_data/show_answers.py out/triage.csv
+	@echo
 	@echo "Next: make demo                             asks the next 30; what is answered is never asked again"
 	@echo "      $(BIN)/batchrun status jobs/reviews.yaml"
 	@echo "      $(BIN)/batchrun jobs/extract.yaml      typed columns, on the simulator"

