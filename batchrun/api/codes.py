@@ -47,7 +47,8 @@ class Ending:
     """One row of the table.
 
     `code` is the API's code that it usually comes with (the row keeps the one that came). `slows`: the pool lowers its
-    concurrency. `again`: the next run asks the row again by itself. `exhausted`: what is done when the tries are
+    concurrency. `again`: the next run asks the row again by itself. `retry`: asking the same question again may bring
+    an answer, which is what `batchrun retry` is for. `exhausted`: what is done when the tries are
     used up (FAIL or STOP). `maybe_billed`: the server may charge for it and did not say how much, so what was reserved
     for it stays reserved. `outage`: many different rows that end so prove an outage, which is no row's fault.
     """
@@ -61,6 +62,7 @@ class Ending:
     count: Count = Count.NONE
     slows: bool = False
     again: bool = False
+    retry: bool = False
     exhausted: Action = Action.FAIL
     maybe_billed: bool = False
     outage: bool = False
@@ -103,7 +105,7 @@ _ENDINGS = (
            "leave the row, ask another model, or change the account's guardrail"),
     Ending("provider_rejected", 400, _UNKNOWN, _RETRY,
            "the provider behind OpenRouter refused the request", "read error_message for the provider's own words",
-           count=Count.ONCE),
+           count=Count.ONCE, retry=True),
     # 401
     Ending("unauthorized", 401, _JOB, Action.CONFIRM,
            "the API key is missing, wrong, expired or revoked",
@@ -118,7 +120,7 @@ _ENDINGS = (
            "nothing: concurrency is lowered; a lower max_tokens or more credit makes it faster",
            count=Count.TIME, slows=True, again=True),
     Ending("request_over_budget", 402, _UNKNOWN, _FAIL,
-           "this one request costs more than the budget allows", "lower max_tokens or raise the budget"),
+           "this one request costs more than the budget allows", "lower max_tokens or raise the budget", retry=True),
     Ending("no_credit", 402, _JOB, _STOP,
            "the account's credit is used up", "add credit or activate billing, then run the same command again"),
     # 403
@@ -129,7 +131,7 @@ _ENDINGS = (
            "the model is not available in this region",
            "choose another model or provider, or correct the account's region settings"),
     Ending("forbidden", 403, _UNKNOWN, _FAIL,
-           "the server does not permit this request", "look at the key's rights and the model's regions"),
+           "the server does not permit this request", "look at the key's rights and the model's regions", retry=True),
     Ending("edge_blocked", 403, _SERVER, _GATE,
            "the server's edge answered with a web page in place of the API", "wait, then run the same command again",
            count=_TRIES, slows=True, again=True, outage=True),
@@ -168,24 +170,24 @@ _ENDINGS = (
     Ending("empty_response", None, _SERVER, _RETRY, "the model answered nothing, as on a cold start", "run again later",
            count=Count.EMPTY, again=True),
     Ending("no_answer", None, _ROW, _RETRY, "the model wrote no answer, only reasoning, and its tokens are billed",
-           "lower the reasoning effort in model.params or change the prompt, then `batchrun retry`",
-           count=Count.ONCE),
+           "lower the reasoning effort in model.params or change the prompt",
+           count=Count.ONCE, retry=True),
     Ending("interrupted", None, _UNKNOWN, _RETRY,
            "the model stopped for a reason that batchrun does not know, so the answer may be half of one",
-           "see finish_reason and answer_raw; if the answers are whole, report the finish_reason",
-           count=Count.ONCE),
+           "look at one with `batchrun show JOB --row N`; if the answer is whole, report its finish_reason",
+           count=Count.ONCE, retry=True),
     Ending("broken_text", None, _ROW, _RETRY,
            "the answer contains broken characters (U+FFFD) that the prompt does not contain",
-           "see answer_raw, then `batchrun retry`", count=Count.ONCE),
+           "look at one with `batchrun show JOB --row N`", count=Count.ONCE, retry=True),
     Ending("truncated", None, _ROW, _FAIL, "the answer was cut off at max_tokens",
            "raise model.params.max_tokens: such rows are then asked again"),
     Ending("content_filter", None, _ROW, _FAIL, "the provider's content filter cut the answer",
            "leave the row, or ask another model"),
     Ending("refused", None, _ROW, _FAIL, "the model refused to answer", "leave the row, or ask another model"),
     Ending("schema_mismatch", None, _ROW, _RETRY, "the answer does not fit the answer's schema, repairs included",
-           "see answer_raw; describe the columns better, raise answer.repairs, then `batchrun retry`; a server that "
-           "ignores schemas needs answer.mode: prompt",
-           count=Count.REPAIRS),
+           "look at one with `batchrun show JOB --row N`; describe the columns better, raise answer.repairs; a server "
+           "that ignores schemas needs answer.mode: prompt",
+           count=Count.REPAIRS, retry=True),
     # no HTTP reply
     Ending("timeout", None, _SERVER, _RETRY, "no full reply within limits.timeout; it may be billed",
            "raise limits.timeout or lower concurrency, then run again", count=_SENT, again=True, maybe_billed=True,

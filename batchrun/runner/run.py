@@ -157,6 +157,10 @@ class _Run:
         if self._options.retry is None:
             return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry or None)
+        if not reopened:
+            kinds = f" with {', '.join(sorted(self._options.retry))}" if self._options.retry else ""
+            command = command_line(self._shown, self._options)
+            raise UserError(f"no row failed{kinds}, so there is nothing to retry; `{command}` asks what is open")
         self._ui.say(f"asking {plural(reopened, 'failed question')} again")
         return self._checkpoint.current_plan() or plan
 
@@ -377,13 +381,23 @@ class _Run:
         """Return what a person would do next, with a command that can be pasted."""
         command = command_line(self._shown, self._options)
         if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
-            advice = f"{TABLE[self._valve.ending].do}; " if self._valve.ending in TABLE else ""
+            advice = f"{self._advice()}; " if self._valve.ending in TABLE else ""
             if not counts.pending:
                 return f"{advice}`{command}` writes the output (all rows are answered)"
             return f"{advice}`{command}` resumes with {plural(counts.pending, 'row')}"
-        if counts.failed:
-            return f"`{command_line(self._shown, self._options, 'retry')}` asks failed rows again"
+        kinds = set(counts.errors or ())
+        if helped := {name for name in kinds if TABLE[name].retry}:
+            only = f" --only {','.join(sorted(helped))}" if kinds - helped - ASKED_AGAIN else ""
+            return f"`{command_line(self._shown, self._options, 'retry' + only)}` asks failed rows again"
+        if kinds & (ASKED_AGAIN - UNSENT):
+            return f"`{command}` asks failed rows again"
         return None
+
+    def _advice(self) -> str:
+        """Return what to do about the ending that stopped the run."""
+        if self._valve.ending == "unauthorized" and self._job.model.key_variable is None:
+            return "the job names no key: write its variable's name into model.api_key_env"
+        return TABLE[self._valve.ending or ""].do
 
 
 def _exit_code_of(problem: BaseException) -> int:

@@ -1,5 +1,6 @@
 """`input.where`: an SQL condition over one row, checked when the input is opened."""
 
+import re
 from collections.abc import Mapping
 
 import polars as pl
@@ -11,6 +12,18 @@ PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, Va
 """What Polars raises for data or an expression that it can't take."""
 
 _MASK = "\0asked"
+_BEFORE = "SELECT 1 FROM self WHERE "
+_SYNTAX = re.compile(r"sql parser error: (.*?)(?: at Line: (\d+), Column: (\d+))?", re.DOTALL)
+_FUNCTION = re.compile("unsupported function '(.*)'")
+_CALL = re.compile("no function matches the given name and arguments: `(.*)`", re.DOTALL)
+_FUNCTIONS = (
+    "abs", "ceil", "coalesce", "concat", "concat_ws", "contains", "date", "date_part", "ends_with", "extract", "floor",
+    "greatest", "ifnull", "initcap", "least", "left", "length", "lower", "ltrim", "mod", "nullif", "octet_length",
+    "regexp_like", "replace", "reverse", "right", "round", "rtrim", "sign", "split_part", "starts_with", "strftime",
+    "strptime", "strpos", "substr", "trim", "upper",
+)  # fmt: skip
+"""The functions of Polars' SQL that look at one row: what a misspelt one may have meant."""
+
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
 
@@ -60,24 +73,68 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
     try:
         predicate = pl.sql_expr(where).alias(_MASK)
         dtype = empty.with_columns(predicate).collect().schema[_MASK]
+        if dtype != pl.Boolean:
+            raise InputError(f"input.where gives {dtype}, not true or false; write a comparison")
         # The optimiser moves only those filters below a sort that look at one row.
         plan = empty.with_columns(pl.lit(1).alias(_MASK)).sort(_MASK).filter(predicate).explain()
     except pl.exceptions.ColumnNotFoundError:
         missing = [name for name in pl.sql_expr(where).meta.root_names() if name not in schema]
-        raise InputError(f'input.where: there is no column "{missing[0]}"{did_you_mean(missing[0], schema)}') from None
+        raise InputError(f"input.where: {_no_column(missing[0], where, schema)}") from None
     except PROBLEMS as error:
-        raise InputError(f"input.where: {_problem(error)}") from None
-    if dtype != pl.Boolean:
-        raise InputError(f"input.where gives {dtype}, not true or false; write a comparison")
+        raise InputError(f"input.where: {_problem(error, where, schema)}") from None
     if plan.startswith("FILTER"):
         raise InputError(f"input.where {_ONE_ROW}")
     return predicate
 
 
-def _problem(error: BaseException) -> str:
+def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
+    meant = did_you_mean(name, schema)
+    if not meant and f'"{name}"' in where:
+        meant = f"; a text stands in single quotes: '{name}'"
+    return f'there is no column "{name}"{meant}'
+
+
+def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]) -> str:
+    """Return what is wrong with a condition that Polars does not take."""
     text = str(error)
     if "cannot compare string with numeric" in text or "'is_in' cannot check for" in text:
-        return "compares text with a number: write cast(x as int) or declare csv.columns"
-    if "subplan" in text or "relation" in text or "OVER clause" in text:
-        return _ONE_ROW
-    return short(error)
+        problem = "compares text with a number: write cast(x as int) or declare csv.columns"
+    elif "to a string value" in text:
+        problem = "compares a date with a text: write cast('2024-01-31' as date)"
+    elif "subplan" in text or "relation" in text or "OVER clause" in text:
+        problem = _ONE_ROW
+    elif text.startswith("regex"):
+        problem = f"a pattern is not valid: {short(ValueError(text.rpartition('error: ')[2]))}"
+    elif found := _FUNCTION.fullmatch(text):
+        problem = f'there is no function "{found[1]}"{did_you_mean(found[1], _FUNCTIONS)}'
+    elif found := _CALL.fullmatch(text):
+        problem = f"a function is called with arguments that it does not take: {found[1]}"
+    elif isinstance(error, pl.exceptions.StructFieldNotFoundError):
+        problem = f'there is no field "{short(error)}"; a column whose name holds a dot stands in quotes, as in "a.b"'
+    else:
+        problem = _syntax(where, schema) or short(error)
+    return problem
+
+
+def _syntax(where: str, schema: Mapping[str, pl.DataType]) -> str | None:
+    """Return where a condition breaks the grammar of SQL; None where it does not.
+
+    Polars names the place in a whole statement, but not in an expression.
+    """
+    try:
+        pl.LazyFrame(schema=schema).sql(_BEFORE + where)
+    except pl.exceptions.SQLInterfaceError as error:
+        found = _SYNTAX.fullmatch(str(error))
+        if found is None:
+            return "must be one condition, such as n > 2"
+        what = (
+            found[1].replace("Expected:", "expected").replace("found:", "found").replace("found EOF", "found the end")
+        )
+        if found[2] is None:
+            return f"not valid SQL: {what}"
+        line, column = int(found[2]), int(found[3])
+        place = f"column {column - len(_BEFORE)}" if line == 1 else f"line {line}, column {column}"
+        return f"not valid SQL at {place}: {what}"
+    except PROBLEMS:
+        return None
+    return None

@@ -1,5 +1,7 @@
 """Whole jobs against servers that answer in their own dialects: what becomes of a row, after how many requests."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,3 +172,32 @@ def test_broken_characters_are_asked_for_once_more_and_then_shown(tmp_path: Path
     ran, seen = asked(tmp_path, {"plain": said("Gr\ufffdn"), "quote \ufffd": said("quote \ufffd")}, text=True)
     assert ran.column("error_type") == ["broken_text", None]
     assert (seen["plain"], seen["quote \ufffd"]) == (2, 1)
+
+
+def test_retry_is_offered_only_where_it_may_help(tmp_path: Path) -> None:
+    """The last line names `retry` for answers that chance may mend, the plain command for what passes by itself."""
+    odd, filtered, down = said('{"label": "go', "who_knows"), said("", "content_filter"), refused(500, "down")
+    offered = {
+        "nothing": ({"a": said(GOOD), "b": filtered}, None),
+        "retry": ({"a": said(GOOD), "b": odd}, "`batchrun retry JOB` asks failed rows again"),
+        "only": (
+            {"a": said(GOOD), "b": odd, "c": filtered},
+            "`batchrun retry --only interrupted JOB` asks failed rows",
+        ),
+        "plain": ({"a": said(GOOD), "b": down, "c": filtered}, "`batchrun JOB` asks failed rows again"),
+    }
+    for name, (replies, line) in offered.items():
+        (tmp_path / name).mkdir()
+        ran, _ = asked(tmp_path / name, replies)
+        found = re.sub(r"\S*job.yaml", "JOB", ran.summary.next or "")
+        assert found.startswith(line) if line else not found, (name, found)
+
+
+def test_a_server_that_wants_a_key_is_told_where_to_name_it(tmp_path: Path) -> None:
+    """A job that names no key is not asked to set the variable of one."""
+    with plain_server(lambda _: refused(401, "no key given")) as url:
+        path = write_job(tmp_path, url, rows=1)
+        job = json.loads(path.read_text())
+        del job["model"]["api_key_env"]
+        path.write_text(json.dumps(job))
+        assert "write its variable's name into model.api_key_env" in (run(path, clock=fast(2_000)).summary.next or "")

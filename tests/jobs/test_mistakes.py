@@ -72,6 +72,14 @@ MISTAKES = {
         {"input": "{path: rows.csv, where: lang = 'en'}"},
         '1:32: input.where: there is no column "lang"',
     ),
+    "the grammar of where": (
+        {"input": "{path: rows.csv, where: text = = 'en'}"},
+        "1:32: input.where: not valid SQL at column 8: expected an expression, found =",
+    ),
+    "a function in where": (
+        {"input": "{path: rows.csv, where: lenght(text) > 3}"},
+        '1:32: input.where: there is no function "lenght", did you mean "length"?',
+    ),
     "a near column in where": (
         {"input": "{path: rows.csv, where: txt is not null}"},
         '1:32: input.where: there is no column "txt", did you mean "text"?',

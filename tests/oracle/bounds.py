@@ -26,34 +26,35 @@ PROBES = 60
 
 @dataclass(frozen=True)
 class Run:
-    """What one run asks, under which weather; `stopped`: by a kill, the cap or an edit, so that it asked only some."""
+    """What one run asks, how that stood before, and the weather; `stopped`: by a kill, the cap or an edit."""
 
     job: model.Job
     wanted: list[Question]
+    before: dict[Question, End]
     weather: Weather
-    stopped: bool
+    stopped: bool = False
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the server answers one of the questions for certain."""
+        good = any(model.ends(question[0], self.job)[0] == OK for question in self.wanted)
+        return good and self.weather.kind not in {"outage", "dead"}
 
     @property
     def proven(self) -> bool:
         """Whether the run has an answer for certain: it shows that the server works."""
-        if self.stopped or self.weather.kind in {"outage", "dead"}:
-            return False
-        return any(model.ends(question[0], self.job)[0] == OK for question in self.wanted)
+        return self.has_answers and not self.stopped
 
     def may_end(self, question: Question) -> list[End]:
         """Return how a question that is asked may stand after the run; the likeliest first."""
         end, _, most = model.ends(question[0], self.job)
         kind, weather, found = kind_of(question[0]), self.weather.kind, [end]
-        if self.stopped:
-            found.append(PENDING)
-        if not self.proven and end != OK:  # who is to blame, the row or the server, stays open
-            found.append(PENDING)
+        if self.stopped or weather in {"outage", "dead"} or (not self.proven and end != OK):
+            found += [PENDING, self.before.get(question, PENDING)]  # not asked, or nobody knows whose fault it was
         if not self.proven and end.error == "bad_request":
             found.append(End("failed", "unexplained", 400))
         if kind == "lost":
             found.append(End("failed", "reset"))
-        if weather in {"outage", "dead"}:
-            found.append(PENDING)
         if weather in {"outage", "dead", "half"} and ((kind and end != OK) or len(set(self.wanted)) < FEW):
             found += SERVERS_FAULTS
         if weather == "lossy" and (most > 1 or kind):  # a second lost reply may be one too many
@@ -81,9 +82,14 @@ class Run:
     def check_exit(self, code: int, planned: list[Question | End], memory: model.Memory, limit: int | None) -> None:
         """Check the exit code against the rows."""
         standing = Counter((one if isinstance(one, End) else memory.ends.get(one, PENDING)).status for one in planned)
-        asked_in_vain = any(memory.ends.get(question, PENDING) == PENDING for question in self.wanted)
-        if code == 4 or asked_in_vain:
-            right = {4} if code == 4 and standing["pending"] else {3}
+        pending = any(memory.ends.get(question, PENDING) == PENDING for question in self.wanted)
+        unasked = any(memory.ends.get(question) == self.before.get(question, PENDING) for question in self.wanted)
+        if code == 4:
+            right = {4} if standing["pending"] else set[int]()
+        elif pending:
+            right = {3}
+        elif code == 3:
+            right = {3} if unasked and not self.proven else {1}
         elif standing["pending"] and limit is None:
             right = {1}
         else:

@@ -168,7 +168,9 @@ class Living:
         planned = model.plan(job, table)
         limit = int(words[words.index("--limit") + 1]) if "--limit" in words else None
         if words[0] == "retry":
-            self._reopen(planned)
+            only = words[words.index("--only") + 1].split(",") if "--only" in words else None
+            if not self._reopen(planned, only):
+                return self._nothing_to_retry(words, step)
         wanted = model.wanted(self.memory, planned, limit)
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
         path = self.output_path(words)
@@ -188,12 +190,13 @@ class Living:
         if self._problems:
             raise self._problems[0]
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
-        run = Run(job, wanted, step.weather, stopped=what in {"kill", "edited"} or ended.code == 4)
+        stopped = what in {"kill", "edited"} or ended.code == 4
+        run = Run(job, wanted, dict(self.memory.ends), step.weather, stopped=stopped)
         run.check_requests(ledger.counts())
         if what == "kill":
             self._after_kill(planned, ledger, run)
         elif what == "edited":
-            assert ended.code == 2, f"the input changed during the run, but exit {ended.code}: {ended.err}"
+            assert ended.code == 2 or (ended.code == 3 and not run.has_answers), f"exit {ended.code}: {ended.err}"
             assert "changed" in ended.err, ended.err
             self._observe(planned, run)
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
@@ -242,10 +245,22 @@ class Living:
         ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes, self.days)
         assert ended.code == 75, f"a second start ended with {ended.code}: {ended.err}"
 
-    def _reopen(self, planned: list[Question | End]) -> None:
-        for one in planned:
-            if not isinstance(one, End) and self.memory.ends.get(one, PENDING).status == "failed":
-                self.memory.ends[one] = PENDING
+    def _reopen(self, planned: list[Question | End], only: list[str] | None) -> bool:
+        """Open what failed, of these types; return whether anything did."""
+        ends = self.memory.ends
+        failed = {one for one in planned if not isinstance(one, End) and ends.get(one, PENDING).status == "failed"}
+        failed = {one for one in failed if only is None or ends[one].error in only}
+        self.memory.ends |= dict.fromkeys(failed, PENDING)
+        return bool(failed)
+
+    def _nothing_to_retry(self, words: list[str], step: Step) -> Ended:
+        """Check that `retry` asks nothing where nothing failed."""
+        ledger = self.server.begin(step.weather, self.job().columns, self.life.seed)
+        ended = self.zygote.run(words, self.folder, self.life.sizes, self.days)
+        assert ended.code == 2, f"nothing failed, but `retry` ended with {ended.code}: {ended.err}"
+        assert "nothing to retry" in ended.err, ended.err
+        assert not ledger.received, f"`retry` asked {ledger.received[0]!r:.100} though nothing failed"
+        return ended
 
     # -- checks
 

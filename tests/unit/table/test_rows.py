@@ -235,8 +235,15 @@ NUMBER = "input.where: compares text with a number: write cast(x as int) or decl
         ("id = (select max(id) from self)", f"input.where: {ONE_ROW}"),
         ("exists(select 1)", f"input.where: {ONE_ROW}"),
         ("txt = 'x'", 'input.where: there is no column "txt", did you mean "text"?'),
-        ("id =", "input.where: unable to parse 'id =' as Expr"),
-        ("id", "input.where: filter predicate must be of type `Boolean`, got `String`"),
+        ('text = "x"', "input.where: there is no column \"x\"; a text stands in single quotes: 'x'"),
+        ("id =", "input.where: not valid SQL: expected an expression, found the end"),
+        ("id = = 'a'", "input.where: not valid SQL at column 6: expected an expression, found ="),
+        ("id like 'a", "input.where: not valid SQL at column 9: Unterminated string literal"),
+        ("id = 'a'; select 1", "input.where: must be one condition, such as n > 2"),
+        ("lenght(id) > 3", 'input.where: there is no function "lenght", did you mean "length"?'),
+        ("length(id, 1) > 3", "input.where: a function is called with arguments that it does not take: length(id, 1)"),
+        ("regexp_like(id, '(')", "input.where: a pattern is not valid: unclosed group"),
+        ("id", "input.where gives String, not true or false; write a comparison"),
     ],
 )
 def test_where_is_refused_when_the_input_is_opened(tmp_path: Path, where: str, line: str) -> None:
