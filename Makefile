@@ -70,7 +70,7 @@ crash: .venv/dev.stamp
 
 ray: .venv/dev.stamp
 	$(PIP) -e '.[dev,ray]'
-	RAY_SUITE=full $(BIN)/python -m pytest tests/unit/senders/test_ray_exchange.py tests/jobs/test_ray.py
+	RAY_SUITE=full $(BIN)/python -m pytest tests/jobs/test_ray.py
 
 bench: .venv/dev.stamp
 	$(BIN)/python -m compileall -q batchrun

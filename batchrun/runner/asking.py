@@ -112,7 +112,7 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
 async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -> Send | None:
     """Open the sender, which on Ray takes seconds to minutes; give None if the valve is closed meanwhile."""
     job = asking.prepared.job
-    events = Events(tell=ui.warn, lost=lambda reason: valve.close(ExitCode.STORAGE, reason))
+    events = Events(warn=ui.warn, lost=lambda reason: valve.close(ExitCode.STORAGE, reason))
     targets = [_target(job, asking.endpoint, url) for url in asking.endpoint.urls]
     senders = [open_sender(target, asking.sender, ray=job.ray, events=events) for target in targets]
     opening = asyncio.create_task(_open(stack, senders))

@@ -14,10 +14,11 @@ import codecs
 import html
 import json
 import re
+import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from urllib.parse import quote, unquote, urlsplit
@@ -25,7 +26,6 @@ from urllib.parse import quote, unquote, urlsplit
 from batchrun.errors import UserError
 from batchrun.job import RayOptions
 from batchrun.records import Fault, Reply, Request, Send, Target
-from batchrun.senders.ray_actor import NO_EVENTS, Events, allow_open_files
 
 __all__ = ["KINDS", "Events", "check_installed", "open_sender"]
 
@@ -42,10 +42,23 @@ _CHARSET = re.compile(r"charset *= *\"?([A-Za-z0-9_.:-]+)")
 # Of Python's codecs those of written languages: "punycode", for one, takes minutes for a large reply.
 _OF_LANGUAGES = re.compile(r"(iso8859|cp\d|utf-16|utf-32|gb|big5|shift_jis|euc_|koi8|mac-).*")
 
+_SPARE_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What a sender on Ray reports: `warn` takes a line for people, `lost` the reason why no more can be sent."""
+
+    warn: Callable[[str], None] = lambda _: None
+    lost: Callable[[str], None] = lambda _: None
+
+
+_NO_EVENTS = Events()
+
 
 @asynccontextmanager
 async def open_sender(
-    target: Target, kind: str | None = None, *, ray: RayOptions | None = None, events: Events = NO_EVENTS
+    target: Target, kind: str | None = None, *, ray: RayOptions | None = None, events: Events = _NO_EVENTS
 ) -> AsyncIterator[Send]:
     """Open the Send that asks `target`; its connections live as long as the block.
 
@@ -69,7 +82,7 @@ async def open_sender(
 @asynccontextmanager
 async def open_here(target: Target, headers: dict[str, str], kind: str) -> AsyncIterator[Send]:
     """Open the Send of one kind in this process, whatever process that is; `headers` hold the key."""
-    allow_open_files(4 * target.concurrency)  # reqwest.py: cancelled requests linger
+    _allow_open_files(4 * target.concurrency)  # reqwest.py: cancelled requests linger
     async with import_module(f"batchrun.senders.{kind}").open_sender(target, headers) as send:
         ages = _Ages(send, target.timeout)
         try:
@@ -140,6 +153,15 @@ def check_installed(ray: RayOptions | None) -> None:
     """Raise UserError where the engine needs Ray and it is not installed. Ray is not imported for that."""
     if ray is not None and find_spec("ray") is None:
         raise UserError("engine: ray needs Ray, which is not installed here: pip install 'batchrun[ray]'")
+
+
+def _allow_open_files(connections: int) -> None:
+    """Raise the soft limit of open files for this many connections, as far as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _SPARE_FILES
+    if soft < wanted:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _headers(target: Target) -> dict[str, str]:

@@ -1,201 +1,295 @@
-"""Sends through Ray actors: the driver's side of the exchanges, and the life of the actors.
+"""Sends through Ray actors, each with one method that sends a list of requests.
 
-Plan, pacing, budget, retry, checkpoint and output stay in this process; an actor sends what it is handed. Requests are
-dealt to the actor with the least in flight and travel in batches. An actor that is gone leaves its requests in doubt:
-they end as a reset that may be billed, and the pool asks again.
+Plan, limits, budget, retries, checkpoint and output stay in this process. A call that is lost (a killed actor, a lost
+node, a broken network) ends the requests in it as a reset that may be billed, and the pool asks them again.
 """
 
 import asyncio
-import heapq
-import random
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray as untyped
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
+from batchrun._version import __version__
 from batchrun.errors import SenderError
 from batchrun.job import RayOptions
 from batchrun.records import Fault, Reply, Request, Send, Target
-from batchrun.senders.ray_actor import Delivery, Events, RemoteSender
+from batchrun.senders import Events, open_here
 from batchrun.senders.ray_cluster import connected
-from batchrun.senders.ray_remote import Ask, GoneError, RefusedError, Remote, Timing
 
 ray: Any = untyped
 
-ALMOST_NO_CPU = 0.001
-"""A sender waits for the network. Asking for a little keeps it off nodes that offer none, such as a cluster's head."""
+_NO_SENDER_AT_START, _NO_SENDER = 300.0, 60.0
+"""Seconds without any actor after which the run ends; a cluster may have to grow at the start."""
+_CREATE = 60.0
+_GRACE = 60.0
+"""Seconds beyond the timeout of its requests after which a call, and with it its actor, is given up."""
+_PAUSE = 2.0  # before another actor is created
+_WINDOW = 0.02
+"""Seconds between two batches: each costs the driver about a millisecond."""
+_BATCH, _BATCH_BYTES = 256, 8 * 2**20
+_CALLS = 10_000  # of one actor at a time; Ray's default of 1,000 is reached with few requests in each call
+_ALMOST_NO_CPU = 0.001  # keeps a sender, which waits for the network, off nodes without any, such as a cluster's head
 
 
-_LONGEST_BACKOFF = 30.0
-_FEW, _LONG_WINDOW = 4, 0.05  # beyond so many senders exchanges are rarer: each costs the driver about a millisecond
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What an actor needs. A call carries it, since Ray logs constructors; `headers` hold the key."""
+
+    kind: str
+    target: Target
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return "Delivery(***)"
+
+
+class RemoteSender:
+    """The actor."""
+
+    async def open(self, delivery: Delivery) -> str:
+        """Open the sender; return the version of batchrun that is installed on this node."""
+        self._stack = AsyncExitStack()
+        opening = open_here(delivery.target, delivery.headers, delivery.kind)
+        self._send: Send = await self._stack.enter_async_context(opening)
+        return __version__
+
+    async def send(self, requests: list[Request]) -> AsyncIterator[list[tuple[int, Reply]]]:
+        """Send all requests at once; yield replies as they come, each with the place of its request."""
+        ended: asyncio.Queue[asyncio.Task[Reply]] = asyncio.Queue()
+        places: dict[asyncio.Task[Reply], int] = {}
+        for place, request in enumerate(requests):
+            task: asyncio.Task[Reply] = asyncio.ensure_future(self._send(request))
+            places[task] = place
+            task.add_done_callback(ended.put_nowait)
+        while places:
+            task = await ended.get()
+            if ended.qsize() + 1 < len(places):
+                await asyncio.sleep(_WINDOW)
+            batch, size = [(places.pop(task), task.result())], 0
+            while not ended.empty() and size < _BATCH_BYTES:
+                task = ended.get_nowait()
+                batch.append((places.pop(task), task.result()))
+                size += len(task.result().body)
+            yield batch
 
 
 @asynccontextmanager
 async def open_sender(
-    target: Target,
-    headers: dict[str, str],
-    *,
-    kind: str,
-    options: RayOptions,
-    events: Events,
-    timing: Timing | None = None,
+    target: Target, headers: dict[str, str], *, kind: str, options: RayOptions, events: Events
 ) -> AsyncIterator[Send]:
-    """Give the Send over actors that send with `kind`; it opens when the first of them is up.
+    """Open the Send over actors that send with `kind`, as soon as the first of them is up.
 
     Raises SenderError where Ray can't be reached, or no actor comes up.
     """
-    timing = timing or Timing()
-    most = options.concurrency_per_sender or sys.maxsize  # else the permits of the caller are the bound
-    plain = replace(target, headers={}, key=None)
+    delivery = Delivery(kind, replace(target, headers={}, key=None), headers)
+    resources = dict(options.resources)
+    cpus, gpus = resources.pop("CPU", _ALMOST_NO_CPU), resources.pop("GPU", 0)
     async with connected(options.address, target.url, target.key) as nodes:
-        senders = options.senders or nodes
-        window = timing.window if senders <= _FEW else max(timing.window, _LONG_WINDOW)
-        delivery = Delivery(kind, plain, headers, window, timing.poll, timing.lease)
-        resources = dict(options.resources)
-        cpus = resources.pop("CPU", ALMOST_NO_CPU)
         made = ray.remote(RemoteSender).options(
             num_cpus=cpus,
-            num_gpus=resources.pop("GPU", 0),
+            num_gpus=gpus,
             resources=resources,
             max_restarts=0,
             max_task_retries=0,
+            max_concurrency=_CALLS,
             scheduling_strategy="SPREAD",
         )
-        fleet = _Fleet(made.remote, delivery, most, timing, events)
+        fleet = _Fleet(made.remote, delivery, options.concurrency_per_sender or sys.maxsize, events)
         try:
-            await fleet.open(senders)
+            await fleet.open(options.senders or nodes)
             yield fleet.send
         finally:
             await fleet.close()
 
 
-class _Fleet:
-    """All actors and the requests that wait for one."""
+class _NotOpenedError(Exception):
+    """An actor can't be used, and the text says why. `is_final`: another one would end alike."""
 
-    def __init__(
-        self, create: Callable[[], Any], delivery: Delivery, most: int, timing: Timing, events: Events
-    ) -> None:
-        self._create, self._delivery, self._most, self._timing, self._events = create, delivery, most, timing, events
+    def __init__(self, why: str, *, is_final: bool = False) -> None:
+        super().__init__(why)
+        self.is_final = is_final
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    request: Request
+    reply: asyncio.Future[Reply]
+
+    def end(self, reply: Reply) -> None:
+        if not self.reply.done():  # the caller may have been cancelled
+            self.reply.set_result(reply)
+
+
+class _Actor:
+    """One actor and the requests that it has."""
+
+    def __init__(self, handle: Any, delivery: Delivery, on_replies: Callable[[], None]) -> None:  # noqa: ANN401  (Ray has no types)
+        self.handle, self._delivery, self._on_replies = handle, delivery, on_replies
+        self.asks: set[_Ask] = set()
+        self._calls: set[asyncio.Task[None]] = set()
+        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Ends with the reason when the actor is lost."""
+
+    async def open(self) -> None:
+        """Wait until the actor can send. Raises _NotOpenedError."""
+        try:
+            async with asyncio.timeout(_CREATE):
+                version = await self.handle.open.remote(self._delivery)
+        except RayError as error:
+            is_final = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
+            raise _NotOpenedError(_in_one_line(error), is_final=is_final) from error
+        except TimeoutError as error:
+            raise _NotOpenedError(f"none was placed within {_CREATE:.0f} s: is there room for it?") from error
+        if version != __version__:
+            why = f"its node has batchrun {version}, this machine {__version__}: install the same"
+            raise _NotOpenedError(why, is_final=True)
+
+    def call(self, asks: list[_Ask]) -> None:
+        """Send these requests with one call."""
+        self.asks.update(asks)
+        call = asyncio.create_task(self._call(asks))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(self, asks: list[_Ask]) -> None:
+        try:
+            async with asyncio.timeout(self._delivery.target.timeout + _GRACE):
+                async for batch in self.handle.send.remote([ask.request for ask in asks]):
+                    for place, reply in await batch:
+                        self.asks.discard(asks[place])
+                        asks[place].end(reply)
+                    self._on_replies()
+        except (RayError, TimeoutError) as error:
+            if not self.gone.done():
+                self.gone.set_result(_in_one_line(error))
+
+    def end_requests(self, why: str) -> int:
+        """End the requests that it has; return their number."""
+        lost = [ask for ask in self.asks if not ask.reply.done()]
+        for ask in lost:  # nobody knows how far it came: asked again once without charging an attempt
+            ask.end(Reply(fault=Fault.RESET, detail=f"its sender is gone: {why}", before_reply=True))
+        return len(lost)
+
+    def kill(self) -> None:
+        ray.kill(self.handle, no_restart=True)
+        for call in self._calls:
+            call.cancel()
+
+
+class _Fleet:
+    """All actors, and the requests that wait for the next batch."""
+
+    def __init__(self, create: Callable[[], Any], delivery: Delivery, most: int, events: Events) -> None:
+        self._create, self._delivery, self._most, self._events = create, delivery, most, events
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Ask] = deque()
-        self._live: list[Remote] = []
+        self._waiting: deque[_Ask] = deque()
+        self._actors: list[_Actor] = []
         self._keepers: list[asyncio.Task[None]] = []
-        self._up = asyncio.Event()
-        self._dealing = False
-        self._count = 0
+        self._opened = asyncio.Event()
+        self._dealing: asyncio.TimerHandle | None = None
+        self._dealt_at = 0.0
         self._problem = "no node has room for it"
-        self._lost: str | None = None
+        self._lost = ""
         self._alarm: asyncio.TimerHandle | None = None
 
     async def open(self, senders: int) -> None:
-        """Create the actors; return with the first one. Raises SenderError if there is none."""
-        self._alarm = self._loop.call_later(self._timing.first, self._give_up)
+        self._alarm = self._loop.call_later(_NO_SENDER_AT_START, self._give_up)
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(senders)]
-        await self._up.wait()
-        if self._lost is not None:
+        await self._opened.wait()
+        if self._lost:
             raise SenderError(self._lost)
 
     async def close(self) -> None:
-        """End the actors."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        for timer in (self._alarm, self._dealing):
+            if timer is not None:
+                timer.cancel()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def send(self, request: Request) -> Reply:
-        """Send through the actor that has the least to do."""
-        if self._lost is not None:
-            return self._unsent()
-        self._count += 1
-        ask = Ask(self._count, request.body, self._loop.create_future())
+        if self._lost:
+            return Reply(fault=Fault.CONNECT, sent=False, detail=self._lost)
+        ask = _Ask(request, self._loop.create_future())
         self._waiting.append(ask)
         self._deal_soon()
         return await ask.reply
 
-    def _unsent(self) -> Reply:
-        return Reply(fault=Fault.CONNECT, sent=False, detail=self._lost or "")
-
     def _deal_soon(self) -> None:
-        """Deal once for all that is sent or answered in this turn of the loop."""
-        if not self._dealing:
-            self._dealing = True
-            self._loop.call_soon(self._deal)
+        if self._dealing is None and self._waiting and self._actors:
+            self._dealing = self._loop.call_at(self._dealt_at + _WINDOW, self._deal)
 
     def _deal(self) -> None:
-        self._dealing = False
-        heap = [(remote.load, number) for number, remote in enumerate(self._live) if remote.load < self._most]
-        heapq.heapify(heap)
-        while self._waiting and heap:
-            ask = self._waiting.popleft()
-            if ask.reply.done():
-                continue
-            load, number = heap[0]
-            self._live[number].hand(ask)
-            if load + 1 < self._most:
-                heapq.heapreplace(heap, (load + 1, number))
-            else:
-                heapq.heappop(heap)
+        """Hand out what waits, so that all actors have equally many requests."""
+        self._dealing, self._dealt_at = None, self._loop.time()
+        requests = len(self._waiting) + sum(len(actor.asks) for actor in self._actors)
+        share = min(self._most, -(-requests // max(1, len(self._actors))))
+        for actor in self._actors:
+            while batch := self._batch(share - len(actor.asks)):
+                actor.call(batch)
 
-    # -- the life of actors
-
-    async def _keep(self) -> None:
-        """Keep one actor alive, with a backoff between two of them; none is created once all are given up."""
-        delay = self._timing.backoff
-        while self._lost is None:
-            remote = Remote(self._create(), self._timing, self._deal_soon)
-            began = self._loop.time()
-            try:
-                await remote.open(self._delivery)
-                self._joined(remote)
-                await remote.serve()
-            except GoneError as gone:
-                self._left(remote, gone)
-            finally:
-                ray.kill(remote.actor, no_restart=True)
-                if remote in self._live:
-                    self._live.remove(remote)
-            if self._loop.time() - began > 2 * _LONGEST_BACKOFF:
-                delay = self._timing.backoff
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  (jitter)
-            delay = min(2 * delay, _LONGEST_BACKOFF)
-
-    def _joined(self, remote: "Remote") -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._live.append(remote)
-        self._up.set()
-        self._deal_soon()
-
-    def _left(self, remote: "Remote", gone: GoneError) -> None:
-        """Take back what the actor was not handed yet; what it had is in doubt."""
-        self._problem = str(gone)
-        if remote not in self._live:
-            if isinstance(gone, RefusedError) and not self._up.is_set():
-                self._give_up()
-            return
-        self._live.remove(remote)
-        self._waiting.extendleft(reversed(remote.outbox))
-        in_doubt = remote.settle(Reply(fault=Fault.RESET, sent=True, detail=f"its sender is gone: {gone}"))
-        self._events.tell(
-            f"a sender on Ray is gone ({gone}): {in_doubt:,} requests in flight may be billed, asked again"
-        )
-        self._deal_soon()
-        if not self._live and self._alarm is None:
-            self._alarm = self._loop.call_later(self._timing.patience, self._give_up)
-
-    def _give_up(self) -> None:
-        """There is no sender, and nothing more is sent."""
-        self._lost = f"no sender runs on Ray: {self._problem}"
-        while self._waiting:
+    def _batch(self, room: int) -> list[_Ask]:
+        batch: list[_Ask] = []
+        size = 0
+        while self._waiting and len(batch) < min(room, _BATCH) and size < _BATCH_BYTES:
             ask = self._waiting.popleft()
             if not ask.reply.done():
-                ask.reply.set_result(self._unsent())
-        if self._up.is_set():
+                batch.append(ask)
+                size += len(ask.request.body)
+        return batch
+
+    async def _keep(self) -> None:
+        """Create an actor whenever the last one is gone."""
+        while not self._lost:
+            actor = _Actor(self._create(), self._delivery, self._deal_soon)
+            try:
+                await self._use(actor)
+            finally:
+                actor.kill()
+            await asyncio.sleep(_PAUSE)
+
+    async def _use(self, actor: _Actor) -> None:
+        """Use an actor until it is gone."""
+        try:
+            await actor.open()
+        except _NotOpenedError as error:
+            self._problem = str(error)
+            if error.is_final and not self._opened.is_set():
+                self._give_up()
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._actors.append(actor)
+        self._opened.set()
+        self._deal_soon()
+        self._problem = await actor.gone
+        self._actors.remove(actor)
+        lost = actor.end_requests(self._problem)
+        self._events.warn(f"a sender on Ray is gone ({self._problem}); {lost:,} requests in flight are sent again")
+        if not self._actors:
+            self._alarm = self._loop.call_later(_NO_SENDER, self._give_up)
+
+    def _give_up(self) -> None:
+        """Stop: there is no sender, and nothing more is sent."""
+        self._lost = f"no sender runs on Ray: {self._problem}"
+        for ask in self._waiting:
+            ask.end(Reply(fault=Fault.CONNECT, sent=False, detail=self._lost))
+        self._waiting.clear()
+        if self._opened.is_set():
             self._events.lost(self._lost)
-        self._up.set()
+        self._opened.set()
+
+
+def _in_one_line(error: RayError | TimeoutError) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    if isinstance(error, ActorDiedError):
+        cause = [line.strip() for line in str(error).splitlines() if "Error" in line and "ActorDiedError" not in line]
+        return cause[-1] if getattr(error, "actor_init_failed", False) and cause else "its process or node ended"
+    return str(error).strip().splitlines()[-1] if isinstance(error, RayTaskError) else type(error).__name__

@@ -2,18 +2,17 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray as untyped
 
 from batchrun.errors import SenderError
+from batchrun.net import is_loopback
 from batchrun.records import Secret
 
 PROBE_SECONDS = 10.0
@@ -32,7 +31,7 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @asynccontextmanager
 async def connected(address: str, url: str, key: Secret | None) -> AsyncIterator[int]:
-    """Connect for as long as the block, to a running Ray or a new one on this machine; give its number of nodes.
+    """Connect for as long as the block, to a running Ray or a new one on this machine; yield its number of nodes.
 
     `auto` takes the Ray that runs here, else starts one; for a server on this machine it always starts one, since
     other nodes can't reach it. Where this process is connected already, that stays. Raises SenderError.
@@ -62,7 +61,7 @@ def _start(address: str, url: str) -> None:
     """Connect in this very thread: the processes that Ray starts end with the thread that started them."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if address == "auto" and not _is_here(url):
+        if address == "auto" and not is_loopback(url):
             with contextlib.suppress(ConnectionError):
                 ray.init(address="auto", **quiet)
                 return
@@ -75,7 +74,7 @@ def _start(address: str, url: str) -> None:
 
 
 def _nodes() -> int:
-    """Give the number of nodes that offer a CPU, at least 1."""
+    """Return the number of nodes that offer a CPU, at least 1."""
     return max(1, sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes()))
 
 
@@ -89,14 +88,6 @@ async def _probe(address: str) -> None:
         why = str(error) or "it does not answer"
         raise SenderError(f"engine: no Ray listens at {address}: {why}; `ray start --head` starts one") from error
     writer.close()
-
-
-def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager

@@ -26,16 +26,15 @@ import test_senders
 from job_running import KEY, fast, run, write_job
 from ray.cluster_utils import Cluster
 from simulator_server import Running, running
-from test_senders import until
+from test_senders import ASK, until
 from wire_server import End, Script, Seen, answer, wire
 
 from batchrun.errors import SenderError
 from batchrun.job import RayOptions, RunOptions
 from batchrun.records import Fault, Reply, Request, Secret, Target
 from batchrun.runner.work import REAL_TIME
-from batchrun.senders import Events, _headers, open_sender
+from batchrun.senders import Events, open_sender
 from batchrun.senders import ray as on_ray
-from batchrun.senders.ray_remote import Timing
 
 full = pytest.mark.skipif(os.environ.get("RAY_SUITE") != "full", reason="runs with make ray")
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
@@ -45,12 +44,12 @@ os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": 
 
 
 def local(senders: int = 2, **options: Any) -> dict[str, Any]:  # noqa: ANN401  (RayOptions)
-    """Give the engine with its own Ray on this machine."""
+    """Return the engine with its own Ray on this machine."""
     return {"ray": {"address": "local", "senders": senders, **options}}
 
 
 def actors() -> list[int]:
-    """Give the process ids of all our actors on this machine."""
+    """Return the process ids of all our actors on this machine."""
     found = subprocess.run(["pgrep", "-f", "^ray::RemoteSender"], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
@@ -78,13 +77,13 @@ class Driver:
         )
 
     def ended(self) -> tuple[int, dict[str, Any], str]:
-        """Wait for the end; give the exit code, the summary and what was told."""
+        """Wait for the end; return the exit code, the summary and stderr."""
         out, err = self.process.communicate(timeout=180)
         return self.process.returncode, json.loads(out) if out else {}, err
 
 
 SAME = {"details": ["status", "error_code", "error_type", "error_message"]}
-"""Details that do not tell how often a question was asked."""
+"""Details that do not show how often a question was asked."""
 
 
 # One whole job, always
@@ -111,6 +110,7 @@ def test_a_job_whose_actor_is_killed(tmp_path: Path) -> None:
     assert "a sender on Ray is gone" in err
     assert server.counters.asked_again <= 20
     assert summary["possibly_billed"] <= 20
+    assert summary["failed"] == 0
     assert here.output is not None
     assert Path(summary["output"]).read_bytes() == (tmp_path / "local" / "out.parquet").read_bytes()
     eventually(lambda: not actors(), 20)
@@ -155,8 +155,8 @@ for _name, _test in list(vars(test_senders).items()):
 
 @full
 @pytest.mark.parametrize("order", [("local", "ray"), ("ray", "local")])
-def test_a_job_goes_on_with_the_other_engine(tmp_path: Path, order: tuple[str, str]) -> None:
-    """A job begun with one engine goes on with the other: nothing is asked twice, the output is the same."""
+def test_a_job_continues_with_the_other_engine(tmp_path: Path, order: tuple[str, str]) -> None:
+    """A job begun with one engine continues with the other: nothing is asked twice, the output is the same."""
     engines = {"local": "local", "ray": local(1)}
     with running() as server:
         (tmp_path / "whole").mkdir()
@@ -252,7 +252,7 @@ def children_of(pid: int) -> str:
 
 @full
 def test_driver_killed(tmp_path: Path) -> None:
-    """After the driver's SIGKILL nothing goes on paying; the next run pays twice for little but what was in flight."""
+    """After the driver's SIGKILL nothing is paid any more; the next run pays again for what was in flight."""
     with running(latency=0.2) as server:
         job = write_job(tmp_path, server.url, rows=600, engine=local(), limits={"concurrency": 20})
         driver = Driver(job)
@@ -304,7 +304,7 @@ def test_a_node_is_lost(tmp_path: Path, cluster: Cluster) -> None:
 
 @full
 def test_driver_of_a_cluster_killed(tmp_path: Path, cluster: Cluster) -> None:
-    """The actors of a killed driver end though the cluster goes on."""
+    """The actors of a killed driver end though the cluster lives on."""
     with running(latency=0.2) as server:
         engine = {"ray": {"address": cluster.address}}
         driver = Driver(write_job(tmp_path, server.url, rows=600, engine=engine, limits={"concurrency": 20}))
@@ -316,7 +316,7 @@ def test_driver_of_a_cluster_killed(tmp_path: Path, cluster: Cluster) -> None:
 
 @full
 def test_all_nodes_are_lost(tmp_path: Path, cluster: Any) -> None:  # noqa: ANN401  (Cluster has no types)
-    """Without any sender for a minute the run ends with exit 5; on another Ray the same command goes on."""
+    """Without any sender for a minute the run ends with exit 5; on another Ray the same command continues."""
     with running(latency=0.05) as server:
         engine = {"ray": {"address": cluster.address, "senders": 1}}
         job = write_job(tmp_path, server.url, rows=2_000, engine=engine, limits={"concurrency": 20})
@@ -341,13 +341,11 @@ def target(url: str, **fields: Any) -> Target:  # noqa: ANN401  (any field of Ta
     return Target(url, **{"key": Secret(KEY), "timeout": 20.0, "connect_timeout": 2.0, **fields})
 
 
-async def sent(url: str, number: int, told: list[str], times: Timing, meanwhile: Callable[[], Any]) -> list[Reply]:
-    """Send so many requests through one actor while something happens to it."""
-    to = target(url)
-    opening = on_ray.open_sender(
-        to, _headers(to), kind="reqwest", options=RayOptions(address="local", senders=1),
-        events=Events(told.append, told.append), timing=times,
-    )  # fmt: skip
+async def sent(url: str, number: int, warned: list[str], meanwhile: Callable[[], Any]) -> list[Reply]:
+    """Send this many requests through one actor while something happens to it."""
+    opening = open_sender(
+        target(url), ray=RayOptions(address="local", senders=1), events=Events(warned.append, warned.append)
+    )
     async with opening as send:
         tasks = [asyncio.ensure_future(send(Request(b"%d" % each))) for each in range(number)]
         await meanwhile()
@@ -356,8 +354,8 @@ async def sent(url: str, number: int, told: list[str], times: Timing, meanwhile:
 
 @full
 def test_an_actor_that_hangs_for_a_while(connected: None) -> None:  # noqa: ARG001
-    """An actor that does not answer for some seconds and then goes on costs no second send and no reply."""
-    told: list[str] = []
+    """An actor that does not answer for some seconds and then continues costs no second request and no reply."""
+    warned: list[str] = []
 
     def slow(seen: Seen) -> Script:
         return (1.0, answer(seen.body))
@@ -372,50 +370,91 @@ def test_an_actor_that_hangs_for_a_while(connected: None) -> None:  # noqa: ARG0
                 await asyncio.sleep(3)
                 os.kill(pid, signal.SIGCONT)
 
-            replies = await sent(server.url(), 30, told, Timing(call=0.5, poll=0.2, grace=30.0), pause)
+            replies = await sent(server.url(), 30, warned, pause)
             return replies, [seen.body for seen in server.seen]
 
     replies, seen = asyncio.run(scene())
     assert [reply.body for reply in replies] == [b"%d" % each for each in range(30)]
     assert len(seen) == 30
-    assert told == []
+    assert warned == []
+
+
+@full
+def test_an_actor_that_hangs_for_ever(connected: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """An actor that never answers is given up after the timeout of its requests and some time beyond."""
+    monkeypatch.setattr(on_ray, "_GRACE", -18.0)  # 2 s in all
+    warned: list[str] = []
+
+    async def scene() -> list[Reply]:
+        async with wire({"/": (End.HANG,)}) as server:
+
+            async def stop() -> None:
+                await until(lambda: len(server.seen) == 3)
+                (pid,) = actors()
+                os.kill(pid, signal.SIGSTOP)
+
+            return await sent(server.url(), 3, warned, stop)
+
+    replies = asyncio.run(scene())
+    assert {(reply.fault, reply.sent) for reply in replies} == {(Fault.RESET, True)}
+    assert "it does not answer" in warned[0]
+    eventually(lambda: not actors(), 20)
 
 
 @full
 def test_an_actor_killed_is_replaced(connected: None) -> None:  # noqa: ARG001
     """What a killed actor had in flight ends as a reset that may be billed; another actor takes over."""
-    told: list[str] = []
+    warned: list[str] = []
     scripts: dict[str, Script] = {"/": (End.HANG,)}
 
-    async def scene() -> list[Reply]:
+    async def scene() -> tuple[list[Reply], Reply]:
         async with wire(scripts) as server:
-
-            async def kill() -> None:
+            opening = open_sender(
+                target(server.url()), ray=RayOptions(address="local", senders=1), events=Events(warned.append)
+            )
+            async with opening as send:
+                tasks = [asyncio.ensure_future(send(ASK)) for _ in range(30)]
                 await until(lambda: len(server.seen) == 30)
                 scripts["/"] = (answer(b"{}"),)
                 (pid,) = actors()
                 os.kill(pid, signal.SIGKILL)
+                return await asyncio.gather(*tasks), await send(ASK)
 
-            return await sent(server.url(), 30, told, Timing(), kill)
-
-    replies = asyncio.run(scene())
-    assert {(reply.fault, reply.sent) for reply in replies} == {(Fault.RESET, True)}
-    assert len(told) == 1
-    assert "30 requests" in told[0]
+    replies, after = asyncio.run(scene())
+    assert {(reply.fault, reply.sent, reply.before_reply) for reply in replies} == {(Fault.RESET, True, True)}
+    assert after.status == 200
+    assert len(warned) == 1
+    assert "30 requests" in warned[0]
 
 
 @full
-def test_no_room_for_an_actor(connected: None) -> None:  # noqa: ARG001
-    """Actors that find no room are a SenderError that says so."""
-    to = target("http://127.0.0.1:9/")
-    options = RayOptions(address="local", senders=1, resources={"no_such_thing": 1})
-    opening = on_ray.open_sender(
-        to, _headers(to), kind="reqwest", options=options, events=Events(),
-        timing=Timing(create=2.0, first=5.0),
-    )  # fmt: skip
+def test_slow_requests_delay_no_quick_ones(connected: None) -> None:  # noqa: ARG001
+    """A reply comes back when it is there, whatever else was sent in the same call."""
+
+    def by_body(seen: Seen) -> Script:
+        return (End.HANG,) if seen.body == b"0" else (answer(seen.body),)
 
     async def scene() -> None:
-        async with opening:
+        async with wire({"/": by_body}) as server:
+            opening = open_sender(target(server.url()), ray=RayOptions(address="local", senders=1))
+            async with opening as send:
+                slow, *quick = [asyncio.ensure_future(send(Request(b"%d" % each))) for each in range(20)]
+                await asyncio.gather(*quick)
+                assert not slow.done()
+                slow.cancel()
+
+    asyncio.run(scene())
+
+
+@full
+def test_no_room_for_an_actor(connected: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """Actors that find no room are a SenderError that says so."""
+    monkeypatch.setattr(on_ray, "_CREATE", 2.0)
+    monkeypatch.setattr(on_ray, "_NO_SENDER_AT_START", 5.0)
+    options = RayOptions(address="local", senders=1, resources={"no_such_thing": 1})
+
+    async def scene() -> None:
+        async with open_sender(target("http://127.0.0.1:9/"), ray=options):
             pass
 
     with pytest.raises(SenderError, match="room"):
