@@ -137,3 +137,21 @@ def test_files_and_functions_stay_short() -> None:
                 if length >= LONGEST_FUNCTION:
                     wrong.append(f"{path.relative_to(PACKAGE)}: {node.name} has {length} lines")
     assert wrong == []
+
+
+def test_what_is_decided_once_is_defined_once() -> None:
+    """An address, a near word and a worst case have one function each in the package."""
+    once = {"is_loopback", "parse_endpoint", "did_you_mean", "worst_case", "header_problem", "proxy_for"}
+    defined = [
+        node.name
+        for path in files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.strip("_") in once
+    ]
+    assert sorted(defined) == sorted(once)
+    importers = [
+        str(path.relative_to(PACKAGE))
+        for path in files()
+        if room_of(path) not in ASIDE and "ipaddress" in imports(path)
+    ]
+    assert importers == ["net.py"]
