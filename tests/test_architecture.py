@@ -1,8 +1,11 @@
 """The package stands as docs/explanation/design.md describes: floors of rooms, libraries by room, sizes."""
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "batchrun"
@@ -33,7 +36,6 @@ LIBRARIES = {
     "jinja2": {"prompt", "report"},
     "markupsafe": {"report"},
     "jsonschema_rs": {"prompt"},
-    "sqlite_utils": {"checkpoint"},
     "sqlite3": {"checkpoint"},
     "filelock": {"checkpoint"},
     "pyreqwest": {"net", "senders"},
@@ -155,3 +157,21 @@ def test_what_is_decided_once_is_defined_once() -> None:
         if room_of(path) not in ASIDE and "ipaddress" in imports(path)
     ]
     assert importers == ["net.py"]
+
+
+def test_every_dependency_is_imported_and_has_a_reason() -> None:
+    """pyproject.toml, docs/explanation/dependencies.md and the imports name the same libraries."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [project["optional-dependencies"][name] for name in ("local", "simulator", "ray")]
+    named = {requirement for group in (project["dependencies"], *extras) for requirement in group}
+    declared = {re.split(r"[<>=;\[]", requirement)[0].strip() for requirement in named}
+    page = (PACKAGE.parent / "docs" / "explanation" / "dependencies.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| ([a-z][a-z0-9.-]*) \|", page, flags=re.MULTILINE)
+    assert sorted(set(explained) - {"package"}) == sorted(declared)
+    of_module = packages_distributions()
+    used = {"httptools"}  # uvicorn imports it; servers/simulator/server.py passes its name
+    for path in files():
+        for module in imports(path):
+            top = module.split(".")[0]
+            used |= {re.sub(r"[_.]", "-", name.lower()) for name in of_module.get(top, [top])}
+    assert {name for name in declared if name.replace(".", "-") not in used} == set()

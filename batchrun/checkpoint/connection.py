@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlite_utils import Database
-
 from batchrun.errors import CheckpointError, StorageError
 
 Row = tuple[Any, ...]
@@ -51,7 +49,6 @@ class Connection:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._db = Database(connection, execute_plugins=False)
             try:
                 for pragma in _PRAGMAS if read_only else _PRAGMAS + _WRITE_PRAGMAS:
                     connection.execute(pragma)
@@ -61,17 +58,17 @@ class Connection:
         self._conn = connection
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Give all rows of a query."""
+        """Return all rows of a query."""
         with guarded(self.path):
             return self._conn.execute(sql, values).fetchall()
 
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:  # noqa: ANN401  (whatever the column holds)
-        """Give the first column of the first row, or None."""
+        """Return the first column of the first row, or None."""
         found = self.rows(sql, values)
         return found[0][0] if found else None
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """Run one statement; give the number of rows that it changed."""
+        """Run one statement; return the number of rows that it changed."""
         with guarded(self.path):
             return self._conn.execute(sql, values).rowcount
 
@@ -83,7 +80,7 @@ class Connection:
     def insert(self, into: str, rows: Sequence[Sequence[Any]], conflict: str = "") -> None:
         """Insert rows of one width: `into` is "table(columns)", `conflict` the clause after the values.
 
-        Many go in one statement: between two of them Python's lock is given up, and has to be waited for.
+        Many go in one statement: between two of them Python's lock is released, and getting it back takes time.
         """
         if not rows:
             return
@@ -96,14 +93,14 @@ class Connection:
 
     def insert_row(self, table: str, row: dict[str, Any]) -> int:
         """Insert one row, by column, and return its id."""
-        with guarded(self.path):
-            self._db.table(table).insert(row)
+        marks = ", ".join("?" * len(row))
+        self.run(f"INSERT INTO {table}({', '.join(row)}) VALUES ({marks})", list(row.values()))  # noqa: S608  (our own names)
         return int(self.value("SELECT last_insert_rowid()"))
 
     def update_row(self, table: str, number: int, row: dict[str, Any]) -> None:
         """Change columns of the row with this id."""
-        with guarded(self.path):
-            self._db.table(table).update(number, row)
+        changes = ", ".join(f"{column} = ?" for column in row)
+        self.run(f"UPDATE {table} SET {changes} WHERE id = ?", [*row.values(), number])  # noqa: S608  (our own names)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -130,9 +127,9 @@ class Connection:
             self._conn.backup(target)
 
     def close(self) -> None:
-        """Close; the last one to close merges the log into the file."""
+        """Close. The last connection to close merges the log into the file."""
         with guarded(self.path):
-            self._db.close()
+            self._conn.close()
 
 
 @contextmanager

@@ -126,8 +126,6 @@ def load_all() -> None:
     import importlib  # noqa: PLC0415  (only the process that forks needs it)
     import pkgutil  # noqa: PLC0415
 
-    # sqlite-utils imports pandas where it is installed, whose libraries start threads; the package does not need it.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
     package = importlib.import_module("batchrun")
     for found in pkgutil.walk_packages(package.__path__, "batchrun."):
         parts = found.name.split(".")
@@ -135,7 +133,6 @@ def load_all() -> None:
             importlib.import_module(found.name)
     importlib.import_module("batchrun.__main__")
     importlib.import_module("pyreqwest.client")
-    del sys.modules["pandas"]
 
 
 def threads() -> list[str]:

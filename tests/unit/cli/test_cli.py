@@ -16,7 +16,7 @@ __all__ = ["command", "job", "openrouter", "simulator"]
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 HEAVY = (
-    "polars", "pydantic", "httpx", "jinja2", "sqlite_utils", "sqlite3", "orjson", "tqdm", "pyreqwest", "uvloop",
+    "polars", "pydantic", "httpx", "jinja2", "pandas", "numpy", "sqlite3", "orjson", "tqdm", "pyreqwest", "uvloop",
     "ruamel", "jsonschema_rs", "asyncio",
 )  # fmt: skip
 PUBLIC = {
