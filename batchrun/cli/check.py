@@ -43,7 +43,7 @@ def command(job: Path, *, schema: bool, **flags: Any) -> None:  # noqa: ANN401  
     ok, warning or mistake. The exit code is 0, or 2 if there is a mistake.
 
     Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what is left)
-    and for its prices.
+    and for its prices, any other server for its list of models.
     """
     from batchrun.job import merged
     from batchrun.runner.prepare import prepared
@@ -207,9 +207,7 @@ class _Checked:
             self._say("ok", "key", "none is sent")
         if not endpoint.openrouter:
             if endpoint.name == "url":
-                self._say(
-                    "ok", "endpoint", f"{endpoint.base_url} (only a request to the model would show that it works)"
-                )
+                self._server(endpoint)
             return None
         answer = fetch_key(endpoint)
         if isinstance(answer, KeyProblem):
@@ -217,6 +215,21 @@ class _Checked:
             return None
         self._say("ok", "endpoint", f"answers, the key is good; {_key_text(answer)}")
         return answer
+
+    def _server(self, endpoint: "Endpoint") -> None:
+        """Ask a server that is not OpenRouter for its models, which proves address and key."""
+        from batchrun.api import check_endpoint
+
+        found = check_endpoint(endpoint)
+        if found.problem:
+            self._say("mistake" if found.is_fatal else "warning", "endpoint", found.problem)
+            return
+        self._say("ok", "endpoint", f"{endpoint.base_url} answers")
+        if found.lists_model:
+            self._say("ok", "model", f"{endpoint.model} is listed")
+        elif found.models:  # some servers answer for any name (llama.cpp), or for one without its tag (Ollama)
+            near = did_you_mean(endpoint.model, found.models) or f"; it lists {_names(found.models)}"
+            self._say("warning", "model", f'the server lists no model "{endpoint.model}"{near}')
 
     def _price(self, prices: "Prices") -> None:
         p = self._p

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from command_line import JOB, KEY, Command, command, files, job, openrouter, simulator
 from simulator_server import Running
+from wire_server import End, Wire, answer
+from wire_thread import served
 
 __all__ = ["command", "job", "openrouter", "simulator"]
 
@@ -174,3 +176,39 @@ def test_text_from_the_input_is_escaped(command: Command, job: Path, tmp_path: P
     out = command("check", str(job)).out
     assert "\x1b" not in out
     assert "\\x1b[2J" in out
+
+
+MODELS = answer(b'{"data": [{"id": "qwen3:8b"}, {"id": "llama3:latest"}]}')
+
+
+def asking(server: Wire, model: str) -> str:
+    """Return the job file for this server."""
+    return JOB.replace("openrouter\n  name: openai/gpt-4o-mini", f"{server.url('/v1')}\n  name: {model}")
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("qwen3:8b", "\nok       model: qwen3:8b is listed\n"),
+        ("qwen3:8", '\nwarning  model: the server lists no model "qwen3:8", did you mean "qwen3:8b"?\n'),
+        ("x", '\nwarning  model: the server lists no model "x"; it lists qwen3:8b, llama3:latest\n'),
+    ],
+)
+def test_a_server_is_asked_for_its_models(command: Command, job: Path, model: str, line: str) -> None:
+    """An address that is not OpenRouter's is proved by its list of models, and the model is looked up in it."""
+    with served({"/v1/models": (MODELS,)}) as server:
+        job.write_text(asking(server, model))
+        ended = command("check", str(job))
+    assert ended.code == 0
+    assert f"ok       endpoint: {server.url('/v1')} answers\n" in ended.out
+    assert line in ended.out
+
+
+def test_a_server_that_refuses_the_key_is_a_mistake(command: Command, job: Path) -> None:
+    """A server that wants a key ends the check with exit 2."""
+    refusal = answer(b'{"error": {"message": "no key"}}', status="401 Unauthorized")
+    with served({"/v1/models": (refusal, End.CLOSE)}) as server:
+        job.write_text(asking(server, "m"))
+        ended = command("check", str(job))
+    assert ended.code == 2
+    assert "wants a key (401): name its variable in model.api_key_env" in ended.out
