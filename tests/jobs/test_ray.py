@@ -54,7 +54,7 @@ def actors() -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 150) -> None:
     """Wait for a condition of another process."""
     end = time.monotonic() + seconds
     while not condition():
