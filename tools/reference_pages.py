@@ -33,6 +33,7 @@ DETAILS: Mapping[str, str] = {
     "finished_at": "when the question was settled, UTC",
     "key": "the question's identity, 32 hexadecimal digits",
     "answer_raw": "what the model wrote, of what is not ok",
+    "corrected": "true where a person corrected the answer, false where one confirmed it, else null",
 }
 
 

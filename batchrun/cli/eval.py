@@ -44,7 +44,8 @@ def gold_options(
 
 @click.command("eval")
 @job_argument
-@click.option("--gold", required=True, metavar="[ANSWER=]COLUMN", help="The column that holds the right answers.")
+@click.option("--gold", metavar="[ANSWER=]COLUMN", help="The column that holds the right answers.")
+@click.option("--reviewed", metavar="ANSWER", help="Compare with what `batchrun correct` took.")
 @click.option("--on", metavar="COLUMN", help="The column that joins the input and --gold-file.")
 @gold_flags
 @click.option("--min", "least", type=click.FloatRange(0, 1), metavar="X", help="Exit 1 if the accuracy is below X.")
@@ -52,7 +53,8 @@ def gold_options(
 @job_options
 def command(
     job: Path,
-    gold: str,
+    gold: str | None,
+    reviewed: str | None,
     on: str | None,
     least: float | None,
     *,
@@ -68,11 +70,13 @@ def command(
     without gold is left out. The interval holds the accuracy on more rows like these with 95 % confidence. Nothing is
     sent.
     """
-    from batchrun.report.evaluate import evaluate, facts, report_lines
+    from batchrun.report.evaluate import evaluate, evaluate_reviewed, facts, report_lines
 
-    options = gold_options(gold, file, on, ignore_case=ignore_case, tolerance=tolerance)
+    if (gold is None) == (reviewed is None):
+        raise click.UsageError("name the right answers: --gold [ANSWER=]COLUMN, or --reviewed ANSWER")
+    options = gold_options(gold or "", file, on, ignore_case=ignore_case, tolerance=tolerance)
     with opened(job, **flags) as (p, checkpoint):
-        found = evaluate(p, checkpoint, options)
+        found = evaluate_reviewed(p, checkpoint, reviewed) if reviewed else evaluate(p, checkpoint, options)
     if as_json:
         import orjson
 

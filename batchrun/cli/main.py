@@ -19,6 +19,7 @@ COMMANDS = {
     "show": "Show inputs and answers as a table in the terminal.",
     "eval": "Compare answers with gold: accuracy, labels, confusions.",
     "compare": "Compare two jobs on the same rows, also with gold.",
+    "correct": "Take corrected and confirmed answers from an edited file.",
     "export": "Write the answers so far to the output, even during a run.",
     "report": "Write one HTML page: answers, errors, money, a table of rows.",
     "init": "Write a commented job file for an input file.",

@@ -13,33 +13,49 @@ from batchrun.terminal import plural
 
 @click.command("show")
 @job_argument
-@click.option("-n", "count", type=click.IntRange(min=1), default=10, metavar="N", help="Show N rows (10).")
+@click.option("-n", "count", type=click.IntRange(min=1), metavar="N", help="Show N rows (10; 200 with --review).")
 @click.option("--failed", is_flag=True, help="Show rows that failed, with their errors.")
 @click.option("--row", "number", type=click.IntRange(min=1), metavar="N", help="Show everything about row N.")
+@click.option("--review", is_flag=True, help="Write rows that need a look to a file, for `batchrun correct`.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file of --review.")
+@click.option("--id", "ids", multiple=True, metavar="COLUMN", help="With --review: COLUMN identifies a row.")
 @job_options
 def command(
     job: Path,
-    count: int,
+    count: int | None,
     number: int | None,
+    output: Path | None,
+    ids: tuple[str, ...],
     *,
     failed: bool,
+    review: bool,
     **flags: Any,  # noqa: ANN401  (click gives each flag its type)
 ) -> None:
     """Show inputs and answers as a table that fits the terminal, also during a run.
 
     Rows are numbered from 1, in the order of the input. Long texts are cut; --row N shows one row in full. Nothing is
     sent.
+
+    With --review the rows that most need a look go to a file: edit an answer to correct it, or clear needs_review to
+    confirm it, then run `batchrun correct JOB FILE`.
     """
+    from batchrun.report.review import write_todo
     from batchrun.report.show import row_record, shown_rows
     from batchrun.report.texttable import record, text_table
 
+    if review != (output is not None) or (ids and not review):
+        raise click.UsageError("--review, -o FILE and --id COLUMN belong together: batchrun show JOB --review -o FILE")
     encoding = sys.stdout.encoding or "utf-8"
     width = shutil.get_terminal_size().columns
     with opened(job, **flags) as (p, checkpoint):
+        if output is not None:
+            written, order = write_todo(p, checkpoint, output.absolute(), count or 200, ids)
+            tell(f"{plural(written, 'row')} in {output}: {order}")
+            return
         if number is not None:
             give("\n".join(record(row_record(p, checkpoint, number), encoding=encoding)))
             return
-        shown = shown_rows(p, checkpoint, count, failed=failed)
+        shown = shown_rows(p, checkpoint, count or 10, failed=failed)
         others = checkpoint.counts().failed
     what = "failed" if failed else "answered"
     if not shown.rows:

@@ -39,6 +39,7 @@ Detail = Literal[
     "key",
     "answer_raw",
     "probabilities",
+    "corrected",
 ]
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
@@ -98,13 +98,16 @@ class AnswerForm:
         columns = {name: column_of(inner) for name, inner in schema["properties"].items()}
         if answer.mode == "decision" and answer.columns is not None:
             questions, mistakes = questions_of(answer.columns, schema)
-            return mistakes or cls(schema, MappingProxyType(columns), questions=questions)
+            if mistakes:
+                return mistakes
+        else:
+            questions = ()
         return cls(
             schema,
             MappingProxyType(columns),
-            _response_format(answer, schema),
-            None if answer.mode == "schema" else _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False),
-            (),
+            None if questions else _response_format(answer, schema),
+            None if questions or answer.mode == "schema" else _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False),
+            questions,
             jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
             _Shape("object", {name: _shape(column) for name, column in columns.items()}),
         )
@@ -124,6 +127,10 @@ class AnswerForm:
             return self._object(text, finished=finished)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return Mismatch(_encodable(_why(error)))
+
+    def parse_edited(self, text: str) -> str | Mismatch:
+        """Return an answer that a person wrote, as `parse` returns a chat model's."""
+        return replace(self, questions=()).parse(text)
 
     def _object(self, text: str, *, finished: bool) -> str | Mismatch:
         text = text.strip("\ufeff \t\r\n")

@@ -21,7 +21,8 @@ class AnsweredRow(NamedTuple):
 
     `question` is None for a row that was not asked. `cost` (picodollars) is on the question's first row, else 0;
     `seconds` is the latency. `answer` holds a value for each answer column, and nothing unless the status is ok.
-    `details` are the further columns that were asked for.
+    `probabilities` are those of a decision model's answers; empty for other models. `details` are the further columns
+    that were asked for.
     """
 
     position: int
@@ -32,6 +33,7 @@ class AnsweredRow(NamedTuple):
     cost: int
     seconds: float | None
     answer: Mapping[str, Any]
+    probabilities: Mapping[str, float | None]
     details: Sequence[Any]
 
 
@@ -50,13 +52,17 @@ def answered_rows(
             raise InputError(INPUT_CHANGED)
         for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
             status, question, first, cost, seconds, text, *more = outcome
-            answer = answer_values(p, text) if status == Status.OK else {}
-            yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, answer, more)
+            values = answer_values(p, text) if status == Status.OK else ({}, {})
+            yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, *values, more)
 
 
-def answer_values(p: Prepared, text: str) -> dict[str, Any]:
-    """Return the value of each answer column; `text` is an answer as the checkpoint keeps it."""
+def answer_values(p: Prepared, text: str) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """Return the value of each answer column, and its probability where the model gives one.
+
+    `text` is an answer as the checkpoint keeps it.
+    """
     if p.form.schema is None:
-        return dict.fromkeys(p.form.columns, text)
+        return dict.fromkeys(p.form.columns, text), {}
     values: dict[str, Any] = orjson.loads(text)
-    return {name: values.get(name) for name in p.form.columns}
+    probabilities = {name: values[key] for name in p.form.columns if (key := f"{name}_prob") in values}
+    return {name: values.get(name) for name in p.form.columns}, probabilities

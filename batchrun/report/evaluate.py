@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.money import PER_USD, CostKind, Pico, cost
-from batchrun.records import Status
+from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
-from batchrun.report.gold import Gold, GoldOptions, gold_of
+from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores, wilson
 from batchrun.report.texttable import text_table
+from batchrun.runner.corrections import Corrections
 from batchrun.runner.prepare import Prepared
 from batchrun.terminal import plural
 
@@ -38,7 +40,11 @@ class Share:
     def of(self, noun: str) -> str:
         """Return the counts, the share and its interval for people; `noun` is in the plural."""
         low, high = map(percent, wilson(self.right, self.total))
-        return f"{self.right:,} of {self.total:,} {noun}: {percent(self.value)}, 95 % interval {low} to {high}"
+        return f"{self.counts(noun)}, 95 % interval {low} to {high}"
+
+    def counts(self, noun: str) -> str:
+        """Return the counts and the share for people, without the interval."""
+        return f"{self.right:,} of {self.total:,} {noun}: {percent(self.value)}"
 
     def facts(self) -> dict[str, Any]:
         """Return the figures for JSON."""
@@ -62,7 +68,8 @@ class Evaluation:
 
     `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
     `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
-    be right if case did not count. Money is the mean of all settled questions, in picodollars; None where unknown.
+    be right if case did not count. `reviewed`: gold are corrections, of
+    rows that were picked. Money is the mean of all settled questions, in picodollars; None where unknown.
     """
 
     gold: Gold
@@ -75,6 +82,7 @@ class Evaluation:
     confusions: list[Confusion]
     cost_per_question: float | None
     cost_kind: CostKind
+    reviewed: bool = False
 
     @property
     def cost_per_right(self) -> float | None:
@@ -95,8 +103,23 @@ def evaluate(p: Prepared, checkpoint: Checkpoint, options: GoldOptions) -> Evalu
     gold = gold_of(p, options)
     walk = _Questions(gold)
     for row in answered_rows(p, checkpoint, (gold.source,)):
-        walk.take(row)
+        walk.take(row, gold.of(row.cells[0], row.position))
     return walk.evaluation(cost_kind(p.job))
+
+
+def evaluate_reviewed(p: Prepared, checkpoint: Checkpoint, name: str) -> Evaluation:
+    """Compare the model's answers with what a person corrected or confirmed. Raises UserError if that is nothing."""
+    corrections = Corrections(p.job)
+    answer = answer_named(tuple(p.form.columns), name, "")
+    rule = Rule(kind_of(p.form.columns[answer]), ignore_case=False, tolerance=Decimal(0))
+    gold = Gold(answer, corrections.path.name, rule, "")
+    columns = corrections.columns(p.rows.columns)
+    walk = _Questions(gold)
+    for row in answered_rows(p, checkpoint, columns):
+        found = corrections.find(dict(zip(columns, row.cells, strict=True))) if columns else None
+        value = found and found.answer.get(gold.answer)
+        walk.take(row, None if value is None else gold.rule.normal(value))
+    return replace(walk.evaluation(cost_kind(p.job)), reviewed=True)
 
 
 @dataclass(slots=True)
@@ -137,10 +160,10 @@ class _Questions:
         self._answered = 0
         self._pending: set[int | None] = set()
 
-    def take(self, row: AnsweredRow) -> None:
-        """Take one row; those without gold count only for the cost."""
+    def take(self, row: AnsweredRow, gold: str | None) -> None:
+        """Take one row and its gold; without gold it counts only for the cost."""
         self._bill.take(row)
-        if row.status == Status.SKIPPED or (gold := self._gold.of(row.cells[0], row.position)) is None:
+        if row.status == Status.SKIPPED or gold is None:
             return
         if row.status == Status.PENDING:
             self._pending.add(row.question)
@@ -206,7 +229,8 @@ def facts(found: Evaluation) -> dict[str, Any]:
         "answer": found.gold.answer,
         "gold": found.gold.column,
         "compared": str(found.gold.rule),
-        "accuracy": found.accuracy.facts(),
+        "accuracy": found.accuracy.facts() | ({"low": None, "high": None} if found.reviewed else {}),
+        "reviewed": found.reviewed,
         "accuracy_answered": found.answered.facts(),
         "failed": found.accuracy.total - found.answered.total,
         "pending": found.pending,
@@ -230,9 +254,14 @@ def _label_facts(one: LabelScores) -> Mapping[str, Any]:
 def report_lines(found: Evaluation, *, width: int, encoding: str) -> Iterator[str]:
     """Yield an evaluation as lines for a terminal."""
     gold = found.gold
-    yield f'"{gold.answer}" equals "{gold.column}" for {found.accuracy.of("distinct questions")}'
+    if found.reviewed:
+        yield f'a person agrees with the model\'s "{gold.answer}" in {found.accuracy.counts("reviewed questions")}'
+        yield "  reviewed rows were picked, not drawn at random: this says nothing about the other rows"
+    else:
+        yield f'"{gold.answer}" equals "{gold.column}" for {found.accuracy.of("distinct questions")}'
     if failed := found.accuracy.total - found.answered.total:
-        yield f"  {plural(failed, 'failed question')} counted as wrong; without them {found.answered.of('questions')}"
+        answered = found.answered.counts("questions") if found.reviewed else found.answered.of("questions")
+        yield f"  {plural(failed, 'failed question')} counted as wrong; without them {answered}"
     yield f"  compared {gold.rule}"
     if found.other_case and not gold.rule.ignore_case:
         yield f"  {plural(found.other_case, 'wrong answer')} would be right with --ignore-case"

@@ -85,7 +85,7 @@ def row_record(p: Prepared, checkpoint: Checkpoint, number: int) -> list[tuple[s
     row = next(answered_rows(p, checkpoint, p.rows.columns, number - 1))
     pairs = [("row", f"{number} ({outcome['status']})"), *zip(p.rows.columns, map(text_of, row.cells), strict=True)]
     if outcome["status"] == Status.OK:
-        answer = answer_values(p, outcome["answer"])
+        answer, _ = answer_values(p, outcome["answer"])
         pairs += [(p.job.output.prefix + name, text_of(value)) for name, value in answer.items()]
     pairs += [(name, text_of(outcome[name])) for name in _DETAILS if outcome[name] is not None]
     if outcome["cost"] is not None:

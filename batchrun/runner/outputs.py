@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD
+from batchrun.runner.corrections import Correction, Corrections, corrected
 from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared
 from batchrun.table import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
@@ -45,6 +46,7 @@ def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
     details = p.details
     columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
     frames = p.rows.frames(p.kept, OUTPUT_ROWS) if p.kept else repeat(None)
+    corrections = _corrections(p)
     position = 0
     for frame in frames:
         # A file's last frame is short, so the next file's rows begin at the sum of heights.
@@ -55,44 +57,65 @@ def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
         if frame is not None and len(outcomes) != height:
             raise InputError(INPUT_CHANGED)
         kept = [] if frame is None else [frame]
-        yield pl.concat([*kept, *_new_columns(p, outcomes)], how="horizontal")
+        yield pl.concat([*kept, *_new_columns(p, outcomes, list(islice(corrections, len(outcomes))))], how="horizontal")
         position += height
     if p.input_changed():
         raise InputError(INPUT_CHANGED)
 
 
-def _new_columns(p: Prepared, outcomes: Sequence[tuple[Any, ...]]) -> Iterator[pl.DataFrame]:
-    """Give the answer's columns and the details'; what is not ok has null answers."""
+def _corrections(p: Prepared) -> Iterator[Correction | None]:
+    """Yield each row's correction; the input is read for them only if there are any."""
+    corrections = Corrections(p.job)
+    if not (names := corrections.columns(p.rows.columns)):
+        yield from repeat(None)
+    for batch in p.rows.batches(names):
+        yield from (corrections.find(dict(zip(names, cells, strict=True))) for cells in batch.rows)
+
+
+def _new_columns(
+    p: Prepared, outcomes: Sequence[tuple[Any, ...]], corrections: Sequence[Correction | None]
+) -> Iterator[pl.DataFrame]:
+    """Yield the answer's columns and the details'; what is neither ok nor corrected has null answers."""
     prefix = p.job.output.prefix
     answers = [row[1] if row[0] == "ok" else None for row in outcomes]
+    answers = [corrected(p.form, *pair) for pair in zip(answers, corrections, strict=True)]
     if p.form.schema is None:
         typed = pl.DataFrame(dict.fromkeys(p.answers, answers), schema=dict(p.answers))
     else:
         typed = answer_columns(answers, p.answers)
     yield typed.rename(lambda name: prefix + name)
     if p.job.output.review_below is not None:
-        yield _review(p, typed)
+        yield _review(p, typed, corrections)
     names = p.details
-    values = list(zip(*outcomes, strict=True))[2:] if outcomes else [()] * len(names)
+    values = dict(zip(names, list(zip(*outcomes, strict=True))[2:] or [()] * len(names), strict=True))
+    if "corrected" in values:
+        values["corrected"] = tuple(one and one.changed for one in corrections)
     columns = {
         prefix + name: pl.Series(map(CONVERTED.get(name, _same), found), dtype=DETAIL_TYPES[name])
-        for name, found in zip(names, values, strict=True)
+        for name, found in values.items()
     }
     yield pl.DataFrame(columns)
 
 
-def _review(p: Prepared, typed: pl.DataFrame) -> pl.DataFrame:
-    """Return the column needs_review: null where no probability is low and one is missing."""
+def _review(p: Prepared, typed: pl.DataFrame, corrections: Sequence[Correction | None]) -> pl.DataFrame:
+    """Return the column needs_review: null where no probability is low and one is missing, false once reviewed."""
     low = [pl.col(f"{question.name}_prob") < p.job.output.review_below for question in p.form.questions]
     any_low = pl.any_horizontal(low) if low else pl.repeat(None, pl.len(), dtype=pl.Boolean)
-    return typed.select(any_low.alias(p.job.output.prefix + NEEDS_REVIEW))
+    reviewed = pl.Series([one is not None for one in corrections], dtype=pl.Boolean)
+    needed = pl.when(reviewed).then(pl.lit(value=False)).otherwise(any_low)
+    return typed.select(needed.alias(p.job.output.prefix + NEEDS_REVIEW))
 
 
 def _same(value: Any) -> Any:  # noqa: ANN401  (any cell)
     return value
 
 
-FROM_CHECKPOINT: Mapping[str, str] = {"cost_usd": "cost", "latency_s": "seconds", "answer_raw": "raw"}
+FROM_CHECKPOINT: Mapping[str, str] = {
+    "cost_usd": "cost",
+    "latency_s": "seconds",
+    "answer_raw": "raw",
+    "corrected": "status",  # stands in the file of corrections; replaced
+}
 """What a detail is called in the checkpoint, where the names differ."""
 
 CONVERTED: Mapping[str, Callable[[Any], Any]] = {
@@ -110,7 +133,9 @@ def state(p: Prepared, plan: int) -> str:
     except OSError:
         return ""
     job = p.job.output
-    words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino]]
+    corrections = Corrections(p.job).path
+    corrected_at = corrections.stat().st_mtime_ns if corrections.exists() else 0
+    words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino], corrected_at]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 

@@ -48,6 +48,7 @@ DETAIL_TYPES: dict[Detail, pl.DataType] = {
     "finished_at": pl.Datetime("us", "UTC"),
     "key": pl.String(),
     "answer_raw": pl.String(),
+    "corrected": pl.Boolean(),
 }
 """The type of each column that `output.details` can name."""
 

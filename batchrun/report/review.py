@@ -1,0 +1,135 @@
+"""Rows for a person to look at, as a file, and what the person wrote into it."""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
+from batchrun.job import Input
+from batchrun.records import Mismatch, Status, kind_of
+from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.show import text_of
+from batchrun.runner.corrections import Correction, Corrections, row_key
+from batchrun.runner.prepare import Prepared
+from batchrun.table import check_writable, open_rows, write_output
+
+ROW, KEY, REVIEW = "row", "row_key", "needs_review"
+MODEL = "{}_model"
+"""The column with the model's answer, beside the one that a person edits."""
+
+BY_PROBABILITY = "least sure first"
+BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
+
+
+def key_columns(p: Prepared, named: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns whose cells a correction belongs to: the named ones, else those of the prompt."""
+    for name in named:
+        if name not in p.rows.columns:
+            raise UserError(f'--id: the input has no column "{name}"')
+    columns = tuple(dict.fromkeys(named or p.renderer.columns))
+    if not columns:
+        raise UserError("the prompt uses no column: name one that identifies a row with --id COLUMN")
+    return columns
+
+
+def write_todo(p: Prepared, checkpoint: Checkpoint, path: Path, count: int, named: Sequence[str]) -> tuple[int, str]:
+    """Write the `count` rows that most need a look and that nobody reviewed; return their number and their order.
+
+    A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer beside it.
+    Equal questions stand in it once, unless columns that identify a row are `named`.
+    """
+    check_writable(path, [*(Path(file.path) for file in p.rows.files), checkpoint.path])
+    keys, answers = key_columns(p, named), tuple(p.form.columns)
+    shown = tuple(dict.fromkeys([*keys, *p.renderer.columns]))
+    header = [ROW, *shown, *answers, *map(MODEL.format, answers), REVIEW, KEY]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UserError(f'the file would have two columns "{twice[0]}": rename the column of the input')
+    corrections = Corrections(p.job)
+    more = tuple(name for name in corrections.columns(p.rows.columns) if name not in shown)
+    chosen = heapq.nsmallest(
+        count,
+        (
+            (_doubt(row), row.position, row)
+            for row in answered_rows(p, checkpoint, (*shown, *more), details=("attempts", "finish_reason"))
+            if row.status in {Status.OK, Status.FAILED}
+            and (row.first or row.question is None or named)
+            and corrections.find(dict(zip((*shown, *more), row.cells, strict=True))) is None
+        ),
+    )
+    lines = []
+    for _, position, row in chosen:
+        cells = dict(zip(shown, row.cells, strict=False))
+        texts = [text_of(row.answer.get(name)) for name in answers]
+        key = orjson.dumps([row_key({name: cells[name] for name in keys}), *keys]).decode()
+        lines.append([str(position + 1), *map(text_of, cells.values()), *texts, *texts, "true", key])
+    schema = dict.fromkeys(header, pl.String())
+    frame = pl.DataFrame(lines, schema=schema, orient="row")
+    write_output(iter([frame]), path, schema=dict(schema), escape_formulas=p.job.output.csv.escape_formulas)
+    return len(lines), BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
+
+
+def _doubt(row: AnsweredRow) -> float:
+    """Return how sure an answer is, for sorting: lower is less sure. The least probable of its columns counts."""
+    if row.status == Status.FAILED:
+        return -1.0
+    if known := [one for one in row.probabilities.values() if one is not None]:
+        return min(known)
+    attempts, finish_reason = row.details
+    return 1.0 if finish_reason == "length" or (attempts or 0) > 1 else 2.0
+
+
+def read_todo(p: Prepared, path: Path) -> list[Correction]:
+    """Return what a person decided in a file of `write_todo`: edited answers, and those with needs_review cleared.
+
+    Raises UserError for a file that is not one, and for an answer that the job does not allow.
+    """
+    answers = tuple(p.form.columns)
+    needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
+    if not path.exists():
+        raise UserError(f"there is no file {path}")
+    with open_rows(Input(str(path)), Path.cwd()) as rows:
+        if missing := [name for name in needed if name not in rows.columns]:
+            raise UserError(
+                f'{path} has no column "{missing[0]}": write the file with `batchrun show --review -o`, and edit that'
+            )
+        lines = [
+            dict(zip(needed, map(text_of, line), strict=True)) for batch in rows.batches(needed) for line in batch.rows
+        ]
+    return list(_decisions(p, lines))
+
+
+def _decisions(p: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterator[Correction]:
+    for line in lines:
+        changed = any(line[name] != line[MODEL.format(name)] for name in p.form.columns)
+        if not changed and line[REVIEW].strip().lower() not in {"", "false", "0", "no"}:
+            continue
+        answer = {name: _value(line[name].strip(), kind_of(schema)) for name, schema in p.form.columns.items()}
+        if p.form.schema is not None:
+            fitting = p.form.parse_edited(orjson.dumps(answer).decode())
+            if isinstance(fitting, Mismatch):
+                raise UserError(f"row {line[ROW]}: {fitting.message}")
+            answer = orjson.loads(fitting)
+        elif not any(answer.values()):
+            continue
+        try:
+            key, *columns = orjson.loads(line[KEY])
+        except (ValueError, TypeError):
+            raise UserError(f'row {line[ROW]}: "{KEY}" was edited: leave that column as it is') from None
+        yield Correction(tuple(columns), key, answer, changed)
+
+
+def _value(text: str, kind: str) -> Any:  # noqa: ANN401  (any JSON value)
+    """Return a cell's text as a value of an answer column; what is not one stays text, for the parser to refuse."""
+    if not text:
+        return None
+    if kind in {"text", "enum", "date"}:
+        return text
+    try:
+        return orjson.loads(text.lower() if kind == "boolean" else text)
+    except ValueError:
+        return text

@@ -1,0 +1,133 @@
+"""Rows that a person reviews: chosen, corrected, confirmed, kept."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import Command, command
+from review_jobs import labelling, write_job, wrong_on
+
+__all__ = ["command"]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def edit(path: Path, change: Callable[[dict[str, str]], None]) -> None:
+    """Change the rows of a CSV file."""
+    rows = table(path)
+    for row in rows:
+        change(row)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_correction_survives_an_edited_prompt_another_model_a_rerun_and_an_inserted_row(
+    tmp_path: Path, command: Command
+) -> None:
+    """An edited label is in the output of every later run, whatever asks; eval still compares the model's answer."""
+    with labelling({"a": wrong_on(3), "b": wrong_on(3)}) as url:
+        details = {"path": "out/a.csv", "details": ["status", "corrected"]}
+        job = write_job(tmp_path, url, "a", output=details)
+        assert command(str(job), "--quiet").code == 0
+        ended = command("show", str(job), "--review", "-o", "todo.csv")
+        assert ended.code == 0, ended.err
+        assert "failed rows first" in ended.err
+        todo = table(tmp_path / "todo.csv")
+        wanted = next(row for row in todo if row["row"] == "3")
+        assert wanted["sentiment"] == wanted["sentiment_model"]
+        right = "negative" if wanted["sentiment"] == "positive" else "positive"
+
+        def decide(row: dict[str, str]) -> None:
+            if row["row"] == "3":
+                row["sentiment"] = right
+            if row["row"] == "1":
+                row["needs_review"] = ""
+
+        edit(tmp_path / "todo.csv", decide)
+        ended = command("correct", str(job), "todo.csv")
+        assert (ended.code, "1 answer corrected, 1 confirmed" in ended.err) == (0, True)
+
+        def written(path: str = "out/a.csv") -> tuple[str, str]:
+            row = next(row for row in table(tmp_path / path) if row["id"] == "3")
+            return row["sentiment"], row["corrected"]
+
+        assert command(str(job), "--quiet").code == 0
+        assert written() == (right, "true")
+        assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "1")["corrected"] == "false"
+        # Reviewed rows are not asked for again.
+        assert command("show", str(job), "--review", "-o", "more.csv").code == 0
+        assert not {"1", "3"} & {row["row"] for row in table(tmp_path / "more.csv")}
+
+        write_job(
+            tmp_path,
+            url,
+            "a",
+            output=details,
+            answer={"columns": {"sentiment": {"values": ["positive", "negative"], "description": "Mood"}}},
+        )
+        assert command(str(job), "--quiet", "--yes", "--fresh").code == 0
+        assert written() == (right, "true")
+        assert command(str(job), "--quiet", "--model", "b").code == 0
+        variant = next(path for path in (tmp_path / "out").iterdir() if path.name.startswith("a.b-"))
+        assert written(f"out/{variant.name}") == (right, "true")
+        reviews = tmp_path / "reviews.csv"
+        lines = reviews.read_text(encoding="utf-8").splitlines(keepends=True)
+        reviews.write_text("".join([lines[0], lines[5], *lines[1:]]), encoding="utf-8")
+        assert command(str(job), "--quiet").code == 0
+        assert written() == (right, "true")
+
+        judged = json.loads(command("eval", str(job), "--reviewed", "sentiment", "--json").out)
+        assert (judged["accuracy"]["right"], judged["accuracy"]["n"]) == (1, 2)
+        assert judged["accuracy"]["low"] is None
+        ended = command("eval", str(job), "--reviewed", "sentiment")
+        assert "picked, not drawn at random" in ended.out
+        assert "95 % interval" not in ended.out
+
+
+def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Command) -> None:
+    """A failed row is the first to review; the answer that a person gives it stands in the output."""
+    with labelling({"a": lambda number, gold: "" if number == 5 else gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 1
+        assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "3", "--id", "id").code == 0
+        todo = table(tmp_path / "todo.csv")
+        assert todo[0]["id"] == "5"
+        assert len(todo) == 3
+
+        def decide(row: dict[str, str]) -> None:
+            row["sentiment"] = "negative" if row["id"] == "5" else row["sentiment"]
+
+        edit(tmp_path / "todo.csv", decide)
+        assert command("correct", str(job), "todo.csv").code == 0
+        assert command(str(job), "--quiet").code == 1
+        assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")["sentiment"] == "negative"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"sentiment": "lovely"}, "row 1: "),
+        ({"sentiment": "negative", "row_key": "1"}, '"row_key" was edited'),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(
+    tmp_path: Path, command: Command, change: dict[str, str], told: str
+) -> None:
+    """A label that the job does not have, or a changed key, ends with exit 2, and nothing is kept."""
+    with labelling({"a": lambda _number, gold: gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 0
+    assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "1").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(change))
+    ended = command("correct", str(job), "todo.csv")
+    assert ended.code == 2
+    assert told in ended.err
+    assert not (tmp_path / "a.corrections.jsonl").exists()
