@@ -88,7 +88,14 @@ class PlanBuilder:
             questions = connection.value("SELECT coalesce(sum(first), 0) FROM rows_next")
             # The view would stop the renaming of a table that it names.
             connection.run("DROP VIEW results")
-            connection.run("DROP TABLE rows")
+            connection.run("DROP TABLE IF EXISTS rows_before")
+            # Kept one generation, so that `compare --before` can show what an edited prompt changed.
+            wording = "SELECT count(*) FROM plans WHERE current AND stamps = ? AND wording <> ?"
+            _, new_wording, stamps = self._head
+            if connection.value(wording, (stamps, new_wording)):
+                connection.run("ALTER TABLE rows RENAME TO rows_before")
+            else:
+                connection.run("DROP TABLE rows")
             connection.run("ALTER TABLE rows_next RENAME TO rows")
             connection.run(schema.RESULTS)
             connection.run("DELETE FROM plans")

@@ -262,6 +262,7 @@ class Checkpoint:
             )
             connection.run(f"DELETE FROM questions WHERE id NOT IN {planned} AND id NOT IN (SELECT id FROM answers)")  # noqa: S608
             connection.run("DELETE FROM failures WHERE question_id NOT IN (SELECT id FROM questions)")
+            connection.run("DROP TABLE IF EXISTS rows_before")  # its questions may be gone, and their ids used again
         if number:
             connection.run("VACUUM")
         return number
@@ -269,14 +270,22 @@ class Checkpoint:
     # -- rows
 
     def outcomes(
-        self, start: int, count: int, columns: Sequence[str] = tuple(OUTCOME_COLUMNS)
+        self, start: int, count: int, columns: Sequence[str] = tuple(OUTCOME_COLUMNS), *, before: bool = False
     ) -> list[tuple[Any, ...]]:
-        """Return `columns` (names of OUTCOME_COLUMNS) of `count` rows from position `start` on, in input order."""
+        """Return `columns` (names of OUTCOME_COLUMNS) of `count` rows from position `start` on, in input order.
+
+        `before`: as the plan before an edit of the wording has them; see `has_before`.
+        """
+        join = _JOIN.replace("rows r", "rows_before r") if before else _JOIN
         chosen = ", ".join(OUTCOME_COLUMNS[name] for name in columns)
         return self._connection.rows(
-            f"SELECT {chosen} FROM {_JOIN} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",  # noqa: S608  (from the table)
+            f"SELECT {chosen} FROM {join} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",  # noqa: S608  (from the table)
             (start, start + count),
         )
+
+    def has_before(self) -> bool:
+        """Check whether the rows of the plan before the last edit of the wording are kept."""
+        return bool(self._connection.value("SELECT count(*) FROM sqlite_master WHERE name = 'rows_before'"))
 
     def counts(self) -> Counts:
         """Count the rows of the current plan; instant after a finished run, else it reads them all."""

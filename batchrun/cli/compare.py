@@ -1,20 +1,29 @@
-"""`batchrun compare JOB JOB2`: two jobs on the same rows."""
+"""`batchrun compare JOB JOB2`: two jobs on the same rows, two prompts or several models of one job."""
 
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchrun.cli.arguments import JobPath, debug_option, give, job_argument, opened, tell
 from batchrun.cli.eval import gold_flags, gold_options
 
+if TYPE_CHECKING:
+    from batchrun.report.compare import Side
+
 
 @click.command("compare")
 @job_argument
-@click.argument("other", type=JobPath(), metavar="JOB2")
+@click.argument("other", type=JobPath(), metavar="[JOB2]", required=False)
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Compare models of JOB; repeat it.")
+@click.option("--before", is_flag=True, help="Compare with JOB before the last edit of its prompt.")
 @click.option("--gold", metavar="[ANSWER=]COLUMN", help="The column that holds the right answers.")
+@click.option(
+    "--min", "least", type=click.FloatRange(0, 1), metavar="X", help="Name the cheapest model that reaches X."
+)
 @click.option("--on", metavar="COLUMN", help="The column that identifies a row, where the inputs differ.")
 @gold_flags
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the changed rows to FILE.")
@@ -22,9 +31,12 @@ from batchrun.cli.eval import gold_flags, gold_options
 @debug_option
 def command(
     job: Path,
-    other: Path,
+    other: Path | None,
     *,
+    models: tuple[str, ...],
+    before: bool,
     gold: str | None,
+    least: float | None,
     on: str | None,
     output: Path | None,
     as_json: bool,
@@ -33,24 +45,60 @@ def command(
 ) -> None:
     """Compare two jobs on the same rows: which answers differ, what each costs and how long it takes.
 
+    JOB is compared with JOB2, with itself before the last edit of its prompt (--before), or by models that it was run
+    with (`batchrun JOB --model NAME`): two models row by row, more as a table.
+
     With gold: who is right where they differ, and whether that may be chance (McNemar's exact test). Rows are paired by
     their position where both jobs read the same files, else by the column --on. Nothing is sent.
     """
-    from batchrun.report.compare import Side, compare
-    from batchrun.report.comparing import comparison_lines, facts, write_changed
+    from batchrun.report import comparing
+    from batchrun.report import models as several
+    from batchrun.report.compare import compare
 
+    if (other is not None) + bool(models) + before != 1 or len(models) == 1:
+        raise click.UsageError("name what to compare JOB with: JOB2, --before, or --model twice or more")
+    if least is not None and not (models and gold):
+        raise click.UsageError("--min chooses among models by gold: it needs --model and --gold")
+    if output is not None and len(models) > 2:  # noqa: PLR2004  (two sides)
+        raise click.UsageError("-o writes the rows that differ between two models: name two")
     flags.pop("debug")
     options = gold_options(gold, file, on if file else None, **flags) if gold else None
-    with opened(job) as (p, checkpoint), opened(other) as (p2, checkpoint2):
-        sides = Side(p.job.name, p, checkpoint), Side(p2.job.name, p2, checkpoint2)
-        found = compare(*sides, gold=options, on=on, keep_rows=output is not None)
-        if output is not None:
-            written = write_changed(p, (checkpoint, checkpoint2), found, output.absolute())
-            tell(f"{written:,} changed rows in {output}")
+    shown: dict[str, Any] = {}
+    lines: list[str] = []
+    width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
+    with ExitStack() as stack:
+        sides = _sides(stack, job, other, models)
+        if models:
+            results = [several.model_result(side, options) for side in sides]
+            shown = several.facts(results, least)
+            lines = [*several.model_lines(results, least, width=width, encoding=encoding), ""]
+        if len(sides) == 2:  # noqa: PLR2004  (two sides)
+            found = compare(sides[0], sides[1], gold=options, on=on, keep_rows=output is not None)
+            shown |= comparing.facts(found)
+            lines += comparing.comparison_lines(found, width=width, encoding=encoding)
+            if output is not None:
+                checkpoints = sides[0].checkpoint, sides[1].checkpoint
+                written = comparing.write_changed(sides[0].p, checkpoints, found, output.absolute())
+                tell(f"{written:,} changed rows in {output}")
     if as_json:
         import orjson
 
-        give(orjson.dumps(facts(found)).decode())
+        give(orjson.dumps(shown).decode())
         return
-    width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
-    give("\n".join(comparison_lines(found, width=width, encoding=encoding)))
+    give("\n".join(lines).rstrip())
+
+
+def _sides(stack: ExitStack, job: Path, other: Path | None, models: tuple[str, ...]) -> "list[Side]":
+    """Open what is compared: two jobs, the models of one, or one before and after an edit."""
+    from batchrun.errors import UserError
+    from batchrun.report.compare import Side
+
+    if models:
+        return [Side(model, *stack.enter_context(opened(job, model=model))) for model in models]
+    p, checkpoint = stack.enter_context(opened(job))
+    if other is not None:
+        p2, checkpoint2 = stack.enter_context(opened(other))
+        return [Side(p.job.name, p, checkpoint), Side(p2.job.name, p2, checkpoint2)]
+    if not checkpoint.has_before():
+        raise UserError("--before: the prompt was not edited between the last two plans, or the input changed as well")
+    return [Side("before", p, checkpoint, before=True), Side("now", p, checkpoint)]

@@ -38,16 +38,23 @@ class AnsweredRow(NamedTuple):
 
 
 def answered_rows(
-    p: Prepared, checkpoint: Checkpoint, columns: Sequence[str], start: int = 0, details: Sequence[str] = ()
+    p: Prepared,
+    checkpoint: Checkpoint,
+    columns: Sequence[str],
+    start: int = 0,
+    details: Sequence[str] = (),
+    *,
+    before: bool = False,
 ) -> Iterator[AnsweredRow]:
     """Yield the rows from position `start` on, in input order, with their cells in `columns` (no name twice).
 
-    `details` are names of the checkpoint's OUTCOME_COLUMNS. Raises UserError where input or wording are not those of
+    `details` are names of the checkpoint's OUTCOME_COLUMNS. `before`: with the answers to the wording before the last
+    edit. Raises UserError where input or wording are not those of
     the last run, InputError if the input changes meanwhile.
     """
     outputs.check_plan(p, checkpoint.current_plan())
     for batch in p.rows.batches(columns, start, BLOCK):
-        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), (*FIELDS, *details))
+        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), (*FIELDS, *details), before=before)
         if len(outcomes) != len(batch.rows):
             raise InputError(INPUT_CHANGED)
         for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
@@ -63,6 +70,9 @@ def answer_values(p: Prepared, text: str) -> tuple[dict[str, Any], dict[str, flo
     """
     if p.form.schema is None:
         return dict.fromkeys(p.form.columns, text), {}
-    values: dict[str, Any] = orjson.loads(text)
+    try:
+        values = orjson.loads(text)
+    except ValueError:  # an answer before an edit that made columns of a text
+        values = {}
     probabilities = {name: values[key] for name in p.form.columns if (key := f"{name}_prob") in values}
     return {name: values.get(name) for name in p.form.columns}, probabilities

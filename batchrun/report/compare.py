@@ -1,7 +1,7 @@
 """Two jobs on the same rows: where their answers differ, who is right there, and what each costs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,6 +28,12 @@ class Side(NamedTuple):
     name: str
     p: Prepared
     checkpoint: Checkpoint
+    before: bool = False
+    """Whether it stands for the job before its wording was edited."""
+
+    def rows(self, columns: Sequence[str] = ()) -> Iterator[AnsweredRow]:
+        """Yield its rows with their cells in these columns."""
+        return answered_rows(self.p, self.checkpoint, columns, before=self.before)
 
 
 @dataclass(slots=True)
@@ -167,8 +173,7 @@ def compare(
             require_column(side.p, on, "--on")
         _walk_joined(walk, first, second, on)
     elif first.p.rows.files == second.p.rows.files:
-        second_rows = answered_rows(second.p, second.checkpoint, ())
-        for one, other in zip(answered_rows(first.p, first.checkpoint, walk.names), second_rows, strict=True):
+        for one, other in zip(first.rows(walk.names), second.rows(), strict=True):
             walk.take(one, other)
     else:
         raise UserError("the two jobs read different files: name the column that identifies a row: --on COLUMN")
@@ -203,14 +208,14 @@ _ZERO = GoldOptions("").tolerance
 def _walk_joined(walk: "_Pairs", first: Side, second: Side, on: str) -> None:
     """Pair rows by a column; the second job's rows are held in memory."""
     others: dict[str, AnsweredRow] = {}
-    for row in answered_rows(second.p, second.checkpoint, (on,)):
+    for row in second.rows((on,)):
         key = text_of(row.cells[0])
         if key in others:
             raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {second.name}')
         others[key] = row
     place = walk.names.index(on)
     seen = set()
-    for row in answered_rows(first.p, first.checkpoint, walk.names):
+    for row in first.rows(walk.names):
         key = text_of(row.cells[place])
         if key in seen:
             raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {first.name}')

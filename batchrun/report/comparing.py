@@ -37,7 +37,7 @@ def facts(found: Comparison) -> dict[str, Any]:
         ],
         "left_out": found.left_out,
         "gold": _gold_facts(found.gold) if found.gold else None,
-        "jobs": [_job_facts(job, found, number) for number, job in enumerate(found.jobs)],
+        "jobs": [job_facts(*pair) for pair in zip(found.jobs, _accuracies(found), strict=True)],
     }
 
 
@@ -55,8 +55,12 @@ def _gold_facts(gold: GoldComparison) -> dict[str, Any]:
     }
 
 
-def _job_facts(job: JobFigures, found: Comparison, number: int) -> dict[str, Any]:
-    accuracy = found.gold.accuracies[number] if found.gold else None
+def _accuracies(found: Comparison) -> tuple[Share | None, Share | None]:
+    return found.gold.accuracies if found.gold else (None, None)
+
+
+def job_facts(job: JobFigures, accuracy: Share | None) -> dict[str, Any]:
+    """Return the figures of one job for JSON."""
     return {
         "job": job.name,
         "accuracy": accuracy and accuracy.facts(),
@@ -122,23 +126,25 @@ def _side_by_side(found: Comparison, width: int, encoding: str) -> Iterator[str]
         accuracies = found.gold.accuracies
         rows.append(("right", *(percent(share.value) for share in accuracies)))
         per_right = [_per_right(*pair) for pair in zip(found.jobs, accuracies, strict=True)]
-        rows.append(("cost per right answer", *map(_money, found.jobs, per_right)))
+        rows.append(("cost per right answer", *map(side_money, found.jobs, per_right)))
     rows += [
-        ("cost per 1,000", *(_money(job, job.cost_per_question, 1_000) for job in found.jobs)),
-        ("median latency", *(_seconds(job.latency(MEDIAN)) for job in found.jobs)),
-        ("95 % within", *(_seconds(job.latency(SLOW)) for job in found.jobs)),
+        ("cost per 1,000", *(side_money(job, job.cost_per_question, 1_000) for job in found.jobs)),
+        ("median latency", *(seconds(job.latency(MEDIAN)) for job in found.jobs)),
+        ("95 % within", *(seconds(job.latency(SLOW)) for job in found.jobs)),
         ("failed questions", *(f"{job.failed:,}" for job in found.jobs)),
     ]
     header = ("", *(job.name for job in found.jobs))
     yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2})
 
 
-def _money(job: JobFigures, amount: float | None, times: int = 1) -> str:
+def side_money(job: JobFigures, amount: float | None, times: int = 1) -> str:
+    """Return a mean cost of one job (picodollars, times a number of questions) for people."""
     return cost(0, job.cost_kind) if amount is None else money(amount * times, job.cost_kind)
 
 
-def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.2f} s"
+def seconds(number: float | None) -> str:
+    """Return a latency for people."""
+    return "-" if number is None else f"{number:.2f} s"
 
 
 def _shift_table(

@@ -98,3 +98,38 @@ def test_few_labels_settle_nothing(tmp_path: Path, command: Command) -> None:
     assert gold["mcnemar_p"] == 1
     assert gold["more_labels"] > 500
     assert "not settled; if the difference" in command("compare", *paths, "--gold", "gold").out
+
+
+def test_models_of_one_job_stand_in_a_table(tmp_path: Path, command: Command) -> None:
+    """--model names variants; the cheapest one that reaches --min is named, and two are also compared row by row."""
+    with labelling({"a": wrong_on(*FIRST), "b": wrong_on(*SECOND), "c": wrong_on(3)}) as url:
+        job = str(write_job(tmp_path, url, "a"))
+        for model, price in (("a", 1), ("b", 8), ("c", 9)):
+            flags = ("--set", f"model.price={{prompt: {price}, completion: 2}}")
+            assert command(job, "--quiet", "--model", model, *flags).code == 0
+    three = found(command, job, "--model", "a", "--model", "b", "--model", "c", "--gold", "gold", "--min", "0.97")
+    assert [one["job"] for one in three["models"]] == ["a", "b", "c"]
+    assert three["cheapest"] == "b"
+    assert three["models"][0]["accuracy"]["value"] < 0.97 <= three["models"][1]["accuracy"]["value"]
+    two = command("compare", job, "--model", "a", "--model", "b", "--gold", "gold", "--min", "1").out
+    assert "no model reaches 100.0 %" in two
+    assert "8 fixed: only b is right" in two
+    ended = command("compare", job, "--model", "a")
+    assert (ended.code, "--model twice or more" in ended.err) == (2, True)
+
+
+def test_an_edited_prompt_is_compared_with_the_one_before(tmp_path: Path, command: Command) -> None:
+    """--before shows what the last edit of the wording changed; without an edit there is nothing to compare."""
+    answers = {"a": wrong_on(*FIRST)}
+    with labelling(answers) as url:
+        path = write_job(tmp_path, url, "a")
+        assert command(str(path), "--quiet").code == 0
+        ended = command("compare", str(path), "--before")
+        assert (ended.code, "--before: the prompt was not edited" in ended.err) == (2, True)
+        answers["a"] = wrong_on(*SECOND)
+        path.write_text(path.read_text().replace('"Review: ', '"Review:  '))
+        assert command(str(path), "--quiet", "--yes").code == 0
+    gold = found(command, str(path), "--before", "--gold", "gold")["gold"]
+    assert (gold["fixes"], gold["breaks"]) == (len(FIRST - SECOND), len(SECOND - FIRST))
+    assert "8 fixed: only now is right" in command("compare", str(path), "--before", "--gold", "gold").out
+    assert command("status", str(path), "--verify").code == 0

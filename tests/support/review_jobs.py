@@ -34,7 +34,7 @@ def labelling(models: Mapping[str, Label]) -> Iterator[str]:
     by_text = {row["text"]: row for row in reversed(reviews())}  # the first of equal reviews
 
     def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        row = by_text[body["messages"][-1]["content"].removeprefix("Review: ")]
+        row = by_text[body["messages"][-1]["content"].removeprefix("Review:").strip()]
         text = models[body["model"]](int(row["id"]), row["gold"])
         said = json.dumps({"sentiment": text}) if text else "no label"
         return completion(said, prompt_tokens=10, completion_tokens=5)

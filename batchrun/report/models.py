@@ -1,0 +1,82 @@
+"""Several models on one job: accuracy, cost and latency side by side, and the cheapest one that passes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchrun.api import cost_kind
+from batchrun.report.compare import JobFigures, Side
+from batchrun.report.comparing import MEDIAN, SLOW, job_facts, seconds, side_money
+from batchrun.report.evaluate import Evaluation, evaluate, percent
+from batchrun.report.gold import GoldOptions
+from batchrun.report.statistics import wilson
+from batchrun.report.texttable import text_table
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """What one model cost, how long it took, and how many answers are right (None without gold)."""
+
+    figures: JobFigures
+    evaluation: Evaluation | None
+
+
+def model_result(side: Side, gold: GoldOptions | None) -> ModelResult:
+    """Return the figures of one model's checkpoint. Raises UserError as `evaluate` does."""
+    figures = JobFigures(side.name, cost_kind(side.p.job))
+    for row in side.rows():
+        figures.take(row)
+    return ModelResult(figures, evaluate(side.p, side.checkpoint, gold) if gold else None)
+
+
+def cheapest(results: Sequence[ModelResult], minimum: float) -> ModelResult | None:
+    """Return the model with the lowest cost of a question among those whose accuracy is at least `minimum`.
+
+    A model whose cost nobody knows comes after all others.
+    """
+    passing = [one for one in results if one.evaluation and (one.evaluation.accuracy.value or 0.0) >= minimum]
+    costs = ((one.figures.cost_per_question, one) for one in passing)
+    return min(costs, key=lambda pair: (pair[0] is None, pair[0] or 0.0), default=(None, None))[1]
+
+
+def facts(results: Sequence[ModelResult], minimum: float | None) -> dict[str, Any]:
+    """Return the table for JSON."""
+    best = None if minimum is None else cheapest(results, minimum)
+    return {
+        "models": [job_facts(one.figures, one.evaluation.accuracy if one.evaluation else None) for one in results],
+        "min": minimum,
+        "cheapest": best and best.figures.name,
+    }
+
+
+def model_lines(results: Sequence[ModelResult], minimum: float | None, *, width: int, encoding: str) -> Iterator[str]:
+    """Yield the table as lines for a terminal, the cheapest model first."""
+    ordered = sorted(
+        results, key=lambda one: (one.figures.cost_per_question is None, one.figures.cost_per_question or 0.0)
+    )
+    has_gold = any(one.evaluation for one in results)
+    header = [
+        "model",
+        *(("right", "95 % interval") if has_gold else ()),
+        "cost per 1,000",
+        "median",
+        "95 % within",
+        "failed",
+    ]
+    rows = []
+    for one in ordered:
+        figures, cells = one.figures, [one.figures.name]
+        if one.evaluation:
+            share = one.evaluation.accuracy
+            cells += [percent(share.value), " to ".join(map(percent, wilson(share.right, share.total)))]
+        cells += [side_money(figures, figures.cost_per_question, 1_000), seconds(figures.latency(MEDIAN))]
+        rows.append([*cells, seconds(figures.latency(SLOW)), f"{figures.failed:,}"])
+    yield from text_table(header, rows, width=width, encoding=encoding, numbers=range(1, len(header)))
+    if minimum is None:
+        return
+    best = cheapest(results, minimum)
+    yield (
+        f"the cheapest model that reaches {percent(minimum)} is {best.figures.name}"
+        if best
+        else (f"no model reaches {percent(minimum)}")
+    )
