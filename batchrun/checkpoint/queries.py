@@ -11,7 +11,7 @@ from typing import Any, Self
 from batchrun.checkpoint import files, schema, store
 from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
-from batchrun.checkpoint.records import Counts, Failed, RunInfo, Settled, Usage
+from batchrun.checkpoint.records import Counts, Failed, RunInfo, Sampled, Settled, Usage
 from batchrun.checkpoint.writer import Writer, utc_day
 from batchrun.errors import CheckpointError, StorageError, UserError
 from batchrun.money import ZERO, Pico
@@ -282,6 +282,16 @@ class Checkpoint:
             f"SELECT {chosen} FROM {join} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",  # noqa: S608  (from the table)
             (start, start + count),
         )
+
+    def sample(self, limit: int) -> list[Sampled]:
+        """Return the first settled questions of the current plan, in input order."""
+        rows = self._connection.rows(
+            "SELECT CASE WHEN a.status = 'ok' THEN a.answer END, a.error_type, a.finish_reason, a.model, a.attempts "
+            "FROM rows r CROSS JOIN answers a ON a.id = r.question_id "
+            "WHERE r.first AND a.status IN ('ok', 'failed') ORDER BY r.position LIMIT ?",
+            (limit,),
+        )
+        return [Sampled(*row) for row in rows]
 
     def has_before(self) -> bool:
         """Check whether the rows of the plan before the last edit of the wording are kept."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchrun.money import ZERO, Pico
 
@@ -76,3 +77,13 @@ class RunInfo:
     resume_at: float | None
     job: str
     counts: Counts | None
+
+
+class Sampled(NamedTuple):
+    """A settled question of the current plan; `answer` is None where it failed."""
+
+    answer: str | None
+    error_type: str | None
+    finish_reason: str | None
+    model: str | None
+    attempts: int

@@ -53,6 +53,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.api import cost_kind
     from batchrun.checkpoint import running, utc_day
     from batchrun.money import to_usd
+    from batchrun.report.patterns import patterns
     from batchrun.runner.plan import input_changed
 
     counts, runs, plan, holder = (
@@ -75,6 +76,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "skipped": counts.skipped,
         "questions": counts.questions,
         "errors": dict(counts.errors or {}),
+        "worth_a_look": patterns(checkpoint),
         **{name: str(to_usd(amount)) for name, amount in spent.items()},
         "cost_kind": cost_kind(job),
         "running": holder and {"pid": holder.pid, "host": holder.host, "since": holder.since},
@@ -130,6 +132,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     for name, number in sorted(facts["errors"].items(), key=lambda item: -item[1]):
         ending = TABLE.get(name)
         yield f"  {number:,} {name}" + (f": {ending.means}; {ending.do}" if ending else "")
+    yield from (f"worth a look: {printable(sentence)}" for sentence in facts["worth_a_look"])
     sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
     charged = " (simulated: nothing was charged)" if facts["cost_kind"] == CostKind.SIMULATED else ""
     yield f"money{charged}: " + ", ".join(f"{usd(facts[f'cost_{key}_usd'])} {name}" for name, key in sums)

@@ -21,6 +21,7 @@ from batchrun.report.bars import Bar
 from batchrun.report.evaluate import Evaluation, evaluate, percent
 from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions, gold_of
+from batchrun.report.patterns import patterns
 from batchrun.report.statistics import wilson
 from batchrun.runner import outputs
 from batchrun.runner.closing import advice
@@ -107,6 +108,7 @@ def write_report(
         charts=list(_charts(found, samples=samples)),
         evaluation=evaluation,
         matrix=_matrix(evaluation, found, samples=samples) if evaluation else None,
+        patterns=patterns(checkpoint, texts=samples),
         found=found,
         data=_data(found, has_gold=gold is not None) if samples else None,
         samples=samples,

@@ -170,3 +170,41 @@ def test_numbers_are_compared_with_a_tolerance(
     wrong = command("eval", str(path), "--gold", "score=bad")
     assert wrong.code == 2
     assert '--gold: row 2: "n/a" is not a number' in wrong.err
+
+
+def test_patterns_are_worth_a_look(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One label for most rows, refusals, answers at the length limit, several models and retries stand in status."""
+    monkeypatch.setenv("KEY", "k")
+    asked: dict[str, int] = {}
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        text = body["messages"][-1]["content"]
+        number = int(text.split()[-1])
+        asked[text] = asked.get(text, 0) + 1
+        if number == 7 and asked[text] == 1:
+            return 500, {"error": {"message": "try again"}}
+        said = {
+            "reply": "I'm sorry, no." if number == 8 else f"fine {number}",
+            "mood": "good" if number < 20 else "bad",
+        }
+        status, found = completion(json.dumps(said))
+        found["model"] = "m-2" if number == 9 else "m-1"
+        if number == 10:
+            found["choices"][0]["finish_reason"] = "length"
+        return status, found
+
+    with plain_server(answer) as url:
+        columns = {"reply": "string", "mood": ["good", "bad"]}
+        rows = [f"row {number}" for number in range(25)]
+        job = str(write_plain(tmp_path, url, rows=rows, model="m", answer={"columns": columns}))
+        assert command(job, "--quiet").code == 0
+    out = command("status", job).out
+    for sentence in (
+        '"mood" is "good" in 80% of 25 answers',
+        "1 of 25 questions were refused or answered by a refusal",
+        "1 of 25 answers ended at the length limit",
+        "2 models or builds answered: m-1 (24), m-2 (1)",
+        "1 of 25 questions took more than one attempt",
+    ):
+        assert f"worth a look: {sentence}" in out
+    assert len(json.loads(command("status", job, "--json").out)["worth_a_look"]) == 5
