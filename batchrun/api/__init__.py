@@ -5,6 +5,7 @@ prices.py     what a token costs: from the job, or from the server's list of mod
 codes.py      THE table: every way an attempt or a row can end, and what is done about it
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
 decisions.py  typed questions and their answers in the two forms of decision models
+masking.py    secrets in replies, masked before anybody reads them
 refusals.py   an error in any dialect -> the name of its ending
 waits.py      when a server wants to be asked again
 wording.py    JSON and words of others, made fit to read
@@ -14,6 +15,7 @@ from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count,
 from batchrun.api.decisions import form_for as decision_form
 from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
 from batchrun.api.judge import judge
+from batchrun.api.masking import Mask
 from batchrun.api.prices import Prices, cost_kind, prices_for
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Endpoint",
     "KeyInfo",
     "KeyProblem",
+    "Mask",
     "Prices",
     "check_endpoint",
     "cost_kind",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun import net
+from batchrun.api.masking import Mask
 from batchrun.api.wording import clean, read_json, usd_of
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
@@ -170,18 +171,18 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     Raises UserError for a proxy that can't be used.
     """
     base = endpoint.base_url.removesuffix(_PATH_OF_DECISIONS)
-    url, key = f"{base}/{path}", endpoint.key.reveal() if endpoint.key else ""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = f"{base}/{path}"
+    headers = {"authorization": f"Bearer {endpoint.key.reveal()}"} if endpoint.key else {}
     reply = net.get(url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
-    content, _ = read_json(reply.headers, reply.body)
+    reply = Mask(endpoint.key, {}, net.proxy_for(url))(reply)
+    content, _ = read_json(reply.body)
     data = content if isinstance(content, dict) else {}
     if reply.fault is None and data and reply.status in _SUCCESS:
         return Page(reply.status, data)
     error = data.get("error")
     message = error.get("message") if isinstance(error, dict) else None
     why = f"{reply.status} {message}" if message else net.plain_words(reply)
-    line = f"GET {url}: {why}"
-    problem = clean(line.replace(key, "***") if key else line)[:_LONGEST_PROBLEM]
+    problem = clean(f"GET {url}: {why}")[:_LONGEST_PROBLEM]
     return Page(reply.status, data, problem, reply.fault, net.plain_words(reply))
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from batchrun.api import decisions
 from batchrun.api.codes import FINISHES, HIGHEST_CODE, LOWEST_CODE, TABLE
+from batchrun.api.masking import Mask
 from batchrun.api.refusals import ApiError, ending_of, mapping, read_error, resume_at
 from batchrun.api.waits import reset_of, wait_of
 from batchrun.api.wording import clean, first_words, is_page, page_words, read_json, usd_of
@@ -27,11 +28,16 @@ Json = Mapping[str, Any]
 _NOTHING: Json = {}
 
 
-def judge(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"") -> Verdict:
-    """Judge one reply. `parse` reads what the model wrote; `now` is Unix time; `prompt` is the request's body."""
+def judge(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"", mask: Mask | None = None) -> Verdict:
+    """Judge one reply. `parse` reads what the model wrote; `now` is Unix time; `prompt` is the request's body.
+
+    The verdict holds no secret that `mask` knows.
+    """
+    if mask is not None:
+        reply = mask(reply)
     if reply.fault is not None:
         return Verdict(_fault(reply), clean(reply.detail))
-    data, damaged = read_json(reply.headers, reply.body)
+    data, damaged = read_json(reply.body)
     if isinstance(data, list) and data and isinstance(data[0], dict):
         data = data[0]  # Gemini wraps its errors in a list
     if not _SUCCESS <= reply.status < LOWEST_CODE:

@@ -215,7 +215,7 @@ def _code(body: Json, words: frozenset[str]) -> int | None:
 def _unpack(raw: Any) -> Any:  # noqa: ANN401
     """Return what a provider sent, which is often JSON inside a string."""
     if isinstance(raw, str) and raw.lstrip().startswith(("{", "[")):
-        parsed, _ = read_json({}, raw.encode("utf-8", "replace"))
+        parsed, _ = read_json(raw.encode("utf-8", "replace"))
         return raw if parsed is None else parsed
     return raw
 

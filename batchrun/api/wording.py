@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -26,7 +25,7 @@ def clean(text: str) -> str:
     return masked if len(masked) <= MESSAGE_LENGTH else masked[: MESSAGE_LENGTH - 1] + "…"
 
 
-def read_json(headers: Mapping[str, str], body: bytes) -> tuple[Any, bool]:
+def read_json(body: bytes) -> tuple[Any, bool]:
     """Return a body's JSON, None where it is not JSON, and whether characters in it were broken.
 
     What no column needs must not cost an answer: NaN among the logprobs, a number too large, a raw line break, bytes
@@ -37,7 +36,7 @@ def read_json(headers: Mapping[str, str], body: bytes) -> tuple[Any, bool]:
     except orjson.JSONDecodeError:
         pass
     try:
-        text, damaged = _decoded(headers, body)
+        text, damaged = _decoded(body)
         value = _LENIENT.decode(text)
         written = json.dumps(value, ensure_ascii=False)
         halves = _HALF.search(written) is not None
@@ -46,12 +45,8 @@ def read_json(headers: Mapping[str, str], body: bytes) -> tuple[Any, bool]:
         return None, False
 
 
-def _decoded(headers: Mapping[str, str], body: bytes) -> tuple[str, bool]:
-    """Return a body's text by its charset, else as UTF-8, and whether bytes of it were broken."""
-    named = re.search(r"charset=[\"']?([\w-]+)", headers.get("content-type", ""), re.IGNORECASE)
-    if named and named[1].lower() not in ("utf-8", "utf8"):
-        with suppress(LookupError, UnicodeDecodeError):
-            return body.decode(named[1]), False
+def _decoded(body: bytes) -> tuple[str, bool]:
+    """Return a body's text, and whether bytes of it were broken. Senders make UTF-8 of other character sets."""
     text = body.decode("utf-8-sig", "replace")
     return text, text.count("\ufffd") > body.count("\ufffd".encode())
 

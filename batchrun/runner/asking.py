@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api import Endpoint, Prices
+from batchrun.api import Endpoint, Mask, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
@@ -257,6 +257,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
             first_doubtful=first,
             patience=rules.patience_seconds,
             loopback=is_loopback(asking.endpoint.base_url),
+            mask=Mask(asking.endpoint.key, p.job.model.headers, proxy_for(asking.endpoint.base_url)),
             # What a decision model costs is only an estimate before its first bill.
             first_alone=bool(p.form.questions)
             or not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),

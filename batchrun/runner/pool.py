@@ -256,7 +256,7 @@ class Pool:
         or one more try: on a new connection, after a pause, behind the gate, after an outage, in the last round.
         """
         now, at = self._clock(), self._wall()
-        verdict = judge(reply, self._form.parse, now=at, prompt=work.body or b"")
+        verdict = judge(reply, self._form.parse, now=at, prompt=work.body or b"", mask=self._rules.mask)
         ending = TABLE[verdict.ending]
         charge = self._book(work, verdict, reply, now)
         if ending.action is not Action.CONFIRM:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING
 from typing import Any, NamedTuple, Protocol
 
-from batchrun.api import TABLE, Blame
+from batchrun.api import TABLE, Blame, Mask
 from batchrun.money import ZERO, Pico, Price, show
 from batchrun.prompt import RowProblem
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
@@ -57,6 +57,7 @@ class Rules:
     patience: float | None = None
     loopback: bool = False
     first_alone: bool = False
+    mask: Mask | None = None
 
     def charge(self, verdict: Verdict) -> "Charge":
         """Say what one attempt costs: as the server says, else by its tokens and the price."""

@@ -5,14 +5,12 @@
 - `Events`: what a sender on Ray reports while it works.
 
 A sender's module (reqwest.py, httpx.py) has one function, `open_sender(target, headers)`. It may assume that all in
-`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. Time, character sets and the
-masking of secrets are done here for each of them.
+`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. Time and character sets
+are done here for each of them. What comes back is raw: api/judge.py masks secrets in it.
 """
 
 import asyncio
 import codecs
-import html
-import json
 import re
 import resource
 import time
@@ -21,7 +19,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from urllib.parse import quote, unquote, urlsplit
 
 from batchrun.errors import UserError
 from batchrun.job import RayOptions
@@ -32,12 +29,6 @@ __all__ = ["KINDS", "Events", "check_installed", "open_sender"]
 KINDS = ("reqwest", "httpx")
 _CONNECT_SHARE = 0.9  # of the total timeout: a failed connect must come first, or nobody knows that nothing was sent
 _TICK, _LONGEST_TICK = 0.25, 0.5
-_SHORTEST_SECRET = 8  # shorter ones ("EMPTY", "x") are no secrets, and would be masked out of ordinary words
-_PUBLIC_HEADERS = {"user-agent", "http-referer", "referer", "x-title", "x-openrouter-cache"}
-_ERROR = b'"error"'
-_MASK = b"***"
-_SUCCESS = 200
-_KEPT_HEADER = "x-generation-id"  # the one header whose text is kept beside an answer
 _CHARSET = re.compile(r"charset *= *\"?([A-Za-z0-9_.:-]+)")
 # Of Python's codecs those of written languages: "punycode", for one, takes minutes for a large reply.
 _OF_LANGUAGES = re.compile(r"(iso8859|cp\d|utf-16|utf-32|gb|big5|shift_jis|euc_|koi8|mac-).*")
@@ -76,7 +67,7 @@ async def open_sender(
     else:
         opening = open_here(within, _headers(target), kind)
     async with opening as send:
-        yield _masked(send, target, target.proxy)
+        yield send
 
 
 @asynccontextmanager
@@ -170,54 +161,3 @@ def _headers(target: Target) -> dict[str, str]:
     if target.key is not None:
         headers["authorization"] = f"Bearer {target.key.reveal()}"
     return headers
-
-
-def _masked(send: Send, target: Target, proxy: str | None) -> Send:
-    """Mask the secrets of this target in what comes back: libraries quote headers, servers echo them.
-
-    A header's value may be an ordinary word, so an answer is searched for the key alone; whatever may be an error, for
-    all of them.
-    """
-    key = _spellings([target.key.reveal()] if target.key else [])
-    unseen = [value for name, value in target.headers.items() if name.lower() not in _PUBLIC_HEADERS]
-    words = [word for value in unseen for word in value.split()]
-    if password := urlsplit(proxy or "").password:
-        words += [password, unquote(password)]
-    others = _spellings(words)
-    every = key + others
-
-    async def send_masked(request: Request) -> Reply:
-        reply = await send(request)
-        body = _without(reply.body, key)
-        if others and (reply.status != _SUCCESS or _ERROR in body):
-            body = _without(body, others)
-        if body is not reply.body:
-            reply = reply._replace(body=body)
-        if reply.detail:
-            reply = reply._replace(detail=_without(reply.detail.encode("utf-8", "replace"), every).decode())
-        if _KEPT_HEADER in reply.headers:
-            kept = _without(reply.headers[_KEPT_HEADER].encode("utf-8", "replace"), every).decode()
-            reply = reply._replace(headers={**reply.headers, _KEPT_HEADER: kept})
-        return reply
-
-    return send_masked
-
-
-def _spellings(secrets: list[str]) -> list[bytes]:
-    """Give secrets as they may stand in a reply: plain, in JSON (also in JSON within JSON), in HTML, in a URL."""
-    spelled = []
-    for secret in secrets:
-        if len(secret) < _SHORTEST_SECRET:
-            continue
-        once = json.dumps(secret)[1:-1]
-        forms = (secret, once, json.dumps(once)[1:-1], once.replace("/", "\\/"), html.escape(secret), quote(secret, ""))
-        spelled += [form.encode() for form in dict.fromkeys(forms)]
-    return spelled
-
-
-def _without(text: bytes, secrets: list[bytes]) -> bytes:
-    """Give the text with the secrets masked; the same object where it holds none."""
-    for secret in secrets:
-        if secret in text:
-            text = text.replace(secret, _MASK)
-    return text

@@ -571,12 +571,6 @@ def test_faults_leak_nothing(kind: str, faults: int) -> None:
     run(scene())
 
 
-def test_echoed_key_is_masked(kind: str) -> None:
-    """A server that quotes the key in its answer does not bring it into the results."""
-    reply, _ = run(play(kind, answer(b'{"error":"bad key %b"}' % KEY.encode(), status="401 No")))
-    assert reply.body == b'{"error":"bad key ***"}'
-
-
 def test_unknown_kind() -> None:
     """A sender that does not exist is named with those that do."""
     with pytest.raises(UserError, match="reqwest, httpx"):
