@@ -84,6 +84,7 @@ class Outage:
     def end(self) -> None:
         """Forget what failed so far."""
         self.declared, self.waiting, self._told_wait, self._probes = False, None, 0.0, 0
+        self._from_content = self._billed = False
         self._failures.clear()
         self._proofs.clear()
         self._refused.clear()
@@ -117,7 +118,8 @@ class Outage:
         since = self.waiting.since if self.waiting else now
         self.waiting = Waiting(ending, message, since)
         self._reached |= reached
-        self._from_content, self._billed = reached, billed
+        self._from_content |= reached
+        self._billed |= billed
         if not self._failures:
             self._failing_since = now
         self._failures[question] = self._failures.get(question, 0) + 1
