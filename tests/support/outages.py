@@ -117,7 +117,7 @@ class Night:
         def clock() -> float:
             return loops[0].time() if loops else BEGINNING
 
-        self.monkeypatch.setattr(asking.uvloop, "new_event_loop", new_loop)
+        self.monkeypatch.setattr("uvloop.new_event_loop", new_loop)
         self.monkeypatch.setattr(asking, "open_sender", sender)
         environment = Environment({"test": {"KEY": "sk-canary", "XDG_CACHE_HOME": str(self.folder)}})
         loaded = load(self.path.read_text(), self.path, environment)
