@@ -353,6 +353,11 @@ class Checkpoint:
         )
         return Usage(*found[0])
 
+    def answering_models(self, most: int) -> list[str]:
+        """Return the names of the models that gave the stored answers, the first `most` of them."""
+        sql = "SELECT DISTINCT model FROM answers WHERE status = 'ok' AND model IS NOT NULL LIMIT ?"
+        return [name for (name,) in self._connection.rows(sql, (most,))]
+
     def spent(self, *, day: str | None = None, run_id: int | None = None) -> Pico:
         """Return what all runs spent, or one, or on one UTC day (see `utc_day`); picodollars, exact."""
         return Pico(

@@ -42,6 +42,9 @@ LOOK_USD = 10
 ANSWER_BYTES = 1_000
 """What an answer takes on the disk, roughly."""
 
+_SHOWN = 3
+"""Builds of a model named in a warning."""
+
 SURPRISE = 100
 """So many answered rows are asked again without a question; more need --yes."""
 
@@ -113,6 +116,7 @@ class _Run:
             if self._asked:
                 self._look_at_space()
                 self._ask(plan, start)
+                self._look_at_builds()
             counts = self._checkpoint.counts()
             self._look_at_failures(counts)
             self._write(counts)
@@ -244,6 +248,12 @@ class _Run:
         output = self._job.output
         if not self._p.form.questions and (output.review_below is not None or "probabilities" in output.details):
             self._ui.warn("a chat model gives no probabilities: needs_review is empty (answer.mode: decision has them)")
+
+    def _look_at_builds(self) -> None:
+        """Warn where a decision model's answers come from several builds: a threshold fits one of them."""
+        if self._p.form.questions and self._tally.ok and len(builds := self._checkpoint.answering_models(_SHOWN)) > 1:
+            names = ", ".join(builds)
+            self._ui.warn(f"the stored answers are of different builds ({names}): their probabilities don't compare")
 
     def _look_at_space(self) -> None:
         """Warn where the checkpoint or the output may need more room than its disk has."""

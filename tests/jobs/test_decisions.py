@@ -12,7 +12,8 @@ from job_running import Ran, run, write_job
 from openrouter.decisions import BUILD, MODEL, PRICE, deciding
 from simulator_server import running
 
-from batchrun.errors import JobFileError
+from batchrun.errors import JobFileError, UserError
+from batchrun.job import RunOptions
 from batchrun.runner.progress import Quiet
 
 COLUMNS: dict[str, Any] = {
@@ -20,6 +21,7 @@ COLUMNS: dict[str, Any] = {
     "is_bug": {"type": "boolean", "description": "Is it a defect?"},
     "urgency": {"values": ["low", "soon", "now"], "ordered": True},
 }
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["payments are broken now", "my account, low", "something else", "broken again, soon"]
 SYSTEMONE, ALPHA, LIST = "/v1/systemone", "/api/alpha/decisions", "/v1/decisions"
 
@@ -137,6 +139,66 @@ def test_a_chat_model_gives_the_same_answer_columns(tmp_path: Path) -> None:
     }
     assert chat.column("needs_review") == [None] * 4
     assert len([text for text in heard.warnings if "probabilities" in text]) == 1
+
+
+def test_a_setting_turns_the_file_into_a_chat_job(tmp_path: Path) -> None:
+    """`--set answer.mode=schema` with a chat model writes an output of its own with the same answer columns."""
+    with deciding(SYSTEMONE) as server, running() as simulator:
+        made = decide(tmp_path, f"{server.url}/v1", output={"details": ["status"]})
+        flags = RunOptions(
+            settings=("answer.mode=schema",),
+            endpoint=simulator.url,
+            api_key_env="KEY",
+            model="sim/good",
+            variant="chat",
+            yes=True,
+        )
+        chat = run(tmp_path / "job.yaml", flags)
+    assert made.output is not None
+    assert chat.output is not None
+    assert chat.summary.exit_code == 0
+    assert [name for name in made.output.columns if not name.endswith("_prob")] == chat.output.columns
+    assert chat.summary.output != made.summary.output
+
+
+def test_a_run_that_stops_resumes_and_another_build_is_reported(tmp_path: Path) -> None:
+    """A cap stops the run; the next one asks the rest alone, and says that another build answered."""
+    heard, limits, model = (
+        Heard(),
+        {"max_cost_usd": 0.0005, "concurrency": 1},
+        {"name": MODEL, "params": {"user": "me"}},
+    )
+    with deciding("/api/v1/systemone") as server:
+        stopped = decide(tmp_path, f"{server.url}/api/v1", rows=20, limits=limits, model=model)
+        assert stopped.summary.exit_code == 4
+        assert 0 < stopped.summary.ok < 20
+        assert server.books.bodies[0]["user"] == "me"
+        server.books.build = "maker/judge-1-20261201"
+        ended = decide(tmp_path, f"{server.url}/api/v1", rows=20, model=model, ui=heard)
+        assert ended.summary.exit_code == 0
+        assert len(server.books.bodies) == 20
+        assert Decimal(ended.summary.cost_total_usd) == server.books.charged
+    assert set(ended.column("model")) == {BUILD, "maker/judge-1-20261201"}
+    assert len([text for text in heard.warnings if "different builds" in text]) == 1
+
+
+def test_the_local_decision_model_labels_reviews(tmp_path: Path) -> None:
+    """jobs/triage.yaml works as it is, on real weights: probabilities, rows to look at, most labels right."""
+    pytest.importorskip("sparrow_decider")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "sample_data").mkdir()
+    lines = (ROOT / "sample_data" / "reviews.csv").read_text().splitlines(keepends=True)[:31]
+    (tmp_path / "sample_data" / "reviews.csv").write_text("".join(lines))
+    job = tmp_path / "jobs" / "triage.yaml"
+    job.write_text((ROOT / "jobs" / "triage.yaml").read_text().replace("triage.csv", "triage.parquet"))
+    ran = run(job)
+    assert ran.summary.exit_code == 0, ran.summary.reason
+    assert ran.summary.cost_usd == "0"
+    right = [gold == label for gold, label in zip(ran.column("gold"), ran.column("sentiment"), strict=True)]
+    assert sum(right) > 20
+    assert set(ran.column("needs_review")) >= {True, False}
+    with pytest.raises(UserError, match="sparrow-decider is a decision model"):
+        run(job, RunOptions(settings=("answer.mode=schema",), yes=True))
 
 
 def test_the_order_of_options_is_part_of_the_question(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Books:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     charged: Decimal = Decimal(0)
+    build: str = BUILD
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -105,7 +106,7 @@ def _answered(body: dict[str, Any], path: str, books: Books, *, bare: bool) -> d
     with books.lock:
         books.charged += cost
     usage = {"input_tokens": tokens, "output_tokens": 0, "cost": float(cost)}
-    return {"id": "gen-dec-1", "model": BUILD, "provider": "Maker", "answers": answers, "usage": usage}
+    return {"id": "gen-dec-1", "model": books.build, "provider": "Maker", "answers": answers, "usage": usage}
 
 
 def _get(path: str) -> tuple[int, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.job import Environment, RunOptions, load
+from batchrun.errors import JobFileError
+from batchrun.job import Environment, RunOptions, examine
 from batchrun.records import Summary
 from batchrun.runner.progress import Quiet, Ui
 from batchrun.runner.run import run_job
@@ -87,7 +88,10 @@ def run(
 ) -> Ran:
     """Run the job of a file with the real loader and runner; `clock` is a fast one unless told otherwise."""
     environment = Environment({"test": {"KEY": key, "BATCHRUN_HTTP": sender, "XDG_CACHE_HOME": str(path.parent)}})
-    loaded = load(path.read_text(encoding="utf-8"), path, environment)
-    summary = run_job(loaded, options or RunOptions(), environment, ui or Quiet(), clock or fast())
+    options = options or RunOptions()
+    loaded = examine(path.read_text(encoding="utf-8"), path, environment, options.settings)
+    if loaded.mistakes:
+        raise JobFileError(loaded.shown, loaded.mistakes)
+    summary = run_job(loaded, options, environment, ui or Quiet(), clock or fast())
     output = summary.output or ""
     return Ran(summary, pl.read_parquet(output) if output.endswith(".parquet") else None)
