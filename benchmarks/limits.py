@@ -17,10 +17,12 @@ from typing import Any
 
 from job import timed, write_job, write_rows
 
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 TAIL = 5.0  # seconds at the end that do not count
 SERVE = """
 import json, sys
-from batchrun.servers.simulator import Config, serve
+sys.path.insert(0, sys.argv[2])
+from openrouter import Config, serve
 serve(Config().changed(json.loads(sys.argv[1])), until_stdin_closes=True)
 """
 
@@ -66,7 +68,7 @@ CASES = (
 @contextmanager
 def simulator(config: Mapping[str, Any]) -> Iterator[str]:
     """Serve a simulator in a process of its own; gives its address."""
-    command = [sys.executable, "-c", SERVE, json.dumps(config)]
+    command = [sys.executable, "-c", SERVE, json.dumps(config), str(TESTS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         if server.stdout is None or server.stdin is None:
             raise RuntimeError("the simulator has no pipes")

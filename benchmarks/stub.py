@@ -82,12 +82,6 @@ http {{
 }}
 """
 
-
-SIMULATE = """
-import sys
-from batchrun.servers.simulator import Config, serve
-serve(Config(latency=int(sys.argv[1]) / 1000), until_stdin_closes=True)
-"""
 KEY = "sk-or-v1-benchmark"
 
 
@@ -138,7 +132,8 @@ def _nginx(cpu: int, folder: Path) -> Iterator[Stub]:
 
 @contextmanager
 def _simulator(cpu: int, latency: int) -> Iterator[str]:
-    command = ["taskset", "-c", str(cpu), sys.executable, "-c", SIMULATE, str(latency)]
+    simulator = ["-m", "batchrun.servers.simulator", "--latency", str(latency / 1000), "--until-stdin-closes"]
+    command = ["taskset", "-c", str(cpu), sys.executable, *simulator]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         if server.stdout is None or server.stdin is None:
             raise RuntimeError("the simulator has no pipes")

@@ -13,14 +13,13 @@ wording.py    JSON and words of others, made fit to read
 
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
 from batchrun.api.decisions import form_for as decision_form
-from batchrun.api.endpoints import MISSING_SIMULATOR, Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
+from batchrun.api.endpoints import Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
 from batchrun.api.judge import judge
 from batchrun.api.masking import Mask
 from batchrun.api.prices import Prices, cost_kind, prices_for
 
 __all__ = [
     "ASKED_AGAIN",
-    "MISSING_SIMULATOR",
     "TABLE",
     "UNSENT",
     "Action",

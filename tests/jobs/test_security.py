@@ -23,6 +23,7 @@ import orjson
 import polars as pl
 import pytest
 from job_running import fast, write_job
+from openrouter import cases
 from packaging.requirements import Requirement
 from simulator_server import Running, running
 from wire_server import Script, Seen, answer

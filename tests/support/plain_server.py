@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from batchrun.servers.simulator.server import Server
+from openrouter.server import Server
 
 Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 """Gives status and reply for a request's body."""

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from batchrun.servers.simulator import Config, create_app
-from batchrun.servers.simulator.account import Account
-from batchrun.servers.simulator.ledger import Counters
-from batchrun.servers.simulator.server import Server
+from openrouter import Config, create_app
+from openrouter.account import Account
+from openrouter.ledger import Counters
+from openrouter.server import Server
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,17 @@
-"""An OpenRouter on loopback that says it is a simulator.
+"""A stand-in for OpenRouter on loopback: made-up answers with usage and prices, for trials at no cost.
 
-It is written from the API's documentation and imports nothing of batchrun, so that it can bear witness against it.
+server.py    HTTP on loopback, as a process of its own
+app.py       which request gets which reply
+account.py   one account: settings, faults, limits, money
+chat.py      POST /chat/completions
+values.py    texts, and values for a JSON Schema
+models.py    the models, their prices, and exact costs
+
+Nothing here imports the rest of batchrun.
 """
 
-from batchrun.servers.simulator.app import Simulator, create_app
-from batchrun.servers.simulator.config import Config
+from batchrun.servers.simulator.account import Config, parse_config
+from batchrun.servers.simulator.app import Simulator
 from batchrun.servers.simulator.server import serve
 
-__all__ = ["Config", "Simulator", "create_app", "serve"]
+__all__ = ["Config", "Simulator", "parse_config", "serve"]

@@ -1,51 +1,27 @@
-"""`python -m batchrun.servers.simulator`: serves the simulator for other processes."""
+"""`python -m batchrun.servers.simulator`: serve the simulator for another process."""
 
 import argparse
 from decimal import Decimal
 
-from batchrun.servers.simulator.config import Config, parse_faults, parse_latency
-from batchrun.servers.simulator.server import serve
-
-
-def parser() -> argparse.ArgumentParser:
-    """Give the command's options."""
-    options = argparse.ArgumentParser(
-        "python -m batchrun.servers.simulator",
-        description="Serve an OpenRouter on loopback that says it is a simulator. One line of JSON tells its address.",
-    )
-    options.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
-    options.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers and faults")
-    options.add_argument("--latency", default="0", metavar="SECONDS", help="of a generation: 0.5, or 0.2..0.8")
-    options.add_argument(
-        "--faults", nargs="*", action="extend", default=[], metavar="CASE=RATE", help="429=0.02 503:2=0.01"
-    )
-    options.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
-    options.add_argument("--day-quota", type=int, metavar="N", help="requests per day")
-    options.add_argument("--hidden-concurrency", type=int, metavar="N", help="more generations at once bring 429")
-    options.add_argument("--credit", type=Decimal, metavar="USD", help="the account's credit")
-    options.add_argument("--require-key", metavar="KEY", help="the only key that is accepted")
-    options.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
-    return options
+from batchrun.servers.simulator import parse_config, serve
 
 
 def main() -> None:
-    """Run the command."""
-    options = parser()
-    asked = options.parse_args()
+    """Serve until a signal comes or, with `--until-stdin-closes`, until stdin ends."""
+    parser = argparse.ArgumentParser("python -m batchrun.servers.simulator", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latency", default="0", metavar="SECONDS", help="0.5, or a range: 0.2..0.8")
+    parser.add_argument("--faults", action="append", default=[], metavar="STATUS=RATE", help="such as 429=0.02")
+    parser.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
+    parser.add_argument("--credit", type=Decimal, metavar="USD")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
+    settings = vars(parser.parse_args())
+    port, until_stdin_closes = settings.pop("port"), settings.pop("until_stdin_closes")
     try:
-        config = Config(
-            seed=asked.seed,
-            latency=parse_latency(asked.latency),
-            faults=parse_faults(asked.faults),
-            require_key=asked.require_key,
-            requests_per_minute=asked.rpm,
-            day_quota=asked.day_quota,
-            hidden_concurrency=asked.hidden_concurrency,
-            credit=asked.credit,
-        )
-        serve(config, asked.port, until_stdin_closes=asked.until_stdin_closes)
+        serve(parse_config(**settings), port, until_stdin_closes=until_stdin_closes)
     except (ValueError, OSError) as error:
-        options.exit(2, f"{error}\n")
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

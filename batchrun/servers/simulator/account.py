@@ -1,172 +1,154 @@
-"""One account at the simulated API: its key, its limits, its credit with in-flight holds, its response cache."""
+"""One account at the simulated API: its settings, the faults and limits that requests meet, and its money."""
 
+import asyncio
+import math
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import formatdate
-from typing import Any
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any, TypeVar
 
-from batchrun.servers.simulator.catalogue import pico
-from batchrun.servers.simulator.config import Config
-from batchrun.servers.simulator.ledger import Counters
+from batchrun.servers.simulator.models import to_pico, to_usd
 
-DAY = 86_400
-KEPT_GENERATIONS = 1_000
-UNSET_MAX_TOKENS = 4_096
-"""What a request without max_tokens holds."""
+T = TypeVar("T")
+_ERRORS = range(400, 600)
+_MINUTE = 60.0
 
 
-@dataclass(slots=True)
-class Window:
-    """A count that begins anew at `ends` (Unix time)."""
+class ApiError(Exception):
+    """An error reply: HTTP status, message, and further headers (with _ for -)."""
 
-    ends: float = 0.0
-    used: int = 0
-
-    def take(self, limit: int, now: float, next_end: float) -> bool:
-        """Count one if the limit allows it; tell whether it did."""
-        if now >= self.ends:
-            self.ends, self.used = next_end, 0
-        if self.used >= limit:
-            return False
-        self.used += 1
-        return True
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """What a request in flight may cost at most, in picodollars, with the tokens that it is made of."""
+class Config:
+    """How the simulator behaves.
 
-    cost: int
-    tokens: int = 0
-    per_token: int = 0
+    `seed`: the same seed gives the same answers and faults. `latency`: least and greatest duration of a generation, in
+    seconds. `faults`: HTTP statuses and the share of requests that get them. `requests_per_minute` and `credit` (USD)
+    are None where there is no limit.
+    """
+
+    seed: int = 0
+    latency: tuple[float, float] = (0.0, 0.0)
+    faults: Mapping[int, float] = field(default_factory=dict)
+    requests_per_minute: int | None = None
+    credit: Decimal | None = None
+
+    def digest(self, *parts: bytes) -> bytes:
+        """Return 16 bytes that depend on the seed and the parts alone."""
+        return blake2b(b"".join(parts), key=self.seed.to_bytes(16, signed=True), digest_size=16).digest()
+
+    def draw(self, *parts: bytes) -> float:
+        """Return a number from 0 up to 1 that depends on the seed and the parts alone."""
+        return int.from_bytes(self.digest(*parts)[:8]) / 2**64
 
 
-@dataclass(slots=True)
+def parse_config(seed: int, latency: str, faults: Iterable[str], rpm: int | None, credit: Decimal | None) -> Config:
+    """Return the settings that the options of a command line name. Raises ValueError."""
+    rates = dict(map(_parse_fault, faults))
+    if sum(rates.values()) > 1:
+        raise ValueError("the rates of all faults together must not be above 1")
+    return Config(seed, _parse_latency(latency), rates, rpm, credit)
+
+
+def _parse_latency(text: str) -> tuple[float, float]:
+    low, _, high = text.partition("..")
+    try:
+        bounds = float(low), float(high or low)
+        if 0 <= bounds[0] <= bounds[1]:
+            return bounds
+    except ValueError:
+        pass
+    raise ValueError(f"latency '{text}' is not valid: write seconds such as 0.5, or a range such as 0.2..0.8")
+
+
+def _parse_fault(text: str) -> tuple[int, float]:
+    status, _, rate = text.partition("=")
+    try:
+        if int(status) in _ERRORS and 0 <= float(rate) <= 1:
+            return int(status), float(rate)
+    except ValueError:
+        pass
+    raise ValueError(f"fault '{text}' is not valid: write an HTTP status from 400 to 599 and a rate, such as 429=0.02")
+
+
 class Account:
-    """The account's state. All times are Unix times given by the caller; changes only between two awaits."""
+    """The state of the account. It changes only between two awaits of one event loop."""
 
-    initial: Config
-    config: Config = field(init=False)
-    counters: Counters = field(default_factory=Counters)
-    minute: Window = field(default_factory=Window)
-    day: Window = field(default_factory=Window)
-    running: int = 0
-    held: int = 0
-    began: float | None = None
-    due: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
-    cache: dict[tuple[str, bytes], tuple[str, float, float]] = field(default_factory=dict)
-    generations: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.generations = 0
+        self.billed = 0
+        self._minute_end = 0.0
+        self._minute_used = 0
+        self._faults_met: Counter[bytes] = Counter()
 
-    def __post_init__(self) -> None:
-        self.config = self.initial
-        self.due = list(self.initial.schedule)
+    async def generate(self, request: bytes, worst_cost: int, write: Callable[[], tuple[T, int]]) -> T:
+        """Return the reply that `write` makes, with its cost billed (picodollars). Raises ApiError.
 
-    def reset(self) -> None:
-        """Begin anew with the first settings; what is in flight stays counted."""
-        self.config, self.due, self.began = self.initial, list(self.initial.schedule), None
-        self.minute, self.day = Window(), Window()
-        self.counters.clear()
-        self.cache.clear()
-        self.generations.clear()
+        `request` is the body: equal bodies get equal faults and latencies, whatever their order.
+        """
+        self._check_credit(worst_cost)
+        self._check_minute()
+        self._check_faults(request)
+        low, high = self.config.latency
+        if high:
+            await asyncio.sleep(low + (high - low) * self.config.draw(b"latency", request))
+        reply, cost = write()
+        self.generations += 1
+        self.billed += cost
+        return reply
 
-    def change(self, changes: Mapping[str, Any]) -> None:
-        """Change settings. Raises ValueError."""
-        self.config = self.config.changed(changes)
-        if "schedule" in changes:
-            self.due = list(self.config.schedule)
-
-    def advance(self, now: float) -> None:
-        """Make the scheduled changes that are due."""
-        if self.began is None:
-            self.began = now
-        while self.due and now >= self.began + self.due[0][0]:
-            self.config = self.config.changed(self.due.pop(0)[1])
-
-    def refused_key(self, authorization: str) -> str | None:
-        """Give the case by which a key is refused."""
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            return "401-missing"
-        required = self.config.require_key
-        if key != required if required is not None else "wrong" in key:
-            return "401"
-        return None
-
-    def admit(self, hold: Hold, now: float) -> str | None:
-        """Start a generation and hold its cost, or give the case by which a limit refuses it."""
-        refused = self._refused_credit(hold) or self._refused_rate(now)
-        if refused is None:
-            self.running += 1
-            self.held += hold.cost
-        return refused
-
-    def release(self, hold: Hold) -> None:
-        """End a generation: its hold is given back, what it cost is in the books."""
-        self.running -= 1
-        self.held -= hold.cost
-
-    @property
-    def left(self) -> int | None:
-        """The credit left, in picodollars."""
-        return None if self.config.credit is None else pico(self.config.credit) - self.counters.billed_pico
-
-    def _refused_credit(self, hold: Hold) -> str | None:
-        left, budget = self.left, self.config.in_flight_budget
-        if left is not None and left <= 0:
-            return "402-insufficient"
-        if left is not None and hold.cost > left:
-            return "402-credits"
-        if budget is not None and hold.cost > pico(budget):
-            return "402-weight"
-        rooms = [room for room in (left, None if budget is None else pico(budget)) if room is not None]
-        return "402-in-flight" if rooms and hold.cost and self.held + hold.cost > min(rooms) else None
-
-    def _refused_rate(self, now: float) -> str | None:
-        config = self.config
-        if config.hidden_concurrency is not None and self.running >= config.hidden_concurrency:
-            return "429"
-        per_minute, quota = config.requests_per_minute, config.day_quota
-        if per_minute is not None and not self.minute.take(per_minute, now, now + config.minute):
-            return "429-per-minute"
-        if quota is not None and not self.day.take(quota, now, midnight(now)):
-            return "429-daily"
-        return None
-
-    def values(self, model: str, hold: Hold, now: float) -> dict[str, str]:
-        """Give what the $NAMES in the bodies of refusals stand for."""
-        config, wait = self.config, self.config.retry_after
-        afford = (self.left or 0) // hold.per_token if hold.per_token else 0
-        minute = self.minute.ends if self.minute.ends > now else now + config.minute
+    def key_info(self) -> dict[str, Any]:
+        """Return what GET /key says of the account."""
+        limit, used = self.config.credit, to_usd(self.billed)
+        left = self._credit_left()
         return {
-            '"$WAIT_NUMBER"': f"{wait:g}",
-            "$WAIT_MS": str(round(wait * 1000)),
-            "$WAIT": f"{wait:g}",
-            "$DATE": formatdate(now + wait, usegmt=True),
-            "$MINUTE_MS": str(round(minute * 1000)),
-            "$MINUTE_LIMIT": str(config.requests_per_minute or 20),
-            "$DAY_MS": str(round(midnight(now) * 1000)),
-            "$DAY_ISO": datetime.fromtimestamp(midnight(now), UTC).isoformat(),
-            "$DAY_LIMIT": str(config.day_quota or 50),
-            "$MODEL": model,
-            "$TOKENS": str(hold.tokens),
-            "$AFFORD": str(max(0, afford)),
+            "label": "sk-or-v1-sim...ulator",
+            "limit": None if limit is None else float(limit),
+            "limit_remaining": None if left is None else to_usd(left),
+            "limit_reset": None,
+            "usage": used,
+            "usage_daily": used,
+            "is_free_tier": False,
         }
 
-    def keep(self, generation: str, facts: dict[str, Any]) -> None:
-        """Remember a generation for GET /generation, the last thousand of them."""
-        self.generations[generation] = facts
-        if len(self.generations) > KEPT_GENERATIONS:
-            self.generations.popitem(last=False)
+    def _credit_left(self) -> int | None:
+        credit = self.config.credit
+        return None if credit is None else to_pico(credit) - self.billed
 
+    def _check_credit(self, worst_cost: int) -> None:
+        left = self._credit_left()
+        if left is not None and worst_cost > left:
+            raise ApiError(402, "Insufficient credits. Add more using https://openrouter.ai/credits")
 
-def midnight(now: float) -> float:
-    """Give the next 00:00 UTC as Unix time."""
-    return (now // DAY + 1) * DAY
+    def _check_minute(self) -> None:
+        limit = self.config.requests_per_minute
+        if limit is None:
+            return
+        now = time.monotonic()
+        if now >= self._minute_end:
+            self._minute_end, self._minute_used = now + _MINUTE, 0
+        self._minute_used += 1
+        if self._minute_used > limit:
+            wait = math.ceil(self._minute_end - now)
+            raise ApiError(429, f"Rate limit exceeded: {limit} requests per minute", retry_after=str(wait))
 
-
-def clock() -> float:
-    """Give Unix time."""
-    return time.time()
+    def _check_faults(self, request: bytes) -> None:
+        if not self.config.faults:
+            return
+        met = self._faults_met[request]
+        drawn = self.config.draw(b"fault", met.to_bytes(4), request)
+        for status, rate in self.config.faults.items():
+            if drawn < rate:
+                self._faults_met[request] = met + 1
+                raise ApiError(status, f"Simulated error {status}")
+            drawn -= rate

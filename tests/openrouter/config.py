@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import Any
 
-from batchrun.servers.simulator import cases
+from openrouter import cases
 
 
 @dataclass(frozen=True, slots=True)

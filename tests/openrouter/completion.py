@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from batchrun.servers.simulator.altering import ABSENT, Draft
-from batchrun.servers.simulator.catalogue import PER_USD, Price
+from openrouter.altering import ABSENT, Draft
+from openrouter.catalogue import PER_USD, Price
 
 _FEE = 20
 """With the user's own key the fee is a twentieth of the list price."""

@@ -263,11 +263,5 @@ def find(name: str) -> tuple[Case, int | None]:
     base, colon, times = name.partition(":")
     case = TABLE.get(base)
     if case is None or (colon and not (times == "always" or times.isdecimal())):
-        raise ValueError(f'the simulator has no case "{name}"; docs/how-to/simulator.md lists them')
+        raise ValueError(f'the simulator has no case "{name}"; tests/openrouter/cases.py lists them')
     return case, None if not colon else ALWAYS if times == "always" else int(times)
-
-
-def markdown() -> str:
-    """Give the table of all cases for the documentation."""
-    lines = [f"| `sim/{case.name}` | {case.status} | {case.says} |" for case in TABLE.values()]
-    return "\n".join(["| model | HTTP status | what comes |", "|---|---|---|", *lines])

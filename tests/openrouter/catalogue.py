@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from batchrun.servers.simulator import cases
+from openrouter import cases
 
 PER_USD = 10**12
 DEFAULT = "sim/good"

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from batchrun.servers.simulator.account import Account, Hold, clock
-from batchrun.servers.simulator.cases import TABLE
-from batchrun.servers.simulator.wire import Reply
+from openrouter.account import Account, Hold, clock
+from openrouter.cases import TABLE
+from openrouter.wire import Reply
 
 JSON = b"application/json"
 NOTHING = Hold(0)

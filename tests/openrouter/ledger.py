@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
-from batchrun.servers.simulator.catalogue import PER_USD
+from openrouter.catalogue import PER_USD
 
 
 @dataclass(slots=True)

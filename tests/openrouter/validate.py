@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.servers.simulator.catalogue import Model
+from openrouter.catalogue import Model
 
 Problem = tuple[int, dict[str, Any]]
 """HTTP status and the error object."""
@@ -97,7 +97,7 @@ def _ranges(body: Mapping[str, Any]) -> Problem | None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not whole or not low <= value <= high:
             return bad(f"{name}: Invalid input")
     stop = body.get("stop")
-    if isinstance(stop, list) and len(stop) > 4:  # noqa: PLR2004  (the API's limit)
+    if isinstance(stop, list) and len(stop) > 4:
         return bad("stop: Array must contain at most 4 element(s)")
     return None
 
@@ -106,7 +106,7 @@ def _routing(body: Mapping[str, Any]) -> Problem | None:
     models, provider = body.get("models"), body.get("provider")
     if models is not None and not isinstance(models, list):
         return bad("models: Expected array")
-    if models and len(models) > 3:  # noqa: PLR2004  (the API's limit)
+    if models and len(models) > 3:
         return bad("'models' array must have 3 items or fewer")
     if provider is not None:
         unknown = sorted(set(provider) - _PROVIDER) if isinstance(provider, dict) else ["provider"]
@@ -121,7 +121,7 @@ def _extras(body: Mapping[str, Any]) -> Problem | None:
         return bad("metadata: at most 16 pairs, keys up to 64 and values up to 512 characters")
     if body.get("service_tier") is not None and not _is_one(body["service_tier"], _TIERS):
         return bad("service_tier: Invalid option")
-    if isinstance(session, str) and len(session) > 256:  # noqa: PLR2004  (the API's limit)
+    if isinstance(session, str) and len(session) > 256:
         return bad("session_id: String must contain at most 256 character(s)")
     return _plugins(body) or _reasoning(body)
 
@@ -148,8 +148,8 @@ def _reasoning(body: Mapping[str, Any]) -> Problem | None:
 def _valid_metadata(metadata: Any) -> bool:  # noqa: ANN401  (JSON)
     return (
         isinstance(metadata, dict)
-        and len(metadata) <= 16  # noqa: PLR2004  (the API's limits)
-        and all(len(key) <= 64 and isinstance(value, str) and len(value) <= 512 for key, value in metadata.items())  # noqa: PLR2004
+        and len(metadata) <= 16
+        and all(len(key) <= 64 and isinstance(value, str) and len(value) <= 512 for key, value in metadata.items())
     )
 
 

@@ -1,0 +1,89 @@
+"""The models that the simulator lists, their prices, and what a request costs. Amounts are picodollars (10⁻¹² USD)."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+PICO = 10**12
+"""Picodollars in a US dollar."""
+IMAGE_TOKENS = 258
+_SLUG = re.compile(r"[\w.-]+/[\w.-]+(:[\w-]+)?")
+_PARAMETERS = (
+    "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "frequency_penalty",
+    "presence_penalty", "seed", "stop", "reasoning", "response_format", "structured_outputs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model: `prompt` and `completion` are prices in picodollars per token, `context` is in tokens."""
+
+    slug: str
+    prompt: int = 150_000
+    completion: int = 600_000
+    context: int = 128_000
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """Return the price of one request, in picodollars."""
+        return self.prompt * prompt_tokens + self.completion * completion_tokens
+
+
+LISTED = {
+    model.slug: model
+    for model in (
+        Model("sim/good"),
+        Model("openai/gpt-4o-mini"),
+        Model("openai/gpt-4o", 2_500_000, 10_000_000),
+        Model("openai/gpt-4.1-nano", 100_000, 400_000, 1_047_576),
+        Model("anthropic/claude-3.5-haiku", 800_000, 4_000_000, 200_000),
+        Model("google/gemini-2.0-flash-001", 100_000, 400_000, 1_048_576),
+        Model("mistralai/mistral-small-3.2-24b-instruct", 60_000, 180_000),
+        Model("openai/gpt-oss-20b:free", 0, 0),
+    )
+}
+
+
+def find(slug: object) -> Model | None:
+    """Return the model of a name, at the default price if it is not listed; None if the name is malformed."""
+    if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
+        return None
+    return LISTED.get(slug) or Model(slug)
+
+
+def count_tokens(text: str) -> int:
+    """Return the number of tokens of a text: one for each four bytes."""
+    return -(-len(text.encode()) // 4)
+
+
+def to_usd(amount: int) -> float:
+    """Return picodollars as the JSON number whose decimal text is exact (below a thousand dollars)."""
+    return amount / PICO
+
+
+def to_pico(usd: Decimal) -> int:
+    """Return US dollars as picodollars."""
+    return int(usd * PICO)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Return the entries of GET /models."""
+    return [_entry(model) for model in LISTED.values()]
+
+
+def _entry(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.slug,
+        "canonical_slug": model.slug,
+        "name": f"{model.slug} (simulated)",
+        "created": 1_700_000_000,
+        "context_length": model.context,
+        "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"], "tokenizer": "Other"},
+        "pricing": {"prompt": _price(model.prompt), "completion": _price(model.completion), "request": "0"},
+        "top_provider": {"context_length": model.context, "max_completion_tokens": None, "is_moderated": False},
+        "supported_parameters": _PARAMETERS,
+    }
+
+
+def _price(amount: int) -> str:
+    return f"{Decimal(amount) / PICO:f}"
