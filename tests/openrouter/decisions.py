@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from batchrun.servers.simulator.server import Server
+from openrouter.server import Server
 
 MODEL, BUILD = "maker/judge-1", "maker/judge-1-20261120"
 PRICE = Decimal("0.000000042")
