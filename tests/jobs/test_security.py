@@ -44,7 +44,6 @@ from batchrun.runner.progress import Goal, Plain
 from batchrun.runner.run import run_job
 from batchrun.runner.work import Tally
 from batchrun.senders import KINDS
-from batchrun.servers.simulator import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-or-v1-canary/4711+key"
