@@ -85,7 +85,7 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
     """Run or resume a job file, as `batchrun JOB` does, and give what `--json` prints; arguments win over the file.
 
     `max_cost` is in USD; `retry` names the error types that are asked again though they failed for good (empty: all).
-    A run that stopped is no exception: look at the Summary's `exit_code`, `reason` and `next`. What ends it before
+    A run that stopped raises nothing: look at the Summary's `exit_code`, `reason` and `next`. What ends it before
     the first request is raised: UserError (also JobFileError, InputError, ConfirmError), StorageError, BusyError.
     It may be called inside a running event loop, such as a notebook's, which it blocks.
     """

@@ -12,8 +12,8 @@ from batchrun.terminal import lines
 
 STDERR = 2
 GC_THRESHOLD = 200_000
-"""New objects, beyond those freed, after which the garbage collector looks for cycles. It walks what is in flight, and
-what is imported, for little: no row makes a cycle (docs/explanation/performance.md)."""
+"""New objects, beyond those freed, after which the garbage collector looks for cycles. It walks all modules and all
+requests in flight, for little: no row makes a cycle (docs/explanation/performance.md)."""
 
 
 INSTEAD = {
@@ -45,7 +45,7 @@ def _open_standard_streams() -> None:
 def _guarded(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
-        from batchrun.cli.main import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
+        from batchrun.cli import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
 
         return int(cli.main(arguments, prog_name="batchrun", standalone_mode=False) or 0)
     except BatchrunError as problem:
@@ -92,7 +92,7 @@ def _other(problem: Exception, *, debug: bool) -> int:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # stderr is gone; the exit code still tells
+    with suppress(OSError):  # stderr is gone; the exit code remains
         sys.stderr.write(f"{lines(line)}\n")
         sys.stderr.flush()
 

@@ -23,7 +23,7 @@ _LONGEST_WORD = 60
 
 
 class ExitCode:
-    """What the process tells its caller (cron, scripts); see docs."""
+    """What the process returns to cron and scripts: docs/reference/commands.md lists them."""
 
     DONE: ClassVar[int] = 0
     SOME_FAILED: ClassVar[int] = 1
@@ -109,7 +109,7 @@ class BusyError(BatchrunError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that was probably meant, whatever its case; None where no word is near."""
+    """Return the known word that was probably meant, in any case; None where no word is near."""
     by_folded = {name.casefold(): name for name in known}
     # The search takes a time that grows with the square of the length; nobody misspells a word of 60 characters.
     near = difflib.get_close_matches(word[:_LONGEST_WORD].casefold(), by_folded, n=1)

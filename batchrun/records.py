@@ -29,7 +29,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Give the key itself; only senders and the key check call this."""
+        """Return the key itself; only senders and the key check call this."""
         return self._value
 
     def __repr__(self) -> str:
@@ -58,8 +58,8 @@ class Target:
     """Where and how a sender sends: everything that is the same for all requests of a run.
 
     `timeout` (seconds) is the total for one attempt; `connect_timeout` must be below it, since only then
-    a failed connect can be told from a silent server. All is checked before (net.py): `certificates` are PEM, trusted
-    beside the public ones, `proxy` is the URL of an HTTP proxy, with its password.
+    a failed connect differs from a silent server. All is checked before (net.py): `certificates` are PEM, trusted
+    in addition to the public ones, `proxy` is the URL of an HTTP proxy, with its password.
     """
 
     url: str
@@ -86,11 +86,11 @@ class Request(NamedTuple):
 class Reply(NamedTuple):
     """What one attempt brought: an HTTP reply, or a fault. Header names are lower case.
 
-    `sent` tells whether the request may have reached the server (and so may be billed); it is true for
+    `sent`: the request may have reached the server (and so may be billed); it is true for
     every HTTP reply. `detail` is the fault in the library's words, without secrets.
 
-    `before_reply` is true where the connection broke after the request left and before the head of a reply came (beside
-    Fault.RESET alone). Often the server had closed an idle connection while the request was on its way: nobody saw the
+    `before_reply` is true where the connection broke after the request left and before the head of a reply came (with
+    Fault.RESET alone). Often the server had closed an idle connection while the request was under way: nobody saw the
     request, but nobody can know. So it may be billed, charges no attempt, and is asked again once, as a Request with
     `new_connection`.
     """

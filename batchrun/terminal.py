@@ -8,7 +8,7 @@ _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
 def printable(text: str) -> str:
-    """Give text in one line with control, format and bidi characters written as escapes."""
+    """Return text in one line with control, format and bidi characters written as escapes."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(character) for character in text)
@@ -21,12 +21,12 @@ def _escaped(character: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Give text whose lines stay lines, each of them printable."""
+    """Return text whose lines stay lines, each of them printable."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def short(text: str, width: int) -> str:
-    """Give printable text of at most `width` characters."""
+    """Return printable text of at most `width` characters."""
     shown = printable(text)
     return shown if len(shown) <= width else shown[: width - 1] + "…"
 
@@ -42,7 +42,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Give a time span for people: `8 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a time span for people: `8 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:  # noqa: PLR2004  (seconds in a minute)
         return f"{whole} s"
@@ -54,10 +54,10 @@ def duration(seconds: float) -> str:
 
 
 def when(at: float) -> str:
-    """Give a Unix time for people, in UTC."""
+    """Return a Unix time for people, in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def place(path: Path, cwd: Path) -> str:
-    """Give a path as people in `cwd` would write it: relative where it is below."""
+    """Return a path as people in `cwd` would write it: relative where it is below."""
     return printable(str(path.relative_to(cwd) if path.is_relative_to(cwd) else path))

@@ -62,7 +62,7 @@ def reference_pages() -> dict[str, str]:
 
 
 def test_reference_is_what_the_code_says() -> None:
-    """docs/reference can't drift: `python tools/reference_pages.py` writes it anew."""
+    """docs/reference can't drift: `python tools/reference_pages.py` writes it again."""
     for name, text in reference_pages().items():
         assert (DOCS / "reference" / name).read_text(encoding="utf-8") == text, name
 

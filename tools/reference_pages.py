@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
 from batchrun.checkpoint import schema as tables
 from batchrun.cli.main import COMMANDS, cli
+from batchrun.errors import ExitCode
 from batchrun.job import json_schema
 from batchrun.table import DETAIL_TYPES
 
@@ -37,9 +39,32 @@ DETAILS: Mapping[str, str] = {
 }
 
 
+EXIT_CODES = {
+    "DONE": ("everything that was asked for is done", "nothing"),
+    "SOME_FAILED": ("finished, some rows failed", "read `error_type`; then `batchrun retry JOB`"),
+    "USER": ("the command, the job file, the key or the input is wrong", "fix what the message names"),
+    "STOPPED_BY_API": (
+        "stopped by the API: credentials, credit, quota, an outage",
+        "the last line says from when on; the same command resumes",
+    ),
+    "STOPPED_BY_LIMIT": ("stopped by a limit of the job: cost, failures, deadline", "the same command resumes"),
+    "STORAGE": (
+        "the disk, the checkpoint or a server of batchrun's own failed",
+        "free space or fix the disk; the same command resumes",
+    ),
+    "WAITING": ("a provider's batch is not done yet", "the same command collects it later"),
+    "BUG": ("an internal error", "report it with the output of `--debug`"),
+    "BUSY": ("this job is already running", "nothing"),
+    "SIGINT": ("interrupted by Ctrl-C", "the same command resumes"),
+    "SIGTERM": ("interrupted by SIGTERM or a closed terminal", "the same command resumes"),
+}
+"""What each exit code means and what to do about it, by its name in errors.py."""
+
+
 def pages() -> dict[str, str]:
-    """Give every page by its file name."""
+    """Return every page by its file name."""
     return {
+        "job.schema.json": orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n",
         "job-file.md": "\n".join(_job_file()),
         "commands.md": "\n".join(_commands()),
         "columns.md": "\n".join(_columns()),
@@ -119,6 +144,12 @@ def _commands() -> Iterator[str]:
             yield "```text"
             yield click.Context(command, context, info_name=name).get_help()
             yield "```\n"
+    yield "## Exit codes\n"
+    yield from ("| code | meaning | what to do |", "| --- | --- | --- |")
+    for name, code in vars(ExitCode).items():
+        if isinstance(code, int):
+            yield "| {} | {} | {} |".format(code, *EXIT_CODES[name])
+    yield ""
 
 
 def _columns() -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 endpoints.py  who is asked: address, headers, key, the kind of server
 prices.py     what a token costs: from the job, or from the server's list of models
-codes.py      THE table: every way an attempt or a row can end, and what is done about it
+codes.py      THE table: every way an attempt or a row can end, and the action that follows
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
 decisions.py  typed questions and their answers in the two forms of decision models
 masking.py    secrets in replies, masked before anybody reads them

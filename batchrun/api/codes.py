@@ -1,4 +1,4 @@
-"""THE table: every way an attempt or a row can end, and what is done about it.
+"""THE table: every way an attempt or a row can end, and the action that follows.
 
 The names are public (the output's column `error_type`). A code has a name of its own only where something else is done
 about it: the code itself stands in `error_code`, the server's own words in `error_message`.
@@ -156,7 +156,7 @@ _ENDINGS = (
            count=Count.TIME, slows=True, again=True),
     Ending("daily_quota", 429, _JOB, _STOP, "the day's requests are used up",
            "run the same command again after the reset, or add credit"),
-    # 5xx, and what is the server's fault by any other code
+    # 5xx, and the server's faults under other codes
     Ending("server_error", 500, _SERVER, _RETRY, "the server failed", "run again later", count=_TRIES, again=True,
            outage=True),
     Ending("overloaded", 503, _SERVER, _GATE, "the server or the model is overloaded", "nothing: the run waits",
@@ -250,7 +250,7 @@ FINISHES: dict[str, str] = {
     }.items()
     for reason in reasons.split()
 }  # fmt: skip
-"""What a finish_reason means, in lower case; one that is not here is no proof of a whole answer."""
+"""What a finish_reason means, in lower case; one that is not here does not prove a whole answer."""
 
 _ENDING_WORDS = {
     "unauthorized": "invalid_api_key api_key_invalid access_token_expired unauthenticated expired_key "
@@ -280,7 +280,7 @@ _ENDING_WORDS = {
     "schema_mismatch": "json_validate_failed",
 }  # fmt: skip
 WORDS: dict[str, str] = {word: ending for ending, words in _ENDING_WORDS.items() for word in words.split()}
-"""The ending that a machine-readable word names, whatever the status below 500; the first one found counts."""
+"""The ending that a machine-readable word names, under any status below 500; the first one found counts."""
 
 _CODE_WORDS = {
     400: "invalid_request invalid_request_error invalid_argument failed_precondition",

@@ -285,7 +285,7 @@ def _decider(job: Job) -> Path:
 
 def _named(model: Model) -> str:
     if model.name is None:
-        raise UserError(f"model.name is missing: {model.endpoint} must be told which model to ask")
+        raise UserError(f"model.name is missing: which model should {model.endpoint} ask?")
     return model.name
 
 
@@ -311,5 +311,5 @@ def _key_info(data: Mapping[str, Any]) -> KeyInfo:
 
 
 def _money(value: object) -> Pico | None:
-    """Return a key's dollars in picodollars; what is left may be below zero."""
+    """Return a key's dollars in picodollars; an overdrawn key is below zero."""
     return usd_of(value, low=-1_000_000)

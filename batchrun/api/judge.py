@@ -56,7 +56,7 @@ def _is_error(data: Json) -> bool:
     """Check whether a success carries an error: marked as one, or words where the choices should be."""
     error = data.get("error")
     if isinstance(error, dict):
-        error = any(error.values())  # {"code": null, "message": ""} beside an answer is not an error
+        error = any(error.values())  # {"code": null, "message": ""} with an answer is not an error
     return (
         bool(error)
         or data.get("object") == "error"
@@ -109,7 +109,7 @@ def _decisions(data: Json, reply: Reply, parse: Parse) -> Verdict:
     return _verdict("ok", "", data, reply, text=text, answer=parsed)
 
 
-def _finish(reason: Any) -> tuple[str, str]:  # noqa: ANN401  (whatever the server sent)
+def _finish(reason: Any) -> tuple[str, str]:  # noqa: ANN401  (any JSON)
     """Return the ending of a finish_reason, and why. A server that sends none leaves nothing to doubt."""
     if reason == "stop" or reason is None or reason == "":
         return "ok", ""
@@ -127,7 +127,7 @@ def _without_answer(
     mismatch: Mismatch,
     text: str,
     message: Json,
-    usage: Any,  # noqa: ANN401  (whatever the server sent)
+    usage: Any,  # noqa: ANN401  (any JSON)
 ) -> tuple[str, str]:
     """Return the ending of a generation without a usable answer: cut off, unfit, only reasoning, or nothing at all."""
     if not mismatch.empty:
@@ -162,7 +162,7 @@ def _wrote(choice: Json) -> tuple[Json, str]:
     return message, text
 
 
-def _join(content: Any) -> str:  # noqa: ANN401  (whatever the server sent)
+def _join(content: Any) -> str:  # noqa: ANN401  (any JSON)
     """Return the text of a message's content: a string, or the texts of its parts."""
     if isinstance(content, str):
         return content
@@ -172,7 +172,7 @@ def _join(content: Any) -> str:  # noqa: ANN401  (whatever the server sent)
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _is_thought(part: Any) -> bool:  # noqa: ANN401  (whatever the server sent)
+def _is_thought(part: Any) -> bool:  # noqa: ANN401  (any JSON)
     """Check whether a part of a message is a thought, as Mistral, Anthropic and Gemini mark them."""
     return isinstance(part, dict) and (bool(part.get("thought")) or part.get("type") in ("thinking", "reasoning"))
 
@@ -287,7 +287,7 @@ def _refusal(
 
 
 def _fault(reply: Reply) -> str:
-    """Return the ending of an attempt without an HTTP reply; what was not sent can't be billed."""
+    """Return the ending of an attempt without an HTTP reply; an unsent request can't be billed."""
     match reply.fault:
         case Fault.TOO_LARGE:
             return "response_too_large"

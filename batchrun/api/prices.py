@@ -55,8 +55,8 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
     """Return the prices of a job. `endpoint` has its final address; `now` is Unix time.
 
     The list is read from `cache_dir` where it is younger than a day, else fetched and written there; one of this
-    machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for what is not
-    listed. `offline`: nothing is fetched, a kept list may be older.
+    machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for
+    models that are not listed. `offline`: nothing is fetched, a kept list may be older.
     """
     names = (endpoint.model, *job.model.fallbacks)
     if endpoint.name == "local":

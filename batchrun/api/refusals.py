@@ -51,7 +51,7 @@ class ApiError:
 
 
 def ending_of(code: int | None, error: ApiError, *, waits: bool) -> str:
-    """Return the name of the ending for a code and what the API said beside it."""
+    """Return the name of the ending for a code and the API's words."""
     if code is not None and not HTTPStatus.BAD_REQUEST <= code <= HIGHEST_CODE:
         return "redirected" if LOWEST_CODE <= code < HTTPStatus.BAD_REQUEST else "bad_request"
     return (
@@ -123,7 +123,7 @@ def _by_status(code: int | None, error: ApiError) -> str:
     return STATUSES.get(code) or ("server_error" if code >= HTTPStatus.INTERNAL_SERVER_ERROR else "bad_request")
 
 
-# -- reading an error, whatever its shape
+# -- reading an error of any shape
 
 
 def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401

@@ -40,7 +40,7 @@ def midnight_after(now: float) -> float:
     return now - now % _DAY + _DAY
 
 
-def time_of(text: Any) -> float | None:  # noqa: ANN401  (whatever the server sent)
+def time_of(text: Any) -> float | None:  # noqa: ANN401  (any JSON)
     """Return the Unix time that an ISO 8601 text names; UTC where it names no zone."""
     if not isinstance(text, str):
         return None

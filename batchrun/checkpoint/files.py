@@ -19,8 +19,8 @@ from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import failing
 from batchrun.errors import BusyError, StorageError, UserError
 
-BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database, as endings of its name."""
+SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
+"""SQLite's files next to a database, as endings of its name."""
 
 RESERVE = 4 * 2**20
 """Bytes kept free for the last commits on a full disk."""
@@ -62,14 +62,14 @@ def prepare_folder(path: Path) -> None:
 def check_place(path: Path) -> None:
     """Refuse a place for a checkpoint on a network file system or behind a link (UserError); nothing is made."""
     refuse_network(path)
-    for name in ("", *BESIDE, ".new", ".lock", ".reserve"):
-        place = beside(path, name)
+    for name in ("", *SQLITE_ENDINGS, ".new", ".lock", ".reserve"):
+        place = companion(path, name)
         if place.is_symlink():
             raise UserError(f"{place} is a symbolic link, which is not followed: set checkpoint: to the file itself")
 
 
-def beside(path: Path, ending: str) -> Path:
-    """Give the file that lies beside the checkpoint under its name with an ending."""
+def companion(path: Path, ending: str) -> Path:
+    """Return the file next to the checkpoint that has its name with an ending."""
     return path.with_name(path.name + ending)
 
 
@@ -84,7 +84,7 @@ def refuse_network(path: Path) -> None:
 
 
 def file_system(folder: Path, mountinfo: str) -> str:
-    """Give the kind of file system under an absolute folder, from the kernel's table of mounts ("" where unknown)."""
+    """Return the kind of file system under an absolute folder, from the kernel's table of mounts ("" where unknown)."""
     best, kind = -1, ""
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -127,7 +127,7 @@ def header(path: Path) -> tuple[bool, bool]:
 
 def make_reserve(path: Path) -> Path:
     """Take disk space that can be given up when the disk is full; StorageError when it is not there now."""
-    reserve = beside(path, ".reserve")
+    reserve = companion(path, ".reserve")
     reserve.unlink(missing_ok=True)
     try:
         descriptor = os.open(reserve, CREATE, 0o600)
@@ -136,7 +136,7 @@ def make_reserve(path: Path) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             reserve.unlink(missing_ok=True)
-        needs = f"{RESERVE >> 20} MB must be free beside {path}"
+        needs = f"{RESERVE >> 20} MB must be free next to {path}"
         raise StorageError(f"{error.strerror}: {needs}; free some, then run the same command again") from error
     return reserve
 
@@ -190,7 +190,7 @@ def lock(path: Path) -> Iterator[None]:
     The kernel releases it however the process ends. Whoever writes to the checkpoint holds it.
     """
     prepare_folder(path)
-    file = beside(path, ".lock")
+    file = companion(path, ".lock")
     owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode()
 
     def sign(descriptor: int) -> None:
@@ -215,7 +215,7 @@ def lock(path: Path) -> Iterator[None]:
 
 def running(path: Path) -> Holder | None:
     """Return who holds the lock of a checkpoint; None while no run does."""
-    file = beside(path, ".lock")
+    file = companion(path, ".lock")
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

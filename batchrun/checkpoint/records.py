@@ -1,4 +1,4 @@
-"""What a checkpoint tells: how rows stand, what answers used, which runs there were."""
+"""What a checkpoint shows: how rows stand, what answers used, which runs there were."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the newest answers used: tokens of so many answers, for estimates."""
+    """What the newest answers used: tokens of that many answers, for estimates."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -56,7 +56,8 @@ class RunInfo:
     """One run. `ended_at` is None while it runs, and for ever if it was killed; `plan` is the plan's number.
 
     `output` is what the caller noted of the output that it left. `requests`, `cost` (picodollars),
-    `possibly_billed` and `cached` (answers from OpenRouter's cache) are what was committed, also of a killed run.
+    `possibly_billed` and `cached` (answers from OpenRouter's cache) are committed with the answers, also in a killed
+    run.
     `job` is the text of the job file.
     """
 

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection, damaged, failing
-from batchrun.checkpoint.files import BESIDE, CREATE, beside, header, identity, is_ours, reported, sync_folder
+from batchrun.checkpoint.files import (
+    CREATE,
+    SQLITE_ENDINGS,
+    companion,
+    header,
+    identity,
+    is_ours,
+    reported,
+    sync_folder,
+)
 from batchrun.errors import CheckpointError, StorageError, UserError
 
 CHECKED_WHOLE = 2**30
@@ -26,7 +35,7 @@ def create(path: Path, fill: Callable[[Connection], None] = lambda _: None) -> N
 
     `fill` adds to its tables. Raises StorageError or UserError.
     """
-    log = beside(path, "-wal")
+    log = companion(path, "-wal")
     if log.exists() and not path.exists():
         # SQLite would replay it into the new file.
         raise CheckpointError(f"{log} is there but {path} is not: put the file back, or move the log away")
@@ -50,16 +59,16 @@ def create(path: Path, fill: Callable[[Connection], None] = lambda _: None) -> N
 
 def _empty(path: Path) -> Path:
     """Make the empty file that will become a checkpoint: for its owner alone from its first byte."""
-    new = beside(path, ".new")
+    new = companion(path, ".new")
     with reported(path):
-        for ending in ("", *BESIDE):
-            beside(new, ending).unlink(missing_ok=True)
+        for ending in ("", *SQLITE_ENDINGS):
+            companion(new, ending).unlink(missing_ok=True)
         os.close(os.open(new, CREATE, 0o600))
     return new
 
 
 def open_file(path: Path, *, read_only: bool) -> Connection:
-    """Open an existing checkpoint; refuse what is foreign, damaged or of another version."""
+    """Open an existing checkpoint; refuse one that is foreign, damaged or of another version."""
     with reported(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path} is not a file: set checkpoint: to another path")
@@ -133,16 +142,16 @@ def put_aside(path: Path, now: float) -> Path:
             if error.errno not in _NO_LINKS or aside.exists():
                 raise
             path.rename(aside)
-        log = beside(path, "-wal")
+        log = companion(path, "-wal")
         if log.exists():
-            log.rename(beside(aside, "-wal"))
-        beside(path, "-shm").unlink(missing_ok=True)
+            log.rename(companion(aside, "-wal"))
+        companion(path, "-shm").unlink(missing_ok=True)
         return aside
-    raise StorageError(f"{path} has been put aside too often in this second")
+    raise StorageError(f"{path} was moved aside too often in this second")
 
 
 def _undo_half_fresh(path: Path) -> None:
-    """Give a checkpoint its log back that a killed `--fresh` had moved aside before the new file took the name.
+    """Return a checkpoint its log back that a killed `--fresh` had moved aside before the new file took the name.
 
     Both names are then links to one file, and opened without the log it would lack its last commits.
     """
@@ -150,9 +159,9 @@ def _undo_half_fresh(path: Path) -> None:
         return
     for aside in path.parent.glob(f"{path.stem}.*-*{path.suffix}"):
         if identity(aside) == identity(path):
-            log = beside(aside, "-wal")
-            if log.exists() and not beside(path, "-wal").exists():
-                log.rename(beside(path, "-wal"))
+            log = companion(aside, "-wal")
+            if log.exists() and not companion(path, "-wal").exists():
+                log.rename(companion(path, "-wal"))
             aside.unlink()
 
 
@@ -170,8 +179,8 @@ def rescue(connection: Connection, path: Path) -> Path:
             target = path.with_name(f"{path.stem}.rescued-{count}{path.suffix}")
         new = _empty(target)
         connection.copy_to(new)
-        for ending in BESIDE:
-            beside(target, ending).unlink(missing_ok=True)
+        for ending in SQLITE_ENDINGS:
+            companion(target, ending).unlink(missing_ok=True)
         new.replace(target)
         sync_folder(target)
     return target

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection
-from batchrun.checkpoint.files import beside, identity, low_space, make_reserve
+from batchrun.checkpoint.files import companion, identity, low_space, make_reserve
 from batchrun.errors import BatchrunError, CheckpointError, StorageError
 from batchrun.money import Pico
 from batchrun.records import FailedAttempt, Outcome
@@ -62,7 +62,7 @@ _outcome_values = attrgetter("question", "status._value_", *schema.COLUMNS[1:])
 
 
 def utc_day(at: float) -> str:
-    """Give the UTC day of a Unix time, as spending is booked: 2026-11-22."""
+    """Return the UTC day of a Unix time, as spending is booked: 2026-11-22."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
@@ -104,7 +104,7 @@ class Writer:
         if (full := low_space(self._path)) is not None:
             self._give_up_reserve()
             raise full
-        places = (self._path, beside(self._path, ".lock"))
+        places = (self._path, companion(self._path, ".lock"))
         self._watched = {place: found for place in places if (found := identity(place)) is not None}
         self._connection = Connection(self._path)
         self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)

@@ -1,1 +1,13 @@
-"""The command line."""
+"""The command line: one file per command, imported when the command is used.
+
+main.py       `cli`: the commands by name, and the help
+arguments.py  the argument JOB, its flags, the loading of its file, and the end of a run for people
+before.py     what `check` and `preview` both print: rows, cost, price and time before a run
+drafting.py   the job file that `init` writes
+run.py, retry.py, check.py, preview.py, status.py, show.py, export.py, prune.py, init.py, schema.py, simulate.py,
+report.py, eval.py, compare.py  one command each: `command`
+"""
+
+from batchrun.cli.main import cli
+
+__all__ = ["cli"]

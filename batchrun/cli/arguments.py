@@ -157,7 +157,7 @@ def run_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def execute(path: Path, *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
     """Run a job with flags, print how it ended, and return the exit code."""
-    from batchrun.runner.closing import told
+    from batchrun.runner.closing import closing_lines
     from batchrun.runner.log import logged
     from batchrun.runner.progress import chosen
     from batchrun.runner.run import run_job
@@ -170,25 +170,25 @@ def execute(path: Path, *, quiet: bool, as_json: bool, log: Path | None, **flags
         except ConfirmError as problem:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise
-            tell(str(problem))
+            print_err(str(problem))
             if not click.confirm("Run it now?", err=True):
                 return problem.exit_code
             summary = run_job(loaded, replace(options, yes=True), environment, chosen(quiet=quiet))
     if as_json:
         import orjson
 
-        give(orjson.dumps(summary).decode())
+        print_out(orjson.dumps(summary).decode())
     if not quiet or summary.exit_code:
-        tell("\n".join(told(summary, Path.cwd())))
+        print_err("\n".join(closing_lines(summary, Path.cwd())))
     return summary.exit_code
 
 
-def give(text: str) -> None:
+def print_out(text: str) -> None:
     """Write a result to stdout. A reader who has enough (`| head`) changes no exit code."""
     _written(text, sys.stdout)
 
 
-def tell(text: str) -> None:
+def print_err(text: str) -> None:
     """Write lines to stderr with control characters escaped; a closed terminal changes no exit code."""
     _written(lines(text), sys.stderr)
 

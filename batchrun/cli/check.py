@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import give, job_argument, job_options, load, run_options
+from batchrun.cli.arguments import job_argument, job_options, load, print_out, run_options
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, unasked_text
 from batchrun.errors import BatchrunError, ExitCode, did_you_mean
 from batchrun.money import from_usd, show
@@ -66,7 +66,7 @@ def _schema(p: "Prepared") -> None:
     import orjson
 
     found: Any = p.form.schema or {"type": "string"}
-    give(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    print_out(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
 
 
 class _Checked:
@@ -104,7 +104,7 @@ class _Checked:
 
     def _say(self, kind: str, what: str, text: str) -> None:
         self.mistakes += kind == "mistake"
-        give(f"{kind:<8} {what}: {printable(text)}")
+        print_out(f"{kind:<8} {what}: {printable(text)}")
 
     def _tried(self, what: str, look: "Callable[[], Checkpoint | None]") -> "Checkpoint | None":
         try:
@@ -151,7 +151,7 @@ class _Checked:
         return checkpoint
 
     def _sent(self) -> None:
-        """Say what is sent beside the question though the job file does not say it."""
+        """Show what a request holds that the job file does not mention."""
         import orjson
 
         from batchrun.runner.prepare import body_extras
@@ -171,7 +171,7 @@ class _Checked:
             self._say("ok", "added", f"{orjson.dumps(extras).decode()} (no part of a question's identity)")
 
     def _requests(self, checkpoint: "Checkpoint | None") -> None:
-        """Say what a run would need, and whether key and caps allow it."""
+        """Show what a run would need, and whether key and caps allow it."""
         from batchrun.api import prices_for
         from batchrun.runner.forecast import forecast, survey
 
@@ -197,7 +197,7 @@ class _Checked:
             self._say("warning", "rows", unasked_text(reason))
 
     def _key(self, endpoint: "Endpoint") -> "KeyInfo | None":
-        """Say where the key comes from, never what it is, and what OpenRouter tells of it."""
+        """Show where the key comes from, never the key itself, and its state at OpenRouter."""
         from batchrun.api import KeyProblem, fetch_key
 
         variable = self._p.job.model.key_variable
@@ -286,7 +286,7 @@ def _names(columns: tuple[str, ...]) -> str:
 
 
 def _unwritable(path: Path) -> Path | None:
-    """Give the place that would have to be written for this file and can't be: the file, or the nearest folder."""
+    """Return the place that would have to be written for this file and can't be: the file, or the nearest folder."""
     place = next(place for place in (path, *path.parents) if place.exists())
     folder = place if place.is_dir() else place.parent
     blocked = [spot for spot in (place, folder) if not os.access(spot, os.W_OK)]

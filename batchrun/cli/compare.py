@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import JobPath, debug_option, give, job_argument, opened, tell
+from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_out
 from batchrun.cli.eval import gold_flags, gold_options
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ def command(
             if output is not None:
                 checkpoints = sides[0].checkpoint, sides[1].checkpoint
                 written = comparing.write_changed(sides[0].p, checkpoints, found, output.absolute())
-                tell(f"{written:,} changed rows in {output}")
+                print_err(f"{written:,} changed rows in {output}")
     if as_json:
         import orjson
 
-        give(orjson.dumps(shown).decode())
+        print_out(orjson.dumps(shown).decode())
         return
-    give("\n".join(lines).rstrip())
+    print_out("\n".join(lines).rstrip())
 
 
 def _sides(stack: ExitStack, job: Path, other: Path | None, models: tuple[str, ...]) -> "list[Side]":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from batchrun.cli.arguments import debug_option, job_argument, opened, tell
+from batchrun.cli.arguments import debug_option, job_argument, opened, print_err
 from batchrun.terminal import plural
 
 
@@ -28,5 +28,5 @@ def command(job: Path, file: Path, **_: bool) -> None:
         corrections = Corrections(p.job)
         corrections.save(found)
     changed = sum(one.changed for one in found)
-    tell(f"{plural(changed, 'answer')} corrected, {len(found) - changed:,} confirmed: {corrections.path.name}")
-    tell(f"run `{command_line(str(job), RunOptions())}` to write the output")
+    print_err(f"{plural(changed, 'answer')} corrected, {len(found) - changed:,} confirmed: {corrections.path.name}")
+    print_err(f"run `{command_line(str(job), RunOptions())}` to write the output")

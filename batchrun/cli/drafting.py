@@ -200,7 +200,7 @@ def _output(seen: Look, job: Path) -> Iterator[str]:
 
 
 def _prefix(columns: Mapping[str, str]) -> str:
-    """Give a prefix that keeps new columns apart from the input's; none where they are."""
+    """Return a prefix that keeps new columns apart from the input's; none where they are."""
     new = (*_ANSWERS, *DEFAULT_DETAILS)
     candidates = ("", "ai_", *(f"ai{number}_" for number in range(2, len(columns) + 3)))
     return next(prefix for prefix in candidates if not any(prefix + name in columns for name in new))
@@ -211,7 +211,7 @@ def _relative(file: Path, job: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Give a text in double quotes, as YAML and Jinja both read it; what is not printable is escaped."""
+    """Return a text in double quotes, as YAML and Jinja both read it; unprintable characters are escaped."""
 
     def escaped(character: str) -> str:
         if character in '"\\':
@@ -222,14 +222,14 @@ def _quoted(text: str) -> str:
 
 
 def _condition(column: str) -> str:
-    """Give the condition that a column has a value, as a YAML scalar in the quotes that need fewest escapes."""
+    """Return the condition that a column has a value, as a YAML scalar in the quotes that need fewest escapes."""
     name = column.replace('"', '""')
     text = f'"{name}" is not null'
     return _quoted(text) if "'" in text or not text.isprintable() else f"'{text}'"
 
 
 def _spelled(name: str) -> str:
-    """Give a column as a template writes it."""
+    """Return a column as a template writes it."""
     if name.isascii() and name.isidentifier() and name.lower() not in _WORDS:
         return name
     return f"row[{_quoted(name)}]"

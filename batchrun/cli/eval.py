@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import give, job_argument, job_options, opened, tell
+from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_out
 from batchrun.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def command(
     if as_json:
         import orjson
 
-        give(orjson.dumps(facts(found)).decode())
+        print_out(orjson.dumps(facts(found)).decode())
     else:
         width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
-        give("\n".join(report_lines(found, width=width, encoding=encoding)))
+        print_out("\n".join(report_lines(found, width=width, encoding=encoding)))
     accuracy = found.accuracy.value
     if least is not None and accuracy is not None and accuracy < least:
-        tell(f"the accuracy {accuracy:.4f} is below --min {least:g}")
+        print_err(f"the accuracy {accuracy:.4f} is below --min {least:g}")
         sys.exit(ExitCode.SOME_FAILED)

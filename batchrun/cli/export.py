@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, opened, tell
+from batchrun.cli.arguments import job_argument, job_options, opened, print_err
 
 
 @click.command("export")
@@ -13,7 +13,7 @@ from batchrun.cli.arguments import job_argument, job_options, opened, tell
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there.")
 @job_options
 def command(job: Path, output: Path | None, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
-    """Write the output as the checkpoint has it now, also while a run is going on.
+    """Write the output as the checkpoint has it now, also during a run.
 
     Rows without an answer are pending. Nothing is sent. Without -o the file is the output of an unfinished run
     (NAME.partial.SUFFIX), so that a finished output is never replaced by an unfinished one.
@@ -26,4 +26,4 @@ def command(job: Path, output: Path | None, **flags: Any) -> None:  # noqa: ANN4
         check_writable(path, [Path(file.path) for file in p.rows.files])
         outputs.check_plan(p, checkpoint.current_plan())
         written = outputs.write(p, checkpoint, path)
-    tell(f"{written.rows:,} rows in {path}")
+    print_err(f"{written.rows:,} rows in {path}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from batchrun.cli.arguments import debug_option, tell
+from batchrun.cli.arguments import debug_option, print_err
 from batchrun.errors import StorageError, UserError
 
 EXAMPLES = """\b
@@ -39,4 +39,4 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
         job.write_text(text, encoding="utf-8")
     except OSError as problem:
         raise StorageError(f"{job} can't be written: {problem.strerror}") from None
-    tell(f"{job} is written; edit it, then\n  batchrun preview {job}\n  batchrun {job}")
+    print_err(f"{job} is written; edit it, then\n  batchrun preview {job}\n  batchrun {job}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import give, job_argument, job_options, load, run_options
+from batchrun.cli.arguments import job_argument, job_options, load, print_out, run_options
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, time_text, unasked_text
 from batchrun.errors import UserError
 from batchrun.terminal import lines, printable
@@ -32,7 +32,7 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
 @click.option(
     "-n", "number", type=click.IntRange(0, 1_000), default=3, show_default=True, help="Show that many requests."
 )
-@click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row, whatever its state.")
+@click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row in any state.")
 @job_options
 def command(job: Path, number: int, row: int | None, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Show the exact requests of the first rows that a run would ask, then what the run would need.
@@ -57,17 +57,17 @@ def command(job: Path, number: int, row: int | None, **flags: Any) -> None:  # n
         if p.job.checkpoint_path.exists():
             checkpoint = stack.enter_context(Checkpoint.open(p.job.checkpoint_path, read_only=True))
         if row is not None:
-            give("\n".join(_row(p, checkpoint, row)))
+            print_out("\n".join(_row(p, checkpoint, row)))
         with reachable(p.endpoint) as served:
             prices = prices_for(p.job, served, p.cache_dir, time.time())
         found = survey(p, checkpoint, prices, show=0 if row is not None else number)
     for request in found.first:
-        give("\n".join(_request(request)))
-    give("\n".join(_sums(p, found, forecast(p, found, prices), prices)))
+        print_out("\n".join(_request(request)))
+    print_out("\n".join(_sums(p, found, forecast(p, found, prices), prices)))
 
 
 def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[str]:
-    """Show one row, whatever its state."""
+    """Show one row in any state."""
     from batchrun.prompt import RowProblem
     from batchrun.runner.forecast import shown
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, run_options, tell
+from batchrun.cli.arguments import job_argument, job_options, load, print_err, run_options
 from batchrun.terminal import plural
 
 DAYS = 30
@@ -28,4 +28,4 @@ def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each
     path = merged(loaded.job, options).checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
-    tell(f"{plural(number, 'answer')} dropped")
+    print_err(f"{plural(number, 'answer')} dropped")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, opened, tell
+from batchrun.cli.arguments import job_argument, job_options, opened, print_err
 
 
 @click.command("report")
@@ -26,7 +26,7 @@ def command(
 
     It holds the distribution of the answers, errors with advice and examples, money, latency, and a table of up to
     100,000 rows to search, sort and filter; with --gold also the accuracy, scores of each label and the confusions. The
-    page is self-contained and can be mailed. Without -o the file is NAME.report.html beside the output.
+    page is self-contained and can be mailed. Without -o the file is NAME.report.html in the output's folder.
     """
     from batchrun.report.page import report_path, write_report
     from batchrun.terminal import place
@@ -34,4 +34,4 @@ def command(
     with opened(job, **flags) as (p, checkpoint):
         path = output.absolute() if output else report_path(p)
         write_report(p, checkpoint, path, gold=gold, samples=not no_samples)
-    tell(f"the report is {place(path, Path.cwd())}")
+    print_err(f"the report is {place(path, Path.cwd())}")

@@ -2,7 +2,7 @@
 
 import click
 
-from batchrun.cli.arguments import give
+from batchrun.cli.arguments import print_out
 
 
 @click.command("schema")
@@ -16,4 +16,4 @@ def command() -> None:
 
     from batchrun.job import json_schema
 
-    give(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+    print_out(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import give, job_argument, job_options, opened, tell
+from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_out
 from batchrun.terminal import plural
 
 
@@ -50,19 +50,19 @@ def command(
     with opened(job, **flags) as (p, checkpoint):
         if output is not None:
             written, order = write_todo(p, checkpoint, output.absolute(), count or 200, ids)
-            tell(f"{plural(written, 'row')} in {output}: {order}")
+            print_err(f"{plural(written, 'row')} in {output}: {order}")
             return
         if number is not None:
-            give("\n".join(record(row_record(p, checkpoint, number), encoding=encoding)))
+            print_out("\n".join(record(row_record(p, checkpoint, number), encoding=encoding)))
             return
         shown = shown_rows(p, checkpoint, count or 10, failed=failed)
         others = checkpoint.counts().failed
     what = "failed" if failed else "answered"
     if not shown.rows:
-        tell(f"no row {'has failed' if failed else 'is answered yet'}")
+        print_err(f"no row {'has failed' if failed else 'is answered yet'}")
     else:
-        give("\n".join(text_table(shown.header, shown.rows, width=width, encoding=encoding, numbers={0})))
+        print_out("\n".join(text_table(shown.header, shown.rows, width=width, encoding=encoding, numbers={0})))
     if shown.total > len(shown.rows):
-        tell(f"{len(shown.rows):,} of {plural(shown.total, f'{what} row')}; -n shows more")
+        print_err(f"{len(shown.rows):,} of {plural(shown.total, f'{what} row')}; -n shows more")
     if others and not failed:
-        tell(f"{plural(others, 'row')} failed: --failed shows them")
+        print_err(f"{plural(others, 'row')} failed: --failed shows them")

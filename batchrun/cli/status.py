@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import give, job_argument, job_options, load, run_options, tell
+from batchrun.cli.arguments import job_argument, job_options, load, print_err, print_out, run_options
 from batchrun.errors import ExitCode
 from batchrun.terminal import duration, place, plural, printable, when
 
@@ -39,14 +39,14 @@ def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  #
     if as_json:
         import orjson
 
-        give(orjson.dumps({"job": loaded.job.name, **facts, "wrong": wrong}).decode())
+        print_out(orjson.dumps({"job": loaded.job.name, **facts, "wrong": wrong}).decode())
     else:
-        give("\n".join(_lines(facts)))
+        print_out("\n".join(_lines(facts)))
     if wrong:
-        tell("\n".join(f"wrong: {line}" for line in wrong))
+        print_err("\n".join(f"wrong: {line}" for line in wrong))
         sys.exit(ExitCode.STORAGE)
     if verify:
-        tell("the checkpoint is sound")
+        print_err("the checkpoint is sound")
 
 
 def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _run(run: "RunInfo") -> dict[str, Any]:
 
 
 def _now(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield what is different from what the last run left: a run that is running, a job or an input that changed."""
+    """Yield the differences from the last run's end: a run that is running, a job or an input that changed."""
     if running := facts["running"]:
         since = f", since {when(running['since'])}" if running["since"] else ""
         yield f"running now (pid {running['pid']} on {running['host']}{since})"

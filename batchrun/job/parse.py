@@ -1,4 +1,4 @@
-"""A job file's text -> Job, or all its mistakes at once, each with its place and what was probably meant."""
+"""A job file's text -> Job, or all its mistakes at once, each with its place and the word that was probably meant."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -243,7 +243,7 @@ def _value_at(data: Any, path: JobPath) -> Any:  # noqa: ANN401  (any value of a
 
 
 def _unknown_key(path: JobPath) -> str:
-    """Return the message for an unknown key: what was probably meant, where it belongs, or what is known here."""
+    """Return the message for an unknown key: the near one, where it belongs, or all that are known here."""
     key, known = str(path[-1]), _fields_at(path[:-1])
     message = f'unknown key "{short(key, SHOWN)}"'
     advice = did_you_mean(key, known)

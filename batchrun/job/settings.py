@@ -67,7 +67,7 @@ class Environment(Mapping[str, str]):
 
 
 def read_environment(folder: Path, cwd: Path, process: Mapping[str, str]) -> Environment:
-    """Read .env beside the job file and in the working directory; the process's own variables win over both.
+    """Read .env in the job file's folder and in the working directory; the process's own variables win over both.
 
     Raises UserError where a .env file can't be read.
     """

@@ -167,7 +167,7 @@ class Model(Section):
     name: Text | None = None
     """The model's name, as the endpoint calls it. ${VAR} expands."""
     fallbacks: tuple[Text, ...] = ()
-    """At most two models that OpenRouter asks when the first one is not to be had."""
+    """At most two models that OpenRouter asks when the first one is not available."""
     api_key_env: Text | None = None
     """The environment variable that holds the key, also read from .env; OPENROUTER_API_KEY for openrouter."""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -175,7 +175,7 @@ class Model(Section):
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Further HTTP headers. ${VAR} expands in their values."""
     price: PriceOption | None = None
-    """What the model costs, for endpoints that do not tell."""
+    """What the model costs, for endpoints that do not list prices."""
     max_request_usd: Annotated[Decimal, Gt(0), Le(1_000_000)] | None = None
     """The most that one request can cost, in USD, where tokens do not bound it (images, plugins)."""
     cache: bool = False
@@ -211,7 +211,7 @@ class Answer(Section):
     repairs: Annotated[int, Ge(0), Le(10)] = 1
     """How often an answer that does not fit is asked again with the error; each time counts and costs."""
     mode: AnswerMode = "schema"
-    """How the model is told: the API's strict schema, its JSON mode, or the prompt alone; decision: the model is a
+    """How the form is asked for: the API's strict schema, its JSON mode, or the prompt alone; decision: the model is a
     decision model, which answers yes or no and labels, each with its probability."""
 
 
@@ -240,7 +240,7 @@ class Limits(Section):
     timeout: Seconds = 120.0
     """Seconds for one attempt, in total."""
     grace: Annotated[float, Ge(0), Le(86_400)] | None = None
-    """Seconds that a stopping run waits for what is in flight; the timeout when absent."""
+    """Seconds that a stopping run waits for requests in flight; the timeout when absent."""
     max_cost_usd: Usd | CostCap | None = None
     """A hard cap on spending in USD: a number (for each run) or {run: 5, day: 20}."""
     max_failed: Annotated[int, Ge(0)] | str | None = None
@@ -299,7 +299,7 @@ class Output(Section):
     keep: Literal["all", "none"] | tuple[Text, ...] = "all"
     """The input's columns to carry along: all, none or a list."""
     details: tuple[Detail, ...] = DEFAULT_DETAILS
-    """The columns that tell how each row went."""
+    """The columns that show how each row ended."""
     prefix: str = ""
     """Put before the name of each new column."""
     review_below: Annotated[float, Gt(0), Le(1)] | None = None
@@ -374,7 +374,7 @@ class Job(Section):
         return self.file.parent
 
     def resolve(self, path: str) -> Path:
-        """Give a path of the job file as an absolute one, without `..`."""
+        """Return a path of the job file as an absolute one, without `..`."""
         return Path(os.path.normpath(self.folder / Path(path).expanduser()))
 
     @property

@@ -208,7 +208,7 @@ def _setting_node(path: JobPath, text: str) -> Node:
 
 
 def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
-    """Put a node at a path; what is not a mapping on the way becomes one."""
+    """Put a node at a path; other nodes on the path become mappings."""
     here = root
     for depth, step in enumerate(path, 1):
         known = {key.value: index for index, (key, _) in enumerate(here.value)}

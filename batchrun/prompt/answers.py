@@ -25,7 +25,7 @@ _INT64 = 2**63
 _SHOWN = 300  # characters of one validation error
 _LISTED = 3  # validation errors in a message
 
-# Where an object or a list of objects begins; possessive: linear, whatever is written.
+# Where an object or a list of objects begins; possessive, so linear for any text.
 _START = r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:|\{\s*+\}|\[\s*+\{'
 # How models mark their thoughts: <think>, <thinking>, <seed:think>, [THINK] (Mistral), <|channel|>analysis (gpt-oss),
 # <|START_THINKING|> (Cohere), ◁think▷ (Kimi). A mark in quotes or backticks is only mentioned.

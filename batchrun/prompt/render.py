@@ -22,7 +22,7 @@ RENDERER_VERSION = 1
 _MAX_URL = MAX_IMAGE_BYTES * 4 // 3 + 100
 
 FIELDS: Mapping[str, bool] = {
-    # what is asked
+    # the question
     "model": True, "messages": True, "prompt": True, "response_format": True, "temperature": True, "top_p": True,
     "top_k": True, "min_p": True, "top_a": True, "frequency_penalty": True, "presence_penalty": True,
     "repetition_penalty": True, "seed": True, "stop": True, "logit_bias": True, "logprobs": True,
@@ -80,7 +80,7 @@ def nth_key(key: bytes, n: int) -> bytes:
 
 
 def template_mistakes(job: Job, columns: Sequence[str] | None) -> list[tuple[_JobPath, int, str]]:
-    """Return what is wrong with the prompt before any row: (path in the job file, line in the template, message).
+    """Return the mistakes in the prompt before any row: (path in the job file, line in the template, message).
 
     Where the columns are unknown (None) the syntax alone is checked.
     """
@@ -236,7 +236,7 @@ class Renderer:
         self._hash = blake2b(orjson.dumps(namespace) + b"\n" + self._question.first, digest_size=KEY_BYTES)
         words = orjson.dumps([namespace, question], option=_SORTED, default=lambda leaf: [leaf.template.source])
         self.wording: str = blake2b(words, digest_size=KEY_BYTES).hexdigest()
-        """Digest of the job's own words (prompt, model, params that count, answer), whatever the data."""
+        """Digest of the job's own words (prompt, model, params that count, answer), without the data."""
 
     def key(self, values: Sequence[Any]) -> bytes | RowProblem:
         """Return the key of a row's question: KEY_BYTES bytes."""

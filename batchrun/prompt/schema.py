@@ -8,7 +8,7 @@ The short form, by example:
     where: {city: string, country: string?}  an object
     score: {type: integer, description: "…", min: 1, max: 5}    also pattern, values, nullable; `type` in any form
     team: {values: {billing: "Invoices", none: "Neither"}}      labels and what they mean, or a list of labels
-    urgency: {values: [low, high], ordered: true}               lowest first; only decision models are told
+    urgency: {values: [low, high], ordered: true}               lowest first; only decision models use it
 
 A mapping with `type` or `values` and no other keys than these is the long form, any other mapping an object.
 """

@@ -138,7 +138,7 @@ def _check_length(size: int) -> None:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja without what is random, without silent nulls, and with bounds."""
+    """Jinja without randomness, without silent nulls, and with bounds."""
 
     intercepted_binops = frozenset({"*"})
     concat = staticmethod(_bounded_join)
@@ -217,7 +217,7 @@ class Templates:
         return bool(used - self._environment.globals.keys() if self._is_open else used & {*self._known, ROW})
 
     def mistakes(self, source: str) -> list[tuple[int, str]]:
-        """Return what is wrong with a template before any row: (line in it, message)."""
+        """Return the mistakes in a template before any row: (line in it, message)."""
         try:
             tree = self._environment.parse(source)
             return sorted([*self._unknown_words(tree), *self._unknown_columns(tree)])
@@ -319,7 +319,7 @@ def _line_of(tree: nodes.Template, name: str) -> int:
 
 
 def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None]]:
-    """Yield each use of `row` with the column it names; None where only rendering can tell."""
+    """Yield each use of `row` with the column it names; None where only rendering shows it."""
     named: set[int] = set()
     for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
         if isinstance(node, nodes.Getattr):

@@ -22,7 +22,7 @@ _TAIL = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar. `wanted` is what a row's value must be: [value], or [from, below], where None is no bound."""
+    """One bar. `wanted` is what a row's value must be: [value], or [from, below], where None means no bound."""
 
     name: str
     count: int

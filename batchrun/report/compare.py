@@ -187,7 +187,7 @@ def _source(gold: Gold | None) -> tuple[str, ...]:
 
 
 def _columns(first: Prepared, second: Prepared, gold: Gold | None) -> tuple[list[ColumnComparison], tuple[str, ...]]:
-    """Return the answer columns to compare: that of gold, else all common ones but texts beside other kinds."""
+    """Return the answer columns to compare: that of gold, else all common ones; texts where there are no others."""
     common = [name for name in first.form.columns if name in second.form.columns]
     if gold is not None and gold.answer not in common:
         raise UserError(f'--gold: the second job has no answer column "{gold.answer}"')

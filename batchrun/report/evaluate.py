@@ -181,7 +181,7 @@ class _Questions:
             self._contradictions[question] = Counter({judged.gold: judged.rows, gold: 1})
 
     def evaluation(self, kind: CostKind) -> Evaluation:
-        """Return what was found."""
+        """Return the evaluation."""
         if not self._judged:
             where = f'no answered row has a value in "{self._gold.column}"'
             if self._gold.joined is not None:

@@ -98,7 +98,7 @@ class _Walk:
     def __init__(self, p: Prepared, gold: Gold | None, *, rows: int, settled: int, samples: bool) -> None:
         self._p, self._gold, self._samples = p, gold, samples
         self._inputs = tuple(p.renderer.columns or p.kept)
-        # Gold stands in a column of its own behind the answers, so it is read beside the columns that are shown.
+        # Gold stands in a column of its own behind the answers, so it is read with the columns that are shown.
         self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else [])]))
         self._step = 1 if rows <= MOST_ROWS else -(-settled // (MOST_ROWS - MOST_FAILED)) or 1
         cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(p.form.columns)) or 1

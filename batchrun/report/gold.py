@@ -45,7 +45,7 @@ class Rule:
             case "boolean":
                 return "true, yes and 1 are equal, and false, no and 0"
             case "list" | "object" | "json":
-                return "as JSON, whatever the order of keys"
+                return "as JSON, keys in any order"
         case = "upper and lower case are equal" if self.ignore_case else "upper and lower case differ"
         return f"as text without spaces around it; {case}"
 
@@ -54,7 +54,7 @@ class Rule:
         return self.kind not in {"number", "list", "object", "json"} and not self.tolerance
 
     def normal(self, value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
-        """Return the text by which a value is compared. Raises ValueError for what is not of this kind."""
+        """Return the text by which a value is compared. Raises ValueError for another kind of value."""
         text = text_of(value).strip()
         match self.kind:
             case "integer" | "number":
@@ -77,7 +77,7 @@ class Rule:
         return text.casefold() if self.ignore_case else text
 
     def equal(self, gold: str, answer: str | None) -> bool:
-        """Compare two values in their normal form; None is no answer."""
+        """Compare two values in their normal form; None stands for a missing answer."""
         if answer is None or not self.tolerance:
             return gold == answer
         return abs(Decimal(gold) - Decimal(answer)) <= self.tolerance

@@ -76,7 +76,7 @@ class ErrorGroup(NamedTuple):
 
 
 def report_path(p: Prepared) -> Path:
-    """Return the report's default path: NAME.report.html beside the output NAME.SUFFIX."""
+    """Return the report's default path: NAME.report.html next to the output NAME.SUFFIX."""
     return p.job.output_path.with_name(f"{p.job.output_path.stem}.report.html")
 
 

@@ -76,7 +76,7 @@ def labels_needed(only_first: int, only_second: int, total: int) -> int | None:
 def label_scores(pairs: Mapping[tuple[str, str | None], int]) -> list[LabelScores]:
     """Return the scores of each label by counts of (gold, answer), most frequent gold label first.
 
-    An answer of None is no answer: it counts against the recall of its gold label.
+    None stands for a missing answer: it counts against the recall of its gold label.
     """
     support, answered, right = Counter[str](), Counter[str](), Counter[str]()
     for (gold, answer), number in pairs.items():

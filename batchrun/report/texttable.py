@@ -35,11 +35,11 @@ def text_table(
 
 
 def record(pairs: Sequence[tuple[str, str]], *, encoding: str) -> Iterator[str]:
-    """Yield names and whole values: a short value beside its name, any other below it, indented."""
+    """Yield names and whole values: a short value on the line of its name, any other below it, indented."""
     for name, value in pairs:
         text = encodable(lines(value), encoding)
         shown = encodable(printable(name), encoding)
-        if "\n" in text or len(text) > 60:  # noqa: PLR2004  (what fits beside a name)
+        if "\n" in text or len(text) > 60:  # noqa: PLR2004  (as much as fits on a name's line)
             yield f"{shown}:"
             yield from (f"  {line}" for line in text.split("\n"))
         else:

@@ -186,7 +186,7 @@ async def _tick(pool: Pool, gate: Gate, ui: Ui, asking: Asking) -> None:
 
 
 def _facts(tally: Tally) -> dict[str, Any]:
-    """Give what the log tells of a tally."""
+    """Return what the log tells of a tally."""
     names = ("ok", "failed", "requests", "in_flight", "waiting", "limit", "possibly_billed", "gate_why", "errors")
     return {**{name: getattr(tally, name) for name in names}, "cost_usd": str(to_usd(tally.cost))}
 
@@ -303,7 +303,7 @@ def _target(job: Job, endpoint: Endpoint, url: str) -> Target:
 
 @contextmanager
 def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Give the endpoint with its address; `local` and `simulator` get a server of their own for as long."""
+    """Return the endpoint with its address; `local` and `simulator` get a server of their own for as long."""
     if endpoint.name == "local" and endpoint.model_file is not None:
         with local_server(endpoint.model_file) as child:
             yield replace(endpoint, base_url=child.url)

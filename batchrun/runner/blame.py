@@ -60,7 +60,7 @@ class Evidence:
         return self.outage.record_success(work.sent_at)
 
     def record_answer(self, work: Work) -> None:
-        """Note an answer: the failures before it were not the row's fault, which tells how often the server fails."""
+        """Note an answer: the failures before it were not the row's fault, which shows how often the server fails."""
         self._answers += 1
         self._faults += work.tries.attempts + work.tries.sent
 
@@ -92,7 +92,7 @@ class Evidence:
             self._doubtful += 1
 
     def settled(self, work: Work) -> None:
-        """Note that a question is no longer open in this run."""
+        """Note that a question is settled in this run."""
         self._unsettled -= 1
         self._doubtful -= work.doubtful
         self.outage.forget(work.question)

@@ -50,7 +50,7 @@ class Child:
             encoding="utf-8",
             errors="replace",
             env={name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)},
-            start_new_session=True,  # a Ctrl-C in the terminal is ours: the child must finish what is in flight
+            start_new_session=True,  # a Ctrl-C in the terminal is ours: the child must finish its requests in flight
         )
         self._readers = [
             threading.Thread(target=reader, args=(stream,), daemon=True)
@@ -84,7 +84,7 @@ class Child:
             raise SenderError(self._why("did not start"))
 
     def stop(self) -> None:
-        """End the server: its stdin closes, then it is told, then it is killed."""
+        """End the server: its stdin closes, then SIGTERM, then SIGKILL."""
         for ending in (self._close_stdin, self._process.terminate, self._process.kill):
             ending()
             with suppress(subprocess.TimeoutExpired):

@@ -10,8 +10,8 @@ from batchrun.records import Summary
 from batchrun.terminal import duration, place, plural, printable, when
 
 
-def told(summary: Summary, cwd: Path) -> Iterator[str]:
-    """Say how a run ended: rows, errors with advice, money and time, the output as seen from `cwd`, what to do next."""
+def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
+    """Yield how a run ended: rows, errors with advice, money and time, the output as seen from `cwd`, the next step."""
     counts = [f"{summary.ok:,} ok", f"{summary.failed:,} failed", f"{summary.pending:,} pending"]
     if summary.skipped:
         counts.append(f"{summary.skipped:,} skipped")
@@ -44,6 +44,6 @@ def _money(summary: Summary) -> str:
 
 
 def advice(error_type: str) -> str:
-    """Give `: what it means; what to do`, nothing for an unknown name."""
+    """Return `: what it means; what to do`, nothing for an unknown name."""
     ending = TABLE.get(error_type)
     return f": {ending.means}; {ending.do}" if ending else ""

@@ -19,7 +19,7 @@ ON_CHANGE = math.inf
 SMALLEST_ROUND = 8  # answers; fewer say nothing about latency
 NOISE, TIMES_NOISE = 0.03, 3.0  # the share of refusals at first; as many as usual end a step up
 HEAVY = 0.1  # of a limit that held being refused halves it
-SOON = 12  # answers per request in flight; a told wait after fewer lowers the limit: not the mere end of a quota
+SOON = 12  # answers per request in flight; a server's wait after fewer is no end of a quota: it lowers the limit
 QUIET_ANSWERS, QUIET_ROUNDS = 200, 20  # without a refusal before the next step up
 SHORTEST_QUIET, QUIET_WAITS, LONGEST_QUIET = 10.0, 40.0, 300.0  # seconds, and times what the server asked to wait
 NOTABLE_GROWTH = 1.5  # of the limit, from which latency is compared
@@ -28,7 +28,7 @@ SATURATED = 0.7  # of that growth is eaten by latency: more in flight brings no 
 _RAMP = 0.1  # seconds in which the starts behind an opened gate double
 _LONGEST_RAMP = 60.0
 _RAMP_OVER = 1024  # starts after which a gate no longer counts
-_DENSE, _FEWEST_DENSE = 4, 3  # one refusal in so many requests closes the gate, once there are so many
+_DENSE, _FEWEST_DENSE = 4, 3  # one refusal in 4 requests closes the gate, once there are 3
 
 
 class AdaptiveLimit:
@@ -52,7 +52,7 @@ class AdaptiveLimit:
         self._seconds = 0.0
 
     def record_answer(self, now: float, seconds: float, in_flight: int) -> None:
-        """Learn from an answer that took so many seconds, with so many other requests in flight."""
+        """Learn from an answer: its seconds, and how many other requests were in flight."""
         self._answers += 1
         if now - seconds < self._round_at:
             return
@@ -64,7 +64,7 @@ class AdaptiveLimit:
             self._end_round(now)
 
     def record_refusal(self, now: float, seconds: float, in_flight: int, wait: float | None = None) -> None:
-        """Learn from a refusal after so many seconds; `wait` is what the server asked for."""
+        """Learn from a refusal; `wait` is the seconds that the server asked for."""
         sent_at = now - seconds
         if sent_at < self._lowered_at:  # it was counted as taken when the limit was lowered
             self.limit = max(self._held, self.limit - 1)
@@ -213,7 +213,7 @@ class TokenBucket:
         return wait
 
     def refund(self, now: float, n: float) -> None:
-        """Return what was taken but not used; a negative `n` charges what was used beyond it."""
+        """Return an unused amount; a negative `n` charges more."""
         self._fill(now)
         self._level = min(self._burst, self._level + n)
 
@@ -286,7 +286,7 @@ class Limits:
         return NOW
 
     def learn(self, ending: Ending, now: float, seconds: float, wait: float | None, *, answered: bool) -> None:
-        """Let the limit learn from a reply after so many seconds that asked for a `wait`; faults teach nothing.
+        """Let the limit learn from a reply that took `seconds` and asked for a `wait`; faults teach nothing.
 
         `answered` says whether the model wrote something while no outage was declared.
 
@@ -296,8 +296,8 @@ class Limits:
         if answered and ending.blames is not Blame.SERVER:
             self.limit.record_answer(now, seconds, self.in_flight)
         elif ending.slows and (not self._fixed or ending.code == HTTPStatus.PAYMENT_REQUIRED):
-            told = wait if ending.code == HTTPStatus.TOO_MANY_REQUESTS else None
-            self.limit.record_refusal(now, seconds, self.in_flight, told)
+            asked = wait if ending.code == HTTPStatus.TOO_MANY_REQUESTS else None
+            self.limit.record_refusal(now, seconds, self.in_flight, asked)
 
     def give_back(self, now: float, permit: Permit, *, spent: Pico, keep: bool, tokens: int | None) -> None:
         """End a request: `spent` is settled, `keep` leaves the reservation (it may be billed), `tokens` were used."""

@@ -1,4 +1,4 @@
-"""A job file on disk -> the job and its environment, or one error that tells every mistake."""
+"""A job file on disk -> the job and its environment, or one error with every mistake."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ LARGEST = 2**20
 def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOptions) -> tuple[Loaded, Environment]:
     """Read a job file and its environment: `process` are the variables of this process, which win over .env files.
 
-    Raises JobFileError with all mistakes: where the file has some, what is sound is held to the input, too, with the
-    flags of `options` applied. UserError for a file that can't be read.
+    Raises JobFileError with all mistakes: where the file has some, its right parts are checked against the input,
+    too, with the flags of `options` applied. UserError for a file that can't be read.
     """
     environment = read_environment(path.parent, cwd, process)
     loaded = examine(_text(path), path, environment, options.settings)
@@ -25,7 +25,7 @@ def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOpt
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:  # a device or a pipe tells no size beforehand
+        with path.open("rb") as file:  # a device or a pipe has no size beforehand
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise UserError(f"{path} is too large for a job file ({LARGEST >> 20} MB): put rows in an input file")

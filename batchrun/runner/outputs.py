@@ -126,7 +126,7 @@ CONVERTED: Mapping[str, Callable[[Any], Any]] = {
 
 
 def state(p: Prepared, plan: int) -> str:
-    """Give a note that is equal as long as the output is what this plan and job write, and nobody touched the file."""
+    """Return a note that is equal as long as this plan and job would write the same, and nobody touched the file."""
     path = p.job.output_path
     try:
         found = path.stat()

@@ -64,7 +64,7 @@ def input_changed(plan: PlanInfo, job: Job) -> bool:
 
 
 def stamps_text(stamps: Sequence[FileStamp]) -> str:
-    """Give what the checkpoint keeps of the input's files."""
+    """Return the stamps of the input's files as the checkpoint keeps them."""
     # json, not orjson: a file's name may not be UTF-8
     return json.dumps([astuple(stamp) for stamp in stamps])
 
@@ -77,7 +77,7 @@ class Keys:
         self._seen: dict[bytes, int] | None = None if dedupe else {}
 
     def __call__(self, batch: Batch) -> tuple[list[bytes | None], dict[int, tuple[str, str]]]:
-        """Give each row's key (None: not asked), and by position why a row can't be asked."""
+        """Return each row's key (None: not asked), and by position why a row can't be asked."""
         keys: list[bytes | None] = []
         problems: dict[int, tuple[str, str]] = {}
         asked = batch.asked
@@ -105,9 +105,9 @@ def open_work(
     most: int | None,
     changed: Callable[[], bool],
 ) -> Iterator[Work]:
-    """Give the open questions in input order with the values of their rows; at most `most` of them.
+    """Return the open questions in input order with the values of their rows; at most `most` of them.
 
-    `changed` is asked after each batch is read: when the input is no longer the planned one, nothing more is given.
+    `changed` is asked after each batch is read: when the input differs from the planned one, it ends.
     """
     count = 0
     batches: Iterator[Batch] | None = None

@@ -1,6 +1,6 @@
 """Many questions through one Send: limits, judgement, retries.
 
-A worker takes a question when all limits admit it, sends it, settles it (`_settle` tells all that can happen
+A worker takes a question when all limits admit it, sends it, settles it (`_settle` has all that can happen
 to one attempt) and takes the next. A question that waits for its retry holds no slot. `_take` never waits: a worker
 that finds nothing to do ends, and the feeder starts new ones when a timer or an event says that there is something to
 do again.
@@ -69,7 +69,7 @@ class Pool:
         self._crash: Exception | None = None
 
     async def ask(self, source: Iterator[Work]) -> None:
-        """Ask what the source yields. A problem of the source or of ours is raised once what is in flight has ended."""
+        """Ask what the source yields. A problem of the source or of ours is raised after the requests in flight."""
         self._queue = Queue(source, self._rules.questions - self._rules.doubtful)
         self._valve.on_change = self._wake.set
         while not self._finished():
@@ -91,7 +91,7 @@ class Pool:
         return None if at is None else self._wall() - (self._clock() - at)
 
     def observe(self) -> None:
-        """Bring up to date what the tally shows of time: the oldest request, and what is waited for since when."""
+        """Bring up to date what the tally shows of time: the oldest request, and the wait with its beginning."""
         now, tally = self._clock(), self.tally
         tally.waiting = self._queue.waiting
         tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
@@ -111,7 +111,7 @@ class Pool:
             if not self._in_flight and not self._valve.closed and self._queue.is_empty():
                 self._stop_if_starved()
                 return True
-        except Exception as crash:  # noqa: BLE001  (what is in flight is paid for: it ends first)
+        except Exception as crash:  # noqa: BLE001  (requests in flight are paid for: they end first)
             self._crashed(crash)
         return self._valve.aborted if self._in_flight else self._valve.closed
 
@@ -269,7 +269,7 @@ class Pool:
             self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, max_tokens=self._rules.max_tokens))
             return
         if verdict.text is not None and ending.blames is Blame.ROW:
-            self._record_success(work, now)  # the server works, whatever the model wrote
+            self._record_success(work, now)  # the server works, though the model wrote something else
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
         if reply.before_reply and not work.reconnects and not self._valve.closed:
@@ -379,7 +379,7 @@ class Pool:
     # -- what becomes of a question without an answer
 
     def _repair(self, work: Work, outcome: Outcome, verdict: Verdict) -> None:
-        """Continue the conversation with the invalid answer and what is wrong with it.
+        """Continue the conversation with the invalid answer and the mistake in it.
 
         An answer that the server itself refused (Groq: json_validate_failed) is asked for once more as it was.
         """
@@ -457,7 +457,7 @@ class Pool:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
     def _explain_failures(self) -> None:
-        """Make what was refused before the first success final: the server works, so the rows are to blame."""
+        """Make refusals before the first success final: the server works, so the rows are to blame."""
         for outcome in self._unexplained.values():
             self.tally.count_failure("unexplained", -1)
             self.tally.count_failure(outcome.error_type or "")
@@ -483,7 +483,7 @@ class Pool:
             self._keep.put(work.last._replace(status=Status.PENDING))
 
     def _leave_pending(self) -> None:
-        """At the end: what waits stays pending; what is still in flight may be billed."""
+        """At the end: waiting questions stay pending; those in flight may be billed."""
         for work in list(self._in_flight.values()):
             self._abandon(work)
         for work in self._queue.left:

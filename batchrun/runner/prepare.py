@@ -266,7 +266,7 @@ def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
 
 
 def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm) -> dict[str, Any]:
-    """Give what is sent beside the question though the job does not say it; no key depends on it."""
+    """Return what is sent beside the question though the job does not say it; no key depends on it."""
     extras: dict[str, Any] = {}
     if endpoint.decisions:
         return extras

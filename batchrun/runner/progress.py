@@ -1,4 +1,4 @@
-"""What people see while a run goes on: a bar on a terminal, else a plain line now and then; all on stderr."""
+"""What people see during a run: a bar on a terminal, else a plain line now and then; all on stderr."""
 
 import sys
 import time
@@ -71,20 +71,20 @@ class Pace:
         return (settled - before) / (now - since) if now - since >= _FIRST_RATE else 0.0
 
     def left(self, questions: int, gate: float) -> float | None:
-        """Give how long so many questions will take after a gate that is closed for `gate` seconds; None: unknown."""
+        """Return how long that many questions will take after `gate` seconds of a closed gate; None: unknown."""
         allowed = 60.0 * questions / self._per_minute if self._per_minute else 0.0
         measured = questions / self.rate if self.rate else 0.0
         return gate + max(allowed, measured) if allowed or measured else None
 
 
 class Ui(Protocol):
-    """Where a run tells what it does. Counts are of questions."""
+    """Where a run shows its progress. Counts are of questions."""
 
     def say(self, line: str) -> None:
-        """Tell something that people should know though nothing is wrong."""
+        """Show a notice: nothing is wrong."""
 
     def warn(self, line: str) -> None:
-        """Tell a problem."""
+        """Show a problem."""
 
     def start(self, goal: Goal) -> None:
         """Begin to ask."""
@@ -97,7 +97,7 @@ class Ui(Protocol):
 
 
 class Quiet:
-    """Only problems are told."""
+    """Shows problems alone."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream

@@ -57,7 +57,7 @@ def _load_sender() -> None:
 
     def load() -> None:
         try:
-            with suppress(ImportError):  # told by the run
+            with suppress(ImportError):  # the run reports it
                 importlib.import_module("batchrun.senders.reqwest")
         finally:
             loaded.set()
@@ -83,7 +83,7 @@ def _usd(cost: Decimal | float | str) -> Decimal:
     try:
         amount = Decimal(str(cost))
     except InvalidOperation:
-        raise UserError(f"max_cost is no amount in USD: {cost!r}") from None
+        raise UserError(f"max_cost is not an amount in USD: {cost!r}") from None
     if not amount.is_finite() or amount <= 0:
         raise UserError(f"max_cost must be more than 0 USD, not {cost!r}")
     return amount

@@ -42,7 +42,7 @@ class Queue:
 
     @property
     def in_last_round(self) -> bool:
-        """Whether no new question is left, so that what is taken from now on failed before."""
+        """Whether no new question is left, so that those taken from now on failed before."""
         return self._source is None and self._spare is None
 
     def holds_only_refused(self, attempts: int) -> bool:

@@ -54,7 +54,7 @@ class Tries:
         self.attempts = self.sent = self.empty = 0
 
     def left(self, count: Count, attempts: int) -> bool:
-        """Tell whether one more try of this kind is allowed."""
+        """Check whether one more try of this kind is allowed."""
         if count is Count.TIME:
             return True
         if count in (Count.NONE, Count.REPAIRS) or self.charged >= attempts:
@@ -71,7 +71,7 @@ class Decision:
     """What is done about one ending.
 
     `delay` is the wait in seconds before this question's next try; `gate` is how long all others wait, which is 0 for a
-    lone "not now" without a told wait: the limit of requests in flight sees to that.
+    lone "not now" without a wait of the server's: the limit of requests in flight sees to that.
     `becomes` is what the question is now in this run: OK, FAILED, PENDING, or None where it is asked again, which is
     in the last round of the run if `last_round` is true.
     """
@@ -139,7 +139,7 @@ def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float) 
 
 
 def backoff(number: int, jitter: float, base: float = BASE, cap: float = CAP) -> float:
-    """Give the seconds to wait after the `number`-th failure: exponential with full jitter."""
+    """Return the seconds to wait after the `number`-th failure: exponential with full jitter."""
     return jitter * min(cap, base * 2.0 ** min(number - 1, 32))
 
 

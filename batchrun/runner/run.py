@@ -130,7 +130,7 @@ class _Run:
     # -- plan
 
     def _plan(self) -> PlanInfo:
-        """Give the plan that stands, or make a new one current."""
+        """Return the plan that stands, or make a new one current."""
         p, checkpoint, now = self._p, self._checkpoint, time.time()
         current = checkpoint.current_plan()
         mark = fingerprint(self._job, p.renderer, p.rows.files, now=now)
@@ -157,7 +157,7 @@ class _Run:
         )
 
     def _reopened(self, plan: PlanInfo) -> PlanInfo:
-        """Give the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
+        """Return the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
         if self._options.retry is None:
             return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry or None)
@@ -169,7 +169,7 @@ class _Run:
         return self._checkpoint.current_plan() or plan
 
     def _nothing_new(self, plan: PlanInfo) -> Counts | None:
-        """Give the last run's counts if it finished this very plan and its output still stands."""
+        """Return the last run's counts if it finished this very plan and its output still stands."""
         last = self._checkpoint.last_run()
         if last is None or last.plan != plan.number or last.counts is None or not last.output:
             return None
@@ -179,13 +179,13 @@ class _Run:
         return counts if last.output == outputs.state(self._p, plan.number) else None
 
     def _start(self, plan: PlanInfo) -> int:
-        """Give the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
+        """Return the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
         return 0 if self._checkpoint.has_truncated(max_tokens=self._p.max_tokens) else plan.low_water
 
     # -- ask
 
     def _failures_left(self, standing: int, plan: PlanInfo) -> int | None:
-        """Give how many more questions may fail; the rows that failed for good count against limits.max_failed."""
+        """Return how many more questions may fail; the rows that failed for good count against limits.max_failed."""
         accepted = self._job.limits.accepted_failures(plan.rows)
         if accepted is None:
             return None
@@ -265,7 +265,7 @@ class _Run:
                 self._ui.warn(f"{path} may need {needed >> 20:,} MB, and its disk has {free >> 20:,} MB free")
 
     def _goal(self, questions: int, failed: int) -> Goal:
-        """Give what the progress counts to: the whole plan, or with a limit what this run asks."""
+        """Return what the progress counts to: the whole plan, or with a limit what this run asks."""
         per_minute = self._job.limits.requests_per_minute
         if self._options.is_partial:
             return Goal(self._asked, per_minute=per_minute, cost_kind=cost_kind(self._job))

@@ -22,7 +22,7 @@ Number = TypeVar("Number", int, pl.Expr)
 def mix(position: Number) -> Number:
     """Return where a position below 2**32 stands in the order, without any two at one place.
 
-    A mere multiple would fall into step with inputs that repeat every so many rows.
+    A mere multiple would fall into step with inputs that repeat at regular distances.
     """
     mixed = position * 0x9E3779B1 % MIXED
     mixed = (mixed ^ mixed // 2**15) * 0x85EBCA6B % MIXED

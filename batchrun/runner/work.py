@@ -216,7 +216,7 @@ class Work:
         )
 
     def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:
-        """Give the record of one attempt that brought no answer."""
+        """Return the record of one attempt that brought no answer."""
         return FailedAttempt(
             self.question,
             at,
@@ -231,7 +231,7 @@ class Work:
         )
 
     def unsent(self, problem: RowProblem, *, at: float) -> Outcome:
-        """Give the outcome of a row for which no request can be made."""
+        """Return the outcome of a row for which no request can be made."""
         return Outcome(
             self.question,
             Status.FAILED,
@@ -244,7 +244,7 @@ class Work:
         )
 
     def abandoned(self, *, at: float) -> Outcome:
-        """Give the outcome of a question that was in flight when the run gave up waiting."""
+        """Return the outcome of a question that was in flight when the run gave up waiting."""
         return Outcome(
             self.question,
             Status.PENDING,

@@ -47,7 +47,7 @@ class _Sender:
         times = dict.fromkeys(("connect", "read"), self._target.connect_timeout)
 
         async def trace(event: str, info: dict[str, Any]) -> None:
-            nonlocal sent  # a proxy's CONNECT is no request of ours, but has to be answered in time
+            nonlocal sent  # a proxy's CONNECT is not our request, but has to be answered in time
             if event == "http11.send_request_headers.started" and info["request"].method == b"POST":
                 sent = True
                 times.pop("read", None)
@@ -93,7 +93,7 @@ def _fault_before(error: BaseException) -> Fault:
     causes = list(_causes(error))
     if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
         return Fault.DNS
-    # A handshake that only breaks off is no question of trust.
+    # A handshake that breaks off says nothing about trust.
     is_tls = any(isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError) for cause in causes)
     return Fault.TLS if is_tls else Fault.CONNECT
 

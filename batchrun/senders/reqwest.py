@@ -15,10 +15,10 @@ from batchrun.net import fault_of
 from batchrun.records import Fault, Reply, Request, Send, Target
 
 _CLOSE_TOGETHER = 1_000
-"""Two requests lost on used connections within so many: this server closes connections without notice."""
+"""Two requests lost on used connections within this many requests: this server closes connections without notice."""
 
 _LINGER = 4
-"""A cancelled request holds its connection until pyreqwest's own timeout, which is so many times ours.
+"""A cancelled request holds its connection until pyreqwest's own timeout, which is this many times ours.
 
 It must be longer, since after a stop of the process (SIGSTOP) it ends replies that lie in the sockets.
 """

@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def threads() -> int:
-    """Give half the processors: llama.cpp's threads wait for each other busily, so one that shares its core stalls all.
+    """Return half the processors: llama.cpp's threads wait for each other busily; one that shares its core stalls all.
 
     Measured on two busy cores: one thread answers 20 short reviews in 20 s, two in 35 s.
     """
@@ -100,7 +100,7 @@ def end_with_stdin() -> None:
 
 
 def healthy(url: str) -> bool:
-    """Tell whether the server at an http address answers GET /health; no proxy is asked."""
+    """Check whether the server at an http address answers GET /health; no proxy is asked."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     try:
         connection.request("GET", "/health")

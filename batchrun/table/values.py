@@ -16,7 +16,7 @@ class JsonNumber(float):
     """A number of a JSON line that Python would write otherwise, such as 2.50: it prints as it is written."""
 
     def __new__(cls, written: str) -> Self:
-        """Keep the text beside the value."""
+        """Keep the text with the value."""
         self = super().__new__(cls, written)
         self.written = written
         return self
@@ -70,7 +70,7 @@ class JsonType:
 
 
 def as_type(value: Any, dtype: pl.DataType) -> Any:  # noqa: ANN401  (any JSON)
-    """Return a JSON value as its column's type holds it; what is not text becomes JSON text in a column of text."""
+    """Return a JSON value as its column's type holds it; in a column of text any other value becomes JSON text."""
     if value is None:
         return None
     if isinstance(dtype, pl.String):

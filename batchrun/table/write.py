@@ -1,6 +1,6 @@
 """Rows and answers to the output file: the old one stays until the new one is complete.
 
-Equal content gives equal bytes, whatever the sizes of the frames. In CSV a null is an empty cell, an empty text is "",
+Equal content gives equal bytes, for frames of any size. In CSV a null is an empty cell, an empty text is "",
 lists and objects are JSON text, dates ISO 8601, binary data Base64. JSON has no NaN and no infinity: JSONL holds null.
 """
 

@@ -16,7 +16,7 @@ from simulator_server import Running, running
 from batchrun.cli.status import command as status
 from batchrun.errors import ExitCode, UserError
 from batchrun.job import RunOptions
-from batchrun.runner.closing import told
+from batchrun.runner.closing import closing_lines
 from batchrun.runner.progress import Quiet
 from batchrun.runner.work import Tally
 
@@ -101,7 +101,9 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         assert ran.summary.possibly_billed == lost > 10
         with sqlite3.connect(tmp_path / ".batchrun" / "job.sqlite") as books:
             assert books.execute("SELECT sum(possibly_billed) FROM answers").fetchone() == (lost,)
-        assert any(f"{lost} more requests may have been billed" in line for line in told(ran.summary, tmp_path))
+        assert any(
+            f"{lost} more requests may have been billed" in line for line in closing_lines(ran.summary, tmp_path)
+        )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_answers_from_the_cache_cost_nothing_and_are_shown(tmp_path: Path) -> No
         assert simulator.counters.endings == {"good": 30, "cache-hit": 30}
         assert Decimal(paid.cost_usd) == Decimal(free.cost_today_usd) == simulator.counters.billed_usd
     assert (paid.cached, free.cached, free.ok, free.cost_usd) == (0, 30, 30, "0")
-    assert any("30 answers from OpenRouter's cache at no cost" in line for line in told(free, tmp_path))
+    assert any("30 answers from OpenRouter's cache at no cost" in line for line in closing_lines(free, tmp_path))
     shown = CliRunner().invoke(status, [str(path)], catch_exceptions=False).stdout
     assert "30 requests, $0, 30 from OpenRouter's cache at no cost" in shown
 

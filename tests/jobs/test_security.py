@@ -37,7 +37,7 @@ from batchrun.errors import BatchrunError
 from batchrun.job import Answer, Environment, RunOptions, load
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Reply, Secret, Summary, Target
-from batchrun.runner.closing import told
+from batchrun.runner.closing import closing_lines
 from batchrun.runner.loading import LARGEST, load_file
 from batchrun.runner.log import logged
 from batchrun.runner.progress import Goal, Plain
@@ -123,7 +123,7 @@ def go(job: Path, *, sender: str = "reqwest", endpoint: str | None = None, looks
     if summary:
         with closing(ui.reader or sqlite3.connect(":memory:")):
             words["--json"] = orjson.dumps(summary).decode()
-            words["closing"] = "\n".join(told(summary, Path.cwd()))
+            words["closing"] = "\n".join(closing_lines(summary, Path.cwd()))
             words["found"] = "\n".join(found_in(job.parent))
             wal = sum(path.stat().st_size for path in job.parent.glob(".batchrun/*-wal"))
     return Left(summary, wal, words)

@@ -19,7 +19,7 @@ from batchrun.api.endpoints import default_model
 from batchrun.errors import ExitCode
 from batchrun.job import Answer, RunOptions
 from batchrun.prompt.answers import AnswerForm
-from batchrun.runner.closing import told
+from batchrun.runner.closing import closing_lines
 from batchrun.runner.work import REAL_TIME
 from batchrun.table import answer_columns, dtype_of
 
@@ -282,7 +282,7 @@ def test_a_server_that_ignores_schemas(tmp_path: Path) -> None:
     with plain_server(as_told) as url:
         ran = run(write_job(tmp_path, url, answer={"repairs": 0}))
         assert ran.count("answer_raw") == {"It is good, I would say.": 3}
-        assert any("answer.mode: prompt" in line for line in told(ran.summary, tmp_path))
+        assert any("answer.mode: prompt" in line for line in closing_lines(ran.summary, tmp_path))
         assert run(write_job(tmp_path, url, answer={"mode": "prompt"})).count("label") == {"good": 3}
 
 

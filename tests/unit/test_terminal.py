@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from batchrun.cli.arguments import give
+from batchrun.cli.arguments import print_out
 from batchrun.terminal import plural
 
 
@@ -32,6 +32,6 @@ def test_a_terminal_without_a_letter_shows_its_escape(
     """ASCII and Latin-1 terminals get an escape in place of a letter that they do not have; nothing fails."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", stream)
-    give("é ł")
+    print_out("é ł")
     stream.seek(0)
     assert stream.read() == f"{text}\n"

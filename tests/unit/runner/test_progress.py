@@ -13,7 +13,7 @@ from simulator_server import running
 from batchrun.api.codes import TABLE
 from batchrun.job import RunOptions
 from batchrun.records import Summary
-from batchrun.runner.closing import told
+from batchrun.runner.closing import closing_lines
 from batchrun.runner.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Quiet, chosen, line
 from batchrun.runner.work import Tally
 
@@ -190,7 +190,7 @@ def test_the_end_tells_counts_advice_money_time_output_and_what_next() -> None:
     """Each error comes with its number and one sentence of advice; the output is named as the user would write it."""
     errors = {"rate_limited": 2, "content_policy": 3}
     last = summary(exit_code=1, reason="5 rows failed", failed=5, ok=5, errors=errors, next="`batchrun retry x.yaml`")
-    lines = list(told(last, Path("/data")))
+    lines = list(closing_lines(last, Path("/data")))
     assert lines[0] == "10 rows: 5 ok, 5 failed, 0 pending"
     assert lines[1] == f"  3 content_policy: {TABLE['content_policy'].means}; {TABLE['content_policy'].do}"
     assert lines[2].startswith("  2 rate_limited: ")
@@ -200,10 +200,10 @@ def test_the_end_tells_counts_advice_money_time_output_and_what_next() -> None:
         "5 rows failed",
         "`batchrun retry x.yaml`",
     ]
-    assert "output: /data/out/x.csv" in list(told(last, Path("/home")))
+    assert "output: /data/out/x.csv" in list(closing_lines(last, Path("/home")))
 
 
 def test_what_a_server_says_cant_move_the_cursor() -> None:
     """A reason is printed with its control characters as escapes, and says that the run stopped."""
-    lines = list(told(summary(exit_code=3, reason="no \x1b[2Jcredit"), Path("/")))
+    lines = list(closing_lines(summary(exit_code=3, reason="no \x1b[2Jcredit"), Path("/")))
     assert "stopped: no \\x1b[2Jcredit" in lines
