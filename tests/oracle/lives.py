@@ -10,16 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet
 from hypothesis import strategies as st
 
+from oracle.files import Row, encoded, with_blobs
 from oracle.model import Number
 from oracle.server import KINDS, Weather
 from oracle.sizes import SIZES
-
-Row = dict[str, Any]
 
 # -- the combination: plain choices first, so that a failure shrinks to them
 
@@ -134,11 +130,6 @@ EXTRAS: dict[str, dict[str, tuple[Any, ...]]] = {
         "list": (["p"], [], ["q", 'x "y"']),
     },
 }
-ARROW: dict[str, pa.DataType] = {
-    "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "single": pa.float32(),
-    "boolean": pa.bool_(), "date": pa.date32(), "datetime": pa.timestamp("us"), "decimal": pa.decimal128(9, 2),
-    "list": pa.list_(pa.string()),
-}  # fmt: skip
 ANSWERS: dict[str, dict[str, Any] | None] = {
     "text": None,
     "enum": {"label": ["good", "bad"]},
@@ -212,6 +203,7 @@ class Life:
     count: int
     height: int
     priced: bool
+    billed_openly: bool
     cap: str
     mistake: str
     prefix: str
@@ -246,7 +238,14 @@ class Life:
     @property
     def mistaken(self) -> bool:
         """Whether the job has a mistake that must be found before anything is asked."""
-        return self.mistake == "no column" or (self.mistake == "unfit cell" and self.format in {"csv", "tsv"})
+        return self.mistake in {"no column", "unfit output"} or (
+            self.mistake == "unfit cell" and self.format in {"csv", "tsv"}
+        )
+
+    @property
+    def knows_costs(self) -> bool:
+        """Whether anybody can know what an answer costs: the job names a price, or the server reports each cost."""
+        return self.priced or self.billed_openly
 
     @property
     def types(self) -> dict[str, str]:
@@ -322,11 +321,13 @@ class Life:
             names = list(self.types)
             if self.combination["files"] == "reordered" and place % 2:
                 names.reverse()
-            raw = _encoded(self.format, {n: self.types[n] for n in names}, share)
+            raw = encoded(self.format, {n: self.types[n] for n in names}, share)
             if self.mistaken and self.mistake == "unfit cell":
                 separator = "," if self.format == "csv" else "\t"
                 cells = ["1", "late", "many", ""] if names == list(self.types) else ["", "many", "late", "1"]
                 raw += separator.join(cells).encode() + b"\n"
+            if self.mistake == "unfit output":
+                raw = with_blobs(folder / name, raw)
             (folder / name).write_bytes(raw)
 
     def first_rows(self) -> list[Row]:
@@ -342,12 +343,14 @@ class Life:
     def told(self, url: str = "http://127.0.0.1:PORT/v1") -> str:
         """Return the life as a person reads it: job file, inputs, steps."""
         rows = self.first_rows()
-        lines = [f"-- {self.job_name} (sizes {self.sizes}, server's seed {self.seed})"]
+        lines = [
+            f"-- {self.job_name} (sizes {self.sizes}, server's seed {self.seed}, costs reported: {self.billed_openly})"
+        ]
         lines += [json.dumps(self.job(url, "A"), indent=1, ensure_ascii=False)]
         for name, share in self.files(rows):
             lines.append(f"-- {name}: {len(share)} rows")
             if self.format in {"csv", "tsv", "jsonl"} and len(share) < 30:
-                raw = _encoded(self.format, self.types, share).decode()
+                raw = encoded(self.format, self.types, share).decode()
                 lines.append("\n".join(line[:200] for line in raw.split("\n")))
             else:
                 lines += [f"{row!r:.200}" for row in share[:30]]
@@ -360,52 +363,11 @@ class Life:
         printer.text("as told below")
 
 
-def _encoded(kind: str, types: dict[str, str], rows: Sequence[Row]) -> bytes:
-    """Return a file's bytes."""
-    if kind in {"csv", "tsv"}:
-        separator = "," if kind == "csv" else "\t"
-        records: list[list[str | None]] = [list(types), *([_written(row[name]) for name in types] for row in rows)]
-        return "".join(separator.join(_quoted(cell) for cell in record) + "\n" for record in records).encode()
-    if kind == "jsonl":
-        lines = []
-        for number, row in enumerate(rows):  # a null may be written or left out
-            names = [name for name in types if row[name] is not None or number % 2 == 0]
-            lines.append("{" + ", ".join(f"{_json(name)}: {_json(row[name])}" for name in names) + "}\n")
-        return "".join(lines).encode()
-    table = pa.table(
-        {name: pa.array([row[name] for row in rows], ARROW[kind_]) for name, kind_ in types.items()},
-        schema=pa.schema([(name, ARROW[kind_]) for name, kind_ in types.items()]),
-    )
-    sink = pa.BufferOutputStream()
-    if kind == "parquet":
-        pa.parquet.write_table(table, sink)
-    else:
-        with pa.ipc.new_file(sink, table.schema) as out:
-            out.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def _written(value: Any) -> str | None:  # noqa: ANN401  (any cell)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return None if value is None else str(value)
-
-
-def _quoted(cell: str | None) -> str:
-    """Return a cell as CSV: nothing for a null, quotes where they are needed, and for the empty text."""
-    if cell is None:
-        return ""
-    return '"' + cell.replace('"', '""') + '"' if cell == "" or any(c in cell for c in ',"\n\t') else cell
-
-
-def _json(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    return value.written if isinstance(value, Number) else json.dumps(value, ensure_ascii=False)
-
-
 # -- drawing
 
-MISTAKES = ("no column", "unfit cell")
-"""A prompt that uses no column; a cell that its declared type does not hold, in the last row."""
+MISTAKES = ("no column", "unfit cell", "unfit output")
+"""A prompt that uses no column; in the last row a cell that its declared type does not hold; a column of Parquet that
+the output's format does not hold."""
 
 
 @st.composite
@@ -414,6 +376,9 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     combination = {
         name: values[0] if draw(st.integers(0, 99)) == 0 else pinned[name] for name, values in DIMENSIONS.items()
     }
+    mistake = draw(st.sampled_from(("",) * 57 + MISTAKES))
+    if mistake == "unfit output":
+        combination |= {"format": "parquet", "keep": "all", "output": "csv"}
     kind = combination["format"]
     names = draw(st.lists(st.sampled_from(NAMES), min_size=3, max_size=3, unique=True))
     extras = EXTRAS.get(kind, EXTRAS["csv" if kind == "tsv" else "parquet"])
@@ -437,8 +402,9 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         count=draw(st.integers(1, 4)),
         height=height,
         priced=combination["flag"] == "--max-cost" or draw(st.sampled_from((True, True, False))),
+        billed_openly=draw(st.booleans()),
         cap=draw(st.sampled_from(("5", "0.0015"))),
-        mistake=draw(st.sampled_from(("",) * 38 + MISTAKES)),
+        mistake=mistake,
         prefix=draw(st.sampled_from(("", "llm_"))),
         keep=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))),
         job_name=draw(st.sampled_from(("job.yaml", "my job.yaml"))),

@@ -17,7 +17,8 @@ from pathlib import Path
 from oracle import model
 from oracle.bounds import Run
 from oracle.compare import check_output
-from oracle.lives import ANSWERS, CONDITIONS, DETAILS, RUNS, Life, Row, Step
+from oracle.files import Row
+from oracle.lives import ANSWERS, CONDITIONS, DETAILS, RUNS, Life, Step
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.server import Ledger, Server, Weather
 from oracle.zygote import Ended, Zygote, fast_folder
@@ -157,7 +158,7 @@ class Living:
         ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes)
         assert ended.code == 2, f"a mistake ({self.life.mistake}) ended with exit {ended.code}: {ended.err}"
         assert not ledger.received, f"{len(ledger.received)} questions were asked in spite of a mistake"
-        where = self.life.job_name if self.life.mistake == "no column" else "part"
+        where = {"no column": self.life.job_name, "unfit cell": "part", "unfit output": "blobs"}[self.life.mistake]
         assert where in ended.err, f"the message names no place: {ended.err}"
 
     # -- one run
@@ -187,6 +188,8 @@ class Living:
             paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost])
             assert paid <= float(self.life.cap) * 1e12, f"the cap is {self.life.cap} USD, the server billed {paid}"
         assert ended.code != 2 or what == "edited", f"exit 2: {ended.err}"
+        if ledger.answered and ended.code in {0, 1} and "--json" not in words:
+            assert ("$" in ended.err) == self.life.knows_costs, f"a cost that nobody knows is told: {ended.err}"
         if self._problems:
             raise self._problems[0]
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
@@ -386,6 +389,7 @@ def live(life: Life, server: Server, zygote: Zygote) -> None:
             "--max-cost": life.cap,
         }
         flags = [flag, *([values[flag]] if flag in values else [])] if flag else []
+        server.billed_openly, server.costs = life.billed_openly, life.knows_costs
         living = Living(life, folder, server, zygote, rows, flags=flags)
         living.write()
         if life.mistaken:

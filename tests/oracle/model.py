@@ -1,7 +1,6 @@
 """The naive batchrun: what a job over some files must bring, written so that a reader believes it at a glance.
 
-It knows nothing of the package. Its spec of a prompt is the table "type → text in a prompt" in docs/reference, and its
-spec of what failed is the table of errors.
+Its spec of a prompt is the table "type → text in a prompt" in docs/reference, that of a failure the table of errors.
 """
 
 import csv
@@ -31,7 +30,6 @@ class Number(float):
     written: str
 
     def __new__(cls, written: str) -> Self:
-        """Keep what is written beside the value."""
         number = super().__new__(cls, written)
         number.written = written
         return number
@@ -77,8 +75,7 @@ def _read(file: Path, declared: dict[str, str]) -> Table:
             [{name: row.get(name) for name in names} for row in rows],
         )
     found = pa.parquet.read_table(file) if file.suffix == ".parquet" else pa.ipc.open_file(file).read_all()
-    types = {one.name: arrow_type(one.type) for one in found.schema}
-    rows = found.to_pylist()
+    types, rows = {one.name: arrow_type(one.type) for one in found.schema}, found.to_pylist()
     for name in (name for name, kind in types.items() if kind == "single"):
         rows = [{**row, name: None if row[name] is None else Single(row[name])} for row in rows]
     return Table(types, rows)
@@ -159,8 +156,6 @@ def _default(value: Any, instead: Any = "", empty: bool = False) -> Any:  # noqa
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=text, autoescape=False)  # noqa: S701  (no HTML)
 _JINJA.filters["default"] = _default
-
-
 _compiled = functools.cache(_JINJA.from_string)
 
 
@@ -192,7 +187,7 @@ ASKED_AGAIN = {"server_error", "overloaded", "rate_limited", "empty_response", "
 
 def ends(question: str, job: "Job") -> tuple[End, int, int]:
     """Return how a question ends under a server that is well, and the fewest and the most requests for that."""
-    tries, typed = job.attempts, job.columns is not None
+    tries, mismatch = job.attempts, End("failed", "schema_mismatch")
     table: dict[str | None, tuple[End, int, int]] = {
         "badrequest": (End("failed", "bad_request", 400), 1, tries),
         "busy": (End("failed", "rate_limited", 429), 1, 60),
@@ -203,12 +198,12 @@ def ends(question: str, job: "Job") -> tuple[End, int, int]:
         "filter": (End("failed", "content_filter"), 1, 1),
         "empty": (End("failed", "no_answer"), 1, 2),
         "lost": (End("failed", "invalid_response"), 1, 3),
-        "whole": (OK, 1, 1) if typed else (End("failed", "truncated"), 1, 1),
-        "bad": (End("failed", "schema_mismatch"), 1 + job.repairs, 1 + job.repairs) if typed else (OK, 1, 1),
-        "mend": (OK, 2, 2) if typed and job.repairs else (End("failed", "schema_mismatch"), 1, 1),
     }
-    if kind_of(question) == "mend" and not typed:
-        return OK, 1, 1
+    if job.columns is None:
+        table |= {"whole": (End("failed", "truncated"), 1, 1), "broken": (End("failed", "broken_text"), 1, 2)}
+    else:
+        table["bad"] = (mismatch, 1 + job.repairs, 1 + job.repairs)
+        table["mend"] = (OK, 2, 2) if job.repairs else (mismatch, 1, 1)
     return table.get(kind_of(question), (OK, 1, 1))
 
 
@@ -239,7 +234,6 @@ class Memory:
     """How each question ever asked stands; a prompt that is changed back finds its answers."""
 
     ends: dict[Question, End] = field(default_factory=dict)
-    first: list[Question] = field(default_factory=list)
 
     def is_open(self, question: Question) -> bool:
         """Check whether a run asks this question."""
@@ -270,15 +264,8 @@ def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None)
 
 # -- the output
 
-DETAIL_TYPES = {
-    "status": "string", "error_code": "integer", "error_type": "string", "error_message": "string",
-    "http_status": "integer", "attempts": "integer", "model": "string", "provider": "string",
-    "finish_reason": "string", "prompt_tokens": "integer", "completion_tokens": "integer", "cost_usd": "number",
-    "latency_s": "number", "generation_id": "string", "finished_at": "datetime", "key": "string",
-    "answer_raw": "string",
-}  # fmt: skip
-CHECKED = {"status", "error_code", "error_type"}
-"""The details whose values follow from the model; of the others the type is checked."""
+DETAIL_TYPES = {"error_code": "integer", "attempts": "integer", "cost_usd": "number", "finished_at": "datetime"}
+"""The type of each detail that is not a string."""
 
 ANY = object()
 """Stands for a value that the model does not foresee."""
@@ -290,7 +277,7 @@ def output(job: Job, table: Table, planned: Sequence[Question | End], memory: Me
     answers = {"answer": "string"} if job.columns is None else job.columns
     types = {name: table.types[name] for name in kept}
     types |= {job.prefix + name: _answer_type(kind) for name, kind in answers.items()}
-    types |= {job.prefix + name: DETAIL_TYPES[name] for name in job.details}
+    types |= {job.prefix + name: DETAIL_TYPES.get(name, "string") for name in job.details}
     return Table(types, [_row(job, row, one, memory, kept) for row, one in zip(table.rows, planned, strict=True)])
 
 
@@ -303,29 +290,12 @@ def _answer_type(kind: Any) -> str:  # noqa: ANN401  (as the job writes it)
 def _row(job: Job, row: dict[str, Any], one: Question | End, memory: Memory, kept: list[str]) -> dict[str, Any]:
     end = one if isinstance(one, End) else memory.ends.get(one, PENDING)
     found: dict[str, Any] = {name: row[name] for name in kept}
-    names = ["answer"] if job.columns is None else list(job.columns)
+    answer = dict.fromkeys(["answer"] if job.columns is None else job.columns)
     if end.status == "ok" and not isinstance(one, End):
-        answer = good_answer(one[0], job.columns)
-        values = {"answer": answer} if job.columns is None else answer
-        found |= {job.prefix + name: _dated(values[name], job, name) for name in names}
-    else:
-        found |= {job.prefix + name: None for name in names}
-    values = {"status": end.status, "error_code": end.code, "error_type": end.error}
-    if end == PENDING:  # what an attempt brought may stand there
-        values = {"status": end.status}
+        good = good_answer(one[0], job.columns)
+        answer = {"answer": good} if job.columns is None else good
+    found |= {job.prefix + name: value for name, value in answer.items()}
+    values: dict[str, Any] = {"status": end.status}
+    if end != PENDING:  # what an attempt brought may stand there
+        values |= {"error_code": end.code, "error_type": end.error}
     return found | {job.prefix + name: values.get(name, ANY) for name in job.details}
-
-
-def _dated(value: Any, job: Job, name: str) -> Any:  # noqa: ANN401  (any JSON)
-    return dt.date.fromisoformat(value) if job.columns and job.columns[name] == "date" else value
-
-
-def plain(value: Any, kind: str) -> Any:  # noqa: ANN401  (any cell)
-    """Return a value of a column of this type in the form in which outputs are compared."""
-    if isinstance(value, Single):
-        return text(value)
-    if kind == "string" and isinstance(value, bool):
-        return text(value)
-    if isinstance(value, Number):
-        return value.written if kind == "string" else float(value) if kind == "number" else value.exact
-    return value

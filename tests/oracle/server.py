@@ -25,6 +25,7 @@ _MARK = re.compile(r"!([a-z]+)")
 KINDS = {
     "bad": "never fits the schema",
     "badrequest": "always 400",
+    "broken": "a text with U+FFFD in it, always",
     "busy": "always 429",
     "crash": "always 500",
     "cut": "cut off at max_tokens, in half",
@@ -100,10 +101,14 @@ class Ledger:
 
 
 class Server:
-    """The server; `columns` is the job's answer.columns, `on_event` is called with "received" or "answered"."""
+    """The server; `columns` is the job's answer.columns, `on_event` is called with "received" or "answered".
+
+    `billed_openly`: replies report their cost. `costs`: the ledger knows it; else it books 0, as everybody must.
+    """
 
     def __init__(self) -> None:
         self.columns: dict[str, Any] | None = None
+        self.billed_openly = self.costs = True
         self.weather = Weather()
         self.ledger = Ledger()
         self.on_event: Callable[[str], None] | None = None
@@ -184,10 +189,11 @@ class Server:
     def _completion(self, question: str, kind: str | None, *, repair: bool) -> tuple[bytes, int]:
         """Return a reply's bytes and what it is billed."""
         tokens = 10 + len(question) % 7, 5
-        pico = tokens[0] * PROMPT_PICO + tokens[1] * COMPLETION_PICO
+        pico = (tokens[0] * PROMPT_PICO + tokens[1] * COMPLETION_PICO) * self.costs
         content, finish = _content(question, kind, self.columns, repair=repair)
         choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content}}
-        usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "cost": pico / 1e12}
+        usage: dict[str, float] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+        usage |= {"cost": pico / 1e12} if self.billed_openly else {}
         reply = {"id": "gen-1", "object": "chat.completion", "model": "m-2026", "choices": [choice], "usage": usage}
         raw = json.dumps(reply).encode()
         if kind == "nan":
@@ -217,6 +223,8 @@ def _content(question: str, kind: str | None, columns: dict[str, Any] | None, *,
         text = "I can not answer that."
     elif kind == "draft":
         text = f"<think>Perhaps {draft_of(question, columns)}? No.</think>\n{text}"
+    elif kind == "broken" and columns is None:
+        text += "\ufffd"
     elif kind == "empty":
         text = ""
     elif kind in {"cut", "odd", "filter"}:
