@@ -197,7 +197,7 @@ def ends(question: str, job: "Job") -> tuple[End, int, int]:
         "odd": (End("failed", "interrupted"), 1, tries),
         "filter": (End("failed", "content_filter"), 1, 1),
         "empty": (End("failed", "no_answer"), 1, 2),
-        "lost": (End("failed", "invalid_response"), 1, 3),
+        "lost": (End("failed", "invalid_response"), 1, 12),  # twice, and an outage in between is forgiven
     }
     if job.columns is None:
         table |= {"whole": (End("failed", "truncated"), 1, 1), "broken": (End("failed", "broken_text"), 1, 2)}
