@@ -190,11 +190,11 @@ def _worded(errors: list["ErrorDetails"], tree: Tree) -> Iterator[Mistake]:
         for path, found in by_path.items()
         if found[0]["type"] == "unexpected_keyword_argument"
     }
+    inside = {path[:length] for path in by_path for length in range(len(path))}
     for path, found in by_path.items():
         missing = all(error["type"] == "missing" for error in found)
         # A union also complains about the forms that were not meant; the deeper complaint is about the one that was.
-        deeper = any(len(other) > len(path) and other[: len(path)] == path for other in by_path)
-        if path in tree.wrong or deeper or (missing and path in meant):
+        if path in tree.wrong or path in inside or (missing and path in meant):
             continue
         is_key = found[0]["type"] == "unexpected_keyword_argument"
         yield tree.mistake(path, _message(path, found, tree), tree.key_place(path) if is_key else None)
