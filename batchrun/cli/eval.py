@@ -80,10 +80,10 @@ def command(
     if as_json:
         import orjson
 
-        print_out(orjson.dumps(facts(found)).decode())
+        print_out(orjson.dumps(facts(found, least)).decode())
     else:
         width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
-        print_out("\n".join(report_lines(found, width=width, encoding=encoding)))
+        print_out("\n".join(report_lines(found, width=width, encoding=encoding, minimum=least)))
     accuracy = found.accuracy.value
     if least is not None and accuracy is not None and accuracy < least:
         print_err(f"the accuracy {accuracy:.4f} is below --min {least:g}")

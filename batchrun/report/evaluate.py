@@ -12,6 +12,15 @@ from batchrun.errors import UserError
 from batchrun.money import PER_USD, CostKind, Pico, cost
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.calibration import (
+    FEW,
+    FEWEST,
+    Chosen,
+    Scored,
+    at_thresholds,
+    expected_error,
+    threshold_for,
+)
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores, wilson
 from batchrun.report.texttable import text_table
@@ -68,8 +77,9 @@ class Evaluation:
 
     `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
     `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
-    be right if case did not count. `reviewed`: gold are corrections, of
-    rows that were picked. Money is the mean of all settled questions, in picodollars; None where unknown.
+    be right if case did not count. `reviewed`: gold are corrections, of rows that were picked. `scored` holds the
+    probability of each answer that has one. Money is the mean of all settled questions, in picodollars; None where
+    unknown.
     """
 
     gold: Gold
@@ -82,6 +92,7 @@ class Evaluation:
     confusions: list[Confusion]
     cost_per_question: float | None
     cost_kind: CostKind
+    scored: list[Scored]
     reviewed: bool = False
 
     @property
@@ -147,6 +158,7 @@ class _Judged:
     gold: str
     answer: str | None
     position: int
+    probability: float | None
     rows: int = 1
 
 
@@ -172,7 +184,9 @@ class _Questions:
         question = -1 - row.position if row.question is None else row.question
         if (judged := self._judged.get(question)) is None:
             self._answered += row.status == Status.OK
-            self._judged[question] = _Judged(gold, answer_of(row, self._gold), row.position)
+            self._judged[question] = _Judged(
+                gold, answer_of(row, self._gold), row.position, row.probabilities.get(self._gold.answer)
+            )
         elif question in self._contradictions:
             self._contradictions[question][gold] += 1
         elif judged.gold == gold:
@@ -206,6 +220,11 @@ class _Questions:
             _confusions(wrong) if classes else [],
             self._bill.per_question(kind),
             kind,
+            [
+                (one.probability, rule.equal(one.gold, one.answer))
+                for one in self._judged.values()
+                if one.probability is not None
+            ],
         )
 
 
@@ -223,8 +242,8 @@ def _confusions(wrong: list[_Judged]) -> list[Confusion]:
     return [Confusion(*pair, len(found), tuple(found[:SHOWN_ROWS])) for pair, found in worst]
 
 
-def facts(found: Evaluation) -> dict[str, Any]:
-    """Return an evaluation for JSON: shares from 0 to 1, money in USD."""
+def facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
+    """Return an evaluation for JSON: shares from 0 to 1, money in USD. `minimum`: the accuracy that is wanted."""
     return {
         "answer": found.gold.answer,
         "gold": found.gold.column,
@@ -241,6 +260,7 @@ def facts(found: Evaluation) -> dict[str, Any]:
             {"gold": one.gold, "answer": one.answer, "questions": one.questions, "rows": one.rows}
             for one in found.confusions
         ],
+        "calibration": _calibration_facts(found.scored, minimum) if found.scored else None,
         "cost_per_1000_usd": usd(found.cost_per_question, 1_000),
         "cost_per_right_usd": usd(found.cost_per_right),
         "cost_kind": found.cost_kind,
@@ -251,7 +271,55 @@ def _label_facts(one: LabelScores) -> Mapping[str, Any]:
     return {name: getattr(one, name) for name in ("label", "precision", "recall", "f1", "support", "answered")}
 
 
-def report_lines(found: Evaluation, *, width: int, encoding: str) -> Iterator[str]:
+def _calibration_facts(scored: list[Scored], minimum: float | None) -> dict[str, Any]:
+    chosen = _chosen(scored, minimum)
+    return {
+        "n": len(scored),
+        "expected_calibration_error": expected_error(scored),
+        "thresholds": [
+            {
+                "threshold": one.threshold,
+                "coverage": one.answers / one.total,
+                "answers": one.answers,
+                "right": one.right,
+            }
+            for one in at_thresholds(scored)
+        ],
+        "threshold": chosen and {name: getattr(chosen, name) for name in ("threshold", "accuracy", "coverage")},
+    }
+
+
+def _chosen(scored: list[Scored], minimum: float | None) -> Chosen | None:
+    return None if minimum is None or len(scored) < FEWEST else threshold_for(scored, minimum)
+
+
+def _calibration_lines(scored: list[Scored], minimum: float | None, width: int, encoding: str) -> Iterator[str]:
+    yield f"probabilities: expected calibration error {expected_error(scored):.3f} over {len(scored):,} answers"
+    rows = [
+        (
+            f"{one.threshold:g}",
+            percent(one.answers / one.total),
+            percent(one.right / one.answers if one.answers else None),
+        )
+        for one in at_thresholds(scored)
+    ]
+    yield from text_table(("at least", "coverage", "right"), rows, width=width, encoding=encoding, numbers={0, 1, 2})
+    if minimum is None:
+        return
+    if len(scored) < FEWEST:
+        yield f"no threshold is chosen from {len(scored)} labelled questions: label at least {FEWEST}"
+    elif (chosen := _chosen(scored, minimum)) is None:
+        yield f"no threshold reaches {percent(minimum)}"
+    else:
+        yield (
+            f"answers with a probability of at least {chosen.threshold:.3g} reach {percent(minimum)}: "
+            f"{percent(chosen.accuracy)} right, {percent(chosen.coverage)} of all answers (estimated out of bag)"
+        )
+        if len(scored) < FEW:
+            yield f"  {len(scored)} labelled questions are few for a threshold: label {FEW} to rely on it"
+
+
+def report_lines(found: Evaluation, *, width: int, encoding: str, minimum: float | None = None) -> Iterator[str]:
     """Yield an evaluation as lines for a terminal."""
     gold = found.gold
     if found.reviewed:
@@ -270,6 +338,9 @@ def report_lines(found: Evaluation, *, width: int, encoding: str) -> Iterator[st
     if found.pending:
         yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
     yield _money(found)
+    if found.scored:
+        yield ""
+        yield from _calibration_lines(found.scored, minimum, width, encoding)
     if found.labels:
         yield ""
         yield from _label_table(found, width, encoding)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from command_line import Command, command
 from job_running import write_job as write_plain
+from openrouter.decisions import MODEL, deciding
 from plain_server import completion, plain_server
 from review_jobs import OTHER, labelling, reviews, write_job
 from sklearn.metrics import classification_report
@@ -208,3 +209,33 @@ def test_patterns_are_worth_a_look(tmp_path: Path, command: Command, monkeypatch
     ):
         assert f"worth a look: {sentence}" in out
     assert len(json.loads(command("status", job, "--json").out)["worth_a_look"]) == 5
+
+
+def test_probabilities_are_judged_and_order_the_review(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision model's answers get coverage, calibration error and a threshold; the least sure is reviewed first."""
+    monkeypatch.setenv("KEY", "k")
+    rows = [f"{number} {'payments' if number % 3 else 'my account'} is broken" for number in range(60)]
+    answer = {"columns": {"team": {"values": ["payments", "account"]}}, "mode": "decision"}
+    with deciding("/v1/systemone") as server:
+        sections: dict[str, Any] = {"answer": answer, "prompt": {"user": "{{ text }}"}, "model": MODEL}
+        job = str(write_plain(tmp_path, f"{server.url}/v1", rows=rows, **sections))
+        pl.read_parquet(tmp_path / "rows.parquet").with_columns(
+            gold=pl.col("text").str.extract("(payments|account)")
+        ).write_parquet(tmp_path / "rows.parquet")
+        assert command(job, "--quiet").code == 0
+    found = json.loads(command("eval", job, "--gold", "team=gold", "--min", "0.9", "--json").out)
+    calibration = found["calibration"]
+    assert calibration["n"] == 60
+    assert calibration["thresholds"][0]["coverage"] == 1
+    assert 0 <= calibration["expected_calibration_error"] <= 1
+    assert calibration["threshold"]["accuracy"] >= 0.9
+    out = command("eval", job, "--gold", "team=gold", "--min", "0.9").out
+    assert "estimated out of bag" in out
+    assert "60 labelled questions are few for a threshold" in out
+    ended = command("show", job, "--review", "-o", "todo.csv")
+    assert "least sure first" in ended.err
+    probabilities = dict(pl.read_parquet(tmp_path / "out.parquet").select("text", "team_prob").iter_rows())
+    todo = pl.read_csv(tmp_path / "todo.csv")["text"].to_list()
+    assert [probabilities[text] for text in todo] == sorted(probabilities.values())

@@ -1,0 +1,70 @@
+"""Probabilities of answers: formulas against scikit-learn's curve and simulations."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
+
+from batchrun.report.calibration import Scored, at_thresholds, expected_error, threshold_for
+
+
+def simulated(count: int, seed: int) -> list[Scored]:
+    """Return answers that are right as often as their probabilities say."""
+    chance = random.Random(seed)  # noqa: S311  (a simulation)
+    probabilities = [chance.uniform(0.5, 1) for _ in range(count)]
+    return [(probability, chance.random() < probability) for probability in probabilities]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), min_size=1))
+def test_the_calibration_error_is_that_of_scikit_learns_curve(scored: list[Scored]) -> None:
+    """The gaps of scikit-learn's ten bins, weighted by their counts, add up to it."""
+    probabilities = np.array([probability for probability, _ in scored])
+    right = np.array([is_right for _, is_right in scored])
+    edges = np.linspace(0, 1, 11)
+    if np.isin(probabilities, edges).any():
+        return  # on an edge the two put an answer into different bins
+    accuracy, confidence = calibration_curve(right, probabilities, n_bins=10)
+    counts = np.histogram(probabilities, edges)[0]
+    assert expected_error(scored) == pytest.approx(
+        float(np.sum(np.abs(accuracy - confidence) * counts[counts > 0]) / len(scored))
+    )
+
+
+def test_honest_probabilities_have_a_small_error() -> None:
+    """Probabilities that are what they say have an error near 0; those that say 1 have their share of wrong answers."""
+    scored = simulated(5_000, 1)
+    assert expected_error(scored) < 0.02
+    wrong = sum(not is_right for _, is_right in scored) / len(scored)
+    assert expected_error([(1.0, is_right) for _, is_right in scored]) == pytest.approx(wrong)
+
+
+def test_coverage_falls_and_accuracy_rises_with_the_threshold() -> None:
+    """Counts at each threshold are those of a plain filter."""
+    scored = simulated(1_000, 2)
+    for one in at_thresholds(scored):
+        kept = [is_right for probability, is_right in scored if probability >= one.threshold]
+        assert (one.answers, one.right, one.total) == (len(kept), sum(kept), 1_000)
+
+
+def test_a_chosen_threshold_holds_on_other_questions() -> None:
+    """Over 30 simulated sets the chosen threshold reaches 0.9 on average on questions that nobody labelled."""
+    fresh = simulated(5_000, 99)
+    reached, estimated = [], []
+    for seed in range(30):
+        chosen = threshold_for(simulated(200, seed), 0.9)
+        assert chosen is not None
+        kept = [is_right for probability, is_right in fresh if probability >= chosen.threshold]
+        reached.append(sum(kept) / len(kept))
+        estimated.append(chosen.accuracy)
+    assert 0.88 <= sum(reached) / 30 <= 0.93
+    assert all(one >= 0.9 for one in estimated)
+
+
+def test_what_no_threshold_reaches_is_not_promised() -> None:
+    """Coin flips with high probabilities reach nothing."""
+    chance = random.Random(3)  # noqa: S311  (a simulation)
+    assert threshold_for([(chance.uniform(0.9, 1), chance.random() < 0.5) for _ in range(300)], 0.9) is None
