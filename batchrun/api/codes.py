@@ -48,9 +48,9 @@ class Ending:
 
     `code` is the API's code that it usually comes with (the row keeps the one that came). `slows`: the pool lowers its
     concurrency. `again`: the next run asks the row again by itself. `retry`: asking the same question again may bring
-    an answer, which is what `batchrun retry` is for. `exhausted`: what is done when the tries are
-    used up (FAIL or STOP). `maybe_billed`: the server may charge for it and did not say how much, so what was reserved
-    for it stays reserved. `outage`: many different rows that end so prove an outage, which is no row's fault.
+    an answer, which is what `batchrun retry` is for. `exhausted`: the action when the tries are
+    used up (FAIL or STOP). `maybe_billed`: the server may charge for it and did not say how much, so its reservation
+    stays. `outage`: many different rows that end so prove an outage, which no row is to blame for.
     """
 
     name: str

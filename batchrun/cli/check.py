@@ -42,7 +42,7 @@ def command(job: Path, *, schema: bool, **flags: Any) -> None:  # noqa: ANN401  
     All mistakes in the job file are reported at once, as FILE:LINE:COLUMN. Otherwise there is one line for each check:
     ok, warning or mistake. The exit code is 0, or 2 if there is a mistake.
 
-    Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what is left)
+    Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what remains)
     and for its prices, any other server for its list of models.
     """
     from batchrun.job import merged

@@ -215,9 +215,11 @@ class Renderer:
         messages = _messages(job, self._templates, instructions)
         self.columns: tuple[str, ...] = self._templates.columns
 
-        asked = sent = _asked(job, response_format)
+        asked = sent = _asked(job)
         if decision_form is None:
             asked["messages"] = messages
+            if response_format is not None:
+                asked["response_format"] = response_format
         else:
             state, instructed = _state(job, self._templates), _instructed(job, self._templates, questions)
             sent = {**asked, **decision_form(state, instructed)}
@@ -299,13 +301,11 @@ def _as_list(question: Decision) -> list[Any]:
     return [question.name, question.kind, question.instructions, question.options]
 
 
-def _asked(job: Job, response_format: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the fields that the job file has keys of its own for, but for the prompt."""
+def _asked(job: Job) -> dict[str, Any]:
+    """Return the fields that name the models."""
     asked: dict[str, Any] = {} if job.model.name is None else {"model": job.model.name}
     if job.model.fallbacks:
         asked["models"] = list(job.model.fallbacks)
-    if response_format is not None:
-        asked["response_format"] = response_format
     return asked
 
 

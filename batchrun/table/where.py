@@ -95,7 +95,7 @@ def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
 
 
 def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]) -> str:
-    """Return what is wrong with a condition that Polars does not take."""
+    """Return the mistake in a condition that Polars refuses."""
     text = str(error)
     if "cannot compare string with numeric" in text or "'is_in' cannot check for" in text:
         problem = "compares text with a number: write cast(x as int) or declare csv.columns"
