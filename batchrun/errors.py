@@ -31,6 +31,7 @@ class ExitCode:
     STOPPED_BY_API: ClassVar[int] = 3
     STOPPED_BY_LIMIT: ClassVar[int] = 4
     STORAGE: ClassVar[int] = 5
+    WAITING: ClassVar[int] = 6
     BUG: ClassVar[int] = 70
     BUSY: ClassVar[int] = 75
     SIGINT: ClassVar[int] = 130

@@ -3,6 +3,7 @@
 64 bits hold nine million dollars.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
@@ -61,3 +62,16 @@ class Price:
     def cost(self, prompt_tokens: int, completion_tokens: int) -> Pico:
         """Return the cost of one request."""
         return Pico(self.prompt * prompt_tokens + self.completion * completion_tokens + self.request)
+
+
+def apportion(amount: Pico, weights: Sequence[int]) -> list[Pico]:
+    """Divide an amount in proportion to weights, of which one is above 0; the parts add up to it exactly.
+
+    What rounding down leaves goes to the largest remainders, one picodollar each.
+    """
+    total = sum(weights)
+    parts = [amount * weight // total for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda index: -(amount * weights[index] % total))
+    for index in by_remainder[: amount - sum(parts)]:
+        parts[index] += 1
+    return [Pico(part) for part in parts]

@@ -1,6 +1,6 @@
 """What is true of every address: its parsing, loopback, headers, the proxy, the CA file, each checked here alone.
 
-`get` reads one small page (a key's state, a list of models); the questions themselves go through senders/.
+`call` is for single pages (a key's state, a list of models, a batch); the questions themselves go through senders/.
 """
 
 import ipaddress
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -150,12 +150,21 @@ def plain_words(reply: Reply) -> str:
         return str(reply.status)
 
 
-def get(
-    url: str, headers: Mapping[str, str], certificates: tuple[bytes, ...], *, seconds: float, max_bytes: int
+def call(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    certificates: tuple[bytes, ...],
+    *,
+    seconds: float,
+    max_bytes: int,
+    body: bytes | None = None,
+    into: BinaryIO | None = None,
 ) -> Reply:
-    """GET one page within `seconds` in all; a redirect is not followed, a body above `max_bytes` is given up.
+    """Make one request within `seconds` in all; a redirect is not followed, a reply above `max_bytes` is given up.
 
-    The reply's own headers are left out. Raises UserError for a proxy that can't be used.
+    Of the reply's headers only `retry-after` is kept; the body of a success goes `into` a file where there is one.
+    Raises UserError for a proxy that can't be used.
     """
     from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
     from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415
@@ -167,15 +176,25 @@ def get(
         builder = builder.proxy(ProxyBuilder.all(proxy))
     for certificate in certificates:
         builder = builder.add_root_certificate_pem(certificate)
-    body = bytearray()
+    content, size = bytearray(), 0
     try:
-        with builder.build() as client, client.get(url).headers(dict(headers)).build_streamed() as reply:
-            while (chunk := reply.body_reader.read_chunk()) is not None:
-                body += chunk
-                if len(body) > max_bytes:
-                    detail = f"the reply has more than {max_bytes >> 20} MB"
-                    return Reply(reply.status, fault=Fault.TOO_LARGE, detail=detail)
-            return Reply(reply.status, body=bytes(body))
+        with builder.build() as client:
+            request = client.request(method, url).headers(dict(headers))
+            if body is not None:
+                request = request.body_bytes(body)
+            with request.build_streamed() as reply:
+                wait = reply.headers.get("retry-after")
+                kept = {"retry-after": wait} if wait is not None else {}
+                while (chunk := reply.body_reader.read_chunk()) is not None:
+                    size += len(chunk)
+                    if size > max_bytes:
+                        detail = f"the reply has more than {max_bytes >> 20} MB"
+                        return Reply(reply.status, fault=Fault.TOO_LARGE, detail=detail)
+                    if into is not None and reply.status == HTTPStatus.OK:
+                        into.write(chunk)
+                    else:
+                        content += chunk
+                return Reply(reply.status, kept, bytes(content))
     except PyreqwestError as error:
         fault, sent, detail = fault_of(error)
         return Reply(fault=fault, sent=sent, detail=detail)

@@ -1,5 +1,6 @@
 """What a server wants, what it said in its dialect, and what it costs.
 
+batches.py    batches of a provider, in two dialects
 endpoints.py  who is asked: address, headers, key, the kind of server
 prices.py     what a token costs: from the job, or from the server's list of models
 codes.py      THE table: every way an attempt or a row can end, and the action that follows
@@ -11,6 +12,17 @@ waits.py      when a server wants to be asked again
 wording.py    JSON and words of others, made fit to read
 """
 
+from batchrun.api.batches import (
+    MAX_BYTES,
+    BatchApi,
+    Doubt,
+    Gone,
+    Refused,
+    Shown,
+    Submitted,
+    UnavailableError,
+    batch_api,
+)
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
 from batchrun.api.decisions import form_for as decision_form
 from batchrun.api.endpoints import Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
@@ -20,17 +32,26 @@ from batchrun.api.prices import Prices, cost_kind, prices_for
 
 __all__ = [
     "ASKED_AGAIN",
+    "MAX_BYTES",
     "TABLE",
     "UNSENT",
     "Action",
+    "BatchApi",
     "Blame",
     "Count",
+    "Doubt",
     "Ending",
     "Endpoint",
+    "Gone",
     "KeyInfo",
     "KeyProblem",
     "Mask",
     "Prices",
+    "Refused",
+    "Shown",
+    "Submitted",
+    "UnavailableError",
+    "batch_api",
     "check_endpoint",
     "cost_kind",
     "decision_form",

@@ -171,7 +171,7 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     base = endpoint.base_url.removesuffix(_PATH_OF_DECISIONS)
     url = f"{base}/{path}"
     headers = {"authorization": f"Bearer {endpoint.key.reveal()}"} if endpoint.key else {}
-    reply = net.get(url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
+    reply = net.call("GET", url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
     reply = Mask(endpoint.key, {}, net.proxy_for(url))(reply)
     content, _ = read_json(reply.body)
     data = content if isinstance(content, dict) else {}

@@ -225,7 +225,7 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     cached = "x-openrouter-cache-status" in headers and headers["x-openrouter-cache-status"].upper() == "HIT"
     if not usage and not cached:
         return Usage()
-    cost = ZERO if cached else _cost(usage)
+    cost = ZERO if cached else read_cost(usage)
     # Decision models count as OpenAI's newer APIs do.
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if prompt is None:
@@ -237,7 +237,7 @@ def _count(number: Any) -> int | None:  # noqa: ANN401
     return number if type(number) is int and 0 <= number < _LARGEST_COUNT else None
 
 
-def _cost(usage: Json) -> Pico | None:
+def read_cost(usage: Json) -> Pico | None:
     """Return what the server says it charged; with the user's own provider key, what the provider charges as well."""
     cost = _amount(usage.get("cost"))
     if cost is not None and usage.get("is_byok") is True and isinstance(details := usage.get("cost_details"), dict):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,9 @@ from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
 from batchrun.net import is_loopback
 
 KEPT_SECONDS = 86_400
+BATCH_VARIANT = ":batch"
+"""OpenRouter lists the batch prices of `author/model` as `author/model:batch`, and some models want that name."""
+
 LAYOUT = 2
 _FREE = Price(ZERO, ZERO)
 _MILLION = 1_000_000
@@ -40,12 +44,15 @@ class Listed:
 class Prices:
     """What a job's model and fallbacks cost, by name; one whose price is not known is absent.
 
+    `batch` is what the model costs in a provider's batch, None where nobody says.
+
     `names` are all models that the endpoint lists. `fetched_at` is the list's Unix time, None where no list was
     needed or available; `problem` says in one line why a list could not be fetched (an older one may stand in).
     """
 
     likely: Mapping[str, Price] = field(default_factory=dict)
     worst: Mapping[str, Price] = field(default_factory=dict)
+    batch: Listed | None = None
     names: tuple[str, ...] = ()
     fetched_at: float | None = None
     problem: str = ""
@@ -74,6 +81,7 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
     return Prices(
         {name: listed.likely for name, listed in known.items()},
         {name: listed.worst for name, listed in known.items()},
+        models.get(endpoint.model.removesuffix(BATCH_VARIANT) + BATCH_VARIANT) or _own_batch_price(job),
         tuple(models),
         fetched_at,
         problem,
@@ -134,9 +142,16 @@ def _amount(value: object) -> Pico:
 
 
 def _own_price(job: Job) -> Listed | None:
-    if job.model.price is None:
-        return None
-    price = Price(from_usd(job.model.price.prompt / _MILLION), from_usd(job.model.price.completion / _MILLION))
+    return None if job.model.price is None else _per_million(job.model.price.prompt, job.model.price.completion)
+
+
+def _own_batch_price(job: Job) -> Listed | None:
+    own = job.model.price and job.model.price.batch
+    return _per_million(own.prompt, own.completion) if own else None
+
+
+def _per_million(prompt: Decimal, completion: Decimal) -> Listed:
+    price = Price(from_usd(prompt / _MILLION), from_usd(completion / _MILLION))
     return Listed(price, price)
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchrun.checkpoint import files, schema, store
+from batchrun.checkpoint.batches import Batches
 from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
 from batchrun.checkpoint.records import Counts, Failed, RunInfo, Sampled, Settled, Usage
@@ -123,6 +124,11 @@ class Checkpoint:
         """Keeps the outcomes of a run."""
         return Writer(self.path)
 
+    @cached_property
+    def batches(self) -> Batches:
+        """The providers' batches of this job."""
+        return Batches(self._connection)
+
     def rescue(self) -> Path | None:
         """Write the checkpoint again if its file was deleted or replaced since it was opened; return where it is.
 
@@ -175,16 +181,19 @@ class Checkpoint:
         failed: bool | None = None,
         before: int = UNLIMITED,
         batch: int = 1_000,
+        where: str = schema.NOT_OUT,
     ) -> Iterator[list[tuple[int, int]]]:
         """Yield (position, question) of the open questions from position `start` on, in input order, in blocks.
 
         `failed` chooses those that failed in a run `before` this one while others succeeded, or all others; None: both.
+        What is out in a provider's batch is left out; `where` may leave out more.
+
         Each block is a query of its own, so that no long read keeps the log from being merged. A question that is
         answered meanwhile may be missing in a later block, never in the wrong place.
         """
         sql = (
             f"SELECT r.position, r.question_id FROM {self._planned} "  # noqa: S608  (constants and marks only)
-            f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} AND {_WHICH[failed]} "
+            f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} AND {_WHICH[failed]} AND {where} "
             "ORDER BY r.position LIMIT ?"
         )
         end = int(self._connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
@@ -205,9 +214,11 @@ class Checkpoint:
         any_answer = self._connection.rows("SELECT 1 FROM answers LIMIT 1")
         return self._connection.rows(sql, (start, *_values(again, max_tokens)))[0] if any_answer else (0, 0)
 
-    def count_open(self, *, start: int, again: Collection[str], max_tokens: int | None) -> int:
+    def count_open(
+        self, *, start: int, again: Collection[str], max_tokens: int | None, where: str = schema.NOT_OUT
+    ) -> int:
         """Count what `open_questions` would yield."""
-        sql = f"SELECT count(*) FROM {self._planned} WHERE r.position >= ? AND {_open(again)}"  # noqa: S608  (as above)
+        sql = f"SELECT count(*) FROM {self._planned} WHERE r.position >= ? AND {_open(again)} AND {where}"  # noqa: S608  (as above)
         return int(self._connection.value(sql, (start, *_values(again, max_tokens))))
 
     def count_failed(self, *, again: Collection[str], max_tokens: int | None) -> Failed:
@@ -260,7 +271,10 @@ class Checkpoint:
                 f"DELETE FROM answers WHERE finished_at < ? AND id NOT IN {planned}",  # noqa: S608  (a constant)
                 (older_than,),
             )
-            connection.run(f"DELETE FROM questions WHERE id NOT IN {planned} AND id NOT IN (SELECT id FROM answers)")  # noqa: S608
+            connection.run(
+                f"DELETE FROM questions WHERE id NOT IN {planned} AND id NOT IN (SELECT id FROM answers) "  # noqa: S608
+                "AND id NOT IN (SELECT question_id FROM batched WHERE batch IS NOT NULL)"
+            )
             connection.run("DELETE FROM failures WHERE question_id NOT IN (SELECT id FROM questions)")
             connection.run("DROP TABLE IF EXISTS rows_before")  # its questions may be gone, and their ids used again
         if number:

@@ -91,6 +91,31 @@ CREATE TABLE spending(
 # What a run may have spent by now at most, committed before it is spent: after a SIGKILL all of it counts.
 _LEASES = "CREATE TABLE leases(run_id INTEGER PRIMARY KEY, day TEXT NOT NULL, amount INTEGER NOT NULL)"
 
+# What providers' batches were submitted. `reserved` is what an open one may cost.
+_BATCHES = """
+CREATE TABLE batches(
+  number INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, state TEXT NOT NULL, model TEXT NOT NULL, tag TEXT NOT NULL,
+  provider_id TEXT, file_id TEXT, questions INTEGER NOT NULL, reserved INTEGER NOT NULL,
+  cost INTEGER NOT NULL DEFAULT 0, submitted_at REAL NOT NULL, looks INTEGER NOT NULL DEFAULT 0,
+  looked_at REAL, foreign_ids TEXT NOT NULL DEFAULT '[]', ended_at REAL, problem TEXT)
+"""
+
+# `batch` is NULL once the batch ended without an answer to the question; `tries` counts such batches.
+_BATCHED = """
+CREATE TABLE batched(question_id INTEGER PRIMARY KEY, batch INTEGER, tries INTEGER NOT NULL DEFAULT 0)
+"""
+
+BATCH_TRIES = 2
+"""A question that so many batches did not answer is in no further one."""
+
+_OUT = "SELECT 1 FROM batched b WHERE b.question_id = r.question_id AND"
+NOT_OUT = f"NOT EXISTS ({_OUT} b.batch IS NOT NULL)"
+"""The condition for a row's question to be out in no batch."""
+LIVE_AFTER_BATCH = f"EXISTS ({_OUT} b.batch IS NULL AND b.tries >= {BATCH_TRIES})"
+"""The condition for a row's question to be asked live, since batches did not answer it."""
+FOR_BATCH = f"NOT EXISTS ({_OUT} (b.batch IS NOT NULL OR b.tries >= {BATCH_TRIES}))"
+"""The condition for a row's question to fit into another batch."""
+
 RESULTS = f"""
 CREATE VIEW results AS SELECT
   r.position, lower(hex(r.key)) AS key, {STATUS} AS status, a.answer,
@@ -116,7 +141,8 @@ def rows_table(name: str) -> str:
 
 
 TABLES = (
-    _QUESTIONS, _ANSWERS, _STATES, _FAILED, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, _LEASES, RESULTS,
+    _QUESTIONS, _ANSWERS, _STATES, _FAILED, rows_table("rows"), _PLANS, _RUNS, _FAILURES, _SPENDING, _LEASES, _BATCHES,
+    _BATCHED, RESULTS,
 )  # fmt: skip
 """What a new checkpoint is made of, in order."""
 
@@ -141,6 +167,10 @@ INVARIANTS = {
     ),
     "a run's cost is not what its days add up to": (
         "SELECT count(*) FROM runs r WHERE cost <> (SELECT coalesce(sum(cost), 0) FROM spending WHERE run_id = r.id)"
+    ),
+    "a question is out in a batch that is not open": (
+        "SELECT count(*) FROM batched WHERE batch IS NOT NULL AND batch NOT IN "
+        "(SELECT number FROM batches WHERE state IN ('submitting', 'out'))"
     ),
     "the answers cost more than was spent": (
         "SELECT (SELECT coalesce(sum(cost), 0) FROM answers) > (SELECT coalesce(sum(cost), 0) FROM spending)"

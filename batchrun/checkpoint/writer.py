@@ -250,23 +250,14 @@ class Writer:
             self._warn(error)
 
     def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int | None) -> None:
-        connection, run, lease = self._connection, (self._run_id,), self._lease
+        connection, lease = self._connection, self._lease
         with connection.transaction():
-            connection.insert(_KEEP, [_outcome_values(outcome) + run for outcome in outcomes], _ADD)
-            connection.insert(_FAILED, [(*attempt, self._run_id) for attempt in attempts])
-            connection.many(_SPENT, self._by_day(outcomes))
-            connection.run(_TOTALS, (*_sums(outcomes), self._run_id))
+            keep(connection, self._run_id, outcomes, attempts)
             if low_water is not None:
                 connection.run(_LOW_WATER, (low_water,))
             if lease > self._leased:
                 connection.run(_LEASE, (self._run_id, utc_day(time.time()), lease))
         self._leased = lease
-
-    def _by_day(self, outcomes: Sequence[Outcome]) -> list[tuple[int, str, int]]:
-        days: Counter[int] = Counter()
-        for outcome in outcomes:
-            days[int(outcome.finished_at // _DAY)] += outcome.cost
-        return [(self._run_id, utc_day(day * _DAY), cost) for day, cost in days.items() if cost]
 
     def _fail(self, error: BatchrunError) -> None:
         with self._changed:
@@ -300,6 +291,40 @@ class Writer:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def keep(
+    connection: Connection,
+    run_id: int,
+    outcomes: Sequence[Outcome],
+    attempts: Sequence[FailedAttempt],
+    *,
+    day: str | None = None,
+    unassigned: int = 0,
+) -> None:
+    """Keep outcomes and failed attempts of a run, inside of a transaction of the caller.
+
+    What was spent is booked on `day`, else on the day when each outcome came; `unassigned` is money (picodollars) that
+    belongs to no question.
+    """
+    days: Counter[str] = Counter()
+    if day is None:
+        for number, cost in _by_day(outcomes).items():
+            days[utc_day(number * _DAY)] = cost
+    else:
+        days[day] = sum(outcome.cost for outcome in outcomes) + unassigned
+    requests, cost, possibly_billed, cached = _sums(outcomes)
+    connection.insert(_KEEP, [(*_outcome_values(outcome), run_id) for outcome in outcomes], _ADD)
+    connection.insert(_FAILED, [(*attempt, run_id) for attempt in attempts])
+    connection.many(_SPENT, [(run_id, day, cost) for day, cost in days.items() if cost])
+    connection.run(_TOTALS, (requests, cost + unassigned, possibly_billed, cached, run_id))
+
+
+def _by_day(outcomes: Sequence[Outcome]) -> Counter[int]:
+    days: Counter[int] = Counter()
+    for outcome in outcomes:
+        days[int(outcome.finished_at // _DAY)] += outcome.cost
+    return days
 
 
 def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int, int]:

@@ -132,7 +132,12 @@ _RUN_FLAGS = (
     ),
     click.option("--max-cost", type=Money(), metavar="USD", help="Hard cap on what this run may spend."),
     click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="At most N requests in flight."),
-    click.option("--engine", type=click.Choice(["local", "ray"]), help="Send from this process or from Ray actors."),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray", "batch"]),
+        help="Send from this process, from Ray actors, or in the provider's batches at half price.",
+    ),
+    click.option("--wait", metavar="TIME", help="With --engine batch: wait at most so long for batches (0, 90s, 2h)."),
     click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the output to FILE."),
     click.option("--fresh", is_flag=True, help="Start over with a new checkpoint; the old one is kept."),
     click.option("--yes", is_flag=True, help="Allow re-asking many answered rows after the prompt or model changed."),

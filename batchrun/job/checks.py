@@ -10,6 +10,7 @@ from typing import Any
 from batchrun.errors import UserError, did_you_mean
 from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
+    BatchEngine,
     CostCap,
     Input,
     Job,
@@ -19,6 +20,7 @@ from batchrun.job.spec import (
     Output,
     Prompt,
     parse_duration,
+    parse_wait,
 )
 from batchrun.job.tree import SHOWN, VARIABLE_NAME, JobPath, dotted
 from batchrun.net import ENDPOINTS, header_problem, parse_endpoint
@@ -80,6 +82,7 @@ def check(job: Job) -> Found:
     unusable = list(_unusable(job))
     yield from unusable or _paths(job)
     yield from _engine(job)
+    yield from _batch(job)
     if job.model.cache and not job.dedupe:
         yield (
             ("model", "cache"),
@@ -225,6 +228,23 @@ def _limits(limits: Limits) -> Found:
             parse_duration("1s" if value is None else value)
         except ValueError:
             yield ("limits", name), f"limits.{name} must be a time with its unit, such as 90s, 2h or 1h30m"
+
+
+def _batch(job: Job) -> Found:
+    """Refuse what no provider's batch takes."""
+    if job.batch is None:
+        return
+    path: JobPath = ("engine", "batch", "wait") if isinstance(job.engine, BatchEngine) else ("engine",)
+    try:
+        parse_wait(job.batch.wait or "0")
+    except ValueError:
+        yield path, "engine.batch.wait must be 0 or a time with its unit, such as 90s, 2h or 1h30m"
+    if job.answer is not None and job.answer.mode == "decision":
+        yield ("answer", "mode"), "no provider takes decisions in a batch: send live"
+    if job.model.fallbacks:
+        yield ("model", "fallbacks"), "a batch asks one model: remove model.fallbacks, or send live"
+    if "plugins" in job.model.params:
+        yield ("model", "params", "plugins"), "a batch runs no plugins: remove model.params.plugins, or send live"
 
 
 def _engine(job: Job) -> Found:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from batchrun.errors import UserError
-from batchrun.job.spec import Job, Limits, Model
+from batchrun.job.spec import BatchEngine, Job, Limits, Model
 
 PROCESS = "the environment"
 
@@ -108,7 +108,8 @@ class RunOptions:
     input: str | None = None
     variant: str | None = None
     api_key_env: str | None = None
-    engine: Literal["local", "ray"] | None = None
+    engine: Literal["local", "ray", "batch"] | None = None
+    wait: str | None = None
     output: Path | None = None
     fresh: bool = False
     yes: bool = False
@@ -139,6 +140,7 @@ def command_line(job: str, options: RunOptions, verb: str = "") -> str:
         "--variant": options.variant,
         "--api-key-env": options.api_key_env,
         "--engine": options.engine,
+        "--wait": options.wait,
         "--concurrency": options.concurrency,
         "--max-cost": options.max_cost,
         "--limit": options.limit,
@@ -168,8 +170,10 @@ def merged(job: Job, options: RunOptions) -> Job:
     job = replace(job, model=_model(job.model, options), limits=_limits(job.limits, options))
     if options.input is not None:
         job = replace(job, input=replace(job.input, path=os.path.abspath(options.input)))  # noqa: PTH100  (without `..`)
-    if options.engine is not None and (options.engine == "ray") != (job.ray is not None):
+    if options.engine is not None and options.engine != _engine(job):
         job = replace(job, engine=options.engine)
+    if options.wait is not None and job.batch is not None:
+        job = replace(job, engine=BatchEngine(replace(job.batch, wait=options.wait)))
     if options.output is not None:
         job = replace(job, output=replace(job.output, path=str(options.output.absolute())))
     return job
@@ -194,6 +198,12 @@ def _variants(job: Job, options: RunOptions) -> Iterator[str]:
 def _named(value: str, readable: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", readable or value).strip("-.")[:_READABLE]
     return f"{name}-{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]}"
+
+
+def _engine(job: Job) -> str:
+    if job.ray is not None:
+        return "ray"
+    return "batch" if job.batch is not None else "local"
 
 
 def _model(model: Model, options: RunOptions) -> Model:

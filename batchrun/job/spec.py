@@ -61,6 +61,11 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_wait(text: str) -> float:
+    """Return a duration in seconds, which may be 0; ValueError for anything else."""
+    return 0.0 if text in {"0", "0s"} else parse_duration(text)
+
+
 class Section:
     """A part of a job; pydantic refuses keys that it does not know."""
 
@@ -149,6 +154,16 @@ class Prompt(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchPrice(Section):
+    """What a model costs in a provider's batch, in USD per million tokens."""
+
+    prompt: Usd
+    """USD per million tokens of the prompt."""
+    completion: Usd
+    """USD per million tokens of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class PriceOption(Section):
     """What a model costs, in USD per million tokens."""
 
@@ -156,6 +171,8 @@ class PriceOption(Section):
     """USD per million tokens of the prompt."""
     completion: Usd
     """USD per million tokens of the answer."""
+    batch: BatchPrice | None = None
+    """What it costs in a provider's batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +203,8 @@ class Model(Section):
     """A PEM file of certificates that are trusted besides the system's. ${VAR} expands."""
     allow_plain_http: bool = False
     """Whether rows and key may go over plain http to a host that is not this one."""
+    batch_api: Literal["openai"] | None = None
+    """The batch API of an endpoint that is a URL: openai for the files + batches of OpenAI and APIs like it."""
     max_response_mb: Annotated[int, Ge(1), Le(1_024)] = 32
     """The largest reply that is read, in MiB after decompression."""
 
@@ -332,6 +351,31 @@ class RayEngine(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchOptions(Section):
+    """How a provider's batch API is used."""
+
+    wait: str | None = None
+    """How long a run waits for its batches: 0, 90s, 2h; until all are done when absent."""
+    size: Annotated[int, Ge(1), Le(50_000)] = 5_000
+    """The most questions in one batch."""
+    then: Literal["live", "failed"] = "live"
+    """What becomes of a question that two batches did not answer: it is asked live, or fails."""
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """Seconds that a run waits for its batches; None: until all are done."""
+        return None if self.wait is None else parse_wait(self.wait)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEngine(Section):
+    """The engine `batch` with its options."""
+
+    batch: BatchOptions
+    """How a provider's batch API is used."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job(Section):
     """A whole job. `file` is the job file (absolute), `text` what it says; both are set by the loader."""
 
@@ -351,8 +395,8 @@ class Job(Section):
     """How fast, how often, how long, how much."""
     checkpoint: Text | None = None
     """The file that keeps the answers; .batchrun/NAME.sqlite beside the job file when absent. ${VAR} expands."""
-    engine: Literal["local", "ray"] | RayEngine = "local"
-    """Where requests are sent from: this process, or Ray actors."""
+    engine: Literal["local", "ray", "batch"] | RayEngine | BatchEngine = "local"
+    """How requests are sent: from this process, from Ray actors, or in the provider's batches at half price."""
     file: Path = field(default=Path("job.yaml"), metadata={"set_by_loader": True})
     text: str = field(default="", metadata={"set_by_loader": True})
 
@@ -362,6 +406,13 @@ class Job(Section):
         if isinstance(self.engine, RayEngine):
             return self.engine.ray
         return RayOptions() if self.engine == "ray" else None
+
+    @property
+    def batch(self) -> BatchOptions | None:
+        """The options of the engine `batch`, None where requests are sent one by one."""
+        if isinstance(self.engine, BatchEngine):
+            return self.engine.batch
+        return BatchOptions() if self.engine == "batch" else None
 
     @property
     def name(self) -> str:

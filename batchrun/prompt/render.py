@@ -211,6 +211,7 @@ class Renderer:
         if mistakes:
             raise UserError("\n".join(f"{_dotted(path)}, line {line}: {text}" for path, line, text in mistakes))
         self._images = ImageFiles(job.folder)
+        self._urls_only = job.batch is not None
         self._templates = Templates(columns)
         messages = _messages(job, self._templates, instructions)
         self.columns: tuple[str, ...] = self._templates.columns
@@ -290,7 +291,13 @@ class Renderer:
         return written if _is_url(written) else f"sha256:{self._images.digest(written)}"
 
     def _image_data(self, written: str) -> str:
-        return written if _is_url(written) else self._images.data_url(written)
+        if _is_url(written):
+            return written
+        if self._urls_only:
+            raise PromptError(
+                f"a batch takes images by URL alone, not the file {written}: ask this row live", "image_error"
+            )
+        return self._images.data_url(written)
 
     def _image_as_written(self, written: str) -> str:
         self._image_digest(written)

@@ -41,8 +41,9 @@ LOG_EVERY = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What one run asks: `again` and `start` say which questions are open, `most` how many of them are asked.
+    """What one run asks: `again`, `where` (SQL) and `start` say which questions are open, `most` how many are asked.
 
+    `moves_low_water`: what is open below the last question asked is asked by this run, none of it is out in a batch.
     `questions` is how many that makes; `started` is when the run began, on the clock of `time`.
     """
 
@@ -51,6 +52,8 @@ class Asking:
     run_id: int
     endpoint: Endpoint
     again: frozenset[str]
+    where: str
+    moves_low_water: bool
     start: int
     most: int | None
     questions: int
@@ -192,7 +195,7 @@ def _facts(tally: Tally) -> dict[str, Any]:
 
 
 def _note_low_water(pool: Pool, asking: Asking) -> None:
-    if not asking.checkpoint.is_sampled:  # between the rows of a sample others are open
+    if asking.moves_low_water and not asking.checkpoint.is_sampled:  # between the rows of a sample others are open
         asking.checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
 
 
@@ -218,6 +221,7 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
                 max_tokens=p.max_tokens,
                 failed=failed,
                 before=asking.run_id,
+                where=asking.where,
             )
             for work in open_work(p.rows, p.renderer.columns, blocks, most=left, changed=changed):
                 left -= 1

@@ -8,6 +8,7 @@ it after each kill, and 0.7 % in the end, so that ten kills waste a tenth of it.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -138,8 +139,28 @@ class Reserve:
         )
 
 
-def budget_of(p: Prepared, prices: Prices, checkpoint: Checkpoint | None, today: str) -> Budget:
-    """Return the budget of a run on a UTC day; a cap that can't be kept is a UserError."""
+def batch_prices(p: Prepared, prices: Prices) -> Prices:
+    """Return prices with those of batches in the place of the live ones.
+
+    Raises UserError where there is a cap and nobody says what a batch costs.
+    """
+    model, cap = p.endpoint.model, p.job.limits.cap
+    if prices.batch is not None:
+        return replace(prices, likely={model: prices.batch.likely}, worst={model: prices.batch.worst})
+    if cap.run is not None or cap.day is not None:
+        raise UserError(
+            f'limits.max_cost_usd is set, but the price of "{model}" in a batch is unknown: set model.price.batch'
+        )
+    return replace(prices, likely={}, worst={})
+
+
+def budget_of(
+    p: Prepared, prices: Prices, checkpoint: Checkpoint | None, today: str, run_id: int | None = None
+) -> Budget:
+    """Return the budget of a run on a UTC day; a cap that can't be kept is a UserError.
+
+    What the run has spent in batches so far, and what open batches may cost, counts as spent.
+    """
     cap = p.job.limits.cap
     if cap.run is None and cap.day is None:
         return Budget()
@@ -147,10 +168,13 @@ def budget_of(p: Prepared, prices: Prices, checkpoint: Checkpoint | None, today:
         _refuse_unbounded(p, prices)
     if checkpoint is None:
         return Budget(_amount(cap.run), _amount(cap.day))
+    cap_run, batches = _amount(cap.run), checkpoint.batches
+    if cap_run is not None and run_id is not None:
+        cap_run = Pico(max(0, cap_run - checkpoint.spent(run_id=run_id) - batches.reserved(run_id=run_id)))
     return Budget(
-        _amount(cap.run),
+        cap_run,
         _amount(cap.day),
-        Pico(checkpoint.spent(day=today) + checkpoint.leased(today)),
+        Pico(checkpoint.spent(day=today) + checkpoint.leased(today) + batches.reserved(day=today)),
         lost_today=checkpoint.leased(today, dead=True),
         lender=checkpoint.writer,
     )

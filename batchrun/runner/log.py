@@ -22,6 +22,8 @@ EVENTS = {
     "gate_closed": 'the server said "not now": all requests wait for more than a second',
     "outage_began": "many different questions failed by the server's fault: it is probed until it works again",
     "outage_ended": "a request succeeded again, or the few rows that failed are blamed",
+    "batch_submitted": "a batch was submitted to the provider, or refused, or its reply was lost",
+    "batch_collected": "a batch ended, and its answers are kept",
     "progress": "how far it is, every 30 seconds",
     "stopped": "something closed the run: what is in flight still ends",
     "asking_ended": "nothing is in flight any more, and all outcomes are kept",

@@ -142,10 +142,14 @@ class _Found:
             return None
         places = f"the environment, {self._job.folder / '.env'} and .env in the working directory"
         try:
-            return resolve(self._job, environment, places)
+            endpoint = resolve(self._job, environment, places)
         except UserError as problem:
             self._problems.append((("model",), problem))
             return None
+        if self._job.batch is not None and not (endpoint.openrouter or self._job.model.batch_api):
+            message = "a batch needs model.endpoint openrouter, or a URL with model.batch_api: openai"
+            self._mistakes.append(self._loaded.mistake(("engine",), message))
+        return endpoint
 
     def compiled(self) -> AnswerForm | None:
         """Compile the answer's form."""

@@ -9,13 +9,25 @@ from pathlib import Path
 
 from batchrun._version import __version__
 from batchrun.api import ASKED_AGAIN, TABLE, UNSENT, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
-from batchrun.checkpoint import Checkpoint, Counts, PlanBuilder, PlanInfo, free_bytes, lock, start_fresh, utc_day
+from batchrun.checkpoint import (
+    LIVE_AFTER_BATCH,
+    NOT_OUT,
+    Checkpoint,
+    Counts,
+    PlanBuilder,
+    PlanInfo,
+    free_bytes,
+    lock,
+    start_fresh,
+    utc_day,
+)
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError, UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
 from batchrun.money import PER_USD, CostKind, Pico, show, to_usd
 from batchrun.records import Summary
 from batchrun.runner import outputs
 from batchrun.runner.asking import Asking, ask, serving
+from batchrun.runner.batches import Submitting, refuse_to_forget, run_batches
 from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.forecast import likely_cost
 from batchrun.runner.log import event
@@ -29,7 +41,14 @@ from batchrun.senders import check_installed
 from batchrun.table import Written, check_writable, partial_path
 from batchrun.terminal import plural
 
-RESUMABLE = {ExitCode.STOPPED_BY_API, ExitCode.STOPPED_BY_LIMIT, ExitCode.STORAGE, ExitCode.SIGINT, ExitCode.SIGTERM}
+RESUMABLE = {
+    ExitCode.STOPPED_BY_API,
+    ExitCode.STOPPED_BY_LIMIT,
+    ExitCode.STORAGE,
+    ExitCode.WAITING,
+    ExitCode.SIGINT,
+    ExitCode.SIGTERM,
+}
 UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
 """After these ends nothing is written: the input is another one, or the disk is not to be trusted."""
 
@@ -44,6 +63,9 @@ ANSWER_BYTES = 1_000
 
 _SHOWN = 3
 """Builds of a model named in a warning."""
+
+IN_BATCH = "in_batch"
+"""What `retry --only` calls questions that are out in a batch."""
 
 SURPRISE = 100
 """So many answered rows are asked again without a question; more need --yes."""
@@ -66,6 +88,8 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         known = known_files(checkpoint.current_plan()) if checkpoint else {}
         p = stack.enter_context(prepared(loaded, job, environment, known))
         check_writable(job.output_path, [Path(file.path) for file in p.rows.files])
+        if options.fresh and not options.yes:
+            refuse_to_forget(job.checkpoint_path)
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
             ui.say(f"the old checkpoint is now {old}")
         checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
@@ -109,11 +133,11 @@ class _Run:
         start = self._start(plan)
         if (sample := self._options.sample) is not None:
             self._checkpoint.choose(positions(plan.rows, sample), sample)
-        count = self._checkpoint.count_open(start=start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
+        count = self._count_open(start, NOT_OUT)
         self._asked = count if self._options.limit is None else min(count, self._options.limit)
         self._begin()
         try:
-            if self._asked:
+            if self._asked or self._is_collecting():
                 self._look_at_space()
                 self._ask(plan, start)
                 self._look_at_builds()
@@ -160,6 +184,11 @@ class _Run:
         """Return the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
         if self._options.retry is None:
             return plan
+        if IN_BATCH in self._options.retry:
+            given_up = self._checkpoint.batches.give_up(time.time())
+            self._ui.say(f"{plural(given_up, 'question')} out in batches will be asked again; both may be billed")
+            if self._options.retry == {IN_BATCH}:
+                return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry or None)
         if not reopened:
             kinds = f" with {', '.join(sorted(self._options.retry))}" if self._options.retry else ""
@@ -204,14 +233,22 @@ class _Run:
             if endpoint.openrouter and not self._key_is_good(endpoint):
                 return
             prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
+            where = NOT_OUT
+            if self._job.batch is not None:
+                where = LIVE_AFTER_BATCH
+                self._asked = self._use_batches(plan, start, endpoint, prices)
+                if not self._asked:
+                    return
             self._confirm_cost(prices, start)
-            self._budget = budget_of(self._p, prices, self._checkpoint, utc_day(time.time()))
+            self._budget = budget_of(self._p, prices, self._checkpoint, utc_day(time.time()), self._run_id)
             asking = Asking(
                 self._p,
                 self._checkpoint,
                 self._run_id or 0,
                 endpoint,
                 again=ASKED_AGAIN,
+                where=where,
+                moves_low_water=where == NOT_OUT and not self._checkpoint.batches.out(),
                 start=start,
                 most=self._options.limit,
                 questions=self._asked,
@@ -225,9 +262,41 @@ class _Run:
             event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)
             self._ui.start(self._goal(plan.questions, failed.questions))
             try:
-                self._tally = ask(asking, self._valve, self._ui)
+                tally = ask(asking, self._valve, self._ui)
+                tally.add(self._tally)
+                self._tally = tally
             finally:
                 self._ui.end()
+
+    def _is_collecting(self) -> bool:
+        """Check whether there is something to do though no question is open."""
+        return self._job.batch is not None and bool(self._checkpoint.batches.open())
+
+    def _count_open(self, start: int, where: str) -> int:
+        return self._checkpoint.count_open(start=start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens, where=where)
+
+    def _use_batches(self, plan: PlanInfo, start: int, endpoint: Endpoint, prices: Prices) -> int:
+        """Submit what is open in batches, wait and collect; return how many questions are left to ask live."""
+        submitting = Submitting(
+            self._p,
+            self._checkpoint,
+            endpoint,
+            prices,
+            run_id=self._run_id or 0,
+            start=start,
+            limit=self._options.limit,
+            max_failed=self._job.limits.accepted_failures(plan.rows),
+            started=self._started,
+            time=self._time,
+        )
+        self._ui.start(
+            Goal(plan.questions, plan.questions - self._count_open(start, "TRUE"), 0, None, cost_kind(self._job))
+        )
+        try:
+            self._tally = run_batches(submitting, self._valve, self._ui)
+        finally:
+            self._ui.end()
+        return 0 if self._valve.closed else self._count_open(start, LIVE_AFTER_BATCH)
 
     def _confirm_cost(self, prices: Prices, start: int) -> None:
         """Refuse a first run that nothing caps and that would likely cost much, unless --yes says so (ConfirmError)."""
@@ -381,6 +450,8 @@ class _Run:
     def _verdict(self, counts: Counts) -> tuple[int, str]:
         if self._valve.closed:
             return self._valve.exit_code, self._valve.reason
+        if counts.pending and counts.pending == self._checkpoint.batches.out_rows():
+            return ExitCode.WAITING, f"{plural(counts.pending, 'row')} in batches that are not collected yet"
         if counts.pending and not self._options.is_partial:
             return ExitCode.SOME_FAILED, f"{plural(counts.pending, 'row')} pending"
         if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
@@ -394,7 +465,8 @@ class _Run:
             advice = f"{self._advice()}; " if self._valve.ending in TABLE else ""
             if not counts.pending:
                 return f"{advice}`{command}` writes the output (all rows are answered)"
-            return f"{advice}`{command}` resumes with {plural(counts.pending, 'row')}"
+            verb = "collects" if exit_code == ExitCode.WAITING else "resumes with"
+            return f"{advice}`{command}` {verb} {plural(counts.pending, 'row')}"
         kinds = set(counts.errors or ())
         if helped := {name for name in kinds if TABLE[name].retry}:
             only = f" --only {','.join(sorted(helped))}" if kinds - helped - ASKED_AGAIN else ""

@@ -47,6 +47,10 @@ class Valve:
             event("stopped", exit_code=exit_code, ending=ending, resume_at=resume_at)
         self.on_change()
 
+    def reopen(self) -> None:
+        """Forget the reason, so that a better one can be given."""
+        self.closed, self.ending, self.resume_at = False, None, None
+
     def abort(self, *, urgent: bool = False) -> None:
         """Do not even wait for what is in flight; `urgent`: somebody asked twice, and waits for nothing else either."""
         self.aborted = True

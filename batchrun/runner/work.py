@@ -120,6 +120,15 @@ class Tally:
     errors: dict[str, int] = field(default_factory=dict)
     answered_at: float | None = None
 
+    def add(self, other: "Tally") -> None:
+        """Add the counts and the money of another pool, or of the batch lane, of the same run."""
+        self.ok += other.ok
+        self.requests += other.requests
+        self.cost += other.cost
+        self.possibly_billed += other.possibly_billed
+        for error_type, number in other.errors.items():
+            self.count_failure(error_type, number)
+
     def count_failure(self, error_type: str, number: int = 1) -> None:
         """Count failed questions; a negative number takes them back."""
         self.failed += number

@@ -1,0 +1,456 @@
+"""Provider batches in two dialects: OpenRouter's inline /batches, and the files + batches of OpenAI and its likes.
+
+A submission is never repeated blindly: neither API takes an idempotency key, so a reply that was lost leaves a doubt,
+and the provider's list is searched (`find`). Facts: OpenRouter's SDK 1.3.84, openai-python 3.57.0.
+"""
+
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from batchrun import net
+from batchrun.api.codes import WORD_CODES
+from batchrun.api.endpoints import Endpoint
+from batchrun.api.judge import judge, read_cost
+from batchrun.api.masking import Mask
+from batchrun.api.prices import BATCH_VARIANT
+from batchrun.api.waits import seconds_of
+from batchrun.api.wording import clean
+from batchrun.job import Model
+from batchrun.money import Pico
+from batchrun.records import Mismatch, Reply, Verdict
+
+MAX_BYTES = 190 * 2**20
+"""Bytes of one submission; OpenRouter, OpenAI and Groq take 200 MB."""
+
+_PATH = "/v1/chat/completions"
+_CHAT_SECONDS, _TRANSFER_SECONDS = 60.0, 900.0
+_MOST_RESULTS = 2**30
+_PAGE = 1_000
+_LISTED = 100
+_BEFORE = 60.0
+"""Seconds by which a provider's clock may be behind ours."""
+
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_WRONG_NAME = frozenset({"invalid_model", "bad_request", "not_found", "no_endpoint"})
+_TAG = "batchrun"
+"""The key of OpenAI's metadata that holds a batch's tag."""
+
+
+class Line(NamedTuple):
+    """One answer of a batch; `reply` is what a request of its own would have brought."""
+
+    custom_id: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a provider shows of a batch. `cost` (picodollars) is the whole batch's, None where it names none.
+
+    `code` is the provider's word for why a batch failed. `withheld`: it is finished, and its results wait for credit.
+    `wait`: seconds after which the provider wants to be asked again.
+    """
+
+    id: str
+    status: str
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    cost: Pico | None = None
+    problem: str = ""
+    code: str = ""
+    withheld: bool = False
+    wait: float | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status in _ENDED and not self.withheld
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The provider has the batch: under this id, and with this name of the model.
+
+    `wait`: seconds after which the provider wants to be asked for it.
+    """
+
+    id: str
+    model: str
+    file_id: str | None = None
+    wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The provider does not have the batch, and `verdict` says why."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """The reply to a submission was lost: the provider may have the batch. `wait`: seconds that it asked for."""
+
+    message: str
+    wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What may be a batch whose reply was lost, newest first; `wait`: seconds until the list may be read again."""
+
+    batches: tuple[Submitted, ...]
+    wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The provider no longer knows the batch."""
+
+    message: str
+
+
+class UnavailableError(Exception):
+    """The provider can't be asked just now; `wait` is how many seconds it asked for."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.message)
+        self.verdict = verdict
+        self.wait = verdict.wait
+
+
+class BatchApi(Protocol):
+    """What the batch lane needs of a provider. Each call may take minutes, and blocks."""
+
+    def submit(self, requests: Sequence[tuple[str, bytes]], *, model: str, tag: str) -> Submitted | Refused | Doubt:
+        """Submit requests, each with its custom_id; the body names the model."""
+
+    def show(self, id_: str) -> Shown | Gone:
+        """Ask how a batch stands. Raises UnavailableError."""
+
+    def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
+        """Search the list for a batch whose reply was lost. Raises UnavailableError."""
+
+    def lines(self, shown: Shown) -> Iterator[Line]:
+        """Yield the answers of a batch that ended; one that can't be decoded is left out. Raises UnavailableError."""
+
+    def clean_up(self, shown: Shown, file_id: str | None) -> None:
+        """Delete what was uploaded and made, as far as the provider lets us."""
+
+
+def batch_api(endpoint: Endpoint, model: Model) -> BatchApi:
+    """Return the dialect of an endpoint, with the job's own headers and choice of providers."""
+    caller = _Caller(endpoint, model.headers)
+    return _OpenRouter(caller, model.params.get("provider")) if endpoint.openrouter else _OpenAi(caller)
+
+
+class _Caller:
+    """One request to the provider, with the key."""
+
+    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
+        self._endpoint = endpoint
+        self._headers = dict(headers)
+        self._mask = Mask(endpoint.key, headers, net.proxy_for(endpoint.base_url))
+        if endpoint.key is not None:
+            self._headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
+
+    def __call__(self, method: str, path: str, body: bytes | None = None, **more: Any) -> Reply:  # noqa: ANN401  (net.call's)
+        """Make a request; `content_type` is JSON unless given."""
+        headers = dict(self._headers)
+        if body is not None:
+            headers["content-type"] = more.pop("content_type", "application/json")
+        seconds = more.pop("seconds", _CHAT_SECONDS)
+        reply = net.call(
+            method,
+            f"{self._endpoint.base_url}/{path}",
+            headers,
+            self._endpoint.certificates,
+            seconds=seconds,
+            max_bytes=_MOST_RESULTS,
+            body=body,
+            **more,
+        )
+        return self._mask(reply)
+
+
+def _verdict(reply: Reply) -> Verdict:
+    """Judge a reply that is not what was asked for."""
+    return judge(reply, _no_answer, now=datetime.now(UTC).timestamp())
+
+
+def _no_answer(text: str, *, finished: bool) -> str | Mismatch:
+    del text, finished
+    return Mismatch("a batch is not an answer", empty=True)
+
+
+def _object(reply: Reply) -> dict[str, Any] | None:
+    """Return the JSON object of a success, else None."""
+    if reply.fault is not None or not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+        return None
+    try:
+        data = orjson.loads(reply.body)
+    except orjson.JSONDecodeError:
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _fetched(reply: Reply) -> dict[str, Any]:
+    data = _object(reply)
+    if data is None:
+        raise UnavailableError(_verdict(reply))
+    return data
+
+
+def _wait(reply: Reply) -> float | None:
+    return seconds_of(reply.headers.get("retry-after"))
+
+
+def _is_lost(reply: Reply) -> bool:
+    """Check whether a batch may have been made though the reply does not say so."""
+    if reply.fault is not None:
+        return reply.sent
+    return reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR or reply.status < HTTPStatus.MULTIPLE_CHOICES
+
+
+def _submission(reply: Reply, model: str, file_id: str | None = None) -> Submitted | Refused | Doubt:
+    data = _object(reply)
+    if data is not None and isinstance(data.get("id"), str):
+        return Submitted(data["id"], model, file_id, _wait(reply))
+    verdict = _verdict(reply)
+    if _is_lost(reply):
+        return Doubt(verdict.message, verdict.wait)
+    return Refused(verdict)
+
+
+def _shown(data: Mapping[str, Any], wait: float | None = None) -> Shown:
+    counts = data.get("request_counts")
+    counts = counts if isinstance(counts, dict) else {}
+    usage = data.get("usage")
+    message, code = _problem(data)
+    files = (data.get("output_file_id"), data.get("error_file_id"))
+    return Shown(
+        str(data.get("id") or ""),
+        str(data.get("status") or "").lower(),  # Together writes COMPLETED
+        total=_count(counts.get("total")),
+        completed=_count(counts.get("completed")),
+        failed=_count(counts.get("failed")),
+        cost=read_cost(usage) if isinstance(usage, dict) else None,
+        problem=clean(message),
+        code=code,
+        wait=wait,
+        files=tuple(file for file in files if isinstance(file, str) and file),
+    )
+
+
+def _count(number: object) -> int:
+    return number if isinstance(number, int) else 0
+
+
+def _problem(data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a batch's message and its code: OpenRouter's `error`, or the first of OpenAI's `errors`."""
+    error: Any = data.get("error")
+    errors = data.get("errors")
+    listed = errors.get("data") if isinstance(errors, dict) else None
+    if isinstance(listed, list) and listed:
+        error = listed[0]
+    if not isinstance(error, dict):
+        return "", ""
+    return str(error.get("message") or ""), str(error.get("code") or "")
+
+
+def _line(data: Any) -> Line | None:  # noqa: ANN401  (whatever the provider sent)
+    """Return a line of results as a reply; None where it names no request."""
+    if not isinstance(data, dict) or not isinstance(data.get("custom_id"), str):
+        return None
+    response = data.get("response")
+    if isinstance(response, dict):
+        status = response.get("status_code")
+        # A status of 0 on a batch that is completed was reported; it means that the request was not made.
+        status = status if isinstance(status, int) and status else HTTPStatus.INTERNAL_SERVER_ERROR.value
+        return Line(data["custom_id"], Reply(status, body=orjson.dumps(response.get("body"))))
+    error = data.get("error")
+    error = error if isinstance(error, dict) else {"message": "the line holds neither a response nor an error"}
+    words = [str(error.get(name)) for name in ("error_type", "code", "type") if error.get(name)]
+    status = next((WORD_CODES[word] for word in words if word in WORD_CODES), HTTPStatus.INTERNAL_SERVER_ERROR.value)
+    message = ": ".join([*words[:1], str(error.get("message") or "no message")])
+    body = {"error": {"code": status, "message": message, "type": words[0] if words else None}}
+    return Line(data["custom_id"], Reply(status, body=orjson.dumps(body)))
+
+
+class _OpenRouter:
+    """OpenRouter: the requests stand in the submission, the results are pages."""
+
+    def __init__(self, call: _Caller, provider: Any) -> None:  # noqa: ANN401  (a parameter of the API)
+        self._call = call
+        given = provider if isinstance(provider, Mapping) else {}
+        self._provider = {name: given[name] for name in ("only", "allow_fallbacks") if name in given}
+
+    def submit(self, requests: Sequence[tuple[str, bytes]], *, model: str, tag: str) -> Submitted | Refused | Doubt:
+        """Submit; the other name of the model (with or without :batch) is tried where this one is refused."""
+        del tag  # the custom_ids carry it
+        done = self._post(requests, model)
+        if isinstance(done, Refused) and done.verdict.ending in _WRONG_NAME:
+            other = model.removesuffix(BATCH_VARIANT) if model.endswith(BATCH_VARIANT) else model + BATCH_VARIANT
+            second = self._post(requests, other)
+            done = done if isinstance(second, Refused) else second
+        return done
+
+    def _post(self, requests: Sequence[tuple[str, bytes]], model: str) -> Submitted | Refused | Doubt:
+        # The body is parsed as a stream: every other key must stand before `requests`.
+        provider = {"provider": self._provider} if self._provider else {}
+        head = orjson.dumps({"endpoint": _PATH, "model": model, **provider})[:-1]
+        lines = b",".join(
+            b'{"custom_id":%s,"body":%s}' % (orjson.dumps(name), _line_body(body, None)) for name, body in requests
+        )
+        body = b'%s,"requests":[%s]}' % (head, lines)
+        return _submission(self._call("POST", "batches", body, seconds=_TRANSFER_SECONDS), model)
+
+    def show(self, id_: str) -> Shown | Gone:
+        """Ask how a batch stands."""
+        reply = self._call("GET", f"batches/{quote(id_)}", seconds=_TRANSFER_SECONDS)
+        if reply.fault is None and reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+            return Gone(_verdict(reply).message)
+        if reply.status == HTTPStatus.PAYMENT_REQUIRED:
+            return Shown(id_, "completed", problem=_verdict(reply).message, withheld=True)
+        return _shown(_fetched(reply), _wait(reply))
+
+    def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
+        """List batches of the same model and size; which job's they are is seen by their results alone."""
+        del tag
+        base = model.removesuffix(BATCH_VARIANT)
+        after = datetime.fromtimestamp(since - _BEFORE, UTC).isoformat()
+        query: dict[str, Any] = {"limit": _LISTED, "created_after": after}
+        found: list[Submitted] = []
+        while True:
+            reply = self._call("GET", f"batches?{urlencode(query)}")
+            page = _fetched(reply)
+            for data in page.get("data") or ():
+                name, shown = str(data.get("model") or ""), _shown(data)
+                # The total is 0 while a batch is validated.
+                if name.removesuffix(BATCH_VARIANT) == base and shown.id and shown.total in {0, requests}:
+                    found.append(Submitted(shown.id, name))
+            if not page.get("has_more") or not page.get("last_id"):
+                return Found(tuple(found), _wait(reply))
+            query["after"] = page["last_id"]
+
+    def lines(self, shown: Shown) -> Iterator[Line]:
+        """Yield the results page by page; an older API has them inside of the batch."""
+        cursor = ""
+        while True:
+            query = urlencode({"limit": _PAGE, **({"cursor": cursor} if cursor else {})})
+            reply = self._call("GET", f"batches/{quote(shown.id)}/results?{query}", seconds=_TRANSFER_SECONDS)
+            if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and not cursor:
+                page = _fetched(self._call("GET", f"batches/{quote(shown.id)}", seconds=_TRANSFER_SECONDS))
+                page = {"data": page.get("results")}
+            else:
+                page = _fetched(reply)
+            yield from filter(None, map(_line, page.get("data") or ()))
+            cursor = page.get("next_cursor") or ""
+            if not page.get("has_more") or not cursor:
+                return
+
+    def clean_up(self, shown: Shown, file_id: str | None) -> None:
+        """Delete the batch with its results; the record of the costs stays."""
+        del file_id
+        self._call("DELETE", f"batches/{quote(shown.id)}")
+
+
+class _OpenAi:
+    """OpenAI, Groq, Together, DeepInfra, Azure, LiteLLM: requests and results are files of JSON lines."""
+
+    def __init__(self, call: _Caller) -> None:
+        self._call = call
+
+    def submit(self, requests: Sequence[tuple[str, bytes]], *, model: str, tag: str) -> Submitted | Refused | Doubt:
+        """Upload the requests, then make a batch of the file; a lost upload is no doubt, since nothing runs yet."""
+        lines = b"\n".join(
+            b'{"custom_id":%s,"method":"POST","url":"%s","body":%s}'
+            % (orjson.dumps(name), _PATH.encode(), _line_body(body, model))
+            for name, body in requests
+        )
+        content_type, body = _form({"purpose": "batch"}, f"batchrun-{tag}.jsonl", lines)
+        uploaded = self._call("POST", "files", body, content_type=content_type, seconds=_TRANSFER_SECONDS)
+        data = _object(uploaded)
+        if data is None or not isinstance(data.get("id"), str):
+            return Refused(_verdict(uploaded))
+        file_id = data["id"]
+        job = {
+            "input_file_id": file_id,
+            "endpoint": _PATH,
+            "completion_window": "24h",
+            "metadata": {_TAG: tag},
+        }
+        return _submission(self._call("POST", "batches", orjson.dumps(job)), model, file_id)
+
+    def show(self, id_: str) -> Shown | Gone:
+        """Ask how a batch stands."""
+        reply = self._call("GET", f"batches/{quote(id_)}")
+        if reply.fault is None and reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+            return Gone(_verdict(reply).message)
+        return _shown(_fetched(reply), _wait(reply))
+
+    def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
+        """Find the batch that carries the tag; the list has no filter and is newest first."""
+        del requests
+        query: dict[str, Any] = {"limit": _LISTED}
+        while True:
+            reply = self._call("GET", f"batches?{urlencode(query)}")
+            page = _fetched(reply)
+            listed = [data for data in page.get("data") or () if isinstance(data, dict)]
+            for data in listed:
+                metadata = data.get("metadata")
+                if isinstance(metadata, dict) and metadata.get(_TAG) == tag:
+                    return Found((Submitted(str(data["id"]), model, data.get("input_file_id")),))
+            if not page.get("has_more") or not listed or float(listed[-1].get("created_at") or 0) < since - _BEFORE:
+                return Found((), _wait(reply))
+            query["after"] = page.get("last_id") or listed[-1]["id"]
+
+    def lines(self, shown: Shown) -> Iterator[Line]:
+        """Yield the lines of the output file, then of the error file."""
+        for file in shown.files:
+            with tempfile.TemporaryFile() as content:
+                reply = self._call("GET", f"files/{quote(file)}/content", seconds=_TRANSFER_SECONDS, into=content)
+                if reply.fault is not None or reply.status != HTTPStatus.OK:
+                    raise UnavailableError(_verdict(reply))
+                content.seek(0)
+                for raw in content:
+                    try:
+                        line = _line(orjson.loads(raw))
+                    except orjson.JSONDecodeError:
+                        continue
+                    if line is not None:
+                        yield line
+
+    def clean_up(self, shown: Shown, file_id: str | None) -> None:
+        """Delete the files; those of a provider that keeps them end after 30 days."""
+        for file in (*shown.files, *([file_id] if file_id else [])):
+            self._call("DELETE", f"files/{quote(file)}")
+
+
+_NOT_IN_A_LINE = ("model", "models", "plugins", "provider", "stream")
+
+
+def _line_body(body: bytes, model: str | None) -> bytes:
+    """Return the body of a line, with this model, or with none where the batch names it."""
+    data = {name: value for name, value in orjson.loads(body).items() if name not in _NOT_IN_A_LINE}
+    return orjson.dumps(data if model is None else {"model": model, **data})
+
+
+def _form(fields: Mapping[str, str], name: str, content: bytes) -> tuple[str, bytes]:
+    """Return the content type and the body of a form with one file (multipart/form-data)."""
+    boundary = secrets.token_hex(16)
+    part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    parts = [f'{part}"{key}"\r\n\r\n{value}\r\n' for key, value in fields.items()]
+    parts.append(f'{part}"file"; filename="{name}"\r\nContent-Type: application/jsonl\r\n\r\n')
+    body = "".join(parts).encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return f"multipart/form-data; boundary={boundary}", body

@@ -1,0 +1,221 @@
+"""Provider batches: what was submitted, which questions are out, what came back.
+
+A batch is committed before it is submitted, so that a kill at any moment leaves a record to look for. A question is
+out in one batch at most; while it is, nothing else asks it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from batchrun.checkpoint.connection import Connection
+from batchrun.checkpoint.schema import NOT_OUT
+from batchrun.checkpoint.writer import keep, utc_day
+from batchrun.money import Pico
+from batchrun.records import FailedAttempt, Outcome
+
+
+class BatchState(StrEnum):
+    """How a batch stands here; the provider's own status is asked when it is needed."""
+
+    SUBMITTING = "submitting"
+    """Committed, and the provider may have it or not: the reply to the submission was lost, or never came."""
+    OUT = "out"
+    COLLECTED = "collected"
+    RELEASED = "released"
+    """Given up: its questions are open again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch that is not ended. Money is in picodollars, times are Unix seconds.
+
+    `tag` begins each custom_id. `looks` counts how often the provider's list was searched for it in vain since its
+    reply was lost, `foreign_ids` names batches in that list that turned out to be another job's.
+    """
+
+    number: int
+    run_id: int
+    state: BatchState
+    model: str
+    tag: str
+    provider_id: str | None
+    file_id: str | None
+    questions: int
+    reserved: Pico
+    submitted_at: float
+    looks: int
+    looked_at: float | None
+    foreign_ids: frozenset[str]
+    problem: str | None
+
+
+_COLUMNS = (
+    "number, run_id, state, model, tag, provider_id, file_id, questions, reserved, submitted_at, looks, looked_at, "
+    "foreign_ids, problem"
+)
+
+
+class Batches:
+    """The batches of one checkpoint; raises StorageError and CheckpointError as the checkpoint does."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def open(self) -> list[Batch]:
+        """Return the batches that are not ended, oldest first."""
+        rows = self._connection.rows(
+            f"SELECT {_COLUMNS} FROM batches WHERE state IN ('submitting', 'out') ORDER BY number"  # noqa: S608  (constants)
+        )
+        return [
+            replace(Batch(*row), state=BatchState(row[2]), foreign_ids=frozenset(json.loads(row[12]))) for row in rows
+        ]
+
+    def out(self) -> int:
+        """Count the questions that are out."""
+        return int(self._connection.value("SELECT count(*) FROM batched WHERE batch IS NOT NULL"))
+
+    def out_rows(self) -> int:
+        """Count the rows of the current plan whose questions are out."""
+        return int(self._connection.value(f"SELECT count(*) FROM rows r WHERE NOT {NOT_OUT}"))  # noqa: S608  (a constant)
+
+    def reserved(self, *, day: str | None = None, run_id: int | None = None) -> Pico:
+        """Return what open batches may cost, all of them or those submitted on a UTC day or by a run; picodollars."""
+        return Pico(
+            sum(
+                batch.reserved
+                for batch in self.open()
+                if day in {None, utc_day(batch.submitted_at)} and run_id in {None, batch.run_id}
+            )
+        )
+
+    def last_model(self) -> str | None:
+        """Return the model's name as the provider last took it; None before the first."""
+        sql = "SELECT model FROM batches WHERE provider_id IS NOT NULL ORDER BY number DESC LIMIT 1"
+        model: str | None = self._connection.value(sql)
+        return model
+
+    def keys(self, positions: Sequence[int]) -> dict[int, bytes]:
+        """Return the keys of the questions of rows, by question."""
+        marks = ", ".join("?" * len(positions))
+        rows = self._connection.rows(f"SELECT question_id, key FROM rows WHERE position IN ({marks})", positions)  # noqa: S608  (marks)
+        return dict(rows)
+
+    def begin(
+        self, questions: Sequence[int], *, run_id: int, model: str, tag: str, reserved: Pico, now: float
+    ) -> Batch:
+        """Commit that these questions are about to be submitted as one batch."""
+        row = {
+            "run_id": run_id,
+            "state": BatchState.SUBMITTING.value,
+            "model": model,
+            "tag": tag,
+            "questions": len(questions),
+            "reserved": reserved,
+            "submitted_at": now,
+        }
+        with self._connection.transaction():
+            number = self._connection.insert_row("batches", row)
+            self._connection.many(
+                "INSERT INTO batched(question_id, batch) VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET batch = excluded.batch WHERE batch IS NULL",
+                ((question, number) for question in questions),
+            )
+        return next(batch for batch in self.open() if batch.number == number)
+
+    def submitted(self, batch: Batch, *, provider_id: str, model: str, file_id: str | None = None) -> None:
+        """Note that the provider has the batch, under this id."""
+        self._connection.run(
+            "UPDATE batches SET state = 'out', provider_id = ?, model = ?, file_id = coalesce(?, file_id) "
+            "WHERE number = ?",
+            (provider_id, model, file_id, batch.number),
+        )
+
+    def looked(self, batch: Batch, now: float) -> None:
+        """Note that the provider's list was searched in vain for a batch whose reply was lost."""
+        self._connection.run(
+            "UPDATE batches SET looks = looks + 1, looked_at = ? WHERE number = ?", (now, batch.number)
+        )
+
+    def is_foreign(self, batch: Batch) -> None:
+        """Note that what was taken for this batch is another job's; it is to be looked for again."""
+        foreign = json.dumps(sorted(batch.foreign_ids | {batch.provider_id or ""}))
+        self._connection.run(
+            "UPDATE batches SET state = 'submitting', provider_id = NULL, looks = 0, looked_at = NULL, "
+            "foreign_ids = ? WHERE number = ?",
+            (foreign, batch.number),
+        )
+
+    def warn(self, batch: Batch, problem: str) -> bool:
+        """Keep what is wrong with an open batch, for `status`; return whether it is new."""
+        sql = "UPDATE batches SET problem = ? WHERE number = ? AND problem IS NOT ?"
+        return self._connection.run(sql, (problem, batch.number, problem)) > 0
+
+    def release(self, batch: Batch, problem: str, now: float) -> None:
+        """End a batch that the provider does not have: its questions are open again, and nothing was tried."""
+        with self._connection.transaction():
+            self._connection.run("DELETE FROM batched WHERE batch = ? AND tries = 0", (batch.number,))
+            self._connection.run("UPDATE batched SET batch = NULL WHERE batch = ?", (batch.number,))
+            self._end(batch, BatchState.RELEASED, now, problem)
+
+    def give_up(self, now: float) -> int:
+        """End all open batches without their answers; return how many questions are open again."""
+        number = self.out()
+        for batch in self.open():
+            self.release(batch, "given up", now)
+        return number
+
+    def questions(self, batch: Batch) -> list[tuple[bytes, int, int]]:
+        """Return the questions of a batch: key, id, and how many earlier batches did not answer it."""
+        return self._connection.rows(
+            "SELECT q.key, q.id, b.tries FROM questions q JOIN batched b ON b.question_id = q.id WHERE b.batch = ?",
+            (batch.number,),
+        )
+
+    def provider_ids(self) -> set[str]:
+        """Return the providers' ids of all batches that are known here."""
+        return {row[0] for row in self._connection.rows("SELECT provider_id FROM batches WHERE provider_id NOT NULL")}
+
+    def fail(self, run_id: int, outcomes: Sequence[Outcome]) -> None:
+        """Commit rows for which no request can be made."""
+        with self._connection.transaction():
+            keep(self._connection, run_id, outcomes, [])
+            self._connection.run("UPDATE plans SET counts = NULL")
+
+    def collect(
+        self,
+        batch: Batch,
+        outcomes: Sequence[Outcome],
+        attempts: Sequence[FailedAttempt],
+        *,
+        unassigned: Pico,
+        now: float,
+        problem: str | None = None,
+    ) -> None:
+        """Commit all that a batch brought, at once: outcomes, money, and which of its questions are open again.
+
+        The money belongs to the run and the day of the submission; `unassigned` is what no question cost.
+        """
+        settled = [(outcome.question,) for outcome in outcomes if outcome.status in {"ok", "failed"}]
+        with self._connection.transaction():
+            keep(
+                self._connection,
+                batch.run_id,
+                outcomes,
+                attempts,
+                day=utc_day(batch.submitted_at),
+                unassigned=unassigned,
+            )
+            self._connection.many("DELETE FROM batched WHERE question_id = ?", settled)
+            self._connection.run("UPDATE batched SET batch = NULL, tries = tries + 1 WHERE batch = ?", (batch.number,))
+            cost = sum(outcome.cost for outcome in outcomes) + unassigned
+            self._connection.run("UPDATE batches SET cost = ? WHERE number = ?", (cost, batch.number))
+            self._connection.run("UPDATE plans SET counts = NULL")
+            self._end(batch, BatchState.COLLECTED, now, problem)
+
+    def _end(self, batch: Batch, state: BatchState, now: float, problem: str | None) -> None:
+        self._connection.run(
+            "UPDATE batches SET state = ?, ended_at = ?, problem = ?, reserved = 0 WHERE number = ?",
+            (state.value, now, problem, batch.number),
+        )

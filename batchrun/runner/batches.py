@@ -1,0 +1,491 @@
+"""The batch lane: open questions -> chunks -> submit -> wait -> collect, in the provider's batches at half price.
+
+It stands beside the pool, which is made for seconds: a batch takes minutes to a day, over several runs. It shares the
+plan, the judge, the checkpoint, the caps and the output with it. What two batches do not answer is left to the pool.
+"""
+
+import asyncio
+import math
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import uvloop
+
+from batchrun.api import (
+    ASKED_AGAIN,
+    MAX_BYTES,
+    TABLE,
+    Action,
+    Doubt,
+    Endpoint,
+    Gone,
+    Mask,
+    Prices,
+    Refused,
+    Shown,
+    Submitted,
+    UnavailableError,
+    batch_api,
+    cost_kind,
+)
+from batchrun.checkpoint import BATCH_TRIES, FOR_BATCH, Batch, Checkpoint, utc_day
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, StorageError
+from batchrun.job import BatchOptions
+from batchrun.money import ZERO, Pico, cost, from_usd, show
+from batchrun.net import proxy_for
+from batchrun.prompt import RowProblem
+from batchrun.records import Outcome, Reply, Status, Verdict
+from batchrun.runner.budget import batch_prices, worst_case
+from batchrun.runner.collecting import Collected, collected
+from batchrun.runner.log import event
+from batchrun.runner.plan import open_work
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.runner.progress import Ui
+from batchrun.runner.stop import Valve, closed_by_signals
+from batchrun.runner.work import Rules, Tally, Time, Work
+from batchrun.terminal import plural
+
+FIRST_POLL, SLOWEST_POLL = 5.0, 60.0
+"""Seconds between two looks at a batch; half as long again each time, unless the provider says when to come back."""
+
+LOOK_AGAIN = 60.0
+"""Seconds between two searches for a batch whose reply was lost: a list may lag behind a submission."""
+
+LOOKS = 2
+"""Searches in vain after which a batch was never received, and its questions are open again."""
+
+_SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
+_LOADED = "token_limit_exceeded"
+"""A batch that failed so may run once others are done: the account's limit of enqueued tokens was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitting:
+    """What one run submits and collects.
+
+    `start` is the position below which no question is open, `limit` how many questions the run may submit,
+    `max_failed` how many rows of the job may fail (None: no limit). `started` is when the run began, on the clock of
+    `time`.
+    """
+
+    prepared: Prepared
+    checkpoint: Checkpoint
+    endpoint: Endpoint
+    prices: Prices
+    run_id: int
+    start: int
+    limit: int | None
+    max_failed: int | None
+    started: float
+    time: Time
+
+
+class _Chunk(NamedTuple):
+    """Questions that fit into one batch, with their positions and bodies; `reserved` is what they cost at most."""
+
+    works: list[Work]
+    bodies: list[bytes]
+    reserved: Pico
+
+
+def run_batches(submitting: Submitting, valve: Valve, ui: Ui) -> Tally:
+    """Submit, wait and collect; the valve is closed with ExitCode.WAITING where batches are still out at the end.
+
+    Raises UserError where there is a cap and nobody says what a batch costs.
+    """
+    lane = _Lane(submitting, valve, ui)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(lane.run())
+    return lane.tally
+
+
+def refuse_to_forget(path: Path) -> None:
+    """Raise ConfirmError where --fresh would leave batches that nobody collects, and that are billed all the same."""
+    if not path.exists():
+        return
+    try:
+        with Checkpoint.open(path, read_only=True) as checkpoint:
+            batches = checkpoint.batches.open()
+    except StorageError:  # damaged: nothing can be read from it
+        return
+    if batches:
+        names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in batches)
+        reserved = show(sum(batch.reserved for batch in batches))
+        raise ConfirmError(
+            f"--fresh would forget {plural(len(batches), 'batch')} that may cost up to {reserved} ({names}): "
+            "run without --fresh to collect them, or add --yes"
+        )
+
+
+def _rules(submitting: Submitting, prices: Prices) -> Rules:
+    limits, endpoint = submitting.prepared.job.limits, submitting.endpoint
+    deadline = limits.deadline_seconds
+    return Rules(
+        attempts=BATCH_TRIES,
+        repairs=0,
+        breaker=0,
+        grace=0.0,
+        deadline=None if deadline is None else submitting.started + deadline,
+        max_tokens=submitting.prepared.max_tokens,
+        openrouter=endpoint.openrouter,
+        price=prices.likely.get(endpoint.model),
+        mask=Mask(endpoint.key, submitting.prepared.job.model.headers, proxy_for(endpoint.base_url)),
+    )
+
+
+class _Lane:
+    """One run's batches. What is blocking, the calls of the API, runs in threads, one after the other."""
+
+    def __init__(self, submitting: Submitting, valve: Valve, ui: Ui) -> None:
+        self.tally = Tally()
+        self._s, self._valve, self._ui = submitting, valve, ui
+        self._p, self._batches = submitting.prepared, submitting.checkpoint.batches
+        job, prices = self._p.job, batch_prices(self._p, submitting.prices)
+        self._options = job.batch or BatchOptions()
+        self._api = batch_api(submitting.endpoint, job.model)
+        self._rules, self._cost_kind = _rules(submitting, prices), cost_kind(job)
+        self._clock, self._wall = submitting.time.clock, submitting.time.wall
+        wait = self._options.wait_seconds
+        self._until = math.inf if wait is None else self._clock() + wait
+        self._left = sys.maxsize if submitting.limit is None else submitting.limit
+        self._max_bytes = MAX_BYTES
+        self._model = self._batches.last_model() or submitting.endpoint.model
+        self._worst = worst_case(self._p, prices)
+        self._hold_until = 0.0
+        self._held_by = ""
+        self._next_look: dict[int, float] = {}
+        self._pause: dict[int, float] = {}
+        self._done: dict[int, int] = {}
+        self._failed: set[int] = set()  # a later run asks them again, not this one
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Collect what is done, submit what is open and wait, until nothing is out or the wait is over."""
+        with closed_by_signals(self._valve, self._ui.warn):
+            self._valve.on_change = self._wake.set
+            while not self._valve.closed:
+                await self._look_at_batches()
+                await self._submit_open()
+                self._look_at_the_clock()
+                if not self._can_go_on():
+                    break
+                await self._sleep()
+            self._valve.on_change = lambda: None
+        self._say_what_is_out()
+
+    def _can_go_on(self) -> bool:
+        now = self._clock()
+        return not self._valve.closed and now < self._until and (bool(self._batches.open()) or self._hold_until > now)
+
+    def _look_at_the_clock(self) -> None:
+        deadline = self._rules.deadline
+        if deadline is not None and self._clock() >= deadline:
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, "limits.deadline is reached")
+
+    async def _sleep(self) -> None:
+        """Wait until something can change: the next look, the end of a pause or of the wait, or the valve."""
+        now = self._clock()
+        moments = [self._until, *self._next_look.values()]
+        if self._hold_until > now:
+            moments.append(self._hold_until)
+        if self._rules.deadline is not None:
+            moments.append(self._rules.deadline)
+        out, batches = self._batches.out(), len(self._batches.open())
+        self.tally.waiting_for = f"{plural(batches, 'batch')}, {sum(self._done.values()):,} of {out:,} done there"
+        self._ui.update(self.tally)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(moments) - now) / self._s.time.speed):
+                await self._wake.wait()
+        self._wake.clear()
+        self.tally.waiting_for = ""
+
+    def _say_what_is_out(self) -> None:
+        """Close the valve where the next run has to go on: batches are out, or none could be submitted."""
+        self._ui.update(self.tally)
+        out = self._batches.open()
+        interrupted = self._valve.closed and self._valve.exit_code in _SIGNALS
+        if out and (interrupted or not self._valve.closed):
+            names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in out[:3])
+            more = f" and {len(out) - 3:,} more" if len(out) > 3 else ""  # noqa: PLR2004  (as above)
+            reason = f"{plural(self._batches.out(), 'question')} in {plural(len(out), 'batch')} ({names}{more})"
+            if interrupted:
+                reason += "; they can't be called back, run on, and are billed"
+            self._valve.reopen()
+            self._valve.close(ExitCode.WAITING, reason)
+        elif self._hold_until > self._clock():
+            self._valve.close(ExitCode.STOPPED_BY_API, f"no batch can be submitted: {self._held_by}")
+
+    # -- submitting
+
+    async def _submit_open(self) -> None:
+        """Submit what is open, batch after batch, as far as limits, caps and the provider admit it."""
+        if self._clock() < self._hold_until or self._left <= 0:
+            return
+        questions = self._open_questions()
+        try:
+            while not self._valve.closed and self._clock() >= self._hold_until:
+                chunk = self._next_chunk(questions)
+                if not chunk.works:
+                    return
+                if not await self._submit(chunk):
+                    questions = self._open_questions()  # from the start: those of the chunk are open again
+        except BatchrunError as problem:
+            changed = self._p.input_changed()
+            self._valve.close(
+                ExitCode.USER if changed else problem.exit_code, INPUT_CHANGED if changed else str(problem)
+            )
+
+    def _open_questions(self) -> Iterator[Work]:
+        blocks = self._s.checkpoint.open_questions(
+            start=self._s.start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens, where=FOR_BATCH
+        )
+        return open_work(self._p.rows, self._p.renderer.columns, blocks, most=self._left, changed=self._input_changed)
+
+    def _input_changed(self) -> bool:
+        if self._p.input_changed():
+            self._valve.close(ExitCode.USER, INPUT_CHANGED)
+        return self._valve.closed
+
+    def _next_chunk(self, questions: Iterator[Work]) -> _Chunk:
+        """Take the questions of one batch; rows that can't be sent fail on the way."""
+        works: list[Work] = []
+        bodies: list[bytes] = []
+        unsent: list[Outcome] = []
+        reserved, size, room = 0, 0, self._room()
+        while len(works) < self._options.size and size < self._max_bytes and (work := next(questions, None)):
+            if work.question in self._failed:
+                continue
+            body = self._p.renderer.body(work.values)
+            if isinstance(body, RowProblem):
+                unsent.append(work.unsent(body, at=self._wall()))
+                continue
+            worst = self._worst(len(body)) if self._worst is not None else ZERO
+            if reserved + worst > room:
+                self._stop_at_cap(works, worst)
+                break
+            works.append(work)
+            bodies.append(body)
+            reserved += worst
+            size += len(body)
+        if unsent:
+            self._batches.fail(self._s.run_id, unsent)
+            self._failed.update(outcome.question for outcome in unsent)
+            for outcome in unsent:
+                self.tally.count_failure(outcome.error_type or "")
+        return _Chunk(works, bodies, Pico(reserved))
+
+    def _room(self) -> float:
+        """Return what the caps still admit, in picodollars. What open batches may cost counts as spent."""
+        cap, today, run = self._p.job.limits.cap, utc_day(self._wall()), self._s.run_id
+        spent, batches = self._s.checkpoint.spent, self._batches
+        rooms = [math.inf]
+        if cap.run is not None:
+            rooms.append(from_usd(cap.run) - spent(run_id=run) - batches.reserved(run_id=run))
+        if cap.day is not None:
+            leased = self._s.checkpoint.leased(today)
+            rooms.append(from_usd(cap.day) - spent(day=today) - leased - batches.reserved(day=today))
+        return min(rooms)
+
+    def _stop_at_cap(self, works: Sequence[Work], worst: Pico) -> None:
+        """Stop where not one more question fits under the cap; what comes back from open batches may make room."""
+        if not works and not self._batches.open():
+            reason = f"limits.max_cost_usd is reached: the next question may cost {show(worst)}"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
+
+    async def _submit(self, chunk: _Chunk) -> bool:
+        """Commit a batch, then submit it: whatever happens in between, it is known that it may be there.
+
+        Return False if it was refused.
+        """
+        tag = secrets.token_hex(4)
+        keys = self._batches.keys([work.position for work in chunk.works])
+        names = [f"{tag}-{keys[work.question].hex()}" for work in chunk.works]
+        batch = self._batches.begin(
+            [work.question for work in chunk.works],
+            run_id=self._s.run_id,
+            model=self._model,
+            tag=tag,
+            reserved=chunk.reserved,
+            now=self._wall(),
+        )
+        requests = list(zip(names, chunk.bodies, strict=True))
+        done = await asyncio.to_thread(self._api.submit, requests, model=batch.model, tag=tag)
+        event("batch_submitted", number=batch.number, questions=len(requests), result=type(done).__name__)
+        match done:
+            case Submitted():
+                self._batches.submitted(batch, provider_id=done.id, model=done.model, file_id=done.file_id)
+                self._model = done.model
+                self._left -= len(requests)
+                self._look_later(batch, done.wait)
+            case Doubt():
+                self._left -= len(requests)
+                self._ui.warn(f"batch {batch.number}: {done.message}; it is looked for, not submitted again")
+                self._look_later(batch, done.wait or LOOK_AGAIN)
+            case Refused():
+                self._batches.release(batch, done.verdict.message, self._wall())
+                self._refused(done.verdict, sum(map(len, chunk.bodies)), len(chunk.works))
+        return not isinstance(done, Refused)
+
+    def _refused(self, verdict: Verdict, size: int, questions: int) -> None:
+        """Submit less at a time, submit later, or stop, as the refusal asks."""
+        ending = TABLE[verdict.ending]
+        if verdict.ending == "payload_too_large" and questions > 1:
+            self._max_bytes = size // 2
+        elif ending.action in {Action.RETRY, Action.GATE}:
+            self._hold_until = self._clock() + max(verdict.wait or 0.0, FIRST_POLL)
+            self._held_by = verdict.message
+        else:
+            reason = f"{ending.means}: {verdict.message}" if verdict.message else ending.means
+            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=verdict.resume_at)
+
+    # -- waiting
+
+    async def _look_at_batches(self) -> None:
+        """Look at each open batch whose time has come."""
+        for batch in self._batches.open():
+            if self._valve.closed:
+                return
+            if self._clock() >= self._next_look.get(batch.number, 0.0):
+                try:
+                    await self._look_at(batch)
+                except UnavailableError as problem:
+                    self._unavailable(batch, problem)
+
+    async def _look_at(self, batch: Batch) -> None:
+        """Ask the provider for one batch, and collect it when it is done."""
+        if batch.provider_id is None:
+            await self._look_for(batch)
+            return
+        shown = await asyncio.to_thread(self._api.show, batch.provider_id)
+        if isinstance(shown, Gone):
+            self._ui.warn(f"batch {batch.number} ({batch.provider_id}) is gone: {shown.message}")
+            self._collect(batch, Shown(batch.provider_id, "gone", problem=shown.message), {})
+        elif shown.withheld:
+            problem = f"its results are withheld: {shown.problem}"
+            if self._batches.warn(batch, problem):
+                self._ui.warn(f"batch {batch.number} ({batch.provider_id}) is done, but {problem}")
+            self._look_later(batch, SLOWEST_POLL)
+        elif not shown.ended:
+            self._done[batch.number] = shown.completed + shown.failed
+            self._look_later(batch, shown.wait)
+        elif shown.code == _LOADED:
+            self._batches.release(batch, shown.problem, self._wall())
+            self._hold_until = self._clock() + SLOWEST_POLL
+            self._held_by = shown.problem
+            self._ui.say(f"batch {batch.number}: {shown.problem}; it is submitted again later")
+        else:
+            await self._collect_lines(batch, shown)
+
+    async def _look_for(self, batch: Batch) -> None:
+        """Search the provider's list for a batch whose reply was lost; give it up after two searches in vain."""
+        now, last = self._wall(), batch.looked_at or batch.submitted_at
+        if batch.number not in self._next_look and now - last < LOOK_AGAIN:  # an earlier run's, which ended just now
+            self._look_later(batch, LOOK_AGAIN - (now - last))
+            return
+        found = await asyncio.to_thread(
+            self._api.find, model=batch.model, tag=batch.tag, requests=batch.questions, since=batch.submitted_at
+        )
+        taken = self._batches.provider_ids() | batch.foreign_ids
+        candidates = [one for one in found.batches if one.id not in taken]
+        if candidates:
+            one = candidates[0]
+            self._batches.submitted(batch, provider_id=one.id, model=one.model, file_id=one.file_id)
+            self._ui.say(f"batch {batch.number} was received after all: {one.id}")
+            self._look_later(batch, found.wait)
+        elif batch.looks + 1 >= LOOKS:
+            self._batches.release(batch, "the provider never received it", now)
+            self._ui.say(f"batch {batch.number} was never received: its questions are submitted again")
+        else:
+            self._batches.looked(batch, now)
+            self._look_later(batch, found.wait or LOOK_AGAIN)
+
+    def _look_later(self, batch: Batch, wait: float | None = None) -> None:
+        """Look at a batch again after the seconds that the provider asked for, else less and less often."""
+        pause = self._pause.get(batch.number, FIRST_POLL / 1.5) * 1.5
+        self._pause[batch.number] = min(pause, SLOWEST_POLL)
+        self._next_look[batch.number] = self._clock() + (self._pause[batch.number] if wait is None else wait)
+
+    def _unavailable(self, batch: Batch, problem: UnavailableError) -> None:
+        ending = TABLE[problem.verdict.ending]
+        if ending.action in {Action.STOP, Action.FAIL_IF_PROVEN}:
+            self._valve.close(ExitCode.STOPPED_BY_API, f"{ending.means}: {problem}", ending=ending.name)
+        elif self._batches.warn(batch, str(problem)):
+            self._ui.warn(f"batch {batch.number} ({batch.provider_id}) can't be asked now: {problem}")
+        self._look_later(batch, problem.verdict.wait)
+
+    # -- collecting
+
+    async def _collect_lines(self, batch: Batch, shown: Shown) -> None:
+        """Read the lines of a batch that ended; lines with another tag show that it is another job's."""
+        lines = await asyncio.to_thread(lambda: list(self._api.lines(shown)))
+        mine: dict[bytes, Reply] = {}
+        for line in lines:
+            tag, _, key = line.custom_id.partition("-")
+            with suppress(ValueError):
+                if tag == batch.tag:
+                    mine.setdefault(bytes.fromhex(key), line.reply)
+        if lines and not mine:
+            self._batches.is_foreign(batch)
+            self._ui.say(f"{batch.provider_id} is another job's batch: batch {batch.number} is looked for again")
+            return
+        if self._collect(batch, shown, mine):
+            await asyncio.to_thread(self._api.clean_up, shown, batch.file_id)
+
+    def _collect(self, batch: Batch, shown: Shown, replies: dict[bytes, Reply]) -> bool:
+        """Judge each line like a live reply and commit all of it at once."""
+        brought = collected(
+            shown,
+            self._batches.questions(batch),
+            replies,
+            form=self._p.form,
+            rules=self._rules,
+            fails=self._options.then == "failed",
+            now=self._wall(),
+        )
+        self._batches.collect(
+            batch,
+            brought.outcomes,
+            brought.attempts,
+            unassigned=brought.unassigned,
+            now=self._wall(),
+            problem=shown.problem,
+        )
+        self._next_look.pop(batch.number, None)
+        self._done.pop(batch.number, None)
+        self._count(batch, shown, brought)
+        if brought.stop is not None:
+            ending = TABLE[brought.stop.ending]
+            self._valve.close(ExitCode.STOPPED_BY_API, f"{ending.means}: {brought.stop.message}", ending=ending.name)
+        self._look_at_failures()
+        return bool(replies)
+
+    def _count(self, batch: Batch, shown: Shown, brought: Collected) -> None:
+        """Add a batch that was collected to what people see."""
+        ok, failed, again = map(brought.count, (Status.OK, Status.FAILED, Status.PENDING))
+        self.tally.ok += ok
+        self.tally.requests += len(brought.outcomes)
+        self.tally.cost += brought.cost
+        for outcome in brought.outcomes:
+            if outcome.status is Status.FAILED:
+                self._failed.add(outcome.question)
+                self.tally.count_failure(outcome.error_type or "")
+        event("batch_collected", number=batch.number, status=shown.status, ok=ok, failed=failed, again=again)
+        counts = [(ok, "answered"), (failed, "failed"), (again, "to ask again")]
+        parts = [f"{number:,} {word}" for number, word in counts if number or word == "answered"]
+        parts.append(cost(brought.cost, self._cost_kind))
+        problem = f" ({shown.problem})" if shown.problem else ""
+        self._ui.say(f"batch {batch.number} is {shown.status}{problem}: {', '.join(parts)}")
+
+    def _look_at_failures(self) -> None:
+        accepted = self._s.max_failed
+        if accepted is None:
+            return
+        failed = self._s.checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._p.max_tokens).rows
+        if failed > accepted:
+            reason = f"{plural(failed, 'row')} failed, more than limits.max_failed accepts"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")

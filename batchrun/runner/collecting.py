@@ -1,0 +1,120 @@
+"""What a batch that ended brings: each line judged like a live reply, and the batch's cost divided among them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchrun.api import TABLE, Action, Blame, Count, Ending, Shown, judge
+from batchrun.checkpoint import BATCH_TRIES
+from batchrun.money import ZERO, Pico, apportion
+from batchrun.prompt import AnswerForm
+from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
+from batchrun.runner.work import Charge, Rules, Work
+
+_STOPS = frozenset({Action.STOP, Action.CONFIRM, Action.FAIL_IF_PROVEN})
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """All that one batch brought. `unassigned` is money that belongs to no question; `stop` ends the run."""
+
+    outcomes: Sequence[Outcome]
+    attempts: Sequence[FailedAttempt]
+    unassigned: Pico
+    stop: Verdict | None
+
+    def count(self, status: Status) -> int:
+        """Count the questions that stand so."""
+        return sum(outcome.status is status for outcome in self.outcomes)
+
+    @property
+    def cost(self) -> Pico:
+        """What the batch cost, in picodollars."""
+        return Pico(sum(outcome.cost for outcome in self.outcomes) + self.unassigned)
+
+
+class _Answered(NamedTuple):
+    question: int
+    tries: int
+    reply: Reply
+    verdict: Verdict
+
+
+def collected(
+    shown: Shown,
+    questions: Sequence[tuple[bytes, int, int]],
+    replies: Mapping[bytes, Reply],
+    *,
+    form: AnswerForm,
+    rules: Rules,
+    fails: bool,
+    now: float,
+) -> Collected:
+    """Judge what a batch brought.
+
+    `questions` are its keys, ids, and how many earlier batches did not answer each; `fails`: what no batch answers
+    fails, and is not asked live. `now` is Unix time.
+    """
+    answered = []
+    for key, question, tries in questions:
+        reply = replies.get(key)
+        verdict = _without_line(shown) if reply is None else judge(reply, form.parse, now=now, mask=rules.mask)
+        answered.append(_Answered(question, tries, reply or Reply(), verdict))
+    proven = any(one.verdict.ending == "ok" for one in answered)
+    charges, unassigned = _charges(answered, shown, rules)
+    outcomes, attempts, stop = [], [], None
+    for one, charge in zip(answered, charges, strict=True):
+        ending = TABLE[one.verdict.ending]
+        status = _status(ending, one.tries + 1, proven=proven, fails=fails)
+        if status is Status.PENDING and ending.action in _STOPS:
+            stop = stop or one.verdict
+        work = Work(one.question, 0, ())
+        work.paid(charge)
+        outcome = work.outcome(status, one.verdict, one.reply, at=now, max_tokens=rules.max_tokens)
+        outcomes.append(outcome._replace(seconds=None))
+        if status is not Status.OK:
+            attempts.append(work.failed_attempt(one.verdict, one.reply, charge, at=now))
+    return Collected(outcomes, attempts, unassigned, stop)
+
+
+def _without_line(shown: Shown) -> Verdict:
+    """Return the verdict on a question without a line of its own."""
+    problem = f": {shown.problem}" if shown.problem else ""
+    message = f"the batch is {shown.status} without an answer to this question{problem}"
+    return Verdict("server_error", message, code=TABLE["server_error"].code)
+
+
+def _charges(answered: Sequence[_Answered], shown: Shown, rules: Rules) -> tuple[list[Charge], Pico]:
+    """Return what each question costs, and what belongs to none.
+
+    A provider that names one cost for the whole batch leaves the division to us: by what the tokens of each line would
+    cost, where lines tell them, else equally over the answers.
+    """
+    if shown.cost is None:
+        return [rules.charge(one.verdict) for one in answered], ZERO
+    weights = [_weight(one.verdict, rules) for one in answered]
+    if not any(weights):
+        weights = [int(one.verdict.ending == "ok") for one in answered]
+    if not any(weights):
+        return [Charge(ZERO, maybe=False, keep=False)] * len(answered), shown.cost
+    return [Charge(part, maybe=False, keep=False) for part in apportion(shown.cost, weights)], ZERO
+
+
+def _weight(verdict: Verdict, rules: Rules) -> int:
+    """Return what a line would cost by its tokens; without a price, its tokens."""
+    prompt, completion = verdict.usage.prompt_tokens, verdict.usage.completion_tokens or 0
+    if prompt is None:
+        return 0
+    return prompt + completion if rules.price is None else rules.price.cost(prompt, completion)
+
+
+def _status(ending: Ending, tries: int, *, proven: bool, fails: bool) -> Status:
+    """Return how a question stands after so many batches; PENDING: it is submitted once more, or asked live."""
+    if ending.action is Action.ACCEPT:
+        return Status.OK
+    if ending.action is Action.FAIL or (ending.action is Action.FAIL_IF_PROVEN and proven):
+        return Status.FAILED
+    if ending.action in _STOPS or tries < BATCH_TRIES:
+        return Status.PENDING
+    by_row = ending.blames in {Blame.ROW, Blame.UNKNOWN} and ending.count is not Count.REPAIRS
+    return Status.FAILED if by_row or fails else Status.PENDING

@@ -1,0 +1,344 @@
+"""Provider batches through whole jobs: half the price, exact books, and no question twice, whatever gets lost."""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from job_running import fast
+from openrouter.batches import LIVE_COST, MODEL, Provider, serving
+
+from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
+from batchrun.job import Environment, RunOptions, load
+from batchrun.records import Summary
+from batchrun.runner.progress import Quiet
+from batchrun.runner.run import run_job
+
+NOW = RunOptions(wait="0")
+DIALECTS = {"openrouter": "/api/v1", "openai": "/v1"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Provider]:
+    with serving(Provider()) as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(server: Provider) -> Provider:
+    """Begin with empty books and without faults."""
+    server.forget()
+    return server
+
+
+class Job:
+    """A job in a folder of its own, run in this process."""
+
+    def __init__(self, folder: Path, provider: Provider, dialect: str = "openrouter") -> None:
+        self.folder, self.provider = folder, provider
+        folder.mkdir(exist_ok=True)
+        self.said: list[str] = []
+        openai = {"batch_api": "openai", "price": {"prompt": 3, "completion": 9, "batch": PRICE}}
+        self.sections: dict[str, Any] = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": provider.url + DIALECTS[dialect], "name": MODEL, "params": {"max_tokens": 100}}
+            | (openai if dialect == "openai" else {}),
+            "engine": {"batch": {"size": 10}},
+            "output": "out.csv",
+        }
+
+    def rows(self, count: int) -> "Job":
+        """Write the input."""
+        rows = {"id": list(range(count)), "text": [f"text {number}" for number in range(count)]}
+        pl.DataFrame(rows).write_csv(self.folder / "rows.csv")
+        return self
+
+    def run(self, options: RunOptions | None = None, **sections: Any) -> Summary:  # noqa: ANN401  (JSON)
+        """Run it, with sections put over the job's."""
+        self.sections |= sections
+        path = self.folder / "job.yaml"
+        path.write_text(json.dumps(self.sections))
+        environment = Environment({"test": {"XDG_CACHE_HOME": str(self.folder)}})
+        loaded = load(path.read_text(encoding="utf-8"), path, environment)
+        return run_job(loaded, options or RunOptions(), environment, _Said(self.said), fast())
+
+    @property
+    def output(self) -> pl.DataFrame:
+        """The finished output."""
+        return pl.read_csv(self.folder / "out.csv")
+
+
+class _Said(Quiet):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def say(self, line: str) -> None:
+        self._lines.append(line)
+
+    warn = say
+
+
+PRICE = {"prompt": 1.5, "completion": 4.5}
+
+
+@pytest.fixture(params=DIALECTS)
+def job(request: pytest.FixtureRequest, tmp_path: Path, provider: Provider) -> Job:
+    return Job(tmp_path / "job", provider, request.param)
+
+
+def books_are_exact(job: Job, summary: Summary) -> None:
+    """Check that what the checkpoint has booked is what the provider billed."""
+    assert Decimal(summary.cost_total_usd) * 10**12 == job.provider.billed
+
+
+def test_a_batch_gives_the_bytes_of_a_live_run_for_half_its_price(job: Job, tmp_path: Path) -> None:
+    """25 questions in three batches: each asked once, at half of the live price, and the same output."""
+    summary = job.rows(25).run()
+    assert summary.exit_code == ExitCode.DONE, job.said
+    assert set(job.provider.submitted.values()) == {1}
+    assert not job.provider.live
+    books_are_exact(job, summary)
+    assert Decimal(summary.cost_usd) * 10**12 == 25 * LIVE_COST // 2
+    live = Job(tmp_path / "live", job.provider).rows(25)
+    assert live.run(engine="local").exit_code == ExitCode.DONE
+    assert (live.folder / "out.csv").read_bytes() == (job.folder / "out.csv").read_bytes()
+    assert job.run().requests == 0
+
+
+def test_a_run_that_does_not_wait_collects_what_is_done(job: Job) -> None:
+    """The cron recipe: the first run submits and ends with 6, later ones end with 6 until all is done."""
+    job.provider.polls = 3
+    codes = [job.rows(12).run(NOW).exit_code for _ in range(4)]
+    assert codes == [ExitCode.WAITING, ExitCode.WAITING, ExitCode.WAITING, ExitCode.DONE]
+    assert set(job.provider.submitted.values()) == {1}
+    assert job.output["status"].to_list() == ["ok"] * 12
+
+
+def test_ten_nights_with_new_rows(job: Job) -> None:
+    """Each night rows are added; each is submitted once, and what was answered stays."""
+    for night in range(1, 11):
+        job.rows(night * 4)
+        codes = [job.run(NOW).exit_code for _ in range(2)]
+        assert codes == [ExitCode.WAITING, ExitCode.DONE]
+        assert job.output["status"].to_list() == ["ok"] * (night * 4)
+    assert set(job.provider.submitted.values()) == {1}
+    books_are_exact(job, job.run(NOW))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_lost_reply_is_looked_for(job: Job, when: str) -> None:
+    """A submission whose reply is lost is found in the provider's list, or after two looks in vain submitted again."""
+    job.provider.lose = {0: when}
+    assert job.rows(10).run().exit_code == ExitCode.DONE, job.said
+    assert set(job.provider.submitted.values()) == {1}
+    assert job.provider.submissions == (2 if when == "before" else 1)
+
+
+def test_a_copy_of_the_job_beside_it_takes_no_batch_of_the_other(tmp_path: Path, provider: Provider) -> None:
+    """Two equal jobs on one account, each with lost replies: each ends with its own batches, all submitted once."""
+    first, second = (Job(tmp_path / name, provider).rows(10) for name in ("one", "two"))
+    provider.lose = {0: "after", 1: "after"}
+    assert [job.run(NOW).exit_code for job in (first, second)] == [ExitCode.WAITING] * 2
+    assert [job.run().exit_code for job in (first, second)] == [ExitCode.DONE] * 2, first.said + second.said
+    assert any("another job's" in line for line in first.said + second.said)
+    assert set(provider.submitted.values()) == {2}
+    assert first.output.equals(second.output)
+
+
+def test_results_that_are_withheld_are_waited_for(tmp_path: Path, provider: Provider) -> None:
+    """402 on a finished batch: it is said once, exit 6, and the next run collects once there is credit."""
+    job = Job(tmp_path / "job", provider).rows(5)
+    provider.withheld = True
+    assert [job.run(NOW).exit_code for _ in range(3)] == [ExitCode.WAITING] * 3
+    assert sum("withheld" in line for line in job.said) == 1
+    provider.withheld = False
+    assert job.run(NOW).exit_code == ExitCode.DONE
+    assert set(provider.submitted.values()) == {1}
+
+
+@pytest.mark.parametrize("then", ["live", "failed"])
+def test_what_two_batches_do_not_answer(job: Job, then: str) -> None:
+    """Questions without a line are submitted once more, then asked live, or failed where the job says so."""
+    job.provider.alter = lambda line: None if line["custom_id"].endswith(tuple("01234567")) else line
+    summary = job.rows(10).run(engine={"batch": {"then": then}})
+    twice = {key for key, count in job.provider.submitted.items() if count == 2}
+    assert twice == {key for key in job.provider.submitted if key.endswith(tuple("01234567"))}
+    assert len(job.provider.live) == (len(twice) if then == "live" else 0)
+    assert summary.exit_code == (ExitCode.DONE if then == "live" else ExitCode.SOME_FAILED)
+    books_are_exact(job, summary)
+
+
+@pytest.mark.parametrize("how", ["failed", "expired", "cancelled"])
+def test_a_batch_that_ends_badly_is_tried_once_more(job: Job, how: str) -> None:
+    """A batch that fails, expires or is cancelled: its questions go into one more batch, and the reason is said."""
+    job.provider.ends = {0: (how, "requests[1]: a schema")}
+    late: list[dict[str, Any]] = []
+
+    def alter(line: dict[str, Any]) -> dict[str, Any] | None:
+        if how == "expired" and len(late) < 4:
+            late.append(line)
+            return None
+        return line
+
+    job.provider.alter = alter
+    assert job.rows(4).run().exit_code == ExitCode.DONE, job.said
+    assert any("requests[1]" in line for line in job.said)
+    assert not job.provider.live
+    assert set(job.provider.submitted.values()) == {2}
+
+
+def test_a_batch_that_is_gone(job: Job) -> None:
+    """A provider that no longer knows a batch: its questions go into one more."""
+    assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
+    job.provider.batches.clear()
+    assert job.run().exit_code == ExitCode.DONE
+    assert any("is gone" in line for line in job.said)
+
+
+def test_lines_are_judged_like_live_replies(job: Job) -> None:
+    """A refused line fails its row alone, with the code and the words of a live reply; errors are asked again."""
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        if line["custom_id"].endswith(tuple("0123")):
+            error = {"error": {"code": "context_length_exceeded", "message": "too long: 9,000 tokens"}}
+            return {**line, "response": {"status_code": 400, "request_id": "q", "body": error}}
+        if line["custom_id"].endswith(tuple("4567")):
+            return {**line, "response": None, "error": {"code": "batch_expired", "message": "too late"}}
+        return line
+
+    job.provider.alter = alter
+    summary = job.rows(16).run(output={"path": "out.csv", "details": ["status", "error_type", "error_code"]})
+    failed = job.output.filter(pl.col("status") == "failed")
+    assert set(failed["error_type"]) == {"context_length"}
+    assert set(failed["error_code"]) == {400}
+    assert summary.failed == len([key for key in job.provider.submitted if key.endswith(tuple("0123"))])
+    assert len(job.provider.live) == len([key for key in job.provider.submitted if key.endswith(tuple("4567"))])
+    books_are_exact(job, summary)
+
+
+def test_the_other_name_of_the_model_is_tried_and_remembered(tmp_path: Path, provider: Provider) -> None:
+    """Where the model's name is refused the name with :batch is tried, and later batches begin with it."""
+    refusal = {"error": {"code": 400, "message": f"{MODEL} is not a valid model ID"}}
+    provider.refuse = {0: (400, refusal)}
+    job = Job(tmp_path / "job", provider).rows(20)
+    assert job.run().exit_code == ExitCode.DONE
+    assert {batch.model for batch in provider.batches.values()} == {f"{MODEL}:batch"}
+    assert provider.submissions == 3
+
+
+def test_a_provider_that_refuses_a_submission(job: Job) -> None:
+    """No credit stops the run with nothing sent; "too large" halves the batch; a rate limit is waited for."""
+    credit = {"error": {"code": 402, "message": "Insufficient credits"}}
+    job.provider.refuse = {0: (402, credit)}
+    summary = job.rows(8).run()
+    assert (summary.exit_code, summary.pending, summary.requests) == (ExitCode.STOPPED_BY_API, 8, 0)
+    large = {"error": {"code": 413, "message": "too large"}}
+    slow = {"error": {"code": 429, "message": "slow down"}}
+    job.provider.refuse = {1: (413, large), 2: (429, slow)}
+    assert job.run().exit_code == ExitCode.DONE
+    assert [len(batch.requests) for batch in job.provider.batches.values()] == [4, 4]
+
+
+def test_a_full_queue_of_tokens_is_waited_for(tmp_path: Path, provider: Provider) -> None:
+    """A batch that failed for the account's enqueued tokens is submitted again later; no question loses a try."""
+    provider.ends = {0: ("failed", "token_limit_exceeded")}
+    job = Job(tmp_path / "job", provider, "openai").rows(4)
+    assert job.run().exit_code == ExitCode.DONE, job.said
+    assert set(provider.submitted.values()) == {2}
+    assert not provider.live
+
+
+def test_caps_hold_over_open_batches(job: Job) -> None:
+    """What is out counts with its worst case against the cap of the run and of the day, also in later runs."""
+    worst = 12 * LIVE_COST / 10**12  # 12 questions of about 100 bytes cost at most that much in batches
+    day = {"max_cost_usd": {"day": worst}}
+    job.provider.polls = 100
+    assert job.rows(60).run(NOW, limits=day).exit_code == ExitCode.WAITING
+    first = job.provider.submitted.total()
+    assert 0 < first < 60
+    assert job.run(NOW).exit_code == ExitCode.WAITING
+    assert job.provider.submitted.total() == first, "the reservations of the first run hold in the second"
+    job.provider.polls = 1
+    summary = job.run()
+    assert summary.exit_code == ExitCode.STOPPED_BY_LIMIT
+    assert job.provider.billed <= worst * 10**12
+    assert job.provider.submitted.total() > first, "what was reserved beyond the bill is free again"
+    books_are_exact(job, summary)
+
+
+def test_a_cap_needs_the_price_of_a_batch(tmp_path: Path, provider: Provider) -> None:
+    """Without a batch price a cap can't be kept, so nothing is sent."""
+    job = Job(tmp_path / "job", provider, "openai").rows(3)
+    job.sections["model"]["price"] = {"prompt": 3, "completion": 9}
+    with pytest.raises(UserError, match=r"set model\.price\.batch"):
+        job.run(RunOptions(max_cost=Decimal(1)))
+    assert not provider.submissions
+
+
+def test_limit_counts_what_is_submitted(job: Job) -> None:
+    """--limit submits so many questions in this run, and the next run so many more."""
+    for done in (5, 10):
+        job.rows(12).run(RunOptions(limit=5))
+        assert len(job.provider.submitted) == done
+
+
+def test_half_in_a_batch_and_the_rest_live(job: Job) -> None:
+    """A live run leaves alone what is out, and ends with 6 when only that is left; then a batch run collects."""
+    job.provider.polls = 3
+    assert job.rows(10).run(RunOptions(wait="0", limit=5)).exit_code == ExitCode.WAITING
+    summary = job.run(RunOptions(engine="local"))
+    assert (summary.exit_code, summary.ok, summary.pending) == (ExitCode.WAITING, 5, 5)
+    assert len(job.provider.live) == 5
+    summary = job.run()
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 10)
+    assert set(job.provider.submitted.values()) | set(job.provider.live.values()) == {1}
+    assert Decimal(summary.cost_total_usd) * 10**12 == 5 * LIVE_COST + 5 * LIVE_COST // 2
+
+
+def test_an_edited_prompt_keeps_what_was_out(job: Job) -> None:
+    """A batch of the old wording is collected and kept: changing the prompt back asks nothing again."""
+    job.provider.polls = 2
+    assert job.rows(6).run(NOW).exit_code == ExitCode.WAITING
+    assert job.run(prompt="Again: {{ text }}").exit_code == ExitCode.DONE
+    assert job.run(prompt="{{ text }}").requests == 0
+    assert set(job.provider.submitted.values()) == {1}
+
+
+def test_fresh_does_not_forget_open_batches(job: Job) -> None:
+    """--fresh with open batches names them and their money; --yes does it."""
+    job.provider.polls = 9
+    job.rows(4).run(NOW)
+    with pytest.raises(ConfirmError, match="batch_0"):
+        job.run(RunOptions(fresh=True, wait="0"))
+    assert job.run(RunOptions(fresh=True, yes=True, wait="0")).exit_code == ExitCode.WAITING
+    assert set(job.provider.submitted.values()) == {2}
+
+
+def test_retry_gives_up_a_batch_that_never_ends(job: Job) -> None:
+    """`retry --only in_batch` asks what is out again; what the batch brings later is not collected."""
+    job.provider.polls = 99
+    assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
+    summary = job.run(RunOptions(retry=frozenset({"in_batch"}), engine="local"))
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 4)
+    assert set(job.provider.live.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"endpoint": "local"}}, "a batch needs model.endpoint openrouter"),
+        ({"model": {"endpoint": "openrouter", "name": "m", "fallbacks": ["n"]}}, "a batch asks one model"),
+        ({"model": {"endpoint": "openrouter", "name": "m", "params": {"plugins": []}}}, "a batch runs no plugins"),
+        ({"engine": {"batch": {"wait": "soon"}}}, "engine.batch.wait must be 0 or a time"),
+    ],
+)
+def test_what_no_batch_takes_is_a_mistake(tmp_path: Path, provider: Provider, sections: Any, message: str) -> None:  # noqa: ANN401
+    """It is named with its position before anything is sent."""
+    job = Job(tmp_path / "job", provider).rows(2)
+    with pytest.raises(JobFileError, match=message):
+        job.run(**sections)
