@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from job import CLIENT_CPU, STUB_CPU, SYSTEM, Measured, Timed, measure, text_of, timed, write_job, write_rows
-from stub import Stub, stub, wrk
+from stub import KEY, Stub, stub, wrk
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -32,6 +32,11 @@ PEERS = {
     "ondine": ["ondine"],
     "batchllm-ai": ["batchllm-ai"],
 }
+DECIDER = "jev-table"
+DECISION_ROWS, DECISION_IN_FLIGHT = 10_000, 50
+CRITERIA = {"praise": "The text is content", "complaint": "Something is wrong", "unknown": "Neither"}
+LEVELS = ["low", "normal", "high", "unknown"]
+ASKED = {"topic": "What is it about?", "urgency": "How urgent is it?", "money": "Does it mention money?"}
 PEER_ROWS, PEER_IN_FLIGHT, PEER_LATENCY = 5_000, 256, 200
 JOBS = (
     # scheme, latency in ms, in flight, rows, sender (None: the one that suits the scheme)
@@ -135,7 +140,7 @@ def installed(name: str) -> Path | None:
     if python.exists():
         return python
     subprocess.run([sys.executable, "-m", "venv", str(VENVS / name)], check=True)
-    done = subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS[name]], check=False)
+    done = subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS.get(name, [name])], check=False)
     if done.returncode:
         print(f"{name} can't be installed: left out")
         return None
@@ -168,6 +173,65 @@ def peers(folder: Path, server: Stub, rounds: int) -> Table:
         row = (_version(name), f"{rate:,.0f}", f"{rate / most:.0%}", f"{cpu:,.0f}", f"{memory:.0f}", f"{start_up:.2f}")
         table.append(row)
         print(row, flush=True)
+    return table
+
+
+def decisions(folder: Path, server: Stub, rounds: int) -> Table:
+    """Compare with another tool for decision models: the same rows and questions, answers and probabilities as CSV."""
+    columns: dict[str, object] = {
+        "topic": {"values": CRITERIA, "description": ASKED["topic"]},
+        "urgency": {"values": LEVELS, "ordered": True, "description": ASKED["urgency"]},
+        "money": {"type": "boolean", "description": ASKED["money"]},
+    }
+    job = {
+        "input": str(inputs(folder, DECISION_ROWS)),
+        "prompt": {"state": {"text": "{{ text }}"}},
+        "model": {"endpoint": f"{server.url(0)}/v1", "name": "jev-latest", "price": {"prompt": 0.042, "completion": 0}},
+        "answer": {"mode": "decision", "columns": columns},
+        "limits": {"concurrency": DECISION_IN_FLIGHT},
+        "output": {"path": "out.csv", "review_below": 0.6},
+    }
+    questions = {
+        "topic": {"type": "choice", "instructions": ASKED["topic"], "options": CRITERIA},
+        "urgency": {"type": "score", "instructions": ASKED["urgency"], "levels": LEVELS},
+        "money": {"type": "noul", "instructions": ASKED["money"]},
+    }
+    pack = {"spec": 0, "id": "bench", "version": "0.1.0", "license": "CC0-1.0", "tested": None, "description": "x",
+            "state": {"fields": ["text"], "description": "text"}, "questions": questions, "thresholds": {}}  # fmt: skip
+    (folder / "pack.yaml").write_text(json.dumps(pack))
+    found: dict[str, list[Timed]] = {"batchrun": [], DECIDER: []}
+    for number in range(rounds):
+        fresh = folder / f"decisions-{number}"
+        fresh.mkdir()
+        (fresh / "job.yaml").write_text(json.dumps(job))
+        commands = {"batchrun": [sys.executable, "-m", "batchrun", str(fresh / "job.yaml"), "--quiet"]}
+        if (python := installed(DECIDER)) is not None:
+            arguments = [
+                job["input"],
+                "--spec",
+                folder / "pack.yaml",
+                "--base-url",
+                server.url(0),
+                "--out",
+                fresh / "x.csv",
+            ]
+            flags = ["--concurrency", DECISION_IN_FLIGHT, "--no-cache", "--yes"]
+            commands[DECIDER] = [str(python.with_name(DECIDER)), *map(str, [*arguments, *flags])]
+        for name, command in commands.items():
+            done = timed(command, env={"TYPESAFE_API_KEY": KEY})
+            found[name].append(done)
+            if done.exit_code:
+                print(f"{name} fails:\n{done.stderr[-1000:]}")
+    table: Table = [("tool", "rows/s", "CPU µs a row", "peak MB")]
+    for name, several in found.items():
+        if several:
+            wall, cpu, memory = (
+                statistics.median(getattr(one, what) for one in several) for what in ("wall", "cpu", "rss")
+            )
+            table.append(
+                (_version(name), f"{DECISION_ROWS / wall:,.0f}", f"{cpu / DECISION_ROWS * 1e6:,.0f}", f"{memory:.0f}")
+            )
+            print(table[-1], flush=True)
     return table
 
 
@@ -236,7 +300,9 @@ def main() -> None:
     """Measure everything and write the tables."""
     parser = argparse.ArgumentParser(description="Compare batchrun with the wire's ceiling and with other tools.")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", choices=["jobs", "senders", "peers", "start-up"], help="print one table, write none")
+    parser.add_argument(
+        "--only", choices=["jobs", "senders", "peers", "decisions", "start-up"], help="print one table, write none"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchrun-bench-") as name, stub(STUB_CPU) as server:
         folder = Path(name)
@@ -253,6 +319,11 @@ def main() -> None:
         if options.only in {None, "peers"}:
             title = f"{PEER_ROWS:,} rows, {PEER_LATENCY} ms, {PEER_IN_FLIGHT} in flight, one core; rows/s is all in."
             tables.append((title, peers(folder, server, options.rounds)))
+        if options.only in {None, "decisions"}:
+            title = (
+                f"{DECISION_ROWS:,} rows, three questions each, 0 ms, {DECISION_IN_FLIGHT} in flight, one core; all in."
+            )
+            tables.append((title, decisions(folder, server, options.rounds)))
         if options.only is None:
             text = README.read_text()
             before, _, rest = text.partition(BEGIN)

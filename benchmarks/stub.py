@@ -53,6 +53,28 @@ ANSWER = {
     },
 }
 
+DECISION = {
+    "model": "jev-1.13.0",
+    "answers": {
+        "topic": {
+            "type": "choice",
+            "choice": "praise",
+            "probabilities": {"praise": 0.81, "complaint": 0.12, "unknown": 0.07},
+            "confidence": 0.72,
+        },
+        "urgency": {
+            "type": "score",
+            "score": 0.42,
+            "legend": {"0": "low", "1": "normal", "2": "high", "3": "unknown"},
+            "probabilities": {"0": 0.66, "1": 0.26, "2": 0.05, "3": 0.03},
+            "confidence": 0.5,
+        },
+        "money": {"type": "noul", "noul": 0.07},
+    },
+    "usage": {"input_tokens": 477, "output_tokens": 0},
+}
+"""What the path /v1/systemone answers, to the questions of bench.py."""
+
 CONFIGURATION = """
 {module}
 daemon off;
@@ -142,9 +164,11 @@ def _simulator(cpu: int, latency: int) -> Iterator[str]:
 
 
 def _configuration(folder: Path, port: int, tls_port: int, cpu: int) -> str:
-    answer = json.dumps(ANSWER)
+    answers = {"chat/completions": ANSWER, "v1/systemone": DECISION}
     locations = "\n".join(
-        f"    location /{latency}/chat/completions {{ {_sleep(latency)}echo '{answer}'; }}" for latency in LATENCIES
+        f"    location /{latency}/{path} {{ {_sleep(latency)}echo '{json.dumps(answer)}'; }}"
+        for latency in LATENCIES
+        for path, answer in answers.items()
     )
     affinity = "".join("1" if number == cpu else "0" for number in reversed(range(os.cpu_count() or 1)))
     module = f"load_module {ECHO_MODULE};"
