@@ -300,6 +300,18 @@ def test_half_in_a_batch_and_the_rest_live(job: Job) -> None:
     assert Decimal(summary.cost_total_usd) * 10**12 == 5 * LIVE_COST + 5 * LIVE_COST // 2
 
 
+def test_odd_prices_are_divided_to_the_picodollar(tmp_path: Path, provider: Provider) -> None:
+    """12,000 rows in three batches whose costs no row count divides: the rows' costs add up to them exactly."""
+    provider.line_cost = 712_345_679
+    job = Job(tmp_path / "job", provider).rows(12_000)
+    details = ["status", "key"]
+    summary = job.run(engine={"batch": {"size": 5_000}}, output={"path": "out.csv", "details": details})
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 12_000)
+    assert [len(batch.requests) for batch in provider.batches.values()] == [5_000, 5_000, 2_000]
+    books_are_exact(job, summary)
+    assert summary.cost_output_usd == summary.cost_total_usd
+
+
 def test_an_edited_prompt_keeps_what_was_out(job: Job) -> None:
     """A batch of the old wording is collected and kept: changing the prompt back asks nothing again."""
     job.provider.polls = 2

@@ -45,7 +45,7 @@ class OneBatch:
 class Provider:
     """The books, and the faults.
 
-    `submitted` counts each question's key over all batches, `live` each live question's text. `polls` is how often a
+    `line_cost` is what an answer costs (picodollars), as the batch's cost tells. `submitted` counts each question's key over all batches, `live` each live question's text. `polls` is how often a
     batch is asked for until it is done. `lose` says of the n-th submission (from 0) whether it never arrives
     ("before") or its reply is lost ("after"); `refuse` answers it with a status and a body; `ends` says of the n-th
     batch how it ends; `alter` changes or drops (None) a line. `on_event` is called with a name at each arrival and
@@ -53,6 +53,7 @@ class Provider:
     """
 
     polls: int = 1
+    line_cost: int = LIVE_COST // 2
     lose: dict[int, str] = field(default_factory=dict)
     refuse: dict[int, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     ends: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -105,12 +106,12 @@ class Provider:
                 )
                 if line is not None:
                     batch.lines.append(line)
-                    self.billed += LIVE_COST // 2 if (line.get("response") or {}).get("status_code") == 200 else 0
+                    self.billed += self.line_cost if (line.get("response") or {}).get("status_code") == 200 else 0
 
     def cost(self, batch: OneBatch) -> int:
         """Return what a batch cost, in picodollars."""
         good = [line for line in batch.lines if (line.get("response") or {}).get("status_code") == 200]
-        return len(good) * LIVE_COST // 2
+        return len(good) * self.line_cost
 
     def forget(self) -> None:
         """Begin with empty books and no faults."""
