@@ -105,6 +105,15 @@ def price_text(p: "Prepared", prices: "Prices", now: float) -> str | None:
     return text
 
 
+def batch_price_text(likely: "Forecast", prices: "Prices") -> str | None:
+    """Return what the model and the open questions cost in the provider's batches; None where nobody says."""
+    if prices.batch is None:
+        return None
+    price = prices.batch.likely
+    text = f"{_usd(price.prompt * _MILLION)} for prompts, {_usd(price.completion * _MILLION)} for answers"
+    return f"{text} per million tokens, likely {show(price.cost(likely.prompt_tokens, likely.completion_tokens))}"
+
+
 def _usd(amount: int) -> str:
     """Return a price as it is listed: all its digits."""
     return f"${to_usd(amount).normalize():f}"

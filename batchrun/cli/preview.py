@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.arguments import job_argument, job_options, load, print_out, run_options
-from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, time_text, unasked_text
+from batchrun.cli.before import (
+    basis_text,
+    batch_price_text,
+    cost_text,
+    price_text,
+    reachable,
+    rows_line,
+    time_text,
+    unasked_text,
+)
 from batchrun.errors import UserError
 from batchrun.terminal import lines, printable
 
@@ -129,5 +138,7 @@ def _sums(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") 
     yield f"  ({basis_text(likely)})"
     if (price := price_text(p, prices, time.time())) is not None:
         yield f"price: {price}"
+    if (batch := batch_price_text(likely, prices)) is not None:
+        yield f"with --engine batch: {batch}"
     yield f"cost: {cost_text(p, found, likely, prices)}"
     yield f"time: {time_text(p, likely)}"

@@ -18,11 +18,13 @@ def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click
     """Ask again what failed for good, then go on as `batchrun run`.
 
     Failures that pass by themselves (rate limits, timeouts, server errors) are asked again by every run; this is for
-    the others, after you have changed something outside the job file.
+    the others, after you have changed something outside the job file. `--only in_batch` gives up batches that never
+    end: their questions are asked again, and both may be billed.
     """
     from batchrun.api import TABLE
+    from batchrun.runner.run import IN_BATCH
 
     types = frozenset(name.strip() for name in only.split(",") if name.strip())
-    if unknown := sorted(types - set(TABLE)):
+    if unknown := sorted(types - set(TABLE) - {IN_BATCH}):
         raise UserError(f"--only: there is no error type {', '.join(unknown)}; `batchrun status JOB` shows them")
     sys.exit(execute(job, retry=types, **flags))

@@ -13,7 +13,7 @@ from batchrun.errors import ExitCode
 from batchrun.terminal import duration, place, plural, printable, when
 
 if TYPE_CHECKING:
-    from batchrun.checkpoint import Checkpoint, RunInfo
+    from batchrun.checkpoint import Batch, Checkpoint, RunInfo
     from batchrun.job import Job
 
 
@@ -83,8 +83,22 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "job_changed": bool(runs) and runs[0].job != job.text,
         "input_changed": plan is not None and input_changed(plan, job),
         "possibly_billed": checkpoint.possibly_billed(),
+        "batches": [_batch(batch) for batch in checkpoint.batches.open()],
         "checkpoint": str(checkpoint.path),
         "runs": [_run(run) for run in runs],
+    }
+
+
+def _batch(batch: "Batch") -> dict[str, Any]:
+    from batchrun.money import to_usd
+
+    return {
+        "number": batch.number,
+        "id": batch.provider_id,
+        "questions": batch.questions,
+        "submitted_at": batch.submitted_at,
+        "reserved_usd": str(to_usd(batch.reserved)),
+        "problem": batch.problem,
     }
 
 
@@ -139,6 +153,13 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     if facts["possibly_billed"]:
         more = plural(facts["possibly_billed"], "more request")
         yield f"{more} may have been billed: the replies were lost or named no cost"
+    for batch in facts["batches"]:
+        problem = f"; {printable(batch['problem'])}" if batch["problem"] else ""
+        yield (
+            f"batch {batch['number']} is out ({printable(batch['id'] or 'not confirmed')}): "
+            f"{plural(batch['questions'], 'question')}, submitted {when(batch['submitted_at'])}, "
+            f"at most {usd(batch['reserved_usd'])}{problem}"
+        )
     for run in facts["runs"]:
         took = "running now" if facts["running"] and run is facts["runs"][0] else "was killed"
         if run["ended_at"]:

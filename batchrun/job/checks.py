@@ -10,8 +10,8 @@ from typing import Any
 from batchrun.errors import UserError, did_you_mean
 from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
-    BatchEngine,
     CostCap,
+    EngineOptions,
     Input,
     Job,
     Limits,
@@ -234,7 +234,7 @@ def _batch(job: Job) -> Found:
     """Refuse what no provider's batch takes."""
     if job.batch is None:
         return
-    path: JobPath = ("engine", "batch", "wait") if isinstance(job.engine, BatchEngine) else ("engine",)
+    path: JobPath = ("engine", "batch", "wait") if isinstance(job.engine, EngineOptions) else ("engine",)
     try:
         parse_wait(job.batch.wait or "0")
     except ValueError:
@@ -248,6 +248,8 @@ def _batch(job: Job) -> Found:
 
 
 def _engine(job: Job) -> Found:
+    if isinstance(job.engine, EngineOptions) and (job.engine.ray is None) == (job.engine.batch is None):
+        yield ("engine",), "engine must be local, ray or batch, or one of ray and batch with its options"
     if job.ray is None or job.ray.address in {"auto", "local"}:
         return
     path = ("engine", "ray", "address")

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from batchrun.errors import UserError
-from batchrun.job.spec import BatchEngine, Job, Limits, Model
+from batchrun.job.spec import EngineOptions, Job, Limits, Model
 
 PROCESS = "the environment"
 
@@ -173,7 +173,7 @@ def merged(job: Job, options: RunOptions) -> Job:
     if options.engine is not None and options.engine != _engine(job):
         job = replace(job, engine=options.engine)
     if options.wait is not None and job.batch is not None:
-        job = replace(job, engine=BatchEngine(replace(job.batch, wait=options.wait)))
+        job = replace(job, engine=EngineOptions(batch=replace(job.batch, wait=options.wait)))
     if options.output is not None:
         job = replace(job, output=replace(job.output, path=str(options.output.absolute())))
     return job

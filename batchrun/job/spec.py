@@ -343,14 +343,6 @@ class RayOptions(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class RayEngine(Section):
-    """The engine `ray` with its options."""
-
-    ray: RayOptions
-    """Where the senders run on Ray."""
-
-
-@dataclass(frozen=True, slots=True)
 class BatchOptions(Section):
     """How a provider's batch API is used."""
 
@@ -368,10 +360,12 @@ class BatchOptions(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchEngine(Section):
-    """The engine `batch` with its options."""
+class EngineOptions(Section):
+    """An engine with its options: ray or batch."""
 
-    batch: BatchOptions
+    ray: RayOptions | None = None
+    """Where the senders run on Ray."""
+    batch: BatchOptions | None = None
     """How a provider's batch API is used."""
 
 
@@ -395,7 +389,7 @@ class Job(Section):
     """How fast, how often, how long, how much."""
     checkpoint: Text | None = None
     """The file that keeps the answers; .batchrun/NAME.sqlite beside the job file when absent. ${VAR} expands."""
-    engine: Literal["local", "ray", "batch"] | RayEngine | BatchEngine = "local"
+    engine: Literal["local", "ray", "batch"] | EngineOptions = "local"
     """How requests are sent: from this process, from Ray actors, or in the provider's batches at half price."""
     file: Path = field(default=Path("job.yaml"), metadata={"set_by_loader": True})
     text: str = field(default="", metadata={"set_by_loader": True})
@@ -403,14 +397,14 @@ class Job(Section):
     @property
     def ray(self) -> RayOptions | None:
         """The options of the engine `ray`, None where requests are sent from this process."""
-        if isinstance(self.engine, RayEngine):
+        if isinstance(self.engine, EngineOptions):
             return self.engine.ray
         return RayOptions() if self.engine == "ray" else None
 
     @property
     def batch(self) -> BatchOptions | None:
         """The options of the engine `batch`, None where requests are sent one by one."""
-        if isinstance(self.engine, BatchEngine):
+        if isinstance(self.engine, EngineOptions):
             return self.engine.batch
         return BatchOptions() if self.engine == "batch" else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import fast
 from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 
@@ -354,3 +355,14 @@ def test_what_no_batch_takes_is_a_mistake(tmp_path: Path, provider: Provider, se
     job = Job(tmp_path / "job", provider).rows(2)
     with pytest.raises(JobFileError, match=message):
         job.run(**sections)
+
+
+def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provider, command: Command) -> None:  # noqa: F811
+    """`status` names an open batch with its questions and its money; `preview` shows what a batch would cost."""
+    job = Job(tmp_path / "job", provider).rows(4)
+    provider.polls = 9
+    job.run(NOW)
+    status = command("status", str(job.folder / "job.yaml"))
+    assert "batch 1 is out (batch_0): 4 questions" in status.out
+    preview = command("preview", str(job.folder / "job.yaml"))
+    assert "with --engine batch: $1.5 for prompts, $4.5 for answers per million tokens" in preview.out

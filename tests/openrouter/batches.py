@@ -45,11 +45,11 @@ class OneBatch:
 class Provider:
     """The books, and the faults.
 
-    `line_cost` is what an answer costs (picodollars), as the batch's cost tells. `submitted` counts each question's key over all batches, `live` each live question's text. `polls` is how often a
-    batch is asked for until it is done. `lose` says of the n-th submission (from 0) whether it never arrives
-    ("before") or its reply is lost ("after"); `refuse` answers it with a status and a body; `ends` says of the n-th
-    batch how it ends; `alter` changes or drops (None) a line. `on_event` is called with a name at each arrival and
-    before each reply.
+    `submitted` counts each question's key over all batches, `live` each live question's text. `line_cost` is what an
+    answer in a batch costs, in picodollars. `polls` is how often a batch is asked for until it is done. `lose` says of
+    the n-th submission (from 0) whether it never arrives ("before") or its reply is lost ("after"); `refuse` answers
+    it with a status and a body; `ends` says of the n-th batch how it ends; `alter` changes or drops (None) a line.
+    `on_event` is called with a name at each arrival and before each reply.
     """
 
     polls: int = 1

@@ -231,7 +231,7 @@ def test_a_program_gets_mistakes_as_exceptions(door: Path) -> None:
     job = batchrun.load_job(door)
     assert isinstance(job, batchrun.Job)
     assert job.model.name == "openai/gpt-4o-mini"
-    with pytest.raises(batchrun.UserError, match="no amount"):
+    with pytest.raises(batchrun.UserError, match="not an amount"):
         batchrun.run(door, max_cost="much")
     with pytest.raises(batchrun.UserError, match="No such file"):
         batchrun.load_job("gone.yaml")
