@@ -266,7 +266,6 @@ def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None)
 
 DETAIL_TYPES = {"error_code": "integer", "attempts": "integer", "cost_usd": "number", "finished_at": "datetime"}
 """The type of each detail that is not a string."""
-
 ANY = object()
 """Stands for a value that the model does not foresee."""
 
@@ -289,7 +288,7 @@ def _answer_type(kind: Any) -> str:  # noqa: ANN401  (as the job writes it)
 
 def _row(job: Job, row: dict[str, Any], one: Question | End, memory: Memory, kept: list[str]) -> dict[str, Any]:
     end = one if isinstance(one, End) else memory.ends.get(one, PENDING)
-    found: dict[str, Any] = {name: row[name] for name in kept}
+    found = {name: row[name] for name in kept}
     answer = dict.fromkeys(["answer"] if job.columns is None else job.columns)
     if end.status == "ok" and not isinstance(one, End):
         good = good_answer(one[0], job.columns)
