@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from batchrun.errors import BatchrunError, ExitCode, JobFileError
-from batchrun.terminal import lines
+from batchrun.terminal import coloured, lines
 
 STDERR = 2
 GC_THRESHOLD = 200_000
@@ -93,7 +93,7 @@ def _other(problem: Exception, *, debug: bool) -> int:
 
 def _say(line: str) -> None:
     with suppress(OSError):  # stderr is gone; the exit code remains
-        sys.stderr.write(f"{lines(line)}\n")
+        sys.stderr.write(f"{coloured(lines(line), sys.stderr)}\n")
         sys.stderr.flush()
 
 

@@ -257,8 +257,12 @@ class Summary:
     Counts are of rows. Money is in USD as decimal text, exact: `cost_usd` of this run, `cost_today_usd` of all runs
     of this job since 00:00 UTC, `cost_total_usd` of all runs ever, `cost_output_usd` of the answers in this output.
     `possibly_billed` counts requests of this run that may cost more on top, `cached` its answers from OpenRouter's
-    cache, which cost nothing. `cost_kind` is "charged", "simulated", or "unknown" where the server has no price and
-    only what it reports is counted.
+    cache, which cost nothing; `adopted` counts answers that came from other checkpoints. `cost_kind` is "charged",
+    "simulated", or "unknown" where the server has no price and only what it reports is counted.
+
+    `answers` counts the values of answer columns that have fixed ones, most frequent first; `failed_rows` names the
+    first failed rows (from 1) by error_type. `advice` is what to do before the command `next`, which is for a shell;
+    `commands` are that one and others, each with what it does.
     """
 
     job: str
@@ -285,3 +289,8 @@ class Summary:
     resume_at: float | None = None
     next: str | None = None
     cost_kind: str = CostKind.CHARGED
+    adopted: int = 0
+    answers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    failed_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    advice: str | None = None
+    commands: tuple[tuple[str, str], ...] = ()

@@ -1,8 +1,11 @@
 """Text for a terminal: what a row or a model wrote can't move the cursor, change colours or reverse the line."""
 
+import os
+import re
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
@@ -23,6 +26,23 @@ def _escaped(character: str) -> str:
 def lines(text: str) -> str:
     """Return text whose lines stay lines, each of them printable."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+_COLOURS = (
+    (re.compile(r"^ok(?= )", re.MULTILINE), "32"),
+    (re.compile(r"^warning\b", re.MULTILINE), "33"),
+    (re.compile(r"^( *stopped|error|mistake)\b", re.MULTILINE), "31"),
+    (re.compile(r"\b[1-9][\d,]* failed\b"), "31"),
+)
+
+
+def coloured(text: str, stream: IO[str]) -> str:
+    """Return text with ok, failures and warnings in colour where the stream is a terminal and NO_COLOR is not set."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    for pattern, colour in _COLOURS:
+        text = pattern.sub(lambda match, colour=colour: f"\x1b[{colour}m{match[0]}\x1b[0m", text)  # type: ignore[misc]
+    return text
 
 
 def short(text: str, width: int) -> str:

@@ -2,9 +2,12 @@
 
 queries.py     `Checkpoint`: opens the file; questions, rows, money and runs are its methods
 records.py     what these methods return
+adopt.py       answers that other checkpoints beside this one have paid for
+sample.py      the questions of a sample
 plan.py        which row asks which question: a new plan is built beside the current one
 batches.py     provider batches: what is out, and the commit of what came back
 writer.py      the thread that commits outcomes, leases and low-water marks while a run asks
+fresh.py       starts over, with the old checkpoint kept under another name
 store.py       makes, opens, checks, puts aside and rescues the file
 files.py       where files may lie, the lock, the room on the disk
 connection.py  SQLite with errors for people
@@ -13,8 +16,9 @@ schema.py      the tables, which are public
 
 from batchrun.checkpoint.batches import Batch, Batches, BatchState
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
+from batchrun.checkpoint.fresh import start_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
-from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Checkpoint, start_fresh
+from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Checkpoint
 from batchrun.checkpoint.records import Counts, Failed, RunInfo, Settled, Usage
 from batchrun.checkpoint.schema import BATCH_TRIES, FOR_BATCH, LIVE_AFTER_BATCH, NOT_OUT
 from batchrun.checkpoint.writer import Writer, utc_day

@@ -1,7 +1,7 @@
 """Builds a plan: which row asks which question. Made beside the current one, it takes its place in one commit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import MOST_VALUES, Connection
@@ -15,7 +15,10 @@ LARGEST_BATCH = 250_000
 
 @dataclass(frozen=True, slots=True)
 class PlanInfo:
-    """The current plan: what it was made from, its rows and questions, the position below which all is final."""
+    """The current plan: what it was made from, its rows and questions, the position below which all is final.
+
+    `baseline` is how many rows were answered before a change of the job's words that nobody has confirmed yet, else 0.
+    """
 
     number: int
     fingerprint: str
@@ -25,6 +28,7 @@ class PlanInfo:
     questions: int
     low_water: int
     layout: str = ""
+    baseline: int = 0
 
 
 _CURRENT = f"SELECT {', '.join(PlanInfo.__dataclass_fields__)} FROM plans WHERE current"  # noqa: S608  (constants)
@@ -69,18 +73,23 @@ class PlanBuilder:
             self._write(self._keys[:batch])
             del self._keys[:batch]
 
-    def asked_again(self) -> int:
-        """Return how many answered rows of the current plan this one would ask again, at most."""
-        self._flush()
+    @property
+    def rows(self) -> int:
+        """How many rows were taken."""
+        return self._start + len(self._keys)
+
+    def answered(self) -> tuple[int, int]:
+        """Return how many rows are answered in the current plan, and in this one."""
+        self.flush()
         answered = "SELECT count(*) FROM {} r JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
         before, after = (
             self._connection.value(answered.format(table) + " WHERE a.status = 'ok'") for table in ("rows", "rows_next")
         )
-        return max(0, int(min(before, self._start) - after))
+        return int(before), int(after)
 
-    def make_current(self, layout: str = "") -> PlanInfo:
+    def make_current(self, layout: str = "", baseline: int = 0) -> PlanInfo:
         """Put the plan in the place of the current one, in one commit; `layout` is what the input's reader noted."""
-        self._flush()
+        self.flush()
         connection = self._connection
         connection.run("PRAGMA synchronous = FULL")
         with connection.transaction():
@@ -100,6 +109,7 @@ class PlanBuilder:
             connection.run(schema.RESULTS)
             connection.run("DELETE FROM plans")
             plan = PlanInfo(number, *self._head, rows=self._start, questions=questions, low_water=0, layout=layout)
+            plan = replace(plan, baseline=baseline)
             connection.insert_row("plans", {**asdict(plan), "current": 1, "created_at": self._now})
         return plan
 
@@ -108,7 +118,8 @@ class PlanBuilder:
         self._connection.run("DROP TABLE IF EXISTS rows_next")
         self._connection.run("PRAGMA synchronous = FULL")
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the rows taken so far, with their questions."""
         if self._keys:
             self._write(self._keys)
             self._keys = []

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from batchrun.checkpoint import files, schema, store
+from batchrun.checkpoint import adopt, files, sample, schema, store
 from batchrun.checkpoint.batches import Batches
 from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
 from batchrun.checkpoint.records import Counts, Failed, RunInfo, Sampled, Settled, Usage
-from batchrun.checkpoint.writer import Writer, utc_day
-from batchrun.errors import CheckpointError, StorageError, UserError
-from batchrun.money import ZERO, Pico
+from batchrun.checkpoint.writer import Writer
+from batchrun.errors import UserError
+from batchrun.money import Pico
 
 UNLIMITED = 2**62
 """A max_tokens of None."""
@@ -144,31 +144,26 @@ class Checkpoint:
         """Return the current plan, None before the first."""
         return current_plan(self._connection)
 
+    def confirm_plan(self) -> None:
+        """Forget the baseline of the current plan: its change was confirmed."""
+        self._connection.run("UPDATE plans SET baseline = 0")
+
     def new_plan(self, *, fingerprint: str, wording: str, stamps: str, now: float) -> PlanBuilder:
         """Begin a plan beside the current one."""
         return PlanBuilder(self._connection, fingerprint=fingerprint, wording=wording, stamps=stamps, now=now)
 
     # -- questions
 
+    def adopt(self, wording: str, *, again: Collection[str], max_tokens: int | None) -> dict[Path, int]:
+        """Copy answers to open questions from checkpoints beside this one; return how many each gave.
+
+        Those of the job's variants, and of a job whose plan has the same `wording` under another name, are looked at.
+        """
+        return adopt.adopt(self._connection, wording, _failure(again), _values(again, max_tokens))
+
     def choose(self, positions: Iterable[Sequence[int]], count: int) -> None:
         """Open no other questions than the first `count` distinct ones at these positions, given in blocks."""
-        chosen: dict[int, int] = {}
-        for block in positions:
-            questions: dict[int, int] = {}
-            for start in range(0, len(block), _LOOKED_UP):
-                some = block[start : start + _LOOKED_UP]
-                sql = f"SELECT position, question_id FROM rows WHERE position IN ({', '.join('?' * len(some))})"  # noqa: S608  (marks only)
-                questions.update(self._connection.rows(f"{sql} AND question_id IS NOT NULL", some))
-            for position in block:
-                if position in questions and len(chosen) < count:
-                    chosen.setdefault(questions[position], position)
-            if len(chosen) == count:
-                break
-        self._connection.run(
-            "CREATE TEMP TABLE chosen(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)"
-        )
-        rows = [(position, question, 1) for question, position in chosen.items()]
-        self._connection.insert("temp.chosen(position, question_id, first)", rows)
+        sample.choose(self._connection, positions, count)
         self._planned = _NARROW_JOIN.format("temp.chosen")
         self.is_sampled = True
 
@@ -311,6 +306,15 @@ class Checkpoint:
         """Check whether the rows of the plan before the last edit of the wording are kept."""
         return bool(self._connection.value("SELECT count(*) FROM sqlite_master WHERE name = 'rows_before'"))
 
+    def settled_end(self) -> int:
+        """Return the position behind the last row that is answered or failed."""
+        sql = (
+            "SELECT max((SELECT coalesce(max(position) + 1, 0) FROM rows r JOIN answers a INDEXED BY answers_state "
+            "ON a.id = r.question_id WHERE a.status IN ('ok', 'failed')), "
+            "(SELECT coalesce(max(position) + 1, 0) FROM rows WHERE error_type IS NOT NULL))"
+        )
+        return int(self._connection.value(sql))
+
     def counts(self) -> Counts:
         """Count the rows of the current plan; instant after a finished run, else it reads them all."""
         connection = self._connection
@@ -344,6 +348,26 @@ class Checkpoint:
             f"WHERE r.error_type IS NOT NULL OR r.question_id IN ({failed}) GROUP BY 1 ORDER BY 1"
         )
         return dict(rows)
+
+    def failed_rows(self, error_type: str, limit: int) -> tuple[int, ...]:
+        """Return the first positions that failed so."""
+        failed = "SELECT id FROM answers INDEXED BY answers_failed WHERE status = 'failed' AND error_type = ?1"
+        found = self._connection.rows(
+            f"SELECT position FROM rows WHERE error_type = ?1 OR question_id IN ({failed}) ORDER BY 1 LIMIT ?2",  # noqa: S608  (constants)
+            (error_type, limit),
+        )
+        return tuple(row[0] for row in found)
+
+    def answer_counts(self, column: str) -> dict[str, int]:
+        """Count the values of an answer's column over the rows of the current plan, most frequent first."""
+        return dict(
+            self._connection.rows(
+                "SELECT CASE json_type(a.answer, ?1) WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' "
+                "ELSE coalesce(CAST(json_extract(a.answer, ?1) AS TEXT), 'null') END, count(*) FROM rows r "
+                "JOIN answers a ON a.id = r.question_id WHERE a.status = 'ok' GROUP BY 1 ORDER BY 2 DESC, 1",
+                (f"$.{json.dumps(column)}",),
+            )
+        )
 
     def _counts_from(self, text: str) -> Counts:
         try:
@@ -460,33 +484,3 @@ class Checkpoint:
             return found
         numbers = {what: self._connection.value(sql) for what, sql in schema.INVARIANTS.items()}
         return [f"{what} ({number})" for what, number in numbers.items() if number]
-
-
-def start_fresh(path: Path, now: float) -> Path | None:
-    """Start over: the old checkpoint gets another name, which is returned, and the day's spending is carried over.
-
-    `now` is Unix time; hold the lock. A damaged checkpoint is put aside as well, with what it tells of the day.
-    A file that never was a checkpoint is left alone (CheckpointError).
-    """
-    files.prepare_folder(path)
-    with files.reported(path):
-        if not path.exists():
-            return None
-        if not files.is_ours(path):
-            raise CheckpointError(f"{path} is not a checkpoint of batchrun: set checkpoint: to another path")
-    today = utc_day(now)
-    spent = leased = ZERO
-    try:
-        with Checkpoint(Connection(path)) as old:
-            spent, leased = old.spent(day=today), old.leased(today)
-    except StorageError:  # damaged: it keeps what it knows under its other name
-        pass
-    kept: list[Path] = []
-
-    def fill(new: Connection) -> None:
-        new.run("INSERT INTO spending(run_id, day, cost) VALUES (0, ?, ?)", (today, spent))
-        new.run("INSERT INTO leases(run_id, day, amount) VALUES (0, ?, ?)", (today, spent + leased))
-        kept.append(store.put_aside(path, now))
-
-    store.create(path, fill)
-    return kept[0]

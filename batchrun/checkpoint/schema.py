@@ -64,7 +64,8 @@ _PLANS = """
 CREATE TABLE plans(
   number INTEGER PRIMARY KEY, current INTEGER NOT NULL, fingerprint TEXT NOT NULL, wording TEXT NOT NULL,
   stamps TEXT NOT NULL, rows INTEGER NOT NULL, questions INTEGER NOT NULL, created_at REAL NOT NULL,
-  low_water INTEGER NOT NULL DEFAULT 0, counts TEXT, layout TEXT NOT NULL DEFAULT '')
+  low_water INTEGER NOT NULL DEFAULT 0, counts TEXT, layout TEXT NOT NULL DEFAULT '',
+  baseline INTEGER NOT NULL DEFAULT 0)
 """
 
 _RUNS = """

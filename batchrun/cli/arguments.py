@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from batchrun.errors import ConfirmError, UserError, nearest
-from batchrun.terminal import lines
+from batchrun.terminal import coloured, lines
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
@@ -201,7 +201,7 @@ def print_err(text: str) -> None:
 def _written(text: str, stream: IO[str]) -> None:
     # A terminal in ASCII or Latin-1 shows letters that it does not have as escapes, as Python's stderr does.
     encoding: str = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    text = coloured(text.encode(encoding, "backslashreplace").decode(encoding), stream)
     try:
         click.echo(text, file=stream)
     except OSError:

@@ -12,6 +12,7 @@ from batchrun.prompt.answers import AnswerForm, with_turns
 from batchrun.prompt.render import (
     RENDERER_VERSION,
     Renderer,
+    changed_words,
     nth_key,
     template_mistakes,
     templates_of,
@@ -24,6 +25,7 @@ __all__ = [
     "AnswerForm",
     "Renderer",
     "RowProblem",
+    "changed_words",
     "nth_key",
     "template_mistakes",
     "templates_of",

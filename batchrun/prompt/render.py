@@ -237,9 +237,8 @@ class Renderer:
         self._body, self._preview = _Skeleton(body), _Skeleton(messages)
         self._question = _Skeleton(question, option=_SORTED)
         self._hash = blake2b(orjson.dumps(namespace) + b"\n" + self._question.first, digest_size=KEY_BYTES)
-        words = orjson.dumps([namespace, question], option=_SORTED, default=lambda leaf: [leaf.template.source])
-        self.wording: str = blake2b(words, digest_size=KEY_BYTES).hexdigest()
-        """Digest of the job's own words (prompt, model, params that count, answer), without the data."""
+        self.wording: str = "-".join(map(_digest, _parts(namespace, question)))
+        """Digests of the job's own words (model, prompt, answer, params that count), whatever the data."""
 
     def key(self, values: Sequence[Any]) -> bytes | RowProblem:
         """Return the key of a row's question: KEY_BYTES bytes."""
@@ -306,6 +305,29 @@ class Renderer:
 
 def _as_list(question: Decision) -> list[Any]:
     return [question.name, question.kind, question.instructions, question.options]
+
+
+_WORDS = ("model", "prompt", "answer", "parameters")
+
+
+def _parts(namespace: str, question: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what the words of _WORDS stand for, in their order."""
+    own = {"model", "models", "messages", "state", "response_format", "questions"}
+    model = [namespace, question.get("model"), question.get("models")]
+    params = {name: value for name, value in question.items() if name not in own}
+    prompt = [question.get("messages"), question.get("state")]
+    return model, prompt, [question.get("response_format"), question.get("questions")], params
+
+
+def _digest(part: Any) -> str:  # noqa: ANN401  (JSON with leaves)
+    words = orjson.dumps(part, option=_SORTED, default=lambda leaf: [leaf.template.source])
+    return blake2b(words, digest_size=KEY_BYTES).hexdigest()
+
+
+def changed_words(before: str, after: str) -> str:
+    """Return which of a job's own words differ between two wordings, for people: `model`, `prompt and parameters`."""
+    pairs = zip(_WORDS, before.split("-"), after.split("-"), strict=False)
+    return " and ".join(name for name, old, new in pairs if old != new) or "job"
 
 
 def _asked(job: Job) -> dict[str, Any]:

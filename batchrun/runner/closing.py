@@ -7,40 +7,76 @@ from batchrun.api import TABLE
 from batchrun.errors import ExitCode
 from batchrun.money import CostKind, from_usd, show
 from batchrun.records import Summary
-from batchrun.terminal import duration, place, plural, printable, when
+from batchrun.terminal import duration, place, plural, printable, short, when
+
+_SHOWN_VALUES = 6
+_LABEL = 24
 
 
 def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
-    """Yield how a run ended: rows, errors with advice, money and time, the output as seen from `cwd`, the next step."""
-    counts = [f"{summary.ok:,} ok", f"{summary.failed:,} failed", f"{summary.pending:,} pending"]
-    if summary.skipped:
-        counts.append(f"{summary.skipped:,} skipped")
-    yield f"{plural(summary.rows, 'row')}: {', '.join(counts)}"
+    """Yield how a run ended: rows, time and money, answers, errors with advice, the output, what to do next.
+
+    The output is named as seen from `cwd`. Nothing is said twice.
+    """
+    yield f"{_rows(summary)}        {' · '.join(_figures(summary))}"
+    width = max((len(name) for name in summary.answers), default=0)
+    for name, values in summary.answers.items():
+        yield f"  {printable(name):<{width}}  {_values(list(values.items()))}"
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
-        yield f"  {number:,} {name}{advice(name)}"
-    yield f"{plural(summary.requests, 'request')} in {duration(summary.seconds)}, {_money(summary)}"
-    if summary.output:
-        yield f"output: {place(Path(summary.output), cwd)}" + ("" if summary.output_changed else " (unchanged)")
-    if summary.exit_code:
-        yield printable(summary.reason if summary.exit_code == ExitCode.SOME_FAILED else f"stopped: {summary.reason}")
+        yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
+    yield from _books(summary)
+    if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:
+        yield f"  stopped: {printable(summary.reason)}" + (f"; {summary.advice}" if summary.advice else "")
     if summary.resume_at:
-        yield f"try again after {when(summary.resume_at)}"
-    if summary.next:
-        yield summary.next
+        yield f"  try again after {when(summary.resume_at)}"
+    if summary.output:
+        yield f"  written {place(Path(summary.output), cwd)}" + ("" if summary.output_changed else " (unchanged)")
+    width = max((len(command) for command, _ in summary.commands), default=0)
+    for number, (command, what) in enumerate(summary.commands):
+        yield f"  {'' if number else 'next':<8}{command:<{width}}   {what}"
 
 
-def _money(summary: Summary) -> str:
+def _rows(summary: Summary) -> str:
+    asked = summary.rows - summary.skipped
+    parts = [f"{summary.ok:,} of {plural(asked, 'row')} answered"]
+    for number, what in ((summary.failed, "failed"), (summary.pending, "to ask"), (summary.skipped, "skipped")):
+        if number:
+            parts.append(f"{number:,} {what}")
+    return f"{summary.job}: {', '.join(parts)}"
+
+
+def _figures(summary: Summary) -> Iterator[str]:
+    yield duration(summary.seconds)
+    if summary.asked:
+        yield f"{summary.asked / max(summary.seconds, 0.001):.1f} rows/s"
     run, total = from_usd(summary.cost_usd), from_usd(summary.cost_total_usd)
-    money = f"{show(run)} this run, {show(total)} in all"
-    if summary.cost_kind == CostKind.SIMULATED:
-        money += " (simulated: nothing was charged)"
     if summary.cost_kind == CostKind.UNKNOWN and not total:
-        money = "cost unknown (the server reports none; set model.price)"
+        yield "cost unknown (the server reports none; set model.price)"
+        return
+    more = f", {show(total)} in all runs" if total != run else ""
+    simulated = " (simulated: nothing was charged)" if summary.cost_kind == CostKind.SIMULATED else ""
+    yield f"{show(run)}{more}{simulated}"
+
+
+def _books(summary: Summary) -> Iterator[str]:
     if summary.possibly_billed:
-        money += f", {plural(summary.possibly_billed, 'more request')} may have been billed (no cost was reported)"
+        yield f"  {plural(summary.possibly_billed, 'more request')} may have been billed (no cost was reported)"
     if summary.cached:
-        money += f", {plural(summary.cached, 'answer')} from OpenRouter's cache at no cost"
-    return money
+        yield f"  {plural(summary.cached, 'answer')} from OpenRouter's cache at no cost"
+
+
+def _values(counts: list[tuple[str, int]]) -> str:
+    shown = [f"{short(str(value), _LABEL)} {number:,}" for value, number in counts[:_SHOWN_VALUES]]
+    if more := counts[_SHOWN_VALUES:]:
+        shown.append(f"{plural(len(more), 'other value')} {sum(number for _, number in more):,}")
+    return " · ".join(shown)
+
+
+def _places(rows: tuple[int, ...], number: int) -> str:
+    if not rows:
+        return ""
+    more = ", …" if number > len(rows) else ""
+    return f"   ({'row' if number == 1 else 'rows'} {', '.join(f'{row:,}' for row in rows)}{more})"
 
 
 def advice(error_type: str) -> str:

@@ -14,6 +14,7 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD
+from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
 from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared
@@ -23,13 +24,15 @@ OUTPUT_ROWS = 20_000
 """Rows joined with their answers at a time."""
 
 
-def write(p: Prepared, checkpoint: Checkpoint, path: Path) -> Written:
+def write(p: Prepared, checkpoint: Checkpoint, path: Path, *, settled: bool = False) -> Written:
     """Write the output as the checkpoint has it now; replaced only if it would differ.
+
+    `settled`: only the rows that are answered or failed, so that a look at 50 rows of millions is no file of millions.
 
     Raises InputError when the input changes meanwhile, StorageError where the disk fails; the old file stays then.
     """
     escape = p.job.output.csv.escape_formulas
-    return write_output(_frames(p, checkpoint), path, schema=p.schema, escape_formulas=escape)
+    return write_output(_frames(p, checkpoint, settled=settled), path, schema=p.schema, escape_formulas=escape)
 
 
 def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
@@ -39,11 +42,13 @@ def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
     if plan.stamps != stamps_text(p.rows.files):
         raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
     if plan.wording != p.renderer.wording:
-        raise UserError("the job's wording has changed since the last run: run the job again, or change it back")
+        what = changed_words(plan.wording, p.renderer.wording)
+        raise UserError(f"the {what} has changed since the last run: run the job again, or change it back")
 
 
-def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
+def _frames(p: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Iterator[pl.DataFrame]:
     details = p.details
+    end = checkpoint.settled_end() if settled else None
     columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
     frames = p.rows.frames(p.kept, OUTPUT_ROWS) if p.kept else repeat(None)
     corrections = _corrections(p)
@@ -57,8 +62,16 @@ def _frames(p: Prepared, checkpoint: Checkpoint) -> Iterator[pl.DataFrame]:
         if frame is not None and len(outcomes) != height:
             raise InputError(INPUT_CHANGED)
         kept = [] if frame is None else [frame]
-        yield pl.concat([*kept, *_new_columns(p, outcomes, list(islice(corrections, len(outcomes))))], how="horizontal")
+        fixes = list(islice(corrections, len(outcomes)))
+        if settled:
+            indices = [index for index, row in enumerate(outcomes) if row[0] in {"ok", "failed"}]
+            outcomes, fixes = [outcomes[index] for index in indices], [fixes[index] for index in indices if fixes]
+            kept = [frame[indices] for frame in kept]
+        if outcomes or not settled:
+            yield pl.concat([*kept, *_new_columns(p, outcomes, fixes)], how="horizontal")
         position += height
+        if end is not None and position >= end:
+            break
     if p.input_changed():
         raise InputError(INPUT_CHANGED)
 

@@ -36,8 +36,16 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, kept: Sequence[str], *, dedupe: bool) -> None:
-    """Read the input once and record each row's question, or why it has none.
+def fill(
+    builder: PlanBuilder,
+    rows: Rows,
+    renderer: Renderer,
+    kept: Sequence[str],
+    *,
+    dedupe: bool,
+    show: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Read the input once and record each row's question, or why it has none; `show` gets the number of rows so far.
 
     `kept` are the columns that the output needs; they are read now, before anything is paid. Raises InputError.
     """
@@ -46,6 +54,7 @@ def fill(builder: PlanBuilder, rows: Rows, renderer: Renderer, kept: Sequence[st
     keys_of = Keys(renderer, dedupe=dedupe)
     for batch in rows.batches(renderer.columns):
         builder.add(batch.position, *keys_of(batch))
+        show(builder.rows)
 
 
 def known_files(plan: PlanInfo | None) -> dict[tuple[FileStamp, ...], str]:

@@ -1,5 +1,6 @@
 """What people see during a run: a bar on a terminal, else a plain line now and then; all on stderr."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -28,8 +29,15 @@ WINDOW = 60.0
 WIDEST = 100
 """Characters of what a run waits for."""
 
+PLANNING = 1.0
+"""Seconds; reading the input for longer is shown on a terminal."""
+
 _FIRST_RATE = 2.0
-_BAR = "{bar:12} {desc}"
+_BAR, _NO_BAR = "{bar:12} {desc}", "{desc}"
+_BAR_WIDTH, _NARROW = 13, 60
+"""Columns: of the bar and the space behind it, and of a terminal too narrow for one."""
+
+_BETWEEN = ", "
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,9 @@ class Ui(Protocol):
     def warn(self, line: str) -> None:
         """Show a problem."""
 
+    def plan(self, rows: int) -> None:
+        """Show that the input is read: so many rows by now."""
+
     def start(self, goal: Goal) -> None:
         """Begin to ask."""
 
@@ -109,6 +120,9 @@ class Quiet:
         """Print a problem; a closed stderr loses it, never the run."""
         self._print(line)
 
+    def plan(self, rows: int) -> None:
+        """Show nothing."""
+
     def start(self, goal: Goal) -> None:
         """Show nothing."""
 
@@ -131,7 +145,14 @@ class Plain(Quiet):
         super().__init__(stream)
         self._clock = clock
         self._goal = Goal(0)
-        self._next_line = 0.0
+        self._next_line = clock() + PLAIN_FIRST
+
+    def plan(self, rows: int) -> None:
+        """Print a line if one is due."""
+        now = self._clock()
+        if now >= self._next_line:
+            self._next_line = now + PLAIN_EVERY
+            self._print(_reading(rows))
 
     def say(self, line: str) -> None:
         """Print it."""
@@ -167,11 +188,27 @@ class Bar(Plain):
 
     warn = say
 
+    def plan(self, rows: int) -> None:
+        """Show the rows that were read, once that takes long; the line goes away with the next."""
+        if self._bar is None:
+            if self._clock() < self._next_line - PLAIN_FIRST + PLANNING:
+                return
+            self._open(Goal(0), leave=False)
+        if self._bar is not None:
+            with suppress(OSError, ValueError):
+                self._bar.bar_format = _NO_BAR
+                self._bar.set_description_str(_reading(rows))
+
     def start(self, goal: Goal) -> None:
         """Draw the bar, with what earlier runs settled already in it."""
+        self.end()
+        super().start(goal)
+        self._open(goal, leave=True)
+        self.update(Tally())
+
+    def _open(self, goal: Goal, *, leave: bool) -> None:
         from tqdm import tqdm  # noqa: PLC0415  (50 ms that a run without a terminal can save)
 
-        super().start(goal)
         stream = self._stream or sys.stderr
         with suppress(OSError, ValueError):
             self._bar = tqdm(
@@ -180,9 +217,9 @@ class Bar(Plain):
                 file=stream,
                 bar_format=_BAR,
                 dynamic_ncols=True,
+                leave=leave,
                 ascii=not (getattr(stream, "encoding", None) or "").lower().startswith("utf"),
             )
-            self.update(Tally())
 
     def update(self, tally: Tally, gate: float = 0.0) -> None:
         """Redraw the bar."""
@@ -190,7 +227,11 @@ class Bar(Plain):
         if self._bar is not None:
             with suppress(OSError, ValueError):
                 self._bar.n = settled(self._goal, tally)
-                self._bar.set_description_str(line(self._goal, tally, self._pace, gate))
+                columns = _columns(self._stream or sys.stderr)
+                is_narrow = columns is not None and columns < _NARROW
+                self._bar.bar_format = _NO_BAR if is_narrow else _BAR
+                width = None if columns is None else columns - 1 - (0 if is_narrow else _BAR_WIDTH)
+                self._bar.set_description_str(line(self._goal, tally, self._pace, gate, width))
 
     def end(self) -> None:
         """Leave the bar as it stands."""
@@ -200,31 +241,54 @@ class Bar(Plain):
             self._bar = None
 
 
+def _columns(stream: IO[str]) -> int | None:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def _reading(rows: int) -> str:
+    return f"reading the input: {rows:,} rows"
+
+
 def settled(goal: Goal, tally: Tally) -> int:
     """Count the questions that are answered or failed for good, by this run and before."""
     return goal.ok + goal.failed + tally.ok + tally.failed
 
 
-def line(goal: Goal, tally: Tally, pace: Pace, gate: float) -> str:
-    """Return where the asking stands, what matters most first; 100 % only when nothing is waited for."""
+def line(goal: Goal, tally: Tally, pace: Pace, gate: float, width: int | None = None) -> str:
+    """Return where the asking stands; 100 % only when nothing is waited for.
+
+    In `width` columns the less important parts are left out, so that none is cut off.
+    """
     done = settled(goal, tally)
     percent = f"{100 * done // max(1, goal.total)}%"
     left = pace.left(goal.total - done, gate)
     if left is not None and done < goal.total:
         percent += f" {duration(left)} left"
-    parts = [percent, f"{done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok"]
-    if failed := goal.failed + tally.failed:
-        parts.append(f"{failed:,} failed")
+    failed = goal.failed + tally.failed
+    wait = f"held back for {duration(gate)}" if gate > NOTABLE_GATE else ""
     if tally.waiting_for:
-        parts.append(f"waiting: {short(tally.waiting_for, WIDEST)}")
-    elif gate > NOTABLE_GATE:
-        parts.append(f"held back for {duration(gate)}")
-    parts += [cost(tally.cost, goal.cost_kind), f"{pace.rate:.1f}/s"]
-    if tally.oldest > SLOW:
-        parts.append(f"oldest request: {duration(tally.oldest)}")
-    if tally.waiting:
-        parts.append(f"{tally.waiting:,} to retry")
-    return ", ".join(parts)
+        wait = f"waiting: {short(tally.waiting_for, WIDEST)}"
+    # In the order in which they are shown, each with its rank: 0 is the most important.
+    parts = [
+        (0, percent),
+        (4, f"{done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok"),
+        (1, f"{failed:,} failed" if failed else ""),
+        (3, wait),
+        (2, cost(tally.cost, goal.cost_kind)),
+        (5, f"{pace.rate:.1f}/s"),
+        (6, f"oldest request: {duration(tally.oldest)}" if tally.oldest > SLOW else ""),
+        (7, f"{tally.waiting:,} to retry" if tally.waiting else ""),
+    ]
+    room = sys.maxsize if width is None else width
+    chosen_ranks = set()
+    for rank, text in sorted(parts):
+        if text and (len(text) <= room or not rank):
+            chosen_ranks.add(rank)
+            room -= len(text) + len(_BETWEEN)
+    return _BETWEEN.join(text for rank, text in parts if rank in chosen_ranks)
 
 
 def chosen(*, quiet: bool, stream: IO[str] | None = None) -> Ui:

@@ -8,47 +8,44 @@ from dataclasses import asdict
 from pathlib import Path
 
 from batchrun._version import __version__
-from batchrun.api import ASKED_AGAIN, TABLE, UNSENT, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
+from batchrun.api import ASKED_AGAIN, UNSENT, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
 from batchrun.checkpoint import (
     LIVE_AFTER_BATCH,
     NOT_OUT,
     Checkpoint,
     Counts,
-    PlanBuilder,
     PlanInfo,
-    free_bytes,
     lock,
     start_fresh,
     utc_day,
 )
-from batchrun.errors import BatchrunError, ConfirmError, ExitCode, InputError, StorageError, UserError
+from batchrun.errors import ConfirmError, ExitCode, InputError, StorageError, UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
 from batchrun.money import PER_USD, CostKind, Pico, show, to_usd
+from batchrun.prompt import changed_words
 from batchrun.records import Summary
 from batchrun.runner import outputs
 from batchrun.runner.asking import Asking, ask, serving
 from batchrun.runner.batches import Submitting, refuse_to_forget, run_batches
 from batchrun.runner.budget import Budget, budget_of
+from batchrun.runner.following import Next
 from batchrun.runner.forecast import likely_cost
 from batchrun.runner.log import event
 from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
 from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.sample import positions
-from batchrun.runner.stop import Terminated, Valve
+from batchrun.runner.stop import Valve, exit_code_of
+from batchrun.runner.warnings import (
+    warn_of_little_space,
+    warn_of_missing_probabilities,
+    warn_of_several_builds,
+)
 from batchrun.runner.work import REAL_TIME, Tally, Time
 from batchrun.senders import check_installed
 from batchrun.table import Written, check_writable, partial_path
 from batchrun.terminal import plural
 
-RESUMABLE = {
-    ExitCode.STOPPED_BY_API,
-    ExitCode.STOPPED_BY_LIMIT,
-    ExitCode.STORAGE,
-    ExitCode.WAITING,
-    ExitCode.SIGINT,
-    ExitCode.SIGTERM,
-}
 UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
 """After these ends nothing is written: the input is another one, or the disk is not to be trusted."""
 
@@ -58,14 +55,14 @@ MAYBE_OPEN = ASKED_AGAIN - UNSENT | {"truncated"}
 LOOK_USD = 10
 """A first run without a cap that will likely cost more needs --yes."""
 
-ANSWER_BYTES = 1_000
-"""What an answer takes on the disk, roughly."""
-
-_SHOWN = 3
-"""Builds of a model named in a warning."""
-
 IN_BATCH = "in_batch"
 """What `retry --only` calls questions that are out in a batch."""
+
+NAMED_ROWS = 4
+"""So many failed rows are named for each error."""
+
+COUNTED_ROWS = 200_000
+"""In larger inputs the end of a run does not count the answers, which would read them all."""
 
 SURPRISE = 100
 """So many answered rows are asked again without a question; more need --yes."""
@@ -100,7 +97,7 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         return summary
 
 
-_WORDED = {"reason", "next"}
+_WORDED = {"reason", "next", "commands", "advice", "answers"}
 """Fields of a summary that may quote a server or a row."""
 
 
@@ -120,6 +117,7 @@ class _Run:
         self._asked = 0
         self._budget = Budget()
         self._written: Written | None = None
+        self._adopted: int | None = None
 
     def run(self) -> Summary:
         """Plan, ask what is open, write, and say how it ended."""
@@ -129,23 +127,27 @@ class _Run:
             event("nothing_new")
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
-        self._look_at_probabilities()
+        warn_of_missing_probabilities(self._p, self._ui)
         start = self._start(plan)
         if (sample := self._options.sample) is not None:
             self._checkpoint.choose(positions(plan.rows, sample), sample)
         count = self._count_open(start, NOT_OUT)
+        if count and self._adopted is None:
+            self._adopt()
+            count = self._count_open(start, NOT_OUT)
         self._asked = count if self._options.limit is None else min(count, self._options.limit)
         self._begin()
         try:
             if self._asked or self._is_collecting():
-                self._look_at_space()
+                warn_of_little_space(self._p, self._asked, self._ui)
                 self._ask(plan, start)
-                self._look_at_builds()
+                if self._tally.ok:
+                    warn_of_several_builds(self._p, self._checkpoint, self._ui)
             counts = self._checkpoint.counts()
             self._look_at_failures(counts)
             self._write(counts)
         except BaseException as problem:
-            self._end(_exit_code_of(problem), str(problem) or type(problem).__name__, None, plan)
+            self._end(exit_code_of(problem), str(problem) or type(problem).__name__, None, plan)
             raise
         summary = self._summary(counts)
         self._end(summary.exit_code, summary.reason, counts, plan)
@@ -159,25 +161,63 @@ class _Run:
         current = checkpoint.current_plan()
         mark = fingerprint(self._job, p.renderer, p.rows.files, now=now)
         if current is not None and mark and current.fingerprint == mark:
+            if current.baseline and not self._options.is_partial:
+                self._confirm(current, current.rows, current.baseline, checkpoint.counts().ok)
+                checkpoint.confirm_plan()
             return current
         stamps = stamps_text(p.rows.files)
         builder = checkpoint.new_plan(fingerprint=mark, wording=p.renderer.wording, stamps=stamps, now=now)
-        fill(builder, p.rows, p.renderer, p.kept, dedupe=self._job.dedupe)
-        if current is not None and current.wording != p.renderer.wording and not self._options.yes:
-            self._confirm(builder)
-        return builder.make_current(p.rows.layout.text())
+        try:
+            fill(builder, p.rows, p.renderer, p.kept, dedupe=self._job.dedupe, show=self._ui.plan)
+        finally:
+            self._ui.end()
+        builder.flush()
+        self._adopt()
+        if current is None:
+            return builder.make_current(p.rows.layout.text())
+        before, after = builder.answered()
+        if current.wording == p.renderer.wording:
+            before = 0
+        baseline = max(current.baseline, before)
+        try:
+            self._confirm(current, builder.rows, baseline, after)
+        except ConfirmError:
+            builder.discard()
+            raise
+        if not self._options.is_partial or baseline - after <= SURPRISE:
+            baseline = 0
+        return builder.make_current(p.rows.layout.text(), baseline)
 
-    def _confirm(self, builder: PlanBuilder) -> None:
-        """Refuse to pay for many answered rows again without being told so."""
-        again = builder.asked_again()
-        if again <= SURPRISE:
+    def _adopt(self) -> None:
+        """Copy what the job's variants, or an equal job under another name, have paid for already."""
+        p = self._p
+        if self._options.fresh:
+            return
+        adopted = self._checkpoint.adopt(p.renderer.wording, again=ASKED_AGAIN, max_tokens=p.max_tokens)
+        self._adopted = sum(adopted.values())
+        for path, number in adopted.items():
+            self._ui.say(
+                f"{plural(number, 'answer')} taken from {path.name}, where the same was asked: nothing is paid"
+            )
+
+    def _confirm(self, current: PlanInfo, rows: int, before: int, after: int) -> None:
+        """Refuse to pay for many answered rows again without being told so (ConfirmError).
+
+        `before` of the rows were answered before the job's words changed, and `after` are now. A run with a limit or of
+        a sample asks its few rows; the next whole run then is the one to be confirmed.
+        """
+        options = self._options
+        again = max(0, min(before, rows) - after)
+        bounds = [bound for bound in (options.limit, options.sample) if bound is not None]
+        if options.yes or min([again, *bounds]) <= SURPRISE:
             return
         counts = self._checkpoint.counts()
-        builder.discard()
         likely = counts.cost * again // max(1, counts.ok)
+        what = changed_words(current.wording, self._p.renderer.wording)
         raise ConfirmError(
-            f"the job's own wording changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
-            "add --yes to do that (the old answers are kept, so that changing it back costs nothing)"
+            f"the {what} changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
+            "add --yes to do that, or try a few rows with --sample 20 (changing it back "
+            "costs nothing)"
         )
 
     def _reopened(self, plan: PlanInfo) -> PlanInfo:
@@ -312,27 +352,6 @@ class _Run:
                 f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
             )
 
-    def _look_at_probabilities(self) -> None:
-        """Warn that a chat model's answers come without the probabilities that the output is to show."""
-        output = self._job.output
-        if not self._p.form.questions and (output.review_below is not None or "probabilities" in output.details):
-            self._ui.warn("a chat model gives no probabilities: needs_review is empty (answer.mode: decision has them)")
-
-    def _look_at_builds(self) -> None:
-        """Warn where a decision model's answers come from several builds: a threshold fits one of them."""
-        if self._p.form.questions and self._tally.ok and len(builds := self._checkpoint.answering_models(_SHOWN)) > 1:
-            names = ", ".join(builds)
-            self._ui.warn(f"the stored answers are of different builds ({names}): their probabilities don't compare")
-
-    def _look_at_space(self) -> None:
-        """Warn where the checkpoint or the output may need more room than its disk has."""
-        rows = sum(file.size for file in self._p.rows.files)
-        needs = {self._job.checkpoint_path: 0, self._job.output_path: rows}
-        for path, more in needs.items():
-            needed, free = more + self._asked * ANSWER_BYTES, free_bytes(path.parent)
-            if free is not None and free < needed:
-                self._ui.warn(f"{path} may need {needed >> 20:,} MB, and its disk has {free >> 20:,} MB free")
-
     def _goal(self, questions: int, failed: int) -> Goal:
         """Return what the progress counts to: the whole plan, or with a limit what this run asks."""
         per_minute = self._job.limits.requests_per_minute
@@ -367,7 +386,8 @@ class _Run:
         finished = self._finished(counts)
         path = self._job.output_path if finished else partial_path(self._job.output_path)
         try:
-            self._written = outputs.write(self._p, self._checkpoint, path)
+            some = self._options.is_partial and not finished
+            self._written = outputs.write(self._p, self._checkpoint, path, settled=some)
             event("output_written", path=str(path), finished=finished, changed=self._written.changed)
             if finished:
                 outputs.remove_partial(self._job)
@@ -418,6 +438,8 @@ class _Run:
 
     def _summary(self, counts: Counts) -> Summary:
         exit_code, reason = self._verdict(counts)
+        after = Next(self._shown, self._options, self._job, self._valve.ending)
+        commands = tuple(after.commands(exit_code, counts))
         spent = self._checkpoint.spent
         run = self._checkpoint.last_run() if self._run_id is not None else None
         return Summary(
@@ -438,12 +460,20 @@ class _Run:
             cost_output_usd=str(to_usd(counts.cost)),
             possibly_billed=self._tally.possibly_billed,
             cached=run.cached if run else 0,
+            adopted=self._adopted or 0,
             errors=dict(counts.errors or {}),
             output=str(self._written.path) if self._written else None,
             output_changed=self._written is not None and self._written.changed,
             checkpoint=str(self._checkpoint.path),
             resume_at=self._valve.resume_at,
-            next=self._next(exit_code, counts),
+            next=commands[0][0] if commands else None,
+            commands=commands + (after.report() if self._tally.ok else ()),
+            advice=after.advice(),
+            answers=self._answers(counts),
+            failed_rows={
+                name: tuple(row + 1 for row in self._checkpoint.failed_rows(name, NAMED_ROWS))
+                for name in counts.errors or ()
+            },
             cost_kind=cost_kind(self._job),
         )
 
@@ -458,33 +488,11 @@ class _Run:
             return ExitCode.SOME_FAILED, f"{plural(counts.failed, 'row')} failed"
         return ExitCode.DONE, "done"
 
-    def _next(self, exit_code: int, counts: Counts) -> str | None:
-        """Return what a person would do next, with a command that can be pasted."""
-        command = command_line(self._shown, self._options)
-        if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
-            advice = f"{self._advice()}; " if self._valve.ending in TABLE else ""
-            if not counts.pending:
-                return f"{advice}`{command}` writes the output (all rows are answered)"
-            verb = "collects" if exit_code == ExitCode.WAITING else "resumes with"
-            return f"{advice}`{command}` {verb} {plural(counts.pending, 'row')}"
-        kinds = set(counts.errors or ())
-        if helped := {name for name in kinds if TABLE[name].retry}:
-            only = f" --only {','.join(sorted(helped))}" if kinds - helped - ASKED_AGAIN else ""
-            return f"`{command_line(self._shown, self._options, 'retry' + only)}` asks failed rows again"
-        if kinds & (ASKED_AGAIN - UNSENT):
-            return f"`{command}` asks failed rows again"
-        return None
-
-    def _advice(self) -> str:
-        """Return what to do about the ending that stopped the run."""
-        if self._valve.ending == "unauthorized" and self._job.model.key_variable is None:
-            return "the job names no key: write its variable's name into model.api_key_env"
-        return TABLE[self._valve.ending or ""].do
-
-
-def _exit_code_of(problem: BaseException) -> int:
-    if isinstance(problem, BatchrunError):
-        return problem.exit_code
-    if isinstance(problem, KeyboardInterrupt):
-        return ExitCode.SIGTERM if isinstance(problem, Terminated) else ExitCode.SIGINT
-    return ExitCode.BUG
+    def _answers(self, counts: Counts) -> dict[str, dict[str, int]]:
+        """Count the values of the answer columns that have fixed values, where this run asked something."""
+        if not self._tally.ok or counts.rows > COUNTED_ROWS:
+            return {}
+        fixed = [
+            name for name, schema in self._p.form.columns.items() if "enum" in schema or schema.get("type") == "boolean"
+        ]
+        return {name: self._checkpoint.answer_counts(name) for name in fixed}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from batchrun.errors import ExitCode
+from batchrun.errors import BatchrunError, ExitCode
 from batchrun.runner.log import event
 
 _EXIT_CODES = {
@@ -100,3 +100,12 @@ def raise_on_termination() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
+
+
+def exit_code_of(problem: BaseException) -> int:
+    """Return the exit code of a run that an exception ended."""
+    if isinstance(problem, BatchrunError):
+        return problem.exit_code
+    if isinstance(problem, KeyboardInterrupt):
+        return ExitCode.SIGTERM if isinstance(problem, Terminated) else ExitCode.SIGINT
+    return ExitCode.BUG

@@ -179,12 +179,12 @@ def test_retry_is_offered_only_where_it_may_help(tmp_path: Path) -> None:
     odd, filtered, down = said('{"label": "go', "who_knows"), said("", "content_filter"), refused(500, "down")
     offered = {
         "nothing": ({"a": said(GOOD), "b": filtered}, None),
-        "retry": ({"a": said(GOOD), "b": odd}, "`batchrun retry JOB` asks failed rows again"),
+        "retry": ({"a": said(GOOD), "b": odd}, "batchrun retry JOB"),
         "only": (
             {"a": said(GOOD), "b": odd, "c": filtered},
-            "`batchrun retry --only interrupted JOB` asks failed rows",
+            "batchrun retry --only interrupted JOB",
         ),
-        "plain": ({"a": said(GOOD), "b": down, "c": filtered}, "`batchrun JOB` asks failed rows again"),
+        "plain": ({"a": said(GOOD), "b": down, "c": filtered}, "batchrun JOB"),
     }
     for name, (replies, line) in offered.items():
         (tmp_path / name).mkdir()
@@ -200,4 +200,4 @@ def test_a_server_that_wants_a_key_is_told_where_to_name_it(tmp_path: Path) -> N
         job = json.loads(path.read_text())
         del job["model"]["api_key_env"]
         path.write_text(json.dumps(job))
-        assert "write its variable's name into model.api_key_env" in (run(path, clock=fast(2_000)).summary.next or "")
+        assert "write its variable's name into model.api_key_env" in (run(path, clock=fast(2_000)).summary.advice or "")

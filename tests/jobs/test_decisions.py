@@ -269,7 +269,7 @@ def test_errors_of_all_servers_stop_or_fail_by_the_one_table(
     with deciding(SYSTEMONE, fault=lambda _: (status, reply)) as server:
         ran = decide(tmp_path, f"{server.url}/v1")
     assert ran.summary.exit_code != 0
-    assert error in f"{ran.summary.reason} {ran.summary.next} {ran.column('error_message')}"
+    assert error in f"{ran.summary.reason} {ran.summary.advice} {ran.column('error_message')}"
     assert ran.column("team") == [None] * 4
 
 
@@ -281,7 +281,7 @@ def test_a_decision_model_asked_as_a_chat_model_stops_the_run(tmp_path: Path) ->
     ) as server:
         ran = decide(tmp_path, f"{server.url}/api/v1", mode="schema")
     assert (ran.summary.exit_code, ran.summary.requests, ran.summary.pending) == (3, 1, 4)
-    assert "set answer.mode: decision" in str(ran.summary.next)
+    assert "set answer.mode: decision" in str(ran.summary.advice)
 
 
 @pytest.mark.parametrize(

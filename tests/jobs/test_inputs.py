@@ -143,9 +143,9 @@ def test_a_json_number_depends_on_its_line_alone(command: Command, server: Runni
     assert command("job.yaml").code == 0
     with (tmp_path / "in.jsonl").open("a") as file:
         file.write('{"stock":7.25}\n')
-    again = command("job.yaml")
+    again = command("job.yaml", "--json")
     assert again.code == 0
-    assert "1 request in" in again.err
+    assert json.loads(again.out)["requests"] == 1
     assert [json.loads(line)["stock"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
         "3", "2.50", "[1,true,null]", "7.25"
     ]  # fmt: skip

@@ -72,7 +72,7 @@ def test_a_job_that_was_edited_or_never_ran_is_refused(job: Path, command: Comma
     job.write_text(job.read_text().replace("Review: ", "Text: "))
     ended = command("show", str(job))
     assert (ended.code, ended.out) == (2, "")
-    assert "wording has changed" in ended.err
+    assert "prompt has changed" in ended.err
     new = job.with_name("new.yaml")
     new.write_text(job.read_text())
     assert "run the job first" in command("show", str(new)).err

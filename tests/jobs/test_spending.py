@@ -128,7 +128,7 @@ def test_simulated_money_is_called_simulated(tmp_path: Path, command: Command) -
     """Preview, run, status and report of a simulated job say that nothing is charged."""
     path = str(write(tmp_path, "simulator", rows=3, model={"api_key_env": None}))
     assert "(simulated: nothing is charged)" in command("preview", path).out
-    assert "in all (simulated: nothing was charged)" in command(path).err
+    assert "(simulated: nothing was charged)" in command(path).err
     assert "money (simulated: nothing was charged): $" in command("status", path).out
     assert json.loads(command("status", path, "--json").out)["cost_kind"] == "simulated"
     assert command("report", path).code == 0

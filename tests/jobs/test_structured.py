@@ -240,7 +240,7 @@ def test_a_model_without_schemas_stops_the_run_with_advice(tmp_path: Path) -> No
         ran = run(write_job(tmp_path, simulator.url, model="meta-llama/llama-3.2-1b-instruct"))
         assert (ran.summary.exit_code, ran.summary.pending) == (ExitCode.STOPPED_BY_API, 3)
         assert simulator.counters.billed == 0
-    assert "answer.mode" in (ran.summary.next or "")
+    assert "answer.mode" in (ran.summary.advice or "")
 
 
 def test_json_mode(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_server_that_refuses_schemas(tmp_path: Path) -> None:
         ran = run(write_job(tmp_path, url, limits={"concurrency": 1}))
         assert (ran.summary.exit_code, ran.summary.requests) == (ExitCode.STOPPED_BY_API, 1)
         assert "response_format is not supported" in ran.summary.reason
-        assert "answer.mode: object, or prompt" in (ran.summary.next or "")
+        assert "answer.mode: object, or prompt" in (ran.summary.advice or "")
         assert run(write_job(tmp_path, url, answer={"mode": "prompt"})).count("label") == {"good": 3}
 
 

@@ -161,6 +161,78 @@ def test_the_next_command_keeps_the_flags(command: Command, asked: Asked) -> Non
     assert command("job.yaml", *flags, "--limit", "3").code == 0
     ended = command("job.yaml", *flags, "--limit", "3")
     asked.prompts()
-    (offered,) = re.findall(r"`(batchrun .*)`", ended.err)
+    (offered,) = re.findall(r"^  next    (batchrun .*?)   ", ended.err, re.MULTILINE)
     assert command(*shlex.split(offered)[1:]).code == 0
     assert {prompt[:4] for prompt in asked.prompts()} == {"Sort"}
+
+
+def _edit(tmp_path: Path, **sections: Any) -> None:  # noqa: ANN401  (JSON)
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(json.loads(path.read_text()) | sections))
+
+
+def test_an_adopted_variant_is_not_paid_again(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """What a variant answered is copied into the job once the job says the same; it costs nothing in that run."""
+    assert command("job.yaml", "--variant", "sort", "--set", "prompt.user=Sort: {{ text }}", "--limit", "60").code == 0
+    assert command("job.yaml").code == 0
+    asked.prompts()
+    _edit(tmp_path, prompt="Sort: {{ text }}")
+    ended = command("job.yaml", "--json")
+    summary = json.loads(ended.out)
+    assert len(asked.prompts()) == summary["requests"] == 40
+    assert (summary["ok"], summary["adopted"]) == (100, 60)
+    assert summary["cost_usd"] == "0.000440000000" or float(summary["cost_usd"]) == pytest.approx(40 * 11e-6)
+    assert "60 answers taken from job.sort.sqlite" in ended.err
+    assert command("status", "job.yaml", "--verify").code == 0
+
+
+def test_a_renamed_job_is_not_paid_again(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """An equal job under another file name takes the answers of the old one; another job beside it takes none."""
+    assert command("job.yaml").code == 0
+    asked.prompts()
+    (tmp_path / "job.yaml").rename(tmp_path / "reviews_v2.yaml")
+    ended = command("reviews_v2.yaml")
+    assert ended.code == 0
+    assert "100 answers taken from job.sqlite" in ended.err
+    assert asked.prompts() == []
+
+
+def test_fresh_adopts_nothing(command: Command, asked: Asked) -> None:
+    """--fresh asks everything from scratch, and what it put aside does not come back later."""
+    assert command("job.yaml").code == 0
+    assert command("job.yaml", "--variant", "same", "--limit", "50").code == 0
+    asked.prompts()
+    assert command("job.yaml", "--fresh", "--limit", "10").code == 0
+    assert len(asked.prompts()) == 10
+    assert command("job.yaml").code == 0
+    assert len(asked.prompts()) == 90
+
+
+def test_a_few_rows_of_an_edited_prompt_need_no_question(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """--limit and --sample ask their rows at once; the whole run still wants --yes, and says what changed."""
+    _rows(tmp_path / "rows.csv", 300)
+    assert command("job.yaml").code == 0
+    asked.prompts()
+    _edit(tmp_path, prompt="Sort: {{ text }}")
+    assert command("job.yaml", "--sample", "10").code == 0
+    assert command("job.yaml", "--limit", "10").code == 0
+    assert len(asked.prompts()) == 20
+    ended = command("job.yaml")
+    assert ended.code == 2
+    assert "280 answered rows would be asked again" in ended.err
+    assert asked.prompts() == []
+    _edit(tmp_path, prompt="Order: {{ text }}")
+    assert "the prompt changed: 300 answered rows would be asked again" in command("job.yaml").err
+    assert "the prompt changed" in command("job.yaml", "--limit", "200").err
+    assert command("job.yaml", "--yes").code == 0
+    assert len(asked.prompts()) == 300
+    assert command("job.yaml", "--fresh").code == 0
+
+
+def test_a_changed_model_is_called_a_changed_model(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """The question before many rows are asked again names what changed: here the model."""
+    _rows(tmp_path / "rows.csv", 150)
+    assert command("job.yaml").code == 0
+    _edit(tmp_path, model={"endpoint": asked.url, "name": "small"})
+    assert "the model changed: 150 answered rows" in command("job.yaml").err
+    assert "the model has changed" in command("export", "job.yaml").err

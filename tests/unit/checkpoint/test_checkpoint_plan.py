@@ -66,12 +66,12 @@ def test_plan_knows_its_rows_and_source(tmp_path: Path) -> None:
 
 
 def test_preview_counts_and_discard_changes_nothing(tmp_path: Path) -> None:
-    """A preview tells how many answered rows would be asked again; a discarded plan leaves the current one."""
+    """A plan in the making counts the answered rows of both; a discarded plan leaves the current one."""
     path = made(tmp_path / "x.sqlite", ["a", "b", "c"], [ok(1), ok(2)])
     with Checkpoint.open(path) as checkpoint:
         builder = checkpoint.new_plan(fingerprint="new", wording="other", stamps="", now=NOON)
         builder.add(0, [key("A"), key("b"), key("c")], {})
-        assert builder.asked_again() == 1
+        assert builder.answered() == (2, 1)
         builder.discard()
         found = checkpoint.current_plan()
         assert found is not None

@@ -16,6 +16,7 @@ from batchrun.records import Summary
 from batchrun.runner.closing import closing_lines
 from batchrun.runner.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Quiet, chosen, line
 from batchrun.runner.work import Tally
+from batchrun.terminal import coloured
 
 
 class Clock:
@@ -49,6 +50,50 @@ def test_the_line_has_all_that_is_asked_of_it() -> None:
     assert shown(Goal(10_000, ok=4_090, failed=10), tally, rate=40) == (
         "45% 2 min 18 s left, 4,500/10,000: 4,470 ok, 30 failed, $1.23, 40.0/s, 3 to retry"
     )
+
+
+@pytest.mark.parametrize("width", range(20, 120))
+def test_the_line_fits_the_terminal(width: int) -> None:
+    """Whatever the width, no part is cut off; share and time left come first, then failures, then money."""
+    tally = Tally(ok=380, failed=20, waiting=3, oldest=30.0, cost=1_230_000_000_000)
+    pace = Pace(0.0, None)
+    pace.observe(10.0, 400)
+    text = line(Goal(10_000, ok=4_090, failed=10), tally, pace, 0.0, width)
+    assert len(text) <= width
+    assert text.startswith("45% 2 min 18 s left")
+    assert ("30 failed" in text) == (width >= len("45% 2 min 18 s left, 30 failed"))
+    assert "$1.23" in text or width < len("45% 2 min 18 s left, 30 failed, $1.23")
+
+
+def test_reading_a_large_input_shows_itself() -> None:
+    """Nothing in the first second; then a line on a terminal, which goes away; in a pipe it comes after 5 s."""
+    screen, clock = Screen(), Clock()
+    bar = Bar(screen, clock)
+    bar.plan(1_000)
+    assert screen.getvalue() == ""
+    clock.now = 1.5
+    bar.plan(250_000)
+    assert "reading the input: 250,000 rows" in screen.getvalue()
+    bar.end()
+    assert screen.getvalue().rpartition("\r")[0].endswith(" ")
+    pipe, clock.now = io.StringIO(), 0.0
+    plain = Plain(pipe, clock)
+    for clock.now in (1.5, 4.9, 5.1, 20.0):
+        plain.plan(int(clock.now * 10))
+    assert pipe.getvalue() == "reading the input: 51 rows\n"
+
+
+def test_colours_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ok, warnings and failures are coloured on a terminal; NO_COLOR and pipes get plain text."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    text = "ok       key: x\nwarning  price: y\n5 of 9 rows answered, 4 failed, 0 failed"
+    shown = coloured(text, Screen())
+    assert shown.count("\x1b[0m") == 3
+    assert re.sub("\x1b\\[[0-9]+m", "", shown) == text
+    assert coloured(text, io.StringIO()) == text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured(text, Screen()) == text
 
 
 @given(total=st.integers(1, 10**7), missing=st.integers(1, 10**7))
@@ -182,28 +227,38 @@ def summary(**changes: object) -> Summary:
         "checkpoint": "/data/.batchrun/x.sqlite", "resume_at": None, "next": None,
     }  # fmt: skip
     known = {name: value for name, value in fields.items() if name in Summary.__dataclass_fields__}
-    missing = {name: 0 for name in Summary.__dataclass_fields__ if name not in known}
+    more: dict[str, object] = {"answers": {}, "failed_rows": {}, "commands": (), "advice": None}
+    missing = {name: more.get(name, 0) for name in Summary.__dataclass_fields__ if name not in known}
     return Summary(**{**missing, **known, **changes})  # type: ignore[arg-type]  # every field has its type above
 
 
 def test_the_end_tells_counts_advice_money_time_output_and_what_next() -> None:
-    """Each error comes with its number and one sentence of advice; the output is named as the user would write it."""
-    errors = {"rate_limited": 2, "content_policy": 3}
-    last = summary(exit_code=1, reason="5 rows failed", failed=5, ok=5, errors=errors, next="`batchrun retry x.yaml`")
-    lines = list(closing_lines(last, Path("/data")))
-    assert lines[0] == "10 rows: 5 ok, 5 failed, 0 pending"
-    assert lines[1] == f"  3 content_policy: {TABLE['content_policy'].means}; {TABLE['content_policy'].do}"
-    assert lines[2].startswith("  2 rate_limited: ")
-    assert lines[3:] == [
-        "12 requests in 1 min 05 s, $0.5000 this run, $2.00 in all",
-        "output: out/x.csv",
-        "5 rows failed",
-        "`batchrun retry x.yaml`",
+    """Each error comes with its number, one sentence of advice and its first rows; nothing is said twice."""
+    last = summary(
+        exit_code=1,
+        reason="5 rows failed",
+        failed=5,
+        ok=5,
+        errors={"rate_limited": 2, "content_policy": 3},
+        answers={"topic": {"card": 3, "cash": 2}, "ok": {"true": 5}},
+        failed_rows={"content_policy": (2, 7), "rate_limited": (1, 10)},
+        commands=(("batchrun retry x.yaml", "asks the 5 failed rows again"), ("batchrun report x.yaml", "a page")),
+    )
+    means = {name: f"{TABLE[name].means}; {TABLE[name].do}" for name in last.errors}
+    assert list(closing_lines(last, Path("/data"))) == [
+        "x: 5 of 10 rows answered, 5 failed        1 min 05 s · 0.2 rows/s · $0.5000, $2.00 in all runs",
+        "  topic  card 3 · cash 2",
+        "  ok     true 5",
+        f"  3 content_policy: {means['content_policy']}   (rows 2, 7, …)",
+        f"  2 rate_limited: {means['rate_limited']}   (rows 1, 10)",
+        "  written out/x.csv",
+        "  next    batchrun retry x.yaml    asks the 5 failed rows again",
+        "          batchrun report x.yaml   a page",
     ]
-    assert "output: /data/out/x.csv" in list(closing_lines(last, Path("/home")))
+    assert "  written /data/out/x.csv" in list(closing_lines(last, Path("/home")))
 
 
 def test_what_a_server_says_cant_move_the_cursor() -> None:
     """A reason is printed with its control characters as escapes, and says that the run stopped."""
     lines = list(closing_lines(summary(exit_code=3, reason="no \x1b[2Jcredit"), Path("/")))
-    assert "stopped: no \\x1b[2Jcredit" in lines
+    assert "  stopped: no \\x1b[2Jcredit" in lines

@@ -1,0 +1,40 @@
+"""Starts over: the old checkpoint is kept under another name."""
+
+from pathlib import Path
+
+from batchrun.checkpoint import files, store
+from batchrun.checkpoint.connection import Connection
+from batchrun.checkpoint.queries import Checkpoint
+from batchrun.checkpoint.writer import utc_day
+from batchrun.errors import CheckpointError, StorageError
+from batchrun.money import ZERO
+
+
+def start_fresh(path: Path, now: float) -> Path | None:
+    """Start over: the old checkpoint gets another name, which is returned, and the day's spending is carried over.
+
+    `now` is Unix time; hold the lock. A damaged checkpoint is put aside as well, with what it tells of the day.
+    A file that never was a checkpoint is left alone (CheckpointError).
+    """
+    files.prepare_folder(path)
+    with files.reported(path):
+        if not path.exists():
+            return None
+        if not files.is_ours(path):
+            raise CheckpointError(f"{path} is not a checkpoint of batchrun: set checkpoint: to another path")
+    today = utc_day(now)
+    spent = leased = ZERO
+    try:
+        with Checkpoint(Connection(path)) as old:
+            spent, leased = old.spent(day=today), old.leased(today)
+    except StorageError:  # damaged: it keeps what it knows under its other name
+        pass
+    kept: list[Path] = []
+
+    def fill(new: Connection) -> None:
+        new.run("INSERT INTO spending(run_id, day, cost) VALUES (0, ?, ?)", (today, spent))
+        new.run("INSERT INTO leases(run_id, day, amount) VALUES (0, ?, ?)", (today, spent + leased))
+        kept.append(store.put_aside(path, now))
+
+    store.create(path, fill)
+    return kept[0]

@@ -1,0 +1,69 @@
+"""What a person would do after a run: advice, and commands that can be pasted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from batchrun.api import ASKED_AGAIN, TABLE, UNSENT
+from batchrun.checkpoint import Counts
+from batchrun.errors import ExitCode
+from batchrun.job import Job, RunOptions, command_line
+from batchrun.terminal import plural
+
+RESUMABLE = {
+    ExitCode.STOPPED_BY_API,
+    ExitCode.STOPPED_BY_LIMIT,
+    ExitCode.STORAGE,
+    ExitCode.WAITING,
+    ExitCode.SIGINT,
+    ExitCode.SIGTERM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What follows a run: the job as the user named it, the run's flags, and the ending that stopped it, if one did."""
+
+    shown: str
+    options: RunOptions
+    job: Job
+    ending: str | None
+
+    def commands(self, exit_code: int, counts: Counts) -> Iterator[tuple[str, str]]:
+        """Yield what a person would run next, as commands that can be pasted, each with what it does."""
+        options = self.options
+        if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
+            if not counts.pending:
+                yield command_line(self.shown, options), "writes the output: all rows are answered"
+                return
+            if exit_code == ExitCode.DONE:  # the limit has had its effect
+                options = replace(options, limit=None, sample=None)
+            other = "other " if counts.ok else ""
+            verb = "collects" if exit_code == ExitCode.WAITING else "asks"
+            yield command_line(self.shown, options), f"{verb} the {other}{plural(counts.pending, 'row')}"
+        elif exit_code != ExitCode.USER:
+            yield from self._retries(counts)
+
+    def report(self) -> tuple[tuple[str, str], ...]:
+        """Return the command that shows the answers."""
+        options = replace(
+            self.options, limit=None, sample=None, max_cost=None, concurrency=None, engine=None, output=None, yes=False
+        )
+        return ((command_line(self.shown, options, "report"), "a page to look through"),)
+
+    def _retries(self, counts: Counts) -> Iterator[tuple[str, str]]:
+        """Yield the command that asks failed rows again, where asking may help."""
+        kinds = set(counts.errors or ())
+        helped = {name for name in kinds if TABLE[name].retry}
+        if helped:
+            only = f" --only {','.join(sorted(helped))}" if kinds - helped - ASKED_AGAIN else ""
+            yield command_line(self.shown, self.options, "retry" + only), "asks failed rows again"
+        elif kinds & (ASKED_AGAIN - UNSENT):
+            yield command_line(self.shown, self.options), "asks failed rows again"
+
+    def advice(self) -> str | None:
+        """Return what to do about the ending that stopped the run, None where none did."""
+        if self.ending not in TABLE:
+            return None
+        if self.ending == "unauthorized" and self.job.model.key_variable is None:
+            return "the job names no key: write its variable's name into model.api_key_env"
+        return TABLE[self.ending].do
