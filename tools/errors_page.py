@@ -19,10 +19,15 @@ status or inside a 200, and is empty where the failure is local).
 - **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
 - **May be billed** marks attempts whose cost nobody told: what was reserved for them stays reserved under a cap.
 
-Rate limits cost no attempt. A wait that the server asks for is kept; one longer than an hour stops the run, and so do
-15 minutes without any answer behind a gate (more where a told wait is longer). After `limits.breaker` equal failures in
-a row that blame nobody (unknown below), without any success between them, the run stops too, and takes them back: those
-rows are pending. A lost reply that may be billed is asked for once more, never a third time in one run.
+Rate limits cost no attempt. A wait that the server asks for is kept; one longer than an hour stops the run. After
+`limits.breaker` equal failures in a row that blame nobody (unknown below), without any success between them, requests
+go one at a time; 15 more such failures stop the run, and these rows stay pending. A lost reply that may be billed is
+asked for once more, and a third time only where no other question has succeeded meanwhile.
+
+Failures of the server (a web page, 5xx, lost or broken replies, no connection) fail no row before another question has
+succeeded after them. Without that they are an [outage](../explanation/reliability.md#outages): ten different questions
+that failed in a row, or all that are open. Fewer than ten open questions hold a run for 45 seconds (30 where a failure
+may be billed), and then fail; the next run asks them again, after all others.
 """
 
 COLUMNS = ("error_type", "code", "what it means", "what to do", "blames", "now", "next run", "slows", "may be billed")
