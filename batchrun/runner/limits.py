@@ -251,7 +251,7 @@ class Limits:
         self._requests, self._tokens = requests, tokens
         self.in_flight = 0
         self._bytes = 0
-        self.starved: Pico | None = None
+        self.over_cap: Pico | None = None
 
     def wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start, ON_CHANGE if all slots are taken."""
@@ -262,9 +262,9 @@ class Limits:
     def take(self, now: float, permit: Permit) -> float:
         """Grant the permit and return NOW, or the seconds after which to try again; ON_CHANGE if time alone won't do.
 
-        `starved` is the amount that the budget refused, if that was the reason.
+        `over_cap` is the amount that the budget refused, if that was the reason.
         """
-        self.starved = None
+        self.over_cap = None
         if self.in_flight and self._bytes + permit.size > BYTES_IN_FLIGHT:
             return ON_CHANGE
         if self._requests and (wait := self._requests.wait(now, 1)) > 0:
@@ -274,7 +274,7 @@ class Limits:
         if (wait := self.budget.wait(permit.reserved)) > 0:
             return wait
         if not self.budget.reserve(permit.reserved):
-            self.starved = permit.reserved
+            self.over_cap = permit.reserved
             return ON_CHANGE
         if self._requests:
             self._requests.take(now, 1)

@@ -31,7 +31,7 @@ from batchrun.terminal import duration
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
 SLOW_START = 0.1  # seconds for which all is held back when an outage ends; then the gate opens step by step
-STARVED = 1_000  # questions in a row that the cap on spending does not admit stop the run
+MOST_PASSED_OVER = 1_000  # questions in a row that the cap on spending does not admit stop the run
 
 
 class Pool:
@@ -55,14 +55,14 @@ class Pool:
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
         self._clock, self._wall, self._jitter, self._speed = time.clock, time.wall, time.jitter, time.speed
         self._queue = Queue(iter(()))
-        self._unfinal = rules.first_doubtful if rules.doubtful else sys.maxsize
+        self._first_open = rules.first_doubtful if rules.doubtful else sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._breaker, self._unexplained = Breaker(rules.breaker), dict[int, Outcome]()
         self._evidence = Evidence(rules)
         self._first_alone = rules.first_alone
-        self._starved = 0
-        self._least: Pico | None = None
+        self._passed_over = 0
+        self._smallest_refused: Pico | None = None
         self._drain_until: float | None = None
         self._wake_at = ON_CHANGE
         self._wake = asyncio.Event()
@@ -74,7 +74,7 @@ class Pool:
         self._valve.on_change = self._wake.set
         while not self._finished():
             await self._sleep()
-        self._leave_pending()
+        self._end()
         if self._crash is not None:
             raise self._crash
 
@@ -82,7 +82,7 @@ class Pool:
     def low_water(self) -> int:
         """The row position below which every question of this run is final."""
         in_flight = (work.position for work in self._in_flight.values())
-        return int(min(self._unfinal, self._queue.position, self._breaker.position, *in_flight))
+        return int(min(self._first_open, self._queue.position, self._breaker.position, *in_flight))
 
     @property
     def answered_at(self) -> float | None:
@@ -105,11 +105,11 @@ class Pool:
 
     def _finished(self) -> bool:
         """Start what may be started now; return whether all is done that will be done."""
-        self._look_at_the_clock()
+        self._check_time()
         try:
             self._start_workers()
             if not self._in_flight and not self._valve.closed and self._queue.is_empty():
-                self._stop_if_starved()
+                self._stop_at_cap()
                 return True
         except Exception as crash:  # noqa: BLE001  (requests in flight are paid for: they end first)
             self._crashed(crash)
@@ -130,7 +130,7 @@ class Pool:
 
     def _crashed(self, crash: Exception) -> None:
         self._crash = self._crash or crash
-        self._unfinal = 0
+        self._first_open = 0
         if isinstance(crash, BatchrunError):
             self._valve.close(crash.exit_code, str(crash))
         else:
@@ -148,7 +148,7 @@ class Pool:
                 await self._wake.wait()
         self._wake.clear()
 
-    def _look_at_the_clock(self) -> None:
+    def _check_time(self) -> None:
         now = self._clock()
         if self._drain_until is not None:
             if now >= self._drain_until:
@@ -160,7 +160,7 @@ class Pool:
         elif self._in_flight:
             pass  # a request that is out may still succeed
         elif self._evidence.outage.blames_rows(now):
-            self._fail_what_waits()
+            self._fail_suspects()
         elif (lasted := self._evidence.outage.lasted(now)) and (waiting := self._evidence.outage.waiting):
             reason = f"no success for {duration(lasted)}: {self._evidence.waits_for}"
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending)
@@ -186,10 +186,10 @@ class Pool:
                 self._evidence.record_sent(work, now)
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
-                self._starved = 0
+                self._passed_over = 0
                 return work
-            if self._limits.starved is not None and not self._limits.in_flight:
-                self._starve(work, self._limits.starved)
+            if self._limits.over_cap is not None and not self._limits.in_flight:
+                self._pass_over(work, self._limits.over_cap)
             else:
                 self._queue.put_back(work, now)
                 self._wake_at = min(self._wake_at, now + wait)
@@ -220,18 +220,18 @@ class Pool:
         tokens = len(work.body) // 4 + (self._rules.max_tokens or 0)
         return Permit(len(work.body), tokens, self._worst_case(work.body))
 
-    def _starve(self, work: Work, amount: Pico) -> None:
+    def _pass_over(self, work: Work, amount: Pico) -> None:
         """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""
-        self._starved += 1
-        self._least = amount if self._least is None else min(self._least, amount)
+        self._passed_over += 1
+        self._smallest_refused = amount if self._smallest_refused is None else min(self._smallest_refused, amount)
         self._queue.release(work)
-        self._return(work)
-        if self._starved >= STARVED:
-            self._stop_if_starved()
+        self._leave_pending(work)
+        if self._passed_over >= MOST_PASSED_OVER:
+            self._stop_at_cap()
 
-    def _stop_if_starved(self) -> None:
-        if self._least is not None:
-            why = self.tally.cap_reached(self._rules.questions, self._least)
+    def _stop_at_cap(self) -> None:
+        if self._smallest_refused is not None:
+            why = self.tally.cap_reached(self._rules.questions, self._smallest_refused)
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, why, ending="max_cost_usd")
 
     # -- one attempt
@@ -272,9 +272,9 @@ class Pool:
             self._record_success(work, now)  # the server works, though the model wrote something else
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
-        if reply.before_reply and not work.reconnects and not self._valve.closed:
+        if reply.before_reply and not (work.reconnects or self._valve.closed or self._evidence.outage.declared):
             work.reconnects = True  # the server may just have closed an idle connection
-            self._wait(work, 0.0)
+            self._queue_retry(work, 0.0)
             return
         if ending.outage and self._belongs_to_an_outage(work, verdict, ending, now):
             self._retry_after_outage(work, verdict, now)
@@ -283,13 +283,13 @@ class Pool:
             self._repair(work, work.last, verdict)
             return
         decision = self._decide(work, verdict, ending)
-        if decision.action is Action.FAIL or self._is_to_blame(work, ending, now):
+        if decision.action is Action.FAIL or self._never_passes(work, ending, now):
             self._fail(work, work.last, ending)
         elif decision.action is Action.STOP:
             self._stop(work, verdict, ending, decision.delay)
-        elif self._valve.closed or self._beyond_deadline(decision, verdict, ending) or decision.becomes:
+        elif self._valve.closed or self._exceeds_deadline(decision, verdict, ending) or decision.becomes:
             self._close_gate(work, verdict, ending, decision, now)
-            self._return(work)
+            self._leave_pending(work)
         elif decision.action is Action.CONFIRM:
             self._confirm(work, decision.delay)
         else:
@@ -319,7 +319,7 @@ class Pool:
 
     def _record_success(self, work: Work, now: float) -> None:
         """Note that the server works."""
-        self._explain_failures()
+        self._confirm_failures()
         self._limits.gate.answered(now)
         self._breaker.success()
         if self._evidence.record_success(work, now):
@@ -344,7 +344,7 @@ class Pool:
         """Record a failure by the server's fault; return whether the server is to blame for it, and no row."""
         if self._evidence.record_failure(work, verdict, ending, now):
             event("outage_began", ending=ending.name, http_status=verdict.http_status)
-            for waiting in self._queue.left:
+            for waiting in self._queue.remaining:
                 waiting.tries.forgive()
         return self._evidence.outage.declared
 
@@ -352,14 +352,14 @@ class Pool:
         """Let a question wait for the end of the outage; it costs the row no attempt."""
         work.tries.forgive()
         if self._valve.closed:
-            self._return(work)
+            self._leave_pending(work)
             return
         if verdict.wait:
             self._evidence.outage.record_wait(now, work.question, verdict.ending, verdict.message, verdict.wait)
             self._limits.gate.close(now, verdict.wait, work.sent_at)
-        self._wait(work, 0.0)
+        self._queue_retry(work, 0.0)
 
-    def _fail_what_waits(self) -> None:
+    def _fail_suspects(self) -> None:
         """Fail the few rows that alone have seen the outage: most likely they are its cause."""
         for work in self._queue.drain():
             if work.last is not None and self._evidence.outage.failed(work.question):
@@ -369,7 +369,7 @@ class Pool:
         self._evidence.outage.end()
         event("outage_ended")
 
-    def _is_to_blame(self, work: Work, ending: Ending, now: float) -> bool:
+    def _never_passes(self, work: Work, ending: Ending, now: float) -> bool:
         """Check whether a row is refused as "not now" for ever: alone, again and again, while the server works."""
         if ending.count is not Count.TIME or self._in_flight or work.tries.gated < self._rules.attempts:
             return False
@@ -390,9 +390,9 @@ class Pool:
             if verdict.http_status == HTTPStatus.OK:
                 work.turns += self._form.repair_turns(verdict.text or "", verdict.message)
             work.body = None
-            self._wait(work, 0.0)
+            self._queue_retry(work, 0.0)
 
-    def _beyond_deadline(self, decision: Decision, verdict: Verdict, ending: Ending) -> bool:
+    def _exceeds_deadline(self, decision: Decision, verdict: Verdict, ending: Ending) -> bool:
         """Stop where all would wait behind the gate until after the deadline."""
         deadline = self._rules.deadline
         if decision.gate and deadline is not None and self._clock() + decision.gate > deadline:
@@ -415,9 +415,9 @@ class Pool:
             self._queue.defer(work)
             self._wake.set()
         else:
-            self._wait(work, decision.delay)
+            self._queue_retry(work, decision.delay)
 
-    def _wait(self, work: Work, delay: float) -> None:
+    def _queue_retry(self, work: Work, delay: float) -> None:
         if work.body is not None and len(work.body) > LARGE_BODY:
             work.body = None
         self._queue.retry(work, self._clock() + delay)
@@ -428,7 +428,7 @@ class Pool:
         """Send nothing but one more try of this question; others with the same reply wait for it uncounted."""
         if not self._queue.confirm(work, self._clock() + delay):
             work.tries.once -= 1
-            self._wait(work, 0.0)
+            self._queue_retry(work, 0.0)
         self._wake.set()
 
     def _stop(self, work: Work, verdict: Verdict, ending: Ending, delay: float) -> None:
@@ -436,7 +436,7 @@ class Pool:
         reason = f"{ending.means}: {verdict.message}" if verdict.message else ending.means
         resume_at = verdict.resume_at or (self._wall() + delay if delay else None)
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=resume_at)
-        self._return(work)
+        self._leave_pending(work)
 
     def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
         if ending.blames is Blame.UNKNOWN:
@@ -445,26 +445,26 @@ class Pool:
                 ending = TABLE["unexplained"]
                 self._unexplained[work.question] = outcome
         if ending.again:
-            self._unfinal = min(self._unfinal, work.position)
+            self._first_open = min(self._first_open, work.position)
         self.tally.count_failure(ending.name)
         self._evidence.settled(work)
         self._keep.put(outcome._replace(error_type=ending.name))
         if self._breaker.tripped:
-            self._take_back()
-        most = self._rules.max_failed
-        if most is not None and self.tally.failed > most:
-            reason = f"more rows failed than limits.max_failed accepts ({most})"
+            self._retract_failures()
+        max_failed = self._rules.max_failed
+        if max_failed is not None and self.tally.failed > max_failed:
+            reason = f"more rows failed than limits.max_failed accepts ({max_failed})"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
-    def _explain_failures(self) -> None:
-        """Make refusals before the first success final: the server works, so the rows are to blame."""
+    def _confirm_failures(self) -> None:
+        """Make what was refused before the first success final: the server works, so the rows are to blame."""
         for outcome in self._unexplained.values():
             self.tally.count_failure("unexplained", -1)
             self.tally.count_failure(outcome.error_type or "")
             self._keep.put(recorded(outcome))
         self._unexplained.clear()
 
-    def _take_back(self) -> None:
+    def _retract_failures(self) -> None:
         """Stop the run; the failures since the last success go back to pending."""
         unproven, last = self._breaker.unproven, self._breaker.unproven[-1]
         reason = f"{len(unproven)} failures in a row, no success: {last.error_message}"
@@ -475,25 +475,25 @@ class Pool:
             self._keep.put(recorded(outcome)._replace(status=Status.PENDING))
         unproven.clear()
 
-    def _return(self, work: Work) -> None:
+    def _leave_pending(self, work: Work) -> None:
         """Leave a question pending for the next run, with what it has cost."""
-        self._unfinal = min(self._unfinal, work.position)
+        self._first_open = min(self._first_open, work.position)
         self._evidence.settled(work)
         if work.last is not None:
             self._keep.put(work.last._replace(status=Status.PENDING))
 
-    def _leave_pending(self) -> None:
-        """At the end: waiting questions stay pending; those in flight may be billed."""
+    def _end(self) -> None:
+        """At the end: what waits stays pending; what is still in flight may be billed."""
         for work in list(self._in_flight.values()):
             self._abandon(work)
-        for work in self._queue.left:
-            self._return(work)
+        for work in self._queue.remaining:
+            self._leave_pending(work)
         for task in self._tasks:
             task.cancel()
 
     def _abandon(self, work: Work) -> None:
         """Leave a question pending whose reply nobody waits for."""
-        self._unfinal = min(self._unfinal, work.position)
+        self._first_open = min(self._first_open, work.position)
         self._queue.release(work)
         if self._in_flight.pop(work.question, None) is not None:
             self.tally.count_abandoned()

@@ -49,7 +49,7 @@ class Queue:
         """Check whether the few that are left were all refused so often: one row may never pass a limit."""
         if not self.in_last_round or not 0 < self.waiting <= FEW:
             return False
-        return all(work.tries.gated >= attempts for work in self.left)
+        return all(work.tries.gated >= attempts for work in self.remaining)
 
     def is_empty(self) -> bool:
         """Check whether nothing is left to ask; this takes a look at the next new question."""
@@ -59,7 +59,7 @@ class Queue:
         return False
 
     @property
-    def left(self) -> list[Work]:
+    def remaining(self) -> list[Work]:
         """What waits, without the questions that never had their turn."""
         waiting = [work for _, _, work in self._retries] + self._deferred
         return waiting + [work for work in (self._spare, self._confirming, self._control) if work is not None]
@@ -67,7 +67,7 @@ class Queue:
     @property
     def position(self) -> int:
         """The row position below which every question has had its turn and waits no more."""
-        return min((work.position for work in self.left), default=self._position)
+        return min((work.position for work in self.remaining), default=self._position)
 
     def take(self, now: float, failed: Callable[[int], bool]) -> Work | None:
         """Return the question whose turn it is; None if there is none now.
@@ -143,7 +143,7 @@ class Queue:
 
     def drain(self) -> list[Work]:
         """Return what waits, and keep none of it."""
-        left = self.left
+        left = self.remaining
         self._retries, self._deferred, self._spare, self._confirming, self._control = [], [], None, None, None
         return left
 

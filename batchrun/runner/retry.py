@@ -26,7 +26,7 @@ class Tries:
     gated: int = 0
 
     def add(self, count: Count) -> int:
-        """Count one failure; give the number of its kind so far."""
+        """Count one failure; return the number of its kind so far."""
         match count:
             case Count.ATTEMPTS:
                 self.attempts += 1
@@ -53,7 +53,7 @@ class Tries:
         """Take back what the server's faults have cost: they came from an outage, not from the row."""
         self.attempts = self.sent = self.empty = 0
 
-    def left(self, count: Count, attempts: int) -> bool:
+    def allows(self, count: Count, attempts: int) -> bool:
         """Check whether one more try of this kind is allowed."""
         if count is Count.TIME:
             return True
@@ -123,7 +123,7 @@ def decide(
     gate = delay if action is Action.GATE and (wait is not None or refused) else 0.0
     if action is Action.GATE and attempts == 1 and not ending.outage:
         return Decision(action, delay, gate, Status.PENDING)
-    if tries.left(ending.count, attempts):
+    if tries.allows(ending.count, attempts):
         return Decision(action, delay, gate)
     if ending.outage and tries.charged < needed:
         return Decision(action, max(wait or 0.0, min(delay, LAST_ROUND_PAUSE)), gate, last_round=True)

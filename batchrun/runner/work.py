@@ -60,7 +60,7 @@ class Rules:
     mask: Mask | None = None
 
     def charge(self, verdict: Verdict) -> "Charge":
-        """Say what one attempt costs: as the server says, else by its tokens and the price."""
+        """Return what one attempt costs: as the server says, else by its tokens and the price."""
         ending, usage, cost = TABLE[verdict.ending], verdict.usage, verdict.usage.cost
         if not self.openrouter and self.price is not None:
             cost = None  # the price is the job's own word; what another server reports need not be in USD
@@ -141,9 +141,9 @@ class Tally:
         self.possibly_billed += 1
 
     def cap_reached(self, questions: int, least: Pico) -> str:
-        """Say why the cap stops a run of so many questions, of which the next one costs at least `least` at worst.
+        """Return why the cap stops a run of so many questions, of which the next one costs at least `least` at worst.
 
-        What the rest needs is told from what the others cost, rounded up.
+        What the rest needs is estimated from what the others cost, rounded up.
         """
         done = self.ok + self.failed
         rest = max(1, questions - done)

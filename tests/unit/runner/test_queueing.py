@@ -107,7 +107,7 @@ def test_no_question_is_lost_or_doubled(steps: list[str]) -> None:
     """Whatever is done in whatever order: each question is in one place, and the position is below all that wait."""
     waiting, out, done = queue(8), list[Work](), set[int]()
     for now, step in enumerate(steps):
-        waits = {work.question for work in waiting.left}
+        waits = {work.question for work in waiting.remaining}
         if step == "look":
             waiting.is_empty()
         elif step == "take":
@@ -118,6 +118,6 @@ def test_no_question_is_lost_or_doubled(steps: list[str]) -> None:
             waiting.put_back(out.pop(0), now)
         elif out and step == "settle":
             done.add(out.pop(0).question)
-        assert all(waiting.position <= work.position for work in waiting.left)
+        assert all(waiting.position <= work.position for work in waiting.remaining)
     everywhere = numbers(waiting, 10_000) + [work.question for work in out] + list(done)
     assert sorted(everywhere) == list(range(1, 9))

@@ -1,6 +1,6 @@
 """What an outage of 12 s in mid-run costs, form by form: requests, lost rows and seconds, against a loopback server.
 
-python benchmarks/outages.py [FORM …]
+python benchmarks/outage_costs.py [FORM …]
 """
 
 import asyncio
