@@ -1,11 +1,12 @@
 """A stand-in for OpenRouter on loopback: made-up answers with usage and prices, for trials at no cost.
 
-server.py    HTTP on loopback, as a process of its own
-app.py       which request gets which reply
-account.py   one account: settings, faults, limits, money
-chat.py      POST /chat/completions
-values.py    texts, and values for a JSON Schema
-models.py    the models, their prices, and exact costs
+server.py     HTTP on loopback, as a process of its own
+app.py        which request gets which reply
+account.py    one account: settings, faults, limits, money
+chat.py       POST /chat/completions
+decisions.py  POST /systemone and /api/alpha/decisions
+values.py     texts, and values for a JSON Schema
+models.py     the models, their prices, and exact costs
 
 Nothing here imports the rest of batchrun.
 """

@@ -10,7 +10,7 @@ from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, TypeVar
 
-from batchrun.servers.simulator.models import to_pico, to_usd
+from batchrun.servers.simulator.models import TEXT, Model, find, to_pico, to_usd
 
 T = TypeVar("T")
 _ERRORS = range(400, 600)
@@ -25,6 +25,22 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def find_model(name: object, answers: str) -> Model:
+    """Return the model of a request for text or for decisions. Raises ApiError."""
+    model = find(name)
+    if model is None:
+        raise ApiError(400, f"{name} is not a valid model ID")
+    if answers in model.answers:
+        return model
+    if answers == TEXT:
+        raise ApiError(
+            400,
+            f"{name} is a decisions model and cannot be used with the chat/completions endpoint. "
+            "Use /api/alpha/decisions instead.",
+        )
+    raise ApiError(501, "This model is not a decision model")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.servers.simulator import chat, models
+from batchrun.servers.simulator import chat, decisions, models
 from batchrun.servers.simulator.account import Account, ApiError, Config
 
 
@@ -45,14 +45,17 @@ class Simulator:
             return Reply(error.status, orjson.dumps(body), headers | error.headers)
 
     async def _route(self, request: Request) -> Any:  # noqa: ANN401  (JSON)
-        path, _, _ = request.target.partition("?")
+        path, _, query = request.target.partition("?")
         route = f"{request.method} {path}"
         if route == "GET /api/v1/models":
-            return {"data": models.catalogue()}
+            wants_decisions = "output_modalities=decisions" in query
+            return {"data": models.catalogue(models.DECISIONS if wants_decisions else models.TEXT)}
         _check_key(request.headers.get("authorization", ""))
         match route:
             case "POST /api/v1/chat/completions":
                 return await chat.reply(self._account, request.body)
+            case "POST /api/v1/systemone" | "POST /api/alpha/decisions":
+                return await decisions.reply(self._account, request.body)
             case "GET /api/v1/key":
                 return {"data": self._account.key_info()}
         raise ApiError(404, "Not Found")

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from batchrun.servers.simulator import values
-from batchrun.servers.simulator.account import Account, ApiError, Config
-from batchrun.servers.simulator.models import IMAGE_TOKENS, Model, count_tokens, find, to_usd
+from batchrun.servers.simulator.account import Account, ApiError, Config, find_model
+from batchrun.servers.simulator.models import IMAGE_TOKENS, TEXT, Model, count_tokens, to_usd
 
 _DEFAULT_MAX_TOKENS = 4_096
 
@@ -51,9 +51,7 @@ def parse(raw: bytes) -> Request:
     if body.get("stream"):
         raise ApiError(400, "The simulator does not stream: leave out stream")
     name = body.get("model") or next(iter(body.get("models") or ()), None)
-    model = find(name)
-    if model is None:
-        raise ApiError(400, f"{name} is not a valid model ID")
+    model = find_model(name, TEXT)
     max_tokens = body.get("max_completion_tokens") or body.get("max_tokens")
     if max_tokens is not None and not (isinstance(max_tokens, int) and max_tokens > 0):
         raise ApiError(400, "max_tokens: Invalid input")

@@ -15,6 +15,10 @@ _PARAMETERS = (
 )  # fmt: skip
 
 
+TEXT, DECISIONS = "text", "decisions"
+"""What a model answers with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model: `prompt` and `completion` are prices in picodollars per token, `context` is in tokens."""
@@ -23,6 +27,7 @@ class Model:
     prompt: int = 150_000
     completion: int = 600_000
     context: int = 128_000
+    answers: tuple[str, ...] = (TEXT,)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> int:
         """Return the price of one request, in picodollars."""
@@ -32,7 +37,7 @@ class Model:
 LISTED = {
     model.slug: model
     for model in (
-        Model("sim/good"),
+        Model("sim/good", answers=(TEXT, DECISIONS)),
         Model("openai/gpt-4o-mini"),
         Model("openai/gpt-4o", 2_500_000, 10_000_000),
         Model("openai/gpt-4.1-nano", 100_000, 400_000, 1_047_576),
@@ -40,6 +45,8 @@ LISTED = {
         Model("google/gemini-2.0-flash-001", 100_000, 400_000, 1_048_576),
         Model("mistralai/mistral-small-3.2-24b-instruct", 60_000, 180_000),
         Model("openai/gpt-oss-20b:free", 0, 0),
+        Model("typesafe/jev-1.13", 42_000, 0, answers=(DECISIONS,)),
+        Model("perplexity/pplx-decider-v1.2", 20_000, 0, 262_144, answers=(DECISIONS,)),
     )
 }
 
@@ -48,7 +55,7 @@ def find(slug: object) -> Model | None:
     """Return the model of a name, at the default price if it is not listed; None if the name is malformed."""
     if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
         return None
-    return LISTED.get(slug) or Model(slug)
+    return LISTED.get(slug) or Model(slug, answers=(TEXT, DECISIONS))
 
 
 def count_tokens(text: str) -> int:
@@ -66,19 +73,19 @@ def to_pico(usd: Decimal) -> int:
     return int(usd * PICO)
 
 
-def catalogue() -> list[dict[str, Any]]:
-    """Return the entries of GET /models."""
-    return [_entry(model) for model in LISTED.values()]
+def catalogue(answers: str) -> list[dict[str, Any]]:
+    """Return the entries of GET /models for models that answer with text or with decisions."""
+    return [_entry(model, answers) for model in LISTED.values() if answers in model.answers]
 
 
-def _entry(model: Model) -> dict[str, Any]:
+def _entry(model: Model, answers: str) -> dict[str, Any]:
     return {
         "id": model.slug,
         "canonical_slug": model.slug,
         "name": f"{model.slug} (simulated)",
         "created": 1_700_000_000,
         "context_length": model.context,
-        "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"], "tokenizer": "Other"},
+        "architecture": {"input_modalities": ["text", "image"], "output_modalities": [answers], "tokenizer": "Other"},
         "pricing": {"prompt": _price(model.prompt), "completion": _price(model.completion), "request": "0"},
         "top_provider": {"context_length": model.context, "max_completion_tokens": None, "is_moderated": False},
         "supported_parameters": _PARAMETERS,

@@ -251,3 +251,60 @@ def test_references_are_followed_and_end(key: bytes) -> None:
     more = {"properties": {"more": {"enum": [1]}}, "required": ["more"]}
     schema = {"$defs": {"node": node}, "allOf": [{"$ref": "#/$defs/node"}, more]}
     assert jsonschema_rs.is_valid(schema, values.instance(schema, values.Draw(key)))
+
+
+# Decisions
+
+
+QUESTIONS: dict[str, Any] = {
+    "team": {"type": "choice", "instructions": "Which team?", "criteria": {"billing": None, "support": "Help"}},
+    "bug": {"type": "noul", "instructions": "A bug?"},
+    "urgency": {"type": "score", "instructions": "How urgent?", "criteria": ["low", "medium", "high"]},
+}
+
+
+def decide(client: httpx.Client, path: str = "/api/v1/systemone", **changes: Any) -> httpx.Response:  # noqa: ANN401
+    body = {"model": "typesafe/jev-1.13", "state": "It is broken", "questions": QUESTIONS, **changes}
+    return client.post(str(client.base_url.copy_with(path=path)), json=body)
+
+
+def test_decisions_have_probabilities_and_an_exact_cost(client: httpx.Client) -> None:
+    """Each question has an answer of its type whose probabilities add up; both paths give the same ones."""
+    reply = decide(client).json()
+    team, bug, urgency = (reply["answers"][name] for name in QUESTIONS)
+    assert team["choice"] == max(team["probabilities"], key=team["probabilities"].get)
+    assert set(team["probabilities"]) == {"billing", "support"}
+    assert 0 <= bug["noul"] <= 1
+    assert urgency["score"] == pytest.approx(sum(int(k) * p for k, p in urgency["probabilities"].items()), abs=1e-3)
+    for answer in (team, urgency):
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert Decimal(str(reply["usage"]["cost"])) == Decimal("0.000000042") * reply["usage"]["input_tokens"]
+    assert decide(client, "/api/alpha/decisions").json()["answers"] == reply["answers"]
+
+
+def test_decision_models_are_listed_apart(client: httpx.Client) -> None:
+    """The catalogue lists them on request; they are refused for chat, as chat models are for decisions."""
+    plain, listed = ({m["id"] for m in client.get("/models", params=p).json()["data"]}
+                     for p in ({}, {"output_modalities": "decisions"}))  # fmt: skip
+    assert "typesafe/jev-1.13" in listed - plain
+    refused = ask(client, model="typesafe/jev-1.13")
+    assert refused.status_code == 400
+    assert "is a decisions model and cannot be used with the chat/completions endpoint" in refused.text
+    assert decide(client, model="openai/gpt-4o").status_code == 501
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": None}, '"state" must be provided'),
+        ({"questions": {}}, '"questions" must be a non-empty object'),
+        ({"questions": {"a": {"type": "box"}}}, "questions.a"),
+        ({"questions": {"a": {"type": "score", "criteria": ["one"]}}}, "2 to 10 levels"),
+        ({"questions": {"a": {"type": "choice", "criteria": {str(n): None for n in range(256)}}}}, "2 to 255 options"),
+    ],
+)
+def test_invalid_decisions_are_refused(client: httpx.Client, changes: dict[str, Any], words: str) -> None:
+    """A request that breaks the contract is a 400 that names the question."""
+    reply = decide(client, **changes)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]["message"]
