@@ -104,7 +104,7 @@ class Connection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what is done inside as one; on any exception nothing of it happened."""
+        """Commit everything inside as one transaction; on an exception nothing is changed."""
         self.run("BEGIN IMMEDIATE")
         try:
             yield
@@ -114,7 +114,7 @@ class Connection:
             raise
 
     def _roll_back(self) -> None:
-        # SQLite may have rolled back by itself, or fail again: the first error is the one to tell.
+        # SQLite may have rolled back by itself, or fail again: the first error is the one to report.
         try:
             if self._conn.in_transaction:
                 self._conn.execute("ROLLBACK")
@@ -150,7 +150,7 @@ def damaged(path: Path, what: str) -> CheckpointError:
 
 
 def failing(path: Path, what: str) -> StorageError:
-    """Return the error for a disk that can't be read or written; what is on it may be whole."""
+    """Return the error for a disk that can't be read or written; the file itself may be fine."""
     return StorageError(
         f"the disk under {path} fails ({' '.join(what.split())}): check it, then run the same command again"
     )

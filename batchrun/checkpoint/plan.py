@@ -10,7 +10,7 @@ BATCH = 50_000
 """Rows; keys go into the table in sorted batches, since single random keys cost 18 µs and more each."""
 
 LARGEST_BATCH = 250_000
-"""Rows; what is held in memory of a plan that goes into millions of questions."""
+"""Rows that are held in memory; a plan may have millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class PlanBuilder:
         self._problems: dict[int, tuple[str, str]] = {}
         self._start = 0
         self._last_id: int = connection.value("SELECT coalesce(max(id), 0) FROM questions")
-        # One byte a question tells whether a row before had it; ids are dense.
+        # One byte a question: whether an earlier row asked it. Ids are dense.
         self._seen = bytearray(self._last_id + 1)
         # Nothing paid is in a plan: losing its last batches to a power cut costs only time.
         connection.run("PRAGMA synchronous = NORMAL")

@@ -1,12 +1,12 @@
-"""Opens the sender that carries requests to the server, and holds what is true for each of them.
+"""Opens the sender that carries requests to the server.
 
-- `open_sender(target, kind)`: the Send of a run; `kind` is a name of `KINDS` (reqwest unless told otherwise).
-- `check_installed(ray)`: before a run on Ray begins.
+- `open_sender(target, kind)`: the Send of a run; `kind` is one of `KINDS` (reqwest by default).
+- `check_installed(ray)`: a UserError before a run on Ray where Ray is missing.
 - `Events`: what a sender on Ray reports while it works.
 
-A sender's module (reqwest.py, httpx.py) has one function, `open_sender(target, headers)`. It may assume that all in
-`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. Time and character sets
-are done here for each of them. What comes back is raw: api/judge.py masks secrets in it.
+A sender's module (reqwest.py, httpx.py) has one function, `open_sender(target, headers)`. It may assume that
+`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. The timeout of an attempt
+and the character set of a reply are handled here. Replies hold what the server sent; api/judge.py masks secrets.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ async def open_sender(
     """
     kind = kind or KINDS[0]
     if kind not in KINDS:
-        raise UserError(f"there is no sender {kind!r}; choose one of {', '.join(KINDS)}")
+        raise UserError(f"no such sender {kind!r}; choose one of {', '.join(KINDS)}")
     within = replace(target, connect_timeout=min(target.connect_timeout, _CONNECT_SHARE * target.timeout))
     if ray is not None:
         check_installed(ray)
@@ -72,7 +72,7 @@ async def open_sender(
 
 @asynccontextmanager
 async def open_here(target: Target, headers: dict[str, str], kind: str) -> AsyncIterator[Send]:
-    """Open the Send of one kind in this process, whatever process that is; `headers` hold the key."""
+    """Open the Send of one kind in this process: the run's, or an actor's. `headers` hold the key."""
     _allow_open_files(4 * target.concurrency)  # reqwest.py: cancelled requests linger
     async with import_module(f"batchrun.senders.{kind}").open_sender(target, headers) as send:
         ages = _Ages(send, target.timeout)

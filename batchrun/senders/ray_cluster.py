@@ -17,7 +17,7 @@ from batchrun.records import Secret
 
 PROBE_SECONDS = 10.0
 OBJECT_STORE = 256 * 2**20
-"""Bytes for batches on their way on this machine; each holds a few MiB at most."""
+"""Bytes for batches between processes of this machine; each holds a few MiB at most."""
 
 ray: Any = untyped
 
@@ -42,7 +42,7 @@ async def connected(address: str, url: str, key: Secret | None) -> AsyncIterator
         return
     if ":" in address:
         await _probe(address)
-    # What Ray prints about its processes on stdout is no output of ours.
+    # Ray prints about its processes on stdout, which holds the output of a run.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: ASYNC230, PTH123  (a device)
         try:
             try:
