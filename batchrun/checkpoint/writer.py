@@ -80,15 +80,15 @@ class Writer:
         self._path = path
         self._changed = threading.Condition()
         self._pending: deque[Outcome | FailedAttempt | int] = deque()
-        self._told = False
-        self._hurry = False
+        self._reported = False
+        self._flushing = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._low_water = -1
         self._leased = self._lease = 0
         self._watched: dict[Path, tuple[int, int] | None] = {}
-        self._looked_at = 0.0
+        self._checked_at = 0.0
 
     def start(self, run_id: int, on_failure: Callable[[BatchrunError], None] | None = None) -> None:
         """Begin to keep what this run brings; StorageError when the disk has no room left even for a reserve."""
@@ -159,9 +159,9 @@ class Writer:
     def flush(self) -> None:
         """Wait until all that was put is committed; raises the failure if it can't be."""
         with self._changed:
-            self._hurry = True
+            self._flushing = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self.failure is not None or not (self._pending or self._hurry))
+            self._changed.wait_for(lambda: self.failure is not None or not (self._pending or self._flushing))
         if self.failure is not None:
             raise self.failure
 
@@ -180,8 +180,8 @@ class Writer:
     def _work(self) -> None:
         open_connection = True
         while open_connection:
-            group = self._next()
-            self._look()
+            group = self._next_group()
+            self._check_files()
             try:
                 if group or self._lease > self._leased:
                     self._commit(group)
@@ -192,14 +192,14 @@ class Writer:
                 self._fail(BatchrunError(f"a bug in batchrun: outcomes can't be kept: {error!r}"))
                 open_connection = not self._closing
             else:
-                open_connection = self._done(len(group))
+                open_connection = self._remove(len(group))
             if self._waiters:  # one that comes later finds the writer full, and so another commit ahead
-                self._tell(self._release)
+                self._call_in_loop(self._release)
         self._give_up_reserve()
         with contextlib.suppress(StorageError):
             self._connection.close()
 
-    def _next(self) -> list[Outcome | FailedAttempt | int]:
+    def _next_group(self) -> list[Outcome | FailedAttempt | int]:
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._is_urgent(), LOOK)
             if self.failure is not None:
@@ -209,14 +209,14 @@ class Writer:
             return list(islice(self._pending, GROUP if self.failure is None else SMALL_GROUP))
 
     def _is_urgent(self) -> bool:
-        return self._hurry or self._closing or self._lease > self._leased
+        return self._flushing or self._closing or self._lease > self._leased
 
-    def _look(self) -> None:
+    def _check_files(self) -> None:
         """Stop the run when the disk is nearly full, or when others deleted or replaced a file that it rests on."""
         now = time.monotonic()
-        if now - self._looked_at < LOOK:
+        if now - self._checked_at < LOOK:
             return
-        self._looked_at = now
+        self._checked_at = now
         for place, known in self._watched.items():
             if (found := identity(place)) != known:
                 what = "deleted" if found is None else "replaced by another file"
@@ -224,12 +224,12 @@ class Writer:
         if (full := low_space(self._path)) is not None:
             self._warn(full)
 
-    def _done(self, count: int) -> bool:
+    def _remove(self, count: int) -> bool:
         with self._changed:
             for _ in range(count):
                 self._pending.popleft()
             if not self._pending:
-                self._hurry = False
+                self._flushing = False
             self._changed.notify_all()
             return bool(self._pending) or not self._closing
 
@@ -240,7 +240,7 @@ class Writer:
         try:
             self._write(outcomes, attempts, low_water)
         except (UnicodeEncodeError, OverflowError):
-            self._write([_sound(item) for item in outcomes], [_sound(item) for item in attempts], low_water)
+            self._write([_storable(item) for item in outcomes], [_storable(item) for item in attempts], low_water)
         except CheckpointError:
             raise
         except StorageError as error:
@@ -266,9 +266,9 @@ class Writer:
         self._warn(error)
 
     def _warn(self, error: BatchrunError) -> None:
-        if not self._told and self._on_failure is not None:
-            self._told = True
-            self._tell(self._on_failure, error)
+        if not self._reported and self._on_failure is not None:
+            self._reported = True
+            self._call_in_loop(self._on_failure, error)
 
     def _give_up_reserve(self) -> bool:
         if self._reserve is None:
@@ -278,7 +278,7 @@ class Writer:
         self._reserve = None
         return True
 
-    def _tell(self, callback: Callable[..., None], *values: Any) -> None:  # noqa: ANN401  (the callback's own)
+    def _call_in_loop(self, callback: Callable[..., None], *values: Any) -> None:  # noqa: ANN401  (the callback's own)
         # Without a loop, or after its end, nobody waits.
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
@@ -336,7 +336,7 @@ def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int, int]:
     )
 
 
-def _sound(item: _Kept) -> _Kept:
+def _storable(item: _Kept) -> _Kept:
     """Make what a server or a path said fit for SQLite: no lone surrogates, no integer beyond 64 bits."""
     changes: dict[str, Any] = {}
     for name, value in item._asdict().items():

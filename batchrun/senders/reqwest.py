@@ -20,7 +20,8 @@ _CLOSE_TOGETHER = 1_000
 _LINGER = 4
 """A cancelled request holds its connection until pyreqwest's own timeout, which is this many times ours.
 
-It must be longer, since after a stop of the process (SIGSTOP) it ends replies that lie in the sockets.
+It must be longer, since after a stop of the process (SIGSTOP) it ends replies that lie in the sockets. A run does not
+wait for it at its end.
 """
 
 
