@@ -6,7 +6,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrun.errors import ExitCode
 from batchrun.job import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,12 +32,6 @@ def test_job_files_in_the_readme_are_valid() -> None:
         replaced = re.sub(rf"^{key}:\n(?:  .*\n)+", part, whole, flags=re.MULTILINE)
         assert replaced != whole
         load(replaced, ROOT / "x.yaml", {})
-
-
-def test_exit_codes_in_the_readme() -> None:
-    """The README's table has every exit code, and no other."""
-    told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for code in row.split(",")}
-    assert told == {value for name, value in vars(ExitCode).items() if name.isupper()}
 
 
 def test_reviews_are_as_described() -> None:

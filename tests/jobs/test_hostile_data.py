@@ -317,7 +317,7 @@ def test_memory_stays_flat_under_attack(sim: Running, tmp_path: Path) -> None:
         folder.mkdir()
         job = write_job(
             folder, sim.url, rows=200, model=f"sim/{case}", answer=None,
-            limits={"timeout": 20, "attempts": 1, "concurrency": 40, "breaker": 0},
+            limits={"timeout": 20, "attempts": 1, "concurrency": 40, "breaker": 0, "patience": "3s"},
         )  # fmt: skip
         told = json.loads(job.read_text())
         told["model"]["max_response_mb"] = 1
@@ -334,7 +334,7 @@ def peak_of(job: Path) -> int:
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in {0, 1}
+    assert process.returncode in {0, 1, 3}  # 3: a server that sends nothing else is down
     return int(usage.ru_maxrss) * 1024
 
 

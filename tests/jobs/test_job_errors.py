@@ -16,6 +16,7 @@ from job_running import fast, run, write_job
 from simulator_server import Running, running
 
 from batchrun.api.judge import judge
+from batchrun.api.masking import Mask
 from batchrun.errors import ExitCode
 from batchrun.job import RunOptions
 from batchrun.records import Parse, Reply, Verdict
@@ -191,12 +192,12 @@ def test_a_bug_of_ours_loses_no_answer(simulator: Running, tmp_path: Path, monke
     """It is raised after what is in flight has ended and is committed; the run, on record as 70, can be resumed."""
     replies = 0
 
-    def broken(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"") -> Verdict:
+    def broken(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"", mask: Mask | None = None) -> Verdict:
         nonlocal replies
         replies += 1
         if replies == 15:
             raise RuntimeError("a bug")
-        return judge(reply, parse, now=now, prompt=prompt)
+        return judge(reply, parse, now=now, prompt=prompt, mask=mask)
 
     monkeypatch.setattr(pool, "judge", broken)
     simulator.change(latency=0.05)

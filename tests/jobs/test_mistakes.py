@@ -160,7 +160,6 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--model", "x"], "there is no --model: write the model's name in the job file (model.name)"),
         (
             ["--endpoint", "opnrouter"],
             "--endpoint must be openrouter, local, simulator or a URL with https://",

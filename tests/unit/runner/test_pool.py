@@ -183,7 +183,7 @@ def test_a_wrong_key_costs_one_confirmation() -> None:
 def test_a_hiccup_of_the_key_check_stops_nothing() -> None:
     """One 401 to each request in flight, then good replies: all are answered, and no attempt is charged."""
 
-    async def answer(number: int, nth: int) -> Reply:
+    async def answer(_: int, nth: int) -> Reply:
         await asyncio.sleep(1)
         at = asyncio.get_running_loop().time() - 1000
         return refused(401, "User not found.") if at < 1.5 else refused(500) if nth < 3 and at < 8 else answered()
