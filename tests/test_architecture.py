@@ -37,6 +37,7 @@ LIBRARIES = {
     "markupsafe": {"report"},
     "jsonschema_rs": {"prompt"},
     "sqlite3": {"checkpoint"},
+    "sqlite_utils": {"checkpoint"},
     "filelock": {"checkpoint"},
     "pyreqwest": {"net", "senders"},
     "httpx": {"senders"},

@@ -121,6 +121,13 @@ class Connection:
         except sqlite3.Error:
             return
 
+    def vacuum(self) -> None:
+        """Give free pages back to the disk."""
+        from sqlite_utils import Database  # noqa: PLC0415  (it loads pandas where that is installed: 3 s of a start)
+
+        with guarded(self.path):
+            Database(self._conn, execute_plugins=False).vacuum()
+
     def copy_to(self, path: Path) -> None:
         """Copy the whole database into an empty file."""
         with guarded(path), closing(sqlite3.connect(path)) as target:

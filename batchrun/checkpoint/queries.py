@@ -273,7 +273,7 @@ class Checkpoint:
             connection.run("DELETE FROM failures WHERE question_id NOT IN (SELECT id FROM questions)")
             connection.run("DROP TABLE IF EXISTS rows_before")  # its questions may be gone, and their ids used again
         if number:
-            connection.run("VACUUM")
+            connection.vacuum()
         return number
 
     # -- rows
