@@ -47,7 +47,7 @@ def test_crontab_lines_run_as_written(tmp_path: Path, ledger: Ledger, line: str)
         return subprocess.run(["/bin/sh", "-c", command], env=poor, cwd="/", check=False).returncode
 
     assert night() == 1
-    assert "1 row failed" in (jobs / "reviews.log").read_text()
+    assert "1 failed" in (jobs / "reviews.log").read_text()
     assert not (bin_ / "pinged").exists()
     write_job(jobs, ledger.url, ["a", "b", "c"])
     (jobs / "job.yaml").rename(jobs / "reviews.yaml")
