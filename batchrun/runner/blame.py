@@ -16,6 +16,9 @@ MOST_ATTEMPTS = 25
 RARE = 0.01
 """A server that fails fewer requests needs no more than the usual attempts."""
 
+FREE_RECONNECTS = 8
+"""Connections lost before a reply, without a success, after which the server is down and not just closing idle ones."""
+
 ALONE, ALONE_SECONDS = 5, 50.0
 """Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
 
@@ -30,6 +33,7 @@ class Evidence:
         self._rules = rules
         self._unsettled, self._doubtful = rules.questions, rules.doubtful
         self._answers = self._faults = 0
+        self._reconnects = 0
 
     @property
     def proven(self) -> bool:
@@ -56,8 +60,14 @@ class Evidence:
     def record_success(self, work: Work, now: float) -> bool:
         """Note that the server works; return whether that ends an outage."""
         self.succeeded_at = now
+        self._reconnects = 0
         self._worked_at = max(self._worked_at, work.sent_at)
         return self.outage.record_success(work.sent_at)
+
+    def may_reconnect(self) -> bool:
+        """Count a connection lost before the reply; return whether its question may be asked again for nothing."""
+        self._reconnects += 1
+        return self._reconnects <= FREE_RECONNECTS and not self.outage.declared
 
     def record_answer(self, work: Work) -> None:
         """Note an answer: the failures before it were not the row's fault, which shows how often the server fails."""

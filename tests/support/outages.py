@@ -40,6 +40,7 @@ FORMS = {
     "refused": Reply(fault=Fault.CONNECT, sent=False, detail="connection refused"),
     "DNS": Reply(fault=Fault.DNS, sent=False, detail="unknown host"),
     "reset": Reply(fault=Fault.RESET, sent=True, detail="connection reset"),
+    "reset before any byte": Reply(fault=Fault.RESET, sent=True, detail="connection reset", before_reply=True),
     "timeout": Reply(fault=Fault.TIMEOUT, sent=True, detail="no reply"),
     **{str(status): refusal(status, "failed") for status in (500, 502, 503, 504, 520, 529)},
     "HTML": Reply(502, {"content-type": "text/html"}, b"<html>Bad gateway</html>"),
