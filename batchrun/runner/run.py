@@ -386,7 +386,7 @@ class _Run:
         finished = self._finished(counts)
         path = self._job.output_path if finished else partial_path(self._job.output_path)
         try:
-            some = self._options.is_partial and not finished
+            some = self._options.is_partial and not finished and counts.rows > COUNTED_ROWS
             self._written = outputs.write(self._p, self._checkpoint, path, settled=some)
             event("output_written", path=str(path), finished=finished, changed=self._written.changed)
             if finished:

@@ -173,5 +173,5 @@ def _check_end(kind: str, end: Ended) -> None:
         assert end.code in {-signal.SIGKILL, 143}, end.said
         return
     assert end.code == DRAINS.get(kind, 130), (end.code, end.said)
-    assert "resumes" in end.said or "all rows are answered" in end.said, end.said
+    assert "asks the" in end.said or "all rows are answered" in end.said, end.said
     assert "Traceback" not in end.said, end.said

@@ -135,6 +135,7 @@ def on_a_terminal(folder: Path, *arguments: str) -> str:
     """Run the command on a terminal of its own and give all that came out of it."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "KEY": "sk-x", "XDG_CACHE_HOME": str(folder), "TERM": "xterm", "COLUMNS": "200"}
+    environment["NO_COLOR"] = "1"  # our own colours are not bytes of the data
     command = [sys.executable, "-m", "batchrun", *arguments]
     with ThreadPoolExecutor() as thread:
         shown = thread.submit(_read, ours)
