@@ -268,7 +268,7 @@ def _problem(data: Mapping[str, Any]) -> tuple[str, str]:
     return str(error.get("message") or ""), str(error.get("code") or "")
 
 
-def _line(data: Any) -> Line | None:  # noqa: ANN401  (whatever the provider sent)
+def _line(data: Any) -> Line | None:  # noqa: ANN401  (any JSON)
     """Return a line of results as a reply; None where it names no request."""
     if not isinstance(data, dict) or not isinstance(data.get("custom_id"), str):
         return None
@@ -372,7 +372,7 @@ class _OpenAi:
         self._call = call
 
     def submit(self, requests: Sequence[tuple[str, bytes]], *, model: str, tag: str) -> Submitted | Refused | Doubt:
-        """Upload the requests, then make a batch of the file; a lost upload is no doubt, since nothing runs yet."""
+        """Upload the requests, then make a batch of the file; a lost upload leaves no doubt, since nothing runs yet."""
         lines = b"\n".join(
             b'{"custom_id":%s,"method":"POST","url":"%s","body":%s}'
             % (orjson.dumps(name), _PATH.encode(), _line_body(body, model))

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from batchrun.records import Reply, Secret
 
-_SHORTEST_SECRET = 8  # shorter ones ("EMPTY", "x") are no secrets, and would be masked out of ordinary words
+_SHORTEST_SECRET = 8  # shorter ones ("EMPTY", "x") are not secrets, and would be masked out of ordinary words
 _PUBLIC_HEADERS = {"user-agent", "http-referer", "referer", "x-title", "x-openrouter-cache"}
 _ERROR = b'"error"'
 _MASK = b"***"

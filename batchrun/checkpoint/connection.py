@@ -122,7 +122,7 @@ class Connection:
             return
 
     def vacuum(self) -> None:
-        """Give free pages back to the disk."""
+        """Return free pages to the disk."""
         from sqlite_utils import Database  # noqa: PLC0415  (it loads pandas where that is installed: 3 s of a start)
 
         with guarded(self.path):

@@ -13,8 +13,8 @@ from batchrun.money import ZERO
 def start_fresh(path: Path, now: float) -> Path | None:
     """Start over: the old checkpoint gets another name, which is returned, and the day's spending is carried over.
 
-    `now` is Unix time; hold the lock. A damaged checkpoint is put aside as well, with what it tells of the day.
-    A file that never was a checkpoint is left alone (CheckpointError).
+    `now` is Unix time; hold the lock. A damaged checkpoint is kept as well; its spending of the day is then not carried
+    over. A file that never was a checkpoint is left alone (CheckpointError).
     """
     files.prepare_folder(path)
     with files.reported(path):

@@ -107,7 +107,7 @@ CREATE TABLE batched(question_id INTEGER PRIMARY KEY, batch INTEGER, tries INTEG
 """
 
 BATCH_TRIES = 2
-"""A question that so many batches did not answer is in no further one."""
+"""A question that this many batches left unanswered goes into no other batch."""
 
 _OUT = "SELECT 1 FROM batched b WHERE b.question_id = r.question_id AND"
 NOT_OUT = f"NOT EXISTS ({_OUT} b.batch IS NOT NULL)"

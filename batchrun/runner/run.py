@@ -61,8 +61,9 @@ IN_BATCH = "in_batch"
 NAMED_ROWS = 4
 """So many failed rows are named for each error."""
 
-COUNTED_ROWS = 200_000
-"""In larger inputs the end of a run does not count the answers, which would read them all."""
+LARGE_ROWS = 200_000
+"""The end of a run over more rows does not touch them all: their answers are not counted by value, and after --limit or
+--sample the partial output has no pending rows."""
 
 SURPRISE = 100
 """So many answered rows are asked again without a question; more need --yes."""
@@ -386,7 +387,7 @@ class _Run:
         finished = self._finished(counts)
         path = self._job.output_path if finished else partial_path(self._job.output_path)
         try:
-            some = self._options.is_partial and not finished and counts.rows > COUNTED_ROWS
+            some = self._options.is_partial and not finished and counts.rows > LARGE_ROWS
             self._written = outputs.write(self._p, self._checkpoint, path, settled=some)
             event("output_written", path=str(path), finished=finished, changed=self._written.changed)
             if finished:
@@ -490,7 +491,7 @@ class _Run:
 
     def _answers(self, counts: Counts) -> dict[str, dict[str, int]]:
         """Count the values of the answer columns that have fixed values, where this run asked something."""
-        if not self._tally.ok or counts.rows > COUNTED_ROWS:
+        if not self._tally.ok or counts.rows > LARGE_ROWS:
             return {}
         fixed = [
             name for name, schema in self._p.form.columns.items() if "enum" in schema or schema.get("type") == "boolean"

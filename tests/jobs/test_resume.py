@@ -194,6 +194,17 @@ def test_a_finished_output_outlives_an_unfinished_run(job: Job) -> None:
     assert (job.folder / "out.partial.csv").read_text().count("\n") == 21
 
 
+@pytest.mark.parametrize(("rows", "lines"), [(10, 11), (11, 6)])
+def test_a_look_at_a_large_input_writes_no_pending_rows(
+    job: Job, monkeypatch: pytest.MonkeyPatch, rows: int, lines: int
+) -> None:
+    """--limit writes all rows to the partial output of a small input, and of a large one those that are settled."""
+    monkeypatch.setattr("batchrun.runner.run.LARGE_ROWS", 10)
+    job.rows(numbered(rows))
+    job.run(RunOptions(limit=5))
+    assert (job.folder / "out.partial.csv").read_text().count("\n") == lines
+
+
 def test_output_is_made_again_without_a_request(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output that was touched, deleted or overwritten, or is wanted otherwise, is right after the next run."""
     monkeypatch.setattr("batchrun.runner.plan.YOUNG", float("-inf"))  # this input is as young as the test
