@@ -85,6 +85,7 @@ Exit codes:
   3         stopped by the API
   4         stopped by a limit of the job
   5         disk, checkpoint or helper process failed
+  6         waiting for a provider's batch; the same command collects it
   70        internal error
   75        this job is already running
   130, 143  interrupted

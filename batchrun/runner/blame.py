@@ -17,7 +17,10 @@ RARE = 0.01
 """A server that fails fewer requests needs no more than the usual attempts."""
 
 FREE_RECONNECTS = 8
-"""Connections lost before a reply, without a success, after which the server is down and not just closing idle ones."""
+"""Connections lost before a reply, without a success, after which the server is down and not just closing idle ones.
+
+As many as may be in flight can be lost together, where a server closes all idle connections at once.
+"""
 
 ALONE, ALONE_SECONDS = 5, 50.0
 """Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
@@ -64,10 +67,12 @@ class Evidence:
         self._worked_at = max(self._worked_at, work.sent_at)
         return self.outage.record_success(work.sent_at)
 
-    def may_reconnect(self) -> bool:
+    def may_reconnect(self, work: Work, concurrency: int) -> bool:
         """Count a connection lost before the reply; return whether its question may be asked again for nothing."""
+        if work.reconnects:
+            return False
         self._reconnects += 1
-        return self._reconnects <= FREE_RECONNECTS and not self.outage.declared
+        return self._reconnects <= max(FREE_RECONNECTS, concurrency) and not self.outage.declared
 
     def record_answer(self, work: Work) -> None:
         """Note an answer: the failures before it were not the row's fault, which shows how often the server fails."""

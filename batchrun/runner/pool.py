@@ -272,7 +272,7 @@ class Pool:
             self._record_success(work, now)  # the server works, though the model wrote something else
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
-        if reply.before_reply and not (work.reconnects or self._valve.closed) and self._evidence.may_reconnect():
+        if reply.before_reply and not self._valve.closed and self._evidence.may_reconnect(work, self.tally.limit):
             work.reconnects = True  # the server may just have closed an idle connection
             self._queue_retry(work, 0.0)
             return

@@ -13,7 +13,7 @@ from job_running import Ran, fast, run, write_job
 from plain_server import completion, plain_server
 from simulator_server import Running, running
 
-from batchrun.cli.status import command as status
+from batchrun.cli.main import cli
 from batchrun.errors import ExitCode, UserError
 from batchrun.job import RunOptions
 from batchrun.runner.closing import closing_lines
@@ -177,7 +177,9 @@ def test_the_ledger_of_10000_rows_with_faults(tmp_path: Path) -> None:
     # A float holds each row's amount to the picodollar; only their sum must not be made of floats.
     assert sum(round(usd * 10**12) for usd in ran.column("cost_usd")) / PER_USD == billed
     assert sum(ran.column("attempts")) == requests
-    facts = json.loads(CliRunner().invoke(status, [str(path), "--json", "--verify"], catch_exceptions=False).stdout)
+    facts = json.loads(
+        CliRunner().invoke(cli, ["status", str(path), "--json", "--verify"], catch_exceptions=False).stdout
+    )
     names = ("cost_output_usd", "cost_last_run_usd", "cost_today_usd", "cost_total_usd")
     assert [Decimal(facts[name]) for name in names] == [billed] * 4
     assert (facts["wrong"], facts["runs"][0]["requests"]) == ([], requests)
@@ -195,7 +197,7 @@ def test_every_sum_says_which_it_is(tmp_path: Path) -> None:
     assert all(bills)
     assert sum(bills) == total == Decimal(last.cost_total_usd) == Decimal(last.cost_today_usd)
     assert Decimal(last.cost_output_usd) == bills[2] < total
-    shown = CliRunner().invoke(status, [str(path)], catch_exceptions=False).stdout
+    shown = CliRunner().invoke(cli, ["status", str(path)], catch_exceptions=False).stdout
     assert re.search(r"money: \$\S+ this output, \$\S+ the last run, \$\S+ today \(UTC\), \$\S+ all runs", shown)
 
 
@@ -217,7 +219,7 @@ def test_answers_from_the_cache_cost_nothing_and_are_shown(tmp_path: Path) -> No
         assert Decimal(paid.cost_usd) == Decimal(free.cost_today_usd) == simulator.counters.billed_usd
     assert (paid.cached, free.cached, free.ok, free.cost_usd) == (0, 30, 30, "0")
     assert any("30 answers from OpenRouter's cache at no cost" in line for line in closing_lines(free, tmp_path))
-    shown = CliRunner().invoke(status, [str(path)], catch_exceptions=False).stdout
+    shown = CliRunner().invoke(cli, ["status", str(path)], catch_exceptions=False).stdout
     assert "30 requests, $0, 30 from OpenRouter's cache at no cost" in shown
 
 
