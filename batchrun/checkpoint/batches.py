@@ -190,11 +190,13 @@ class Batches:
         attempts: Sequence[FailedAttempt],
         *,
         unassigned: Pico,
+        tried: bool,
         now: float,
         problem: str | None = None,
     ) -> None:
         """Commit all that a batch brought, at once: outcomes, money, and which of its questions are open again.
 
+        `tried`: the batch counts as a try of those that it did not answer; not so where the account was refused.
         The money belongs to the run and the day of the submission; `unassigned` is what no question cost.
         """
         settled = [(outcome.question,) for outcome in outcomes if outcome.status in {"ok", "failed"}]
@@ -208,7 +210,9 @@ class Batches:
                 unassigned=unassigned,
             )
             self._connection.many("DELETE FROM batched WHERE question_id = ?", settled)
-            self._connection.run("UPDATE batched SET batch = NULL, tries = tries + 1 WHERE batch = ?", (batch.number,))
+            self._connection.run(
+                "UPDATE batched SET batch = NULL, tries = tries + ? WHERE batch = ?", (int(tried), batch.number)
+            )
             cost = sum(outcome.cost for outcome in outcomes) + unassigned
             self._connection.run("UPDATE batches SET cost = ? WHERE number = ?", (cost, batch.number))
             self._connection.run("UPDATE plans SET counts = NULL")

@@ -452,6 +452,7 @@ class _Lane:
             brought.outcomes,
             brought.attempts,
             unassigned=brought.unassigned,
+            tried=brought.stop is None,
             now=self._wall(),
             problem=shown.problem,
         )

@@ -222,6 +222,25 @@ def test_lines_are_judged_like_live_replies(job: Job) -> None:
     books_are_exact(job, summary)
 
 
+def test_a_refused_account_is_no_try_of_a_question(job: Job) -> None:
+    """Lines that say 402 stop the run; afterwards a question still has its two batches before it is asked live."""
+    refused = {"error": {"code": 402, "message": "Insufficient credits"}}
+    job.provider.alter = lambda line: {**line, "response": {"status_code": 402, "request_id": "q", "body": refused}}
+    summary = job.rows(4).run()
+    assert (summary.exit_code, summary.pending) == (ExitCode.STOPPED_BY_API, 4)
+    missing: list[dict[str, Any]] = []
+
+    def alter(line: dict[str, Any]) -> dict[str, Any] | None:
+        if len(missing) < 4:
+            missing.append(line)
+            return None
+        return line
+
+    job.provider.alter = alter
+    assert job.run().exit_code == ExitCode.DONE, job.said
+    assert not job.provider.live
+
+
 def test_the_other_name_of_the_model_is_tried_and_remembered(tmp_path: Path, provider: Provider) -> None:
     """Where the model's name is refused the name with :batch is tried, and later batches begin with it."""
     refusal = {"error": {"code": 400, "message": f"{MODEL} is not a valid model ID"}}
