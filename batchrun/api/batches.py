@@ -151,7 +151,9 @@ class BatchApi(Protocol):
 def batch_api(endpoint: Endpoint, model: Model) -> BatchApi:
     """Return the dialect of an endpoint, with the job's own headers and choice of providers."""
     caller = _Caller(endpoint, model.headers)
-    return _OpenRouter(caller, model.params.get("provider")) if endpoint.openrouter else _OpenAi(caller)
+    if endpoint.openrouter and model.batch_api is None:
+        return _OpenRouter(caller, model.params.get("provider"))
+    return _OpenAi(caller)
 
 
 class _Caller:

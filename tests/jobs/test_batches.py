@@ -84,6 +84,7 @@ class _Said(Quiet):
     warn = say
 
 
+HALF = {"prompt": 0.075, "completion": 0.3}
 PRICE = {"prompt": 1.5, "completion": 4.5}
 
 
@@ -320,6 +321,15 @@ def test_half_in_a_batch_and_the_rest_live(job: Job) -> None:
     assert Decimal(summary.cost_total_usd) * 10**12 == 5 * LIVE_COST + 5 * LIVE_COST // 2
 
 
+def test_half_live_and_the_rest_in_a_batch(job: Job) -> None:
+    """What was answered live is in no batch, and the books hold both prices."""
+    assert job.rows(10).run(RunOptions(engine="local", limit=5)).exit_code == ExitCode.DONE
+    summary = job.run()
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 10)
+    assert (len(job.provider.live), len(job.provider.submitted)) == (5, 5)
+    assert Decimal(summary.cost_total_usd) * 10**12 == 5 * LIVE_COST + 5 * LIVE_COST // 2
+
+
 def test_odd_prices_are_divided_to_the_picodollar(tmp_path: Path, provider: Provider) -> None:
     """12,000 rows in three batches whose costs no row count divides: the rows' costs add up to them exactly."""
     provider.line_cost = 712_345_679
@@ -374,6 +384,24 @@ def test_what_no_batch_takes_is_a_mistake(tmp_path: Path, provider: Provider, se
     job = Job(tmp_path / "job", provider).rows(2)
     with pytest.raises(JobFileError, match=message):
         job.run(**sections)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_batches_on_the_simulator(tmp_path: Path, dialect: str) -> None:
+    """`--engine batch` on the simulator gives the answers of a live run at half its price, in both dialects."""
+    outputs, costs = [], []
+    openai = {"batch_api": "openai", "price": {"prompt": 0.15, "completion": 0.6, "batch": HALF}}
+    for engine in ("local", "batch"):
+        job = Job(tmp_path / engine, Provider()).rows(7)
+        model = {"endpoint": "simulator", "name": "sim/good", "params": {"max_tokens": 100}} | (
+            openai if dialect == "openai" else {}
+        )
+        summary = job.run(model=model, engine=engine)
+        assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 7), job.said
+        outputs.append((job.folder / "out.csv").read_bytes())
+        costs.append(Decimal(summary.cost_usd))
+    assert outputs[0] == outputs[1]
+    assert costs[0] == 2 * costs[1]
 
 
 def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provider, command: Command) -> None:  # noqa: F811

@@ -4,6 +4,7 @@ server.py     HTTP on loopback, as a process of its own
 app.py        which request gets which reply
 account.py    one account: settings, faults, limits, money
 chat.py       POST /chat/completions
+batches.py    /batches and /files, at half price
 decisions.py  POST /systemone and /api/alpha/decisions
 values.py     texts, and values for a JSON Schema
 models.py     the models, their prices, and exact costs

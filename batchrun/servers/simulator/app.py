@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
 from batchrun.servers.simulator import chat, decisions, models
 from batchrun.servers.simulator.account import Account, ApiError, Config
+from batchrun.servers.simulator.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,14 @@ class Simulator:
 
     def __init__(self, config: Config) -> None:
         self._account = Account(config)
+        self._batches = Batches(self._account)
 
     async def answer(self, request: Request) -> Reply:
         """Return the reply to one request."""
         headers = {"content-type": "application/json"}
         try:
-            return Reply(200, orjson.dumps(await self._route(request)), headers)
+            found = await self._route(request)
+            return Reply(200, found if isinstance(found, bytes) else orjson.dumps(found), headers)
         except ApiError as error:
             body = {"error": {"code": error.status, "message": error.message}}
             return Reply(error.status, orjson.dumps(body), headers | error.headers)
@@ -58,6 +62,24 @@ class Simulator:
                 return await decisions.reply(self._account, request.body)
             case "GET /api/v1/key":
                 return {"data": self._account.key_info()}
+        return self._batch_route(request.method, path.removeprefix("/api/v1/").split("/"), query, request.body)
+
+    def _batch_route(self, method: str, path: list[str], query: str, body: bytes) -> Any:  # noqa: ANN401, PLR0911  (a table)
+        match method, path:
+            case "POST", ["batches"]:
+                return self._batches.submit(body)
+            case "GET", ["batches"]:
+                return self._batches.list()
+            case "GET", ["batches", name]:
+                return self._batches.show(name)
+            case "GET", ["batches", name, "results"]:
+                return self._batches.results(name, dict(parse_qsl(query)))
+            case "POST", ["files"]:
+                return self._batches.upload(body)
+            case "GET", ["files", name, "content"]:
+                return self._batches.content(name)
+            case "DELETE", ["batches" | "files", name]:
+                return self._batches.delete(name)
         raise ApiError(404, "Not Found")
 
 

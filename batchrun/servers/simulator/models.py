@@ -1,7 +1,7 @@
 """The models that the simulator lists, their prices, and what a request costs. Amounts are picodollars (10⁻¹² USD)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,9 @@ _PARAMETERS = (
 
 TEXT, DECISIONS = "text", "decisions"
 """What a model answers with."""
+
+VARIANT = ":batch"
+"""The end of a model's name at the price of batches, which is half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,13 @@ def find(slug: object) -> Model | None:
     """Return the model of a name, at the default price if it is not listed; None if the name is malformed."""
     if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
         return None
-    return LISTED.get(slug) or Model(slug, answers=(TEXT, DECISIONS))
+    base = slug.removesuffix(VARIANT)
+    model = LISTED.get(base) or Model(base, answers=(TEXT, DECISIONS))
+    return model if base == slug else _at_half_price(model)
+
+
+def _at_half_price(model: Model) -> Model:
+    return replace(model, slug=model.slug + VARIANT, prompt=model.prompt // 2, completion=model.completion // 2)
 
 
 def count_tokens(text: str) -> int:
@@ -75,7 +84,9 @@ def to_pico(usd: Decimal) -> int:
 
 def catalogue(answers: str) -> list[dict[str, Any]]:
     """Return the entries of GET /models for models that answer with text or with decisions."""
-    return [_entry(model, answers) for model in LISTED.values() if answers in model.answers]
+    models = [model for model in LISTED.values() if answers in model.answers]
+    batches = [_at_half_price(model) for model in models if answers == TEXT and model.prompt]
+    return [_entry(model, answers) for model in (*models, *batches)]
 
 
 def _entry(model: Model, answers: str) -> dict[str, Any]:

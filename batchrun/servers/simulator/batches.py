@@ -1,0 +1,156 @@
+"""Batches at half price: OpenRouter's inline form, and OpenAI's files + batches. Each is done after the latency."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from batchrun.servers.simulator import chat
+from batchrun.servers.simulator.account import Account, ApiError
+from batchrun.servers.simulator.models import VARIANT, to_usd
+
+MAX_REQUESTS = 5_000
+_CHAT = "/v1/chat/completions"
+
+
+@dataclass(slots=True)
+class _Batch:
+    id: str
+    model: str
+    created_at: float
+    inline: bool
+    lines: list[dict[str, Any]]
+    cost: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, str] = ("", "")
+
+
+class Batches:
+    """The batches and files of one account, in memory."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._batches: dict[str, _Batch] = {}
+        self._files: dict[str, bytes] = {}
+        self._number = itertools.count(1)
+
+    def upload(self, form: bytes) -> dict[str, Any]:
+        """Keep the one file of a form (multipart/form-data)."""
+        content = form.rpartition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+        return {"id": self._keep(content), "object": "file", "purpose": "batch", "bytes": len(content)}
+
+    def content(self, name: str) -> bytes:
+        """Return a file. Raises ApiError."""
+        if name not in self._files:
+            raise ApiError(404, "No such file")
+        return self._files[name]
+
+    def delete(self, name: str) -> dict[str, Any]:
+        """Delete a file or a batch."""
+        found = self._files.pop(name, None) or self._batches.pop(name, None)
+        return {"id": name, "deleted": found is not None}
+
+    def submit(self, raw: bytes) -> dict[str, Any]:
+        """Answer all requests of a new batch. Raises ApiError for one that is not valid."""
+        try:
+            body = orjson.loads(raw)
+            inline = "requests" in body
+            requests = body["requests"] if inline else _lines(self.content(body["input_file_id"]))
+            model = body["model"] if inline else requests[0]["body"]["model"]
+            pairs = [(one["custom_id"], one["body"]) for one in requests]
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise ApiError(400, "endpoint and model must stand before requests, or input_file_id") from None
+        if body.get("endpoint") != _CHAT or not 0 < len(pairs) <= MAX_REQUESTS:
+            raise ApiError(400, f"a batch has 1 to {MAX_REQUESTS} requests to {_CHAT}")
+        answered = [self._line(name, request, model) for name, request in pairs]
+        batch = _Batch(
+            f"batch_{next(self._number)}",
+            model,
+            time.time(),
+            inline,
+            [line for line, _ in answered],
+            sum(cost for _, cost in answered),
+            body.get("metadata") or {},
+        )
+        if not inline:
+            good = [line for line in batch.lines if _is_good(line)]
+            bad = [line for line in batch.lines if not _is_good(line)]
+            batch.files = (self._keep(_written(good)), self._keep(_written(bad)))
+        self._account.generations += len(pairs)
+        self._account.billed += batch.cost
+        self._batches[batch.id] = batch
+        return self._shown(batch)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return one batch as it stands. Raises ApiError."""
+        return self._shown(self._find(name))
+
+    def list(self) -> dict[str, Any]:
+        """Return all batches, newest first."""
+        return {
+            "object": "list",
+            "data": [self._shown(one) for one in reversed(self._batches.values())],
+            "has_more": False,
+        }
+
+    def results(self, name: str, query: dict[str, str]) -> dict[str, Any]:
+        """Return a page of a batch's results. Raises ApiError."""
+        lines = self._find(name).lines
+        start, limit = int(query.get("cursor", 0)), int(query.get("limit", 1_000))
+        end = start + limit
+        page = {"object": "list", "data": lines[start:end], "has_more": end < len(lines)}
+        return {**page, "next_cursor": str(end) if end < len(lines) else None}
+
+    def _find(self, name: str) -> _Batch:
+        if name not in self._batches:
+            raise ApiError(404, "No such batch")
+        return self._batches[name]
+
+    def _keep(self, content: bytes) -> str:
+        name = f"file-{next(self._number)}"
+        self._files[name] = content
+        return name
+
+    def _line(self, name: str, body: dict[str, Any], model: str) -> tuple[dict[str, Any], int]:
+        """Return a line of results and its cost in picodollars."""
+        try:
+            request = chat.parse(orjson.dumps({**body, "model": model.removesuffix(VARIANT) + VARIANT}))
+            written = chat.complete(self._account.config, request)
+            cost = request.model.cost(request.prompt_tokens, written["usage"]["completion_tokens"])
+            written["id"] = f"gen-batch-{name}"
+            status = HTTPStatus.OK.value
+        except ApiError as error:
+            status, cost, written = error.status, 0, {"error": {"code": error.status, "message": error.message}}
+        response = {"status_code": status, "request_id": name, "body": written}
+        return {"id": f"batch_req_{name}", "custom_id": name, "response": response, "error": None}, cost
+
+    def _shown(self, batch: _Batch) -> dict[str, Any]:
+        done = time.time() >= batch.created_at + self._account.config.latency[1]
+        failed = sum(not _is_good(line) for line in batch.lines)
+        counts = {"total": len(batch.lines), "completed": len(batch.lines) - failed if done else 0}
+        shown: dict[str, Any] = {
+            "id": batch.id, "object": "batch", "endpoint": _CHAT, "completion_window": "24h",
+            "status": "completed" if done else "in_progress", "created_at": int(batch.created_at),
+            "request_counts": {**counts, "failed": failed if done else 0},
+        }  # fmt: skip
+        if batch.inline:
+            usage = {"cost": to_usd(batch.cost)} if done else None
+            return {**shown, "model": batch.model, "usage": usage, "results": None, "error": None}
+        output, errors = batch.files if done else ("", "")
+        return {**shown, "metadata": batch.metadata, "output_file_id": output or None, "error_file_id": errors or None}
+
+
+def _lines(content: bytes) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in content.splitlines() if line.strip()]
+
+
+def _written(lines: Sequence[dict[str, Any]]) -> bytes:
+    return b"\n".join(map(orjson.dumps, lines))
+
+
+def _is_good(line: dict[str, Any]) -> bool:
+    return bool(line["response"]["status_code"] == HTTPStatus.OK)
