@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,14 @@ _SAME_PRICE = re.compile(r":(?:nitro|floor|exacto)$")
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model's prices: as listed, and the dearest that overrides, reasoning and writing its prompt cache bring."""
+    """A model's prices: as listed, and the dearest that overrides, reasoning and writing its prompt cache bring.
+
+    `context` is how many tokens a prompt and its answer may have, None where the list does not say.
+    """
 
     likely: Price
     worst: Price
+    context: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,10 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
             continue
         pricing = entry.get("pricing")
-        models[entry["id"]] = listed = _listed(pricing) if isinstance(pricing, dict) else None
+        listed = _listed(pricing) if isinstance(pricing, dict) else None
+        if listed is not None and isinstance(entry.get("context_length"), int):
+            listed = replace(listed, context=entry["context_length"])
+        models[entry["id"]] = listed
         slug = entry.get("canonical_slug")
         if isinstance(slug, str):
             models.setdefault(slug, listed)

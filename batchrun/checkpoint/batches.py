@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from batchrun.checkpoint.connection import Connection
-from batchrun.checkpoint.schema import NOT_OUT
+from batchrun.checkpoint.schema import BATCH_TRIES, NOT_OUT
 from batchrun.checkpoint.writer import keep, utc_day
 from batchrun.money import Pico
 from batchrun.records import FailedAttempt, Outcome
@@ -176,6 +176,15 @@ class Batches:
     def provider_ids(self) -> set[str]:
         """Return the providers' ids of all batches that are known here."""
         return {row[0] for row in self._connection.rows("SELECT provider_id FROM batches WHERE provider_id NOT NULL")}
+
+    def leave_for_live(self, questions: Sequence[int]) -> None:
+        """Note that these questions fit into no batch, so that they are asked live."""
+        with self._connection.transaction():
+            self._connection.many(
+                "INSERT INTO batched(question_id, tries) VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET tries = excluded.tries",
+                ((question, BATCH_TRIES) for question in questions),
+            )
 
     def fail(self, run_id: int, outcomes: Sequence[Outcome]) -> None:
         """Commit rows for which no request can be made."""

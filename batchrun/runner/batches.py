@@ -8,11 +8,10 @@ import asyncio
 import math
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import uvloop
 
@@ -32,15 +31,16 @@ from batchrun.api import (
     UnavailableError,
     batch_api,
     cost_kind,
+    judge,
 )
 from batchrun.checkpoint import BATCH_TRIES, FOR_BATCH, Batch, Checkpoint, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, StorageError
 from batchrun.job import BatchOptions
-from batchrun.money import ZERO, Pico, cost, from_usd, show
+from batchrun.money import cost, from_usd, show
 from batchrun.net import proxy_for
-from batchrun.prompt import RowProblem
-from batchrun.records import Outcome, Reply, Status, Verdict
-from batchrun.runner.budget import batch_prices, worst_case
+from batchrun.records import Status, Verdict
+from batchrun.runner.budget import batch_prices
+from batchrun.runner.chunks import Chunk, Chunks
 from batchrun.runner.collecting import Collected, collected
 from batchrun.runner.log import event
 from batchrun.runner.plan import open_work
@@ -58,6 +58,9 @@ LOOK_AGAIN = 60.0
 
 LOOKS = 2
 """Searches in vain after which a batch was never received, and its questions are open again."""
+
+SHOWN = 3
+"""Batches that a line names."""
 
 _SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
 _LOADED = "token_limit_exceeded"
@@ -83,14 +86,6 @@ class Submitting:
     max_failed: int | None
     started: float
     time: Time
-
-
-class _Chunk(NamedTuple):
-    """Questions that fit into one batch, with their positions and bodies; `reserved` is what they cost at most."""
-
-    works: list[Work]
-    bodies: list[bytes]
-    reserved: Pico
 
 
 def run_batches(submitting: Submitting, valve: Valve, ui: Ui) -> Tally:
@@ -155,7 +150,9 @@ class _Lane:
         self._left = sys.maxsize if submitting.limit is None else submitting.limit
         self._max_bytes = MAX_BYTES
         self._model = self._batches.last_model() or submitting.endpoint.model
-        self._worst = worst_case(self._p, prices)
+        listed = submitting.prices.batch
+        context = listed.context if listed is not None and submitting.endpoint.openrouter else None
+        self._chunks = Chunks(self._p, prices, self._options, context)
         self._hold_until = 0.0
         self._held_by = ""
         self._next_look: dict[int, float] = {}
@@ -195,8 +192,7 @@ class _Lane:
             moments.append(self._hold_until)
         if self._rules.deadline is not None:
             moments.append(self._rules.deadline)
-        out, batches = self._batches.out(), len(self._batches.open())
-        self.tally.waiting_for = f"{plural(batches, 'batch')}, {sum(self._done.values()):,} of {out:,} done there"
+        self.tally.waiting_for = self._progress()
         self._ui.update(self.tally)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, min(moments) - now) / self._s.time.speed):
@@ -204,14 +200,21 @@ class _Lane:
         self._wake.clear()
         self.tally.waiting_for = ""
 
+    def _progress(self) -> str:
+        """Return how far each batch is, the oldest first."""
+        out = self._batches.open()
+        shown = [f"batch {one.number} {self._done.get(one.number, 0):,}/{one.questions:,}" for one in out[:SHOWN]]
+        more = len(out) - SHOWN
+        return ", ".join(shown) + (f" and {plural(more, 'more batch')}" if more > 0 else "")
+
     def _say_what_is_out(self) -> None:
         """Close the valve where the next run has to go on: batches are out, or none could be submitted."""
         self._ui.update(self.tally)
         out = self._batches.open()
         interrupted = self._valve.closed and self._valve.exit_code in _SIGNALS
         if out and (interrupted or not self._valve.closed):
-            names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in out[:3])
-            more = f" and {len(out) - 3:,} more" if len(out) > 3 else ""  # noqa: PLR2004  (as above)
+            names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in out[:SHOWN])
+            more = f" and {len(out) - SHOWN:,} more" if len(out) > SHOWN else ""
             reason = f"{plural(self._batches.out(), 'question')} in {plural(len(out), 'batch')} ({names}{more})"
             if interrupted:
                 reason += "; they can't be called back, run on, and are billed"
@@ -251,33 +254,27 @@ class _Lane:
             self._valve.close(ExitCode.USER, INPUT_CHANGED)
         return self._valve.closed
 
-    def _next_chunk(self, questions: Iterator[Work]) -> _Chunk:
-        """Take the questions of one batch; rows that can't be sent fail on the way."""
-        works: list[Work] = []
-        bodies: list[bytes] = []
-        unsent: list[Outcome] = []
-        reserved, size, room = 0, 0, self._room()
-        while len(works) < self._options.size and size < self._max_bytes and (work := next(questions, None)):
-            if work.question in self._failed:
-                continue
-            body = self._p.renderer.body(work.values)
-            if isinstance(body, RowProblem):
-                unsent.append(work.unsent(body, at=self._wall()))
-                continue
-            worst = self._worst(len(body)) if self._worst is not None else ZERO
-            if reserved + worst > room:
-                self._stop_at_cap(works, worst)
-                break
-            works.append(work)
-            bodies.append(body)
-            reserved += worst
-            size += len(body)
-        if unsent:
-            self._batches.fail(self._s.run_id, unsent)
-            self._failed.update(outcome.question for outcome in unsent)
-            for outcome in unsent:
-                self.tally.count_failure(outcome.error_type or "")
-        return _Chunk(works, bodies, Pico(reserved))
+    def _next_chunk(self, questions: Iterator[Work]) -> Chunk:
+        """Take the questions of one batch, and settle those on the way that no batch can take."""
+        chunk = self._chunks.take(
+            (work for work in questions if work.question not in self._failed),
+            room=self._room(),
+            max_bytes=self._max_bytes,
+        )
+        if chunk.for_live:
+            self._batches.leave_for_live(chunk.for_live)
+        if chunk.unsent:
+            self._batches.fail(
+                self._s.run_id, [work.unsent(problem, at=self._wall()) for work, problem in chunk.unsent]
+            )
+        for work, problem in chunk.unsent:
+            self._failed.add(work.question)
+            self.tally.count_failure(problem.error_type)
+        if chunk.over_cap is not None and not chunk.works and not self._batches.open():
+            # Otherwise what comes back from open batches may make room.
+            reason = f"limits.max_cost_usd is reached: the next question may cost {show(chunk.over_cap)}"
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
+        return chunk
 
     def _room(self) -> float:
         """Return what the caps still admit, in picodollars. What open batches may cost counts as spent."""
@@ -291,13 +288,7 @@ class _Lane:
             rooms.append(from_usd(cap.day) - spent(day=today) - leased - batches.reserved(day=today))
         return min(rooms)
 
-    def _stop_at_cap(self, works: Sequence[Work], worst: Pico) -> None:
-        """Stop where not one more question fits under the cap; what comes back from open batches may make room."""
-        if not works and not self._batches.open():
-            reason = f"limits.max_cost_usd is reached: the next question may cost {show(worst)}"
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
-
-    async def _submit(self, chunk: _Chunk) -> bool:
+    async def _submit(self, chunk: Chunk) -> bool:
         """Commit a batch, then submit it: whatever happens in between, it is known that it may be there.
 
         Return False if it was refused.
@@ -422,27 +413,34 @@ class _Lane:
 
     async def _collect_lines(self, batch: Batch, shown: Shown) -> None:
         """Read the lines of a batch that ended; lines with another tag show that it is another job's."""
-        lines = await asyncio.to_thread(lambda: list(self._api.lines(shown)))
-        mine: dict[bytes, Reply] = {}
-        for line in lines:
-            tag, _, key = line.custom_id.partition("-")
-            with suppress(ValueError):
-                if tag == batch.tag:
-                    mine.setdefault(bytes.fromhex(key), line.reply)
-        if lines and not mine:
+        mine, others = await asyncio.to_thread(self._judged, batch, shown)
+        if others and not mine:
             self._batches.is_foreign(batch)
             self._ui.say(f"{batch.provider_id} is another job's batch: batch {batch.number} is looked for again")
             return
         if self._collect(batch, shown, mine):
             await asyncio.to_thread(self._api.clean_up, shown, batch.file_id)
 
-    def _collect(self, batch: Batch, shown: Shown, replies: dict[bytes, Reply]) -> bool:
-        """Judge each line like a live reply and commit all of it at once."""
+    def _judged(self, batch: Batch, shown: Shown) -> tuple[dict[bytes, Verdict], int]:
+        """Judge each line like a live reply as it comes; return the verdicts by key, and how many lines are foreign."""
+        mine: dict[bytes, Verdict] = {}
+        others = 0
+        for line in self._api.lines(shown):
+            tag, _, key = line.custom_id.partition("-")
+            if tag != batch.tag:
+                others += 1
+                continue
+            with suppress(ValueError):
+                verdict = judge(line.reply, self._p.form.parse, now=self._wall(), mask=self._rules.mask)
+                mine.setdefault(bytes.fromhex(key), verdict)
+        return mine, others
+
+    def _collect(self, batch: Batch, shown: Shown, verdicts: dict[bytes, Verdict]) -> bool:
+        """Commit at once all that a batch brought."""
         brought = collected(
             shown,
             self._batches.questions(batch),
-            replies,
-            form=self._p.form,
+            verdicts,
             rules=self._rules,
             fails=self._options.then == "failed",
             now=self._wall(),
@@ -463,7 +461,7 @@ class _Lane:
             ending = TABLE[brought.stop.ending]
             self._valve.close(ExitCode.STOPPED_BY_API, f"{ending.means}: {brought.stop.message}", ending=ending.name)
         self._look_at_failures()
-        return bool(replies)
+        return bool(verdicts)
 
     def _count(self, batch: Batch, shown: Shown, brought: Collected) -> None:
         """Add a batch that was collected to what people see."""

@@ -1,13 +1,12 @@
-"""What a batch that ended brings: each line judged like a live reply, and the batch's cost divided among them."""
+"""What a batch that ended brings: what becomes of each question, and the batch's cost divided among them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrun.api import TABLE, Action, Blame, Count, Ending, Shown, judge
+from batchrun.api import TABLE, Action, Blame, Count, Ending, Shown
 from batchrun.checkpoint import BATCH_TRIES
 from batchrun.money import ZERO, Pico, apportion
-from batchrun.prompt import AnswerForm
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
 from batchrun.runner.work import Charge, Rules, Work
 
@@ -36,30 +35,27 @@ class Collected:
 class _Answered(NamedTuple):
     question: int
     tries: int
-    reply: Reply
     verdict: Verdict
 
 
 def collected(
     shown: Shown,
     questions: Sequence[tuple[bytes, int, int]],
-    replies: Mapping[bytes, Reply],
+    verdicts: Mapping[bytes, Verdict],
     *,
-    form: AnswerForm,
     rules: Rules,
     fails: bool,
     now: float,
 ) -> Collected:
-    """Judge what a batch brought.
+    """Return what becomes of a batch's questions, and what they cost.
 
+    `verdicts` are those on its lines, by key;
     `questions` are its keys, ids, and how many earlier batches did not answer each; `fails`: what no batch answers
     fails, and is not asked live. `now` is Unix time.
     """
     answered = []
     for key, question, tries in questions:
-        reply = replies.get(key)
-        verdict = _without_line(shown) if reply is None else judge(reply, form.parse, now=now, mask=rules.mask)
-        answered.append(_Answered(question, tries, reply or Reply(), verdict))
+        answered.append(_Answered(question, tries, verdicts.get(key) or _without_line(shown)))
     proven = any(one.verdict.ending == "ok" for one in answered)
     charges, unassigned = _charges(answered, shown, rules)
     outcomes, attempts, stop = [], [], None
@@ -70,10 +66,10 @@ def collected(
             stop = stop or one.verdict
         work = Work(one.question, 0, ())
         work.paid(charge)
-        outcome = work.outcome(status, one.verdict, one.reply, at=now, max_tokens=rules.max_tokens)
+        outcome = work.outcome(status, one.verdict, Reply(), at=now, max_tokens=rules.max_tokens)
         outcomes.append(outcome._replace(seconds=None))
         if status is not Status.OK:
-            attempts.append(work.failed_attempt(one.verdict, one.reply, charge, at=now))
+            attempts.append(work.failed_attempt(one.verdict, Reply(), charge, at=now))
     return Collected(outcomes, attempts, unassigned, stop)
 
 

@@ -60,7 +60,7 @@ def server() -> Iterator[Provider]:
         yield provider
 
 
-def write_job(folder: Path, url: str, *, openai: bool) -> Path:
+def write_job(folder: Path, url: str, *, openai: bool, cap: float | None = None) -> Path:
     (folder / "rows.csv").write_text("text\n" + "".join(f"text {number}\n" for number in range(ROWS)))
     model = {"endpoint": f"{url}{'' if openai else '/api'}/v1", "name": MODEL, "params": {"max_tokens": 100}}
     if openai:
@@ -68,7 +68,8 @@ def write_job(folder: Path, url: str, *, openai: bool) -> Path:
         model |= {"batch_api": "openai", "price": {"prompt": 3, "completion": 9, "batch": batch}}
     job = {"input": "rows.csv", "prompt": "{{ text }}", "model": model, "output": "out.csv"}
     path = folder / "job.yaml"
-    path.write_text(json.dumps({**job, "engine": {"batch": {"size": 10}}}))
+    limits = {} if cap is None else {"limits": {"max_cost_usd": {"day": cap}}}
+    path.write_text(json.dumps({**job, **limits, "engine": {"batch": {"size": 10}}}))
     return path
 
 
@@ -97,6 +98,19 @@ def kill_and_run_again(folder: Path, provider: Provider, instant: str, nth: int,
 def test_a_killed_run_of_batches_is_resumed(tmp_path: Path, server: Provider, instant: str) -> None:
     """After SIGKILL at each instant the next run ends with each question submitted once, none lost, exact books."""
     kill_and_run_again(tmp_path, server, instant, 2, openai=INSTANTS.index(instant) % 4 < 2)
+
+
+@pytest.mark.parametrize("instant", ["after Batches.begin", "after Api.submit", "before Batches.collect"])
+def test_the_days_cap_holds_over_a_killed_run(tmp_path: Path, server: Provider, instant: str) -> None:
+    """What a killed run had reserved, submitted or not collected counts: the bill never passes the cap of the day."""
+    server.forget()
+    cap = 20 * LIVE_COST // 2
+    path = write_job(tmp_path, server.url, openai=False, cap=cap / 10**12)
+    assert run(path, instant, 1).returncode == -9
+    again = run(path)
+    assert again.returncode == 4, again.stderr
+    assert set(server.submitted.values()) == {1}
+    assert cap // 2 < server.billed <= cap
 
 
 @pytest.mark.slow

@@ -242,6 +242,17 @@ def test_a_refused_account_is_no_try_of_a_question(job: Job) -> None:
     assert not job.provider.live
 
 
+@pytest.mark.parametrize("then", ["live", "failed"])
+def test_a_prompt_that_may_be_too_long_is_in_no_batch(tmp_path: Path, provider: Provider, then: str) -> None:
+    """A batch may shorten a prompt beyond the model's context in silence: such a row is asked live, or fails."""
+    job = Job(tmp_path / "job", provider).rows(3)
+    pl.DataFrame({"id": [1, 2], "text": ["short", "long " * 25_000]}).write_csv(job.folder / "rows.csv")
+    summary = job.run(engine={"batch": {"then": then}})
+    assert len(provider.submitted) == 1
+    assert len(provider.live) == (then == "live")
+    assert summary.errors == ({} if then == "live" else {"context_length": 1})
+
+
 def test_the_other_name_of_the_model_is_tried_and_remembered(tmp_path: Path, provider: Provider) -> None:
     """Where the model's name is refused the name with :batch is tried, and later batches begin with it."""
     refusal = {"error": {"code": 400, "message": f"{MODEL} is not a valid model ID"}}
