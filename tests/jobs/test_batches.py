@@ -1,6 +1,8 @@
 """Provider batches through whole jobs: half the price, exact books, and no question twice, whatever gets lost."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +14,7 @@ from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import fast
 from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 
+from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import Environment, RunOptions, load
 from batchrun.records import Summary
@@ -240,6 +243,60 @@ def test_a_refused_account_is_no_try_of_a_question(job: Job) -> None:
     job.provider.alter = alter
     assert job.run().exit_code == ExitCode.DONE, job.said
     assert not job.provider.live
+
+
+def test_a_line_that_cannot_be_read_costs_itself(job: Job) -> None:
+    """The other lines of the batch are kept, and its question goes into one more batch."""
+    broken: list[dict[str, Any]] = []
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        if not broken:
+            broken.append(line)
+            return {"id": "batch_req_1", "response": None, "error": {"message": "?"}}
+        return line
+
+    job.provider.alter = alter
+    assert job.rows(6).run().exit_code == ExitCode.DONE
+    assert sorted(job.provider.submitted.values()) == [1] * 5 + [2]
+    assert not job.provider.files, "files are deleted once they are collected"
+
+
+def test_too_many_failed_rows_stop_the_run_at_collection(job: Job) -> None:
+    """limits.max_failed counts when a batch is collected: the others are left to the next run."""
+    refused = {"error": {"code": "context_length_exceeded", "message": "too long"}}
+    job.provider.alter = lambda line: {**line, "response": {"status_code": 400, "request_id": "q", "body": refused}}
+    summary = job.rows(30).run(limits={"max_failed": 5})
+    assert (summary.exit_code, summary.failed) == (ExitCode.STOPPED_BY_LIMIT, 10)
+    assert summary.pending == 20
+
+
+def test_ctrl_c_leaves_batches_out(job: Job) -> None:
+    """Ctrl-C while a run waits ends it with 6 and says that a batch runs on; the next run collects it."""
+    job.provider.polls = 99
+
+    def interrupt(name: str) -> None:
+        if name == "poll":
+            job.provider.on_event = lambda _: None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    job.provider.on_event = interrupt
+    summary = job.rows(4).run()
+    assert summary.exit_code == ExitCode.WAITING
+    assert "run on, and are billed" in summary.reason
+    job.provider.polls = 1
+    assert job.run().exit_code == ExitCode.DONE
+    assert set(job.provider.submitted.values()) == {1}
+
+
+def test_prune_keeps_what_is_out(job: Job) -> None:
+    """After an edit `prune` drops old answers, not the questions of an open batch: they are collected and kept."""
+    job.provider.polls = 3
+    assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
+    assert job.run(RunOptions(engine="local", yes=True), prompt="Again: {{ text }}").exit_code == ExitCode.DONE
+    with Checkpoint.open(job.folder / ".batchrun" / "job.sqlite") as checkpoint:
+        checkpoint.prune(older_than=2**40)
+    assert job.run(prompt="{{ text }}").exit_code == ExitCode.DONE
+    assert set(job.provider.submitted.values()) == {1}
 
 
 @pytest.mark.parametrize("then", ["live", "failed"])
