@@ -26,7 +26,8 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
     yield from _books(summary)
     if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:
-        yield f"  stopped: {printable(summary.reason)}" + (f"; {summary.advice}" if summary.advice else "")
+        word = "waiting for" if summary.exit_code == ExitCode.WAITING else "stopped:"
+        yield f"  {word} {printable(summary.reason)}" + (f"; {summary.advice}" if summary.advice else "")
     if summary.resume_at:
         yield f"  try again after {when(summary.resume_at)}"
     if summary.output:

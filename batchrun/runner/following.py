@@ -46,7 +46,15 @@ class Next:
     def report(self) -> tuple[tuple[str, str], ...]:
         """Return the command that shows the answers."""
         options = replace(
-            self.options, limit=None, sample=None, max_cost=None, concurrency=None, engine=None, output=None, yes=False
+            self.options,
+            limit=None,
+            sample=None,
+            max_cost=None,
+            concurrency=None,
+            engine=None,
+            wait=None,
+            output=None,
+            yes=False,
         )
         return ((command_line(self.shown, options, "report"), "a page to look through"),)
 

@@ -477,7 +477,15 @@ def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provi
     job = Job(tmp_path / "job", provider).rows(4)
     provider.polls = 9
     job.run(NOW)
+    waiting = command(str(job.folder / "job.yaml"), "--wait", "0")
+    assert waiting.code == ExitCode.WAITING
+    assert "  waiting for 4 questions in 1 batch (batch_0)" in waiting.err
     status = command("status", str(job.folder / "job.yaml"))
     assert "batch 1 is out (batch_0): 4 questions" in status.out
     preview = command("preview", str(job.folder / "job.yaml"))
+    provider.polls = 1
+    done = command(str(job.folder / "job.yaml"), "--wait", "0")
+    assert done.code == 0
+    report = next(line for line in done.err.splitlines() if " report " in line)
+    assert "--wait" not in report
     assert "with --engine batch: $1.5 for prompts, $4.5 for answers per million tokens" in preview.out
