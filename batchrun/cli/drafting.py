@@ -101,8 +101,9 @@ def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:
 
 
 def _reads(file: Path, csv: CsvOptions) -> bool:
+    """Check whether a file can be read so. A separator that splits no line is a guess that hides the real flaw."""
     try:
-        return bool(_columns(file, csv))
+        return len(_columns(file, csv)) > (csv.separator is not None)
     except InputError:
         return False
 

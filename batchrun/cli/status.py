@@ -148,8 +148,12 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"  {number:,} {name}" + (f": {ending.means}; {ending.do}" if ending else "")
     yield from (f"worth a look: {printable(sentence)}" for sentence in facts["worth_a_look"])
     sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
-    charged = " (simulated: nothing was charged)" if facts["cost_kind"] == CostKind.SIMULATED else ""
-    yield f"money{charged}: " + ", ".join(f"{usd(facts[f'cost_{key}_usd'])} {name}" for name, key in sums)
+    amounts = {name: usd(facts[f"cost_{key}_usd"]) for name, key in sums}
+    charged = ""
+    if facts["cost_kind"] == CostKind.SIMULATED:
+        charged = " (simulated: nothing was charged)"
+        amounts = {name: amount.removesuffix(" simulated") for name, amount in amounts.items()}
+    yield f"money{charged}: " + ", ".join(f"{amount} {name}" for name, amount in amounts.items())
     if facts["possibly_billed"]:
         more = plural(facts["possibly_billed"], "more request")
         yield f"{more} may have been billed: the replies were lost or named no cost"

@@ -152,6 +152,7 @@ def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
         ("x.xlsx", "", "is an Excel workbook"),
         ("gone.csv", None, "there is no file"),
         ("empty.csv", "", "empty"),
+        ("ragged.csv", "id,text\n1,a\n2,b,c\n", "ragged.csv:3: 3 cells where the header has 2"),
     ],
 )
 def test_what_is_no_input_is_told_in_one_line(
