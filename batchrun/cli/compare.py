@@ -12,7 +12,7 @@ from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, 
 from batchrun.cli.eval import gold_flags, gold_options
 
 if TYPE_CHECKING:
-    from batchrun.report.compare import Side
+    from batchrun.report import Side
 
 
 @click.command("compare")
@@ -51,9 +51,15 @@ def command(
     With gold: who is right where they differ, and whether that may be chance (McNemar's exact test). Rows are paired by
     their position where both jobs read the same files, else by the column --on. Nothing is sent.
     """
-    from batchrun.report import comparing
-    from batchrun.report import models as several
-    from batchrun.report.compare import compare
+    from batchrun.report import (
+        compare,
+        comparison_facts,
+        comparison_lines,
+        model_facts,
+        model_lines,
+        model_result,
+        write_changed,
+    )
 
     if (other is not None) + bool(models) + before != 1 or len(models) == 1:
         raise click.UsageError("name what to compare JOB with: JOB2, --before, or --model twice or more")
@@ -69,16 +75,16 @@ def command(
     with ExitStack() as stack:
         sides = _sides(stack, job, other, models)
         if models:
-            results = [several.model_result(side, options) for side in sides]
-            shown = several.facts(results, least)
-            lines = [*several.model_lines(results, least, width=width, encoding=encoding), ""]
+            results = [model_result(side, options) for side in sides]
+            shown = model_facts(results, least)
+            lines = [*model_lines(results, least, width=width, encoding=encoding), ""]
         if len(sides) == 2:  # noqa: PLR2004  (two sides)
             found = compare(sides[0], sides[1], gold=options, on=on, keep_rows=output is not None)
-            shown |= comparing.facts(found)
-            lines += comparing.comparison_lines(found, width=width, encoding=encoding)
+            shown |= comparison_facts(found)
+            lines += comparison_lines(found, width=width, encoding=encoding)
             if output is not None:
                 checkpoints = sides[0].checkpoint, sides[1].checkpoint
-                written = comparing.write_changed(sides[0].p, checkpoints, found, output.absolute())
+                written = write_changed(sides[0].p, checkpoints, found, output.absolute())
                 print_err(f"{written:,} changed rows in {output}")
     if as_json:
         import orjson
@@ -91,7 +97,7 @@ def command(
 def _sides(stack: ExitStack, job: Path, other: Path | None, models: tuple[str, ...]) -> "list[Side]":
     """Open what is compared: two jobs, the models of one, or one before and after an edit."""
     from batchrun.errors import UserError
-    from batchrun.report.compare import Side
+    from batchrun.report import Side
 
     if models:
         return [Side(model, *stack.enter_context(opened(job, model=model))) for model in models]

@@ -20,7 +20,7 @@ def command(job: Path, file: Path, **_: bool) -> None:
     the row's cells are the same. Nothing is sent.
     """
     from batchrun.job import RunOptions, command_line
-    from batchrun.report.review import read_todo
+    from batchrun.report import read_todo
     from batchrun.runner.corrections import Corrections
 
     with opened(job) as (p, _checkpoint):

@@ -13,7 +13,7 @@ from batchrun.cli.arguments import job_argument, job_options, opened, print_err,
 from batchrun.errors import ExitCode
 
 if TYPE_CHECKING:
-    from batchrun.report.gold import GoldOptions
+    from batchrun.report import GoldOptions
 
 _GOLD_FLAGS = (
     click.option(
@@ -35,7 +35,7 @@ def gold_options(
     names: str, file: Path | None, on: str | None, *, ignore_case: bool, tolerance: float
 ) -> "GoldOptions":
     """Return what the flags say of gold."""
-    from batchrun.report.gold import GoldOptions
+    from batchrun.report import GoldOptions
 
     if not 0 <= tolerance < float("inf"):
         raise click.BadParameter("must be 0 or more", param_hint="--tolerance")
@@ -70,7 +70,7 @@ def command(
     without gold is left out. The interval holds the accuracy on more rows like these with 95 % confidence. Nothing is
     sent.
     """
-    from batchrun.report.evaluate import evaluate, evaluate_reviewed, facts, report_lines
+    from batchrun.report import evaluate, evaluate_reviewed, evaluation_facts, evaluation_lines
 
     if (gold is None) == (reviewed is None):
         raise click.UsageError("name the right answers: --gold [ANSWER=]COLUMN, or --reviewed ANSWER")
@@ -80,10 +80,10 @@ def command(
     if as_json:
         import orjson
 
-        print_out(orjson.dumps(facts(found, least)).decode())
+        print_out(orjson.dumps(evaluation_facts(found, least)).decode())
     else:
         width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
-        print_out("\n".join(report_lines(found, width=width, encoding=encoding, minimum=least)))
+        print_out("\n".join(evaluation_lines(found, width=width, encoding=encoding, minimum=least)))
     accuracy = found.accuracy.value
     if least is not None and accuracy is not None and accuracy < least:
         print_err(f"the accuracy {accuracy:.4f} is below --min {least:g}")

@@ -28,7 +28,7 @@ def command(
     100,000 rows to search, sort and filter; with --gold also the accuracy, scores of each label and the confusions. The
     page is self-contained and can be mailed. Without -o the file is NAME.report.html in the output's folder.
     """
-    from batchrun.report.page import report_path, write_report
+    from batchrun.report import report_path, write_report
     from batchrun.terminal import place
 
     with opened(job, **flags) as (p, checkpoint):

@@ -39,9 +39,7 @@ def command(
     With --review the rows that most need a look go to a file: edit an answer to correct it, or clear needs_review to
     confirm it, then run `batchrun correct JOB FILE`.
     """
-    from batchrun.report.review import write_todo
-    from batchrun.report.show import row_record, shown_rows
-    from batchrun.report.texttable import record, text_table
+    from batchrun.report import record, row_record, shown_rows, text_table, write_todo
 
     if review != (output is not None) or (ids and not review):
         raise click.UsageError("--review, -o FILE and --id COLUMN belong together: batchrun show JOB --review -o FILE")

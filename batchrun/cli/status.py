@@ -53,7 +53,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.api import cost_kind
     from batchrun.checkpoint import running, utc_day
     from batchrun.money import to_usd
-    from batchrun.report.patterns import patterns
+    from batchrun.report import worth_a_look
     from batchrun.runner.plan import input_changed
 
     counts, runs, plan, holder = (
@@ -76,7 +76,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "skipped": counts.skipped,
         "questions": counts.questions,
         "errors": dict(counts.errors or {}),
-        "worth_a_look": patterns(checkpoint),
+        "worth_a_look": worth_a_look(checkpoint),
         **{name: str(to_usd(amount)) for name, amount in spent.items()},
         "cost_kind": cost_kind(job),
         "running": holder and {"pid": holder.pid, "host": holder.host, "since": holder.since},

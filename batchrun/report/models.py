@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrun.api import cost_kind
-from batchrun.report.compare import JobFigures, Side
-from batchrun.report.comparing import MEDIAN, SLOW, job_facts, seconds, side_money
-from batchrun.report.evaluate import Evaluation, evaluate, percent
+from batchrun.report.comparison import JobFigures, Side
+from batchrun.report.comparison_text import MEDIAN, SLOW, job_facts, seconds, side_money
+from batchrun.report.evaluation import Evaluation, evaluate, percent
 from batchrun.report.gold import GoldOptions
 from batchrun.report.statistics import wilson
 from batchrun.report.texttable import text_table
@@ -39,7 +39,7 @@ def cheapest(results: Sequence[ModelResult], minimum: float) -> ModelResult | No
     return min(costs, key=lambda pair: (pair[0] is None, pair[0] or 0.0), default=(None, None))[1]
 
 
-def facts(results: Sequence[ModelResult], minimum: float | None) -> dict[str, Any]:
+def model_facts(results: Sequence[ModelResult], minimum: float | None) -> dict[str, Any]:
     """Return the table for JSON."""
     best = None if minimum is None else cheapest(results, minimum)
     return {

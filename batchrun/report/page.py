@@ -18,10 +18,10 @@ from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
 from batchrun.money import CostKind, cost
 from batchrun.report.bars import Bar
-from batchrun.report.evaluate import Evaluation, evaluate, percent
+from batchrun.report.evaluation import Evaluation, evaluate, percent
 from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions, gold_of
-from batchrun.report.patterns import patterns
+from batchrun.report.patterns import worth_a_look
 from batchrun.report.statistics import wilson
 from batchrun.runner import outputs
 from batchrun.runner.closing import advice
@@ -108,7 +108,7 @@ def write_report(
         charts=list(_charts(found, samples=samples)),
         evaluation=evaluation,
         matrix=_matrix(evaluation, found, samples=samples) if evaluation else None,
-        patterns=patterns(checkpoint, texts=samples),
+        patterns=worth_a_look(checkpoint, texts=samples),
         found=found,
         data=_data(found, has_gold=gold is not None) if samples else None,
         samples=samples,

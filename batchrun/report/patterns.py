@@ -18,7 +18,7 @@ _REFUSAL = re.compile(r"\W*(?:I.?m sorry|I am sorry|Sorry,|I can(?:.t|not) |I.?m
 _REFUSED = frozenset({"content_policy", "refused"})
 
 
-def patterns(checkpoint: Checkpoint, *, texts: bool = True) -> list[str]:
+def worth_a_look(checkpoint: Checkpoint, *, texts: bool = True) -> list[str]:
     """Return what is worth a look, in sentences. Without `texts` none of them holds a part of an answer."""
     found = checkpoint.sample(LOOKED_AT)
     answers = [one.answer for one in found if one.answer is not None]

@@ -8,8 +8,8 @@ import polars as pl
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.money import cost
-from batchrun.report.compare import ChangedRow, ColumnComparison, Comparison, GoldComparison, JobFigures
-from batchrun.report.evaluate import Share, money, percent, usd
+from batchrun.report.comparison import ChangedRow, ColumnComparison, Comparison, GoldComparison, JobFigures
+from batchrun.report.evaluation import Share, money, percent, usd
 from batchrun.report.show import text_of
 from batchrun.report.texttable import text_table
 from batchrun.runner.prepare import Prepared
@@ -20,7 +20,7 @@ SHOWN_LABELS = 15
 MEDIAN, SLOW = 0.5, 0.95
 
 
-def facts(found: Comparison) -> dict[str, Any]:
+def comparison_facts(found: Comparison) -> dict[str, Any]:
     """Return a comparison for JSON: shares from 0 to 1, money in USD, latency in seconds."""
     return {
         "rows": found.rows,

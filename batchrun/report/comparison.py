@@ -12,7 +12,7 @@ from batchrun.errors import UserError
 from batchrun.money import CostKind
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
-from batchrun.report.evaluate import Bill, Share
+from batchrun.report.evaluation import Bill, Share
 from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
 from batchrun.report.show import text_of
 from batchrun.report.statistics import labels_needed, mcnemar

@@ -242,7 +242,7 @@ def _confusions(wrong: list[_Judged]) -> list[Confusion]:
     return [Confusion(*pair, len(found), tuple(found[:SHOWN_ROWS])) for pair, found in worst]
 
 
-def facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
+def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
     """Return an evaluation for JSON: shares from 0 to 1, money in USD. `minimum`: the accuracy that is wanted."""
     return {
         "answer": found.gold.answer,
@@ -319,7 +319,7 @@ def _calibration_lines(scored: list[Scored], minimum: float | None, width: int, 
             yield f"  {len(scored)} labelled questions are few for a threshold: label {FEW} to rely on it"
 
 
-def report_lines(found: Evaluation, *, width: int, encoding: str, minimum: float | None = None) -> Iterator[str]:
+def evaluation_lines(found: Evaluation, *, width: int, encoding: str, minimum: float | None = None) -> Iterator[str]:
     """Yield an evaluation as lines for a terminal."""
     gold = found.gold
     if found.reviewed:
