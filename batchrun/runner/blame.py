@@ -22,6 +22,9 @@ FREE_RECONNECTS = 8
 As many as may be in flight can be lost together, where a server closes all idle connections at once.
 """
 
+MOST_BOUGHT = 3
+"""Replies of one question that may be billed and were lost, outside of an outage, after which the row is to blame."""
+
 ALONE, ALONE_SECONDS = 5, 50.0
 """Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
 
@@ -84,6 +87,8 @@ class Evidence:
         if self._worked_since(work):
             self._doubt(work)
         work.failed_at = now
+        # A probe of a few questions may be billed in vain as well: nobody knows whether that was an outage.
+        work.bought += ending.count is Count.SENT and (not self.outage.declared or self.outage.is_few)
         sent = ending.name != "connection"  # no row is to blame where nothing was sent
         return self.outage.record_failure(
             now,
@@ -111,6 +116,12 @@ class Evidence:
         self._unsettled -= 1
         self._doubtful -= work.doubtful
         self.outage.forget(work.question)
+
+    def blames(self, work: Work, ending: Ending) -> bool:
+        """Check whether a question that failed so is failed now instead of being asked once more."""
+        if work.bought >= MOST_BOUGHT and self.proven and not self.outage.declared:
+            return True
+        return work.deferred and work.tries.charged >= self.attempts_to_blame(work, ending)
 
     def attempts_to_blame(self, work: Work, ending: Ending) -> int:
         """Return how many failures of one row the server's own rate of failures does not explain.

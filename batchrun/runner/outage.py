@@ -57,7 +57,7 @@ class Outage:
         """Check whether a question has failed since the last success, as often as it needs to."""
         if question in self._refused:
             return True
-        return self._failures.get(question, 0) >= (2 if self._is_few else 1)
+        return self._failures.get(question, 0) >= (2 if self.is_few else 1)
 
     def failed(self, question: int) -> bool:
         """Check whether a question failed by the server's fault since the last success."""
@@ -146,12 +146,13 @@ class Outage:
         self._next_probe = now + self._pause()
 
     def _pause(self) -> float:
-        if self._billed and self._is_few:
+        if self._billed and self.is_few:
             return FEW_BILLED_PATIENCE / len(self._failures)
         return PAUSES[self._probes] if self._probes < len(PAUSES) else LONGEST_PAUSE
 
     @property
-    def _is_few(self) -> bool:
+    def is_few(self) -> bool:
+        """Whether so few questions have failed that nobody knows whether rows or server are to blame."""
         return self._from_content and 0 < len(self._proofs) < QUESTIONS
 
     def wait(self, now: float) -> float:
@@ -166,7 +167,7 @@ class Outage:
 
     def _blames_rows_at(self) -> float:
         once = any(self._failures.get(question) == 1 for question in self._proofs)  # which may be chance
-        if not self.declared or not self._is_few or once:
+        if not self.declared or not self.is_few or once:
             return ON_CHANGE
         return self._failing_since + (FEW_BILLED_PATIENCE if self._billed else FEW_PATIENCE)
 

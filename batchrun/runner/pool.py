@@ -206,11 +206,9 @@ class Pool:
 
     def _prepare(self, work: Work) -> Permit | None:
         """Make the body and return what it needs; None if the row is failed instead (its outcome is kept)."""
-        if work.deferred and work.last is not None:
-            ending = TABLE[work.last.error_type or ""]
-            if work.tries.charged >= self._evidence.attempts_to_blame(work, ending):
-                self._fail(work, work.last, ending)
-                return None
+        if work.last is not None and self._evidence.blames(work, ending := TABLE[work.last.error_type or ""]):
+            self._fail(work, work.last, ending)
+            return None
         if work.body is None:
             body = self._body_of(work.values)
             if isinstance(body, RowProblem):

@@ -159,7 +159,8 @@ class Work:
     """One question: where its row is, the values its prompt needs, and how far it got. Money is in picodollars.
 
     `doubtful`: it failed before while others succeeded, in this run or an earlier one, so that its failures prove
-    nothing about the server. `alone` counts the refusals for which the server had nothing else to do.
+    nothing about the server. `alone` counts the refusals for which the server had nothing else to do, `bought` the
+    replies that may be billed and were lost while no outage of the server was certain.
     """
 
     question: int
@@ -177,6 +178,7 @@ class Work:
     last: Outcome | None = None
     doubtful: bool = False
     alone: int = 0
+    bought: int = 0
     failed_at: float | None = None
     probe: bool = False
     deferred: bool = False

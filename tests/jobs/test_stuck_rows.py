@@ -256,6 +256,21 @@ def test_reasoning_without_an_answer_is_bought_at_most_twice(tmp_path: Path, mon
     assert "only reasoning" in pl.read_csv(night.output)["error_message"][0]
 
 
+def test_a_reply_that_is_always_lost_is_bought_at_most_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was lost three times while another row waited; once that one is settled, it is not taken for an outage."""
+    empty = json.dumps({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}).encode()
+    slow = iter([Reply(200, body=empty), refusal(400)])
+    server = Server(
+        lambda _, prompt, __: {"lost": lambda: FORMS["reset"], "slow": lambda: next(slow)}.get(prompt, good)()
+    )
+    night = Night(tmp_path, monkeypatch, ["row 1", "slow", "lost"])
+    summary = night.run(server)
+    assert (summary.exit_code, failed(night)) == (ExitCode.SOME_FAILED, {"slow": "bad_request", "lost": "reset"})
+    assert server.prompts.count("lost") == 3
+
+
 @pytest.mark.parametrize(("url", "seconds"), [("http://127.0.0.1:9/v1", 3), ("https://server.example/v1", 60)])
 def test_a_wrong_port_or_name_ends_soon(
     url: str, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -207,6 +207,8 @@ class Living:
             self._observe(planned, run)
             run.check_exit(ended.code, planned, self.memory, limit)
             self._check_output(ended, path, before, job, table, planned)
+        if what != "kill" and ledger.answered:
+            self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
         self._check_books(ledger, exact=what != "kill")
         return ended
 

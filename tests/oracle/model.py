@@ -197,7 +197,7 @@ def ends(question: str, job: "Job") -> tuple[End, int, int]:
         "odd": (End("failed", "interrupted"), 1, tries),
         "filter": (End("failed", "content_filter"), 1, 1),
         "empty": (End("failed", "no_answer"), 1, 2),
-        "lost": (End("failed", "invalid_response"), 1, 12),  # twice, and an outage in between is forgiven
+        "lost": (End("failed", "invalid_response"), 1, 3),
     }
     if job.columns is None:
         table |= {"whole": (End("failed", "truncated"), 1, 1), "broken": (End("failed", "broken_text"), 1, 2)}
@@ -234,6 +234,7 @@ class Memory:
     """How each question ever asked stands; a prompt that is changed back finds its answers."""
 
     ends: dict[Question, End] = field(default_factory=dict)
+    tried: set[Question] = field(default_factory=set)  # and got no answer, in a run in which others did
 
     def is_open(self, question: Question) -> bool:
         """Check whether a run asks this question."""
@@ -256,9 +257,9 @@ def plan(job: Job, table: Table) -> list[Question | End]:
 
 
 def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None) -> list[Question]:
-    """Return the questions that a run asks, in the order of the rows; those that failed before come last."""
+    """Return the questions that a run asks, in the order of the rows; those that were tried before come last."""
     questions = dict.fromkeys(one for one in planned if not isinstance(one, End))
-    order = sorted(questions, key=lambda question: memory.ends.get(question, PENDING).status == "failed")
+    order = sorted(questions, key=lambda one: one in memory.tried or memory.ends.get(one, PENDING).status == "failed")
     return [question for question in order if memory.is_open(question)][:limit]
 
 
@@ -266,8 +267,7 @@ def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None)
 
 DETAIL_TYPES = {"error_code": "integer", "attempts": "integer", "cost_usd": "number", "finished_at": "datetime"}
 """The type of each detail that is not a string."""
-ANY = object()
-"""Stands for a value that the model does not foresee."""
+ANY = object()  # stands for a value that the model does not foresee
 
 
 def output(job: Job, table: Table, planned: Sequence[Question | End], memory: Memory) -> Table:

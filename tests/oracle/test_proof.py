@@ -14,6 +14,12 @@ FAULTS = sorted((HERE / "faults").glob("*.patch"))
 LIVES = 300
 
 
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.stem)
+def test_a_fault_fits_the_code(fault: Path) -> None:
+    """A patch that does not apply proves nothing: whoever changes the lines that it changes writes it again."""
+    subprocess.run(["git", "apply", "--check", str(fault)], cwd=ROOT, check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.stem)
