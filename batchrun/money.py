@@ -53,15 +53,26 @@ def cost(amount: int, kind: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one model costs: picodollars per token, and per request."""
+    """What one model costs: picodollars per token, and per request.
+
+    `cache_read` and `cache_write` are for tokens of a prompt that are read from the provider's prompt cache, or written
+    to it; None where they are not known: such tokens then cost as much as others.
+    """
 
     prompt: Pico
     completion: Pico
     request: Pico = ZERO
+    cache_read: Pico | None = None
+    cache_write: Pico | None = None
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> Pico:
-        """Return the cost of one request."""
-        return Pico(self.prompt * prompt_tokens + self.completion * completion_tokens + self.request)
+    def cost(self, prompt_tokens: int, completion_tokens: int, read: int = 0, written: int = 0) -> Pico:
+        """Return the cost of one request; `read` and `written` are those of its prompt tokens that a cache served."""
+        amount = self.prompt * prompt_tokens + self.completion * completion_tokens + self.request
+        if self.cache_read is not None:
+            amount += (self.cache_read - self.prompt) * min(read, prompt_tokens)
+        if self.cache_write is not None:
+            amount += (self.cache_write - self.prompt) * min(written, prompt_tokens)
+        return Pico(max(0, amount))
 
 
 def apportion(amount: Pico, weights: Sequence[int]) -> list[Pico]:

@@ -113,13 +113,16 @@ class Usage(NamedTuple):
     """What an attempt used, as the server counted it; None where it did not say.
 
     `cost` is what the server says it charged, in picodollars (with BYOK the upstream's cost included).
-    `cached` is true where a response cache answered and nothing is billed.
+    `cached` is true where a response cache answered and nothing is billed. `prompt_tokens` includes `cached_tokens`,
+    which were read from the provider's prompt cache, and `cache_write_tokens`, which were written to it.
     """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost: Pico | None = None
     cached: bool = False
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 Kind = Literal["text", "date", "enum", "integer", "number", "boolean", "list", "object", "json"]
@@ -186,7 +189,7 @@ class Verdict(NamedTuple):
 
     `wait` is the wait in seconds that the server asked for; `resume_at` is the Unix time at which a limit
     ends, where the server said so. `text` is what the model wrote, also where it is partial or refused; `answer` is
-    what the output gets, where the ending is ok.
+    what the output gets, where the ending is ok. `service_tier` is the one that served the request.
     """
 
     ending: str
@@ -202,6 +205,7 @@ class Verdict(NamedTuple):
     wait: float | None = None
     resume_at: float | None = None
     answer: str | None = None
+    service_tier: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -233,6 +237,9 @@ class Outcome(NamedTuple):
     generation_id: str | None = None
     seconds: float | None = None
     max_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    service_tier: str | None = None
 
 
 class FailedAttempt(NamedTuple):

@@ -187,7 +187,7 @@ def _verdict(
     finish: str | None = None,
     answer: str | None = None,
 ) -> Verdict:
-    model, provider, made = data.get("model"), data.get("provider"), data.get("id")
+    model, provider, made, tier = data.get("model"), data.get("provider"), data.get("id"), data.get("service_tier")
     return Verdict(
         ending,
         message,
@@ -200,6 +200,7 @@ def _verdict(
         provider if type(provider) is str else None,
         made if type(made) is str else reply.headers.get("x-generation-id"),
         answer=answer,
+        service_tier=tier if type(tier) is str else None,
     )
 
 
@@ -230,7 +231,11 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if prompt is None:
         prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
-    return Usage(_count(prompt), _count(completion), cost, cached)
+    details = usage.get("prompt_tokens_details")
+    if type(details) is not dict:
+        return Usage(_count(prompt), _count(completion), cost, cached)
+    read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
+    return Usage(_count(prompt), _count(completion), cost, cached, read, written)
 
 
 def _count(number: Any) -> int | None:  # noqa: ANN401

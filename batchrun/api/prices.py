@@ -125,7 +125,14 @@ def _listed(pricing: Mapping[str, Any]) -> Listed | None:
     tiers = [pricing, *(tier for tier in (overrides if isinstance(overrides, list) else ()) if isinstance(tier, dict))]
     try:
         tables = [{name: _amount(tier[name]) for name in _FIELDS if tier.get(name) is not None} for tier in tiers]
-        likely = Price(tables[0]["prompt"], tables[0]["completion"], tables[0].get("request", ZERO))
+        first = tables[0]
+        likely = Price(
+            first["prompt"],
+            first["completion"],
+            first.get("request", ZERO),
+            first.get("input_cache_read"),
+            first.get("input_cache_write"),
+        )
     except (KeyError, ValueError):
         return None
 
@@ -137,7 +144,10 @@ def _listed(pricing: Mapping[str, Any]) -> Listed | None:
     return Listed(likely, Price(prompt, dearest("completion", "internal_reasoning"), dearest("request")))
 
 
-_FIELDS = ("prompt", "completion", "request", "internal_reasoning", "input_cache_write", "input_cache_write_1h")
+_FIELDS = (
+    "prompt", "completion", "request", "internal_reasoning", "input_cache_read", "input_cache_write",
+    "input_cache_write_1h",
+)  # fmt: skip
 
 
 def _amount(value: object) -> Pico:
@@ -149,17 +159,24 @@ def _amount(value: object) -> Pico:
 
 
 def _own_price(job: Job) -> Listed | None:
-    return None if job.model.price is None else _per_million(job.model.price.prompt, job.model.price.completion)
+    own = job.model.price
+    if own is None:
+        return None
+    read, write = (None if usd is None else _per_token(usd) for usd in (own.cache_read, own.cache_write))
+    price = Price(_per_token(own.prompt), _per_token(own.completion), ZERO, read, write)
+    return Listed(price, Price(max(price.prompt, write or ZERO), price.completion))
 
 
 def _own_batch_price(job: Job) -> Listed | None:
     own = job.model.price and job.model.price.batch
-    return _per_million(own.prompt, own.completion) if own else None
-
-
-def _per_million(prompt: Decimal, completion: Decimal) -> Listed:
-    price = Price(from_usd(prompt / _MILLION), from_usd(completion / _MILLION))
+    if not own:
+        return None
+    price = Price(_per_token(own.prompt), _per_token(own.completion))
     return Listed(price, price)
+
+
+def _per_token(usd_per_million: Decimal) -> Pico:
+    return from_usd(usd_per_million / _MILLION)
 
 
 def _list(

@@ -30,6 +30,9 @@ COLUMNS = (
     "seconds",
     "finished_at",
     "max_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "service_tier",
 )
 """The columns of `answers` between id and run_id, named as the fields of an Outcome."""
 
@@ -50,6 +53,7 @@ CREATE TABLE answers(
   status TEXT NOT NULL, error_type TEXT, max_tokens INTEGER,
   cost INTEGER NOT NULL, possibly_billed INTEGER NOT NULL, attempts INTEGER NOT NULL,
   error_code INTEGER, http_status INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER, cached INTEGER NOT NULL,
+  cached_tokens INTEGER, cache_write_tokens INTEGER, service_tier TEXT,
   seconds REAL, finished_at REAL NOT NULL, run_id INTEGER NOT NULL,
   model TEXT, provider TEXT, finish_reason TEXT, generation_id TEXT, error_message TEXT, answer TEXT, raw TEXT)
 """
@@ -122,8 +126,9 @@ CREATE VIEW results AS SELECT
   r.position, lower(hex(r.key)) AS key, {STATUS} AS status, a.answer,
   coalesce(r.error_type, a.error_type) AS error_type, a.error_code,
   coalesce(r.error_message, a.error_message) AS error_message, a.http_status, a.attempts,
-  a.prompt_tokens, a.completion_tokens, CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END / 1e12 AS cost_usd,
-  a.cached, a.model, a.provider, a.finish_reason, a.generation_id, a.seconds AS latency_s,
+  a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.cache_write_tokens,
+  CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END / 1e12 AS cost_usd,
+  a.cached, a.model, a.provider, a.service_tier, a.finish_reason, a.generation_id, a.seconds AS latency_s,
   strftime('%Y-%m-%dT%H:%M:%SZ', a.finished_at, 'unixepoch') AS finished_at, a.raw AS answer_raw, a.run_id
 FROM rows r LEFT JOIN answers a ON a.id = r.question_id
 """  # noqa: S608  (constants only)

@@ -32,6 +32,9 @@ Detail = Literal[
     "finish_reason",
     "prompt_tokens",
     "completion_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "service_tier",
     "cost_usd",
     "latency_s",
     "generation_id",
@@ -171,6 +174,10 @@ class PriceOption(Section):
     """USD per million tokens of the prompt."""
     completion: Usd
     """USD per million tokens of the answer."""
+    cache_read: Usd | None = None
+    """USD per million tokens of the prompt that are read from the provider's prompt cache."""
+    cache_write: Usd | None = None
+    """USD per million tokens of the prompt that are written to the provider's prompt cache."""
     batch: BatchPrice | None = None
     """What it costs in a provider's batch."""
 

@@ -38,7 +38,10 @@ SAMPLES = 3
 LONGEST, SHORTEST = 700, 24
 """Characters of a cell that are shown: fewer where there are many rows."""
 
-_DETAILS = ("error_type", "error_message", "raw", "model", "provider", "prompt_tokens", "completion_tokens")
+_DETAILS = (
+    "error_type", "error_message", "raw", "model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens",
+    "cache_write_tokens",
+)  # fmt: skip
 _EXACT = 2**53
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 
@@ -67,6 +70,8 @@ class Gathered:
     questions: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
     models: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[FailedRow]] = field(default_factory=lambda: defaultdict(list))
     first_request: tuple[tuple[str, str], ...] = ()
@@ -128,6 +133,8 @@ class _Walk:
         found.questions += 1
         found.prompt_tokens += details["prompt_tokens"] or 0
         found.completion_tokens += details["completion_tokens"] or 0
+        found.cached_tokens += details["cached_tokens"] or 0
+        found.cache_write_tokens += details["cache_write_tokens"] or 0
         if row.status != Status.OK:
             return
         if row.seconds is not None:

@@ -19,7 +19,7 @@ from batchrun.terminal import duration, when
 _BLOCK = 50_000
 _DETAILS = (
     "error_type", "error_code", "error_message", "raw", "model", "provider", "finish_reason", "attempts",
-    "prompt_tokens", "completion_tokens",
+    "prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "service_tier",
 )  # fmt: skip
 
 

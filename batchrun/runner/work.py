@@ -66,7 +66,7 @@ class Rules:
             cost = None  # the price is the job's own word; what another server reports need not be in USD
         tokens = usage.prompt_tokens, usage.completion_tokens
         if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
-            cost = self.price.cost(tokens[0], tokens[1])
+            cost = self.price.cost(tokens[0], tokens[1], usage.cached_tokens or 0, usage.cache_write_tokens or 0)
         if cost is not None:
             return Charge(cost, maybe=False, keep=False)
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
@@ -224,6 +224,9 @@ class Work:
             generation_id=verdict.generation_id,
             seconds=reply.seconds,
             max_tokens=max_tokens,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            service_tier=verdict.service_tier,
         )
 
     def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:

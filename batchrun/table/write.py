@@ -41,6 +41,9 @@ DETAIL_TYPES: dict[Detail, pl.DataType] = {
     "finish_reason": pl.String(),
     "prompt_tokens": pl.Int64(),
     "completion_tokens": pl.Int64(),
+    "cached_tokens": pl.Int64(),
+    "cache_write_tokens": pl.Int64(),
+    "service_tier": pl.String(),
     # a decimal would be text in JSONL and unknown to many readers; a float is exact to the picodollar up to $9,000
     "cost_usd": pl.Float64(),
     "latency_s": pl.Float64(),
