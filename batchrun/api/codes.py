@@ -83,7 +83,7 @@ _ENDINGS = (
            "read error_message; look at the key, the account and model.params; the next run asks again", again=True),
     Ending("bad_parameters", 400, _JOB, Action.FAIL_IF_PROVEN,
            "the server refuses a parameter or the answer's schema, which are the same for every row",
-           "correct model.params or answer; for a server without strict schemas set answer.mode: object, or prompt"),
+           "correct model.params or answer; a chat server without strict schemas needs answer.mode: object, or prompt"),
     Ending("invalid_model", 400, _JOB, _STOP,
            "the server does not know the model",
            "correct model.name or model.fallbacks"),
@@ -305,12 +305,12 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     ((400, 402, 403), r"key limit|spending limit|monthly limit|usage limits", "key_limit"),
     ((400, 403),
      (r"api.?key.{0,60}(expired|invalid|incorrect|not (valid|found)|missing|leaked|revoked|disabled)"
-      r"|(incorrect|invalid|missing|expired) api.?key"), "unauthorized"),
+      r"|(incorrect|invalid|missing|expired) api.?key|must (supply|provide|send) an api.?key"), "unauthorized"),
     ((400, 403), r"(country|region|location|territory).{0,40} not (supported|available)", "region_restricted"),
     ((400, 404, 422, 501), r"is a decisions? model|not a decisions? model", "wrong_mode"),
     ((400, 404, 422),
      (r"not a valid model|invalid model( name)? ?(:|passed)|unknown model|no models? loaded"
-      r"|model.{0,80} (does not|doesn't|not) exist|model .{0,80} not found"), "invalid_model"),
+      r"|model.{0,80} (does not|doesn't|not) exist|model .{0,80} not found|model not served"), "invalid_model"),
     (_BODY, r"model .{0,30}(valid json|match.{0,30}schema)|(validate|generate) json|generated json", "schema_mismatch"),
     ((*_BODY, 413, 500),
      (r"context.?(length|size|window)|maximum .{0,20}tokens|maximum (model|input|prompt) length|range of input length"

@@ -239,6 +239,8 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
 
 
 def _count(number: Any) -> int | None:  # noqa: ANN401
+    if type(number) is float and number.is_integer():
+        number = int(number)  # servers in JavaScript or Python may write 58.0
     return number if type(number) is int and 0 <= number < _LARGEST_COUNT else None
 
 

@@ -155,7 +155,7 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
         )
     return ApiError(
         code=_code(body, words),
-        message=_for_people(provider, upstream or said, meta),
+        message=_for_people(provider, upstream or _located(data, said), meta),
         words=words,
         said=said[: 8 * MESSAGE_LENGTH].lower(),
         upstream=upstream[: 8 * MESSAGE_LENGTH].lower(),
@@ -192,13 +192,24 @@ def _seconds(duration: Any) -> float | None:  # noqa: ANN401
 
 def _blamed(data: Json) -> str:
     """Return the field of the request that an error blames: OpenAI's `param`, or the `loc` of FastAPI."""
-    body = mapping(data, "error") or data
-    if isinstance(param := body.get("param"), str):
+    if isinstance(param := (mapping(data, "error") or data).get("param"), str):
         return param.lower()
+    return next((part for part in _place(data) if isinstance(part, str)), "")
+
+
+def _place(data: Json) -> list[str | int]:
+    """Return where in the request's body FastAPI found the first mistake: `loc` without its "body"."""
+    body = mapping(data, "error") or data
     message = body.get("message")
     details = _list(body.get("detail")) or _list(message.get("detail") if isinstance(message, dict) else None)
     place = _list(details[0].get("loc")) if details and isinstance(details[0], dict) else []
-    return next((part for part in place if isinstance(part, str) and part != "body"), "")
+    return [part for part in place if isinstance(part, str | int) and part != "body"]
+
+
+def _located(data: Json, said: str) -> str:
+    """Put the place before words that mean nothing without it, as "Field required"."""
+    place = ".".join(map(str, _place(data)))
+    return f"{place}: {said}" if place and place not in said else said
 
 
 def _code(body: Json, words: frozenset[str]) -> int | None:

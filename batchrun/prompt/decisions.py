@@ -75,25 +75,44 @@ def parse_decisions(text: str, questions: tuple[Decision, ...]) -> str | Mismatc
     return orjson.dumps(answer).decode()
 
 
-def _decided(question: Decision, found: Mapping[str, Any]) -> tuple[str, dict[str, float] | None] | None:
-    """Return the label of an answer and the probability of each label, which add up to 1."""
+_Decided = tuple[str, dict[str, float] | None]
+"""A label, and the probability of each label; these add up to 1."""
+
+
+def _decided(question: Decision, found: Mapping[str, Any]) -> _Decided | None:
+    """Return what an answer says of its question, None where it does not fit."""
     labels = [label for label, _ in question.options]
-    given = found.get("probabilities")
-    if question.kind == "boolean":
-        yes = _number(found.get("probability"), 1)
-        if yes is None:
-            return None
-        both = {"true": round(yes, _DIGITS), "false": round(1 - yes, _DIGITS)}
-        return ("true" if yes >= 0.5 else "false"), both  # noqa: PLR2004
-    if question.kind == "choice":
-        chosen = found.get("chosen")
-        normal = _normal(labels, [given.get(label, 0) for label in labels] if isinstance(given, dict) else ())
-        return (chosen, normal) if chosen in labels else None
+    match question.kind:
+        case "boolean":
+            return _yes_or_no(_number(found.get("probability"), 1))
+        case "choice":
+            return _choice(labels, found.get("chosen"), found.get("probabilities"))
+        case "scale":
+            return _level(labels, found.get("score"), found.get("probabilities"))
+
+
+def _yes_or_no(yes: float | None) -> _Decided | None:
+    if yes is None:
+        return None
+    both = {"true": round(yes, _DIGITS), "false": round(1 - yes, _DIGITS)}
+    return ("true" if yes >= 0.5 else "false"), both  # noqa: PLR2004
+
+
+def _choice(labels: list[str], chosen: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
+    if chosen not in labels:
+        return None
+    # Keys that were not offered ("É" as two characters, "none" for "None") mean that labels are missing, not at 0.
+    if not isinstance(given, dict) or not given.keys() <= set(labels):
+        return chosen, None
+    return chosen, _normal(labels, [given.get(label, 0) for label in labels])
+
+
+def _level(labels: list[str], score: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
     normal = _normal(labels, given if isinstance(given, list) else ())
     if normal is not None:
         return max(labels, key=normal.__getitem__), normal  # the lower one of equals
-    score = _number(found.get("score"), len(labels) - 1)
-    return None if score is None else (labels[round(score)], None)
+    level = _number(score, len(labels) - 1)
+    return None if level is None else (labels[round(level)], None)
 
 
 def _number(value: Any, most: int) -> float | None:  # noqa: ANN401  (any JSON)

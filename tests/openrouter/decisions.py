@@ -19,7 +19,10 @@ PRICE = Decimal("0.000000042")
 TEMPLATE_TOKENS = 287
 
 Fault = Callable[[dict[str, Any]], tuple[int, Any] | None]
-"""Returns the reply in place of an answer for a body, None where there is none."""
+"""Returns the reply in place of an answer for a body, None where there is none. A text is sent as it is."""
+
+Spoil = Callable[[dict[str, Any]], None]
+"""Changes a good reply."""
 
 
 @dataclass(slots=True)
@@ -109,6 +112,104 @@ def _answered(body: dict[str, Any], path: str, books: Books, *, bare: bool) -> d
     return {"id": "gen-dec-1", "model": books.build, "provider": "Maker", "answers": answers, "usage": usage}
 
 
+def _each(kind: str, change: Callable[[dict[str, Any]], None]) -> Spoil:
+    """Change each answer of one type."""
+
+    def spoil(reply: dict[str, Any]) -> None:
+        for answer in reply["answers"].values():
+            if answer["type"] == kind:
+                change(answer)
+
+    return spoil
+
+
+def _scaled(factor: float) -> Callable[[dict[str, Any]], None]:
+    def change(answer: dict[str, Any]) -> None:
+        answer["probabilities"] = {name: one * factor for name, one in answer["probabilities"].items()}
+
+    return change
+
+
+def _renamed(answer: dict[str, Any]) -> None:
+    answer["probabilities"] = {name.upper(): one for name, one in answer["probabilities"].items()}
+
+
+def _counted_from_one(answer: dict[str, Any]) -> None:
+    answer["probabilities"] = {str(int(name) + 1): one for name, one in answer["probabilities"].items()}
+
+
+HARMLESS: Mapping[str, Spoil] = {
+    "no usage": lambda reply: reply.pop("usage"),
+    "counts as floats": lambda reply: reply["usage"].update(input_tokens=float(reply["usage"]["input_tokens"])),
+    "an answer nobody asked for": lambda reply: reply["answers"].update(more={"type": "noul", "noul": 0.5}),
+    "an unknown type beside": lambda reply: reply["answers"].update(face={"type": "box", "box": {"left": 0.1}}),
+    "yes or no is called boolean": _each("noul", lambda answer: answer.update(type="boolean")),
+    "unknown fields": lambda reply: reply.update(latency_ms=3, trace=None),
+    "no confidence": _each("choice", lambda answer: answer.pop("confidence")),
+    "confidence above 1": _each("choice", lambda answer: answer.update(confidence=1.5)),
+    "no legend": _each("score", lambda answer: answer.pop("legend")),
+    "a legend from 1": _each("score", lambda answer: answer.update(legend={"1": "low", "2": "soon", "3": "now"})),
+    "a choice adds up to 1.1": _each("choice", _scaled(1.1)),
+    "a score adds up to 0.8": _each("score", _scaled(0.8)),
+    "the score is a level": _each("score", lambda answer: answer.update(score=float(round(answer["score"])))),
+}
+"""Faults of servers that change no answer and no probability."""
+
+UNSURE: Mapping[str, tuple[str, Spoil]] = {
+    "labels in capitals": ("team", _each("choice", _renamed)),
+    "levels from 1": ("urgency", _each("score", _counted_from_one)),
+    "no probabilities": ("team", _each("choice", lambda answer: answer.update(probabilities=None))),
+    "half of the levels": ("urgency", _each("score", lambda answer: answer["probabilities"].pop("1"))),
+    "texts": ("team", _each("choice", lambda answer: answer.update(probabilities=dict.fromkeys("ab", "high")))),
+}
+"""Faults after which an answer's probabilities are unknown, with the column that they concern."""
+
+UNFIT: Mapping[str, Spoil] = {
+    "the first question only": lambda reply: reply.update(answers={"team": reply["answers"]["team"]}),
+    "yes above 1": _each("noul", lambda answer: answer.update(noul=1.2)),
+    "a label in capitals": _each("choice", lambda answer: answer.update(choice=answer["choice"].upper())),
+    "a label nobody offered": _each("choice", lambda answer: answer.update(choice="nobody")),
+    "no answer": _each("noul", lambda answer: answer.update(noul=None)),
+    "answers as texts": lambda reply: reply.update(answers=dict.fromkeys(reply["answers"], "yes")),
+}
+"""Faults after which a row has no answer, though it is billed."""
+
+
+def _located(*place: str | int) -> dict[str, Any]:
+    return {"detail": [{"loc": ["body", *place], "msg": "Input should be valid", "type": "string_type"}]}
+
+
+REFUSALS: Mapping[str, tuple[int, Any, str]] = {
+    "no such path": (404, {"detail": {"error_type": "not_found", "message": "No route /x"}}, "not_found"),
+    "no such path, as text": (404, "Not Found", "not_found"),
+    "wrong key": (401, {"detail": {"error_type": "authentication_error", "message": "Unknown."}}, "unauthorized"),
+    "wrong key, flat": (401, {"error": "bad key"}, "unauthorized"),
+    "wrong key, as text": (401, "Unauthorized", "unauthorized"),
+    "no key": (403, {"detail": {"error_type": "authentication_error", "message": "Must supply an API key!"}},
+               "unauthorized"),
+    "model": (400, {"detail": {"error_type": "api_usage_error", "message": "Unknown model: x"}}, "invalid_model"),
+    "model, flat": (400, {"error": "Unknown model: x"}, "invalid_model"),
+    "model, 404": (404, {"detail": {"error_type": "not_found", "message": "Model not served: x"}}, "invalid_model"),
+    "model, by its field": (422, _located("model"), "invalid_model"),
+    "not a decision model": (501, {"error": {"code": 501, "message": "This model is not a decision model",
+                                             "type": "not_supported_error"}}, "wrong_mode"),
+    "training": (404, {"error": {"code": 404, "message": "No endpoints found matching your data policy (Free model "
+                                                         "training violation)"}}, "no_endpoint"),
+    "credit": (402, {"error": {"code": 402, "message": "Insufficient credits"}}, "no_credit"),
+    "a question's description": (422, _located("questions", "team", "choice", "criteria", "a"), "bad_parameters"),
+    "a question, flat": (400, {"error": "Input should be a valid string"}, "bad_request"),
+    "the state": (422, _located("state"), "bad_request"),
+    "too long": (400, {"error": {"code": 400, "type": "exceed_context_size_error", "n_ctx": 2048,
+                                 "message": "request (6045 tokens) exceeds the available context size"}},
+                 "context_length"),
+    "too large": (413, {"error": {"code": 413, "message": "Payload too large"}}, "payload_too_large"),
+    "broken": (500, {"detail": {"error_type": "internal_error", "message": "KeyError: 'type'"}}, "server_error"),
+    "edge": (524, "<html><title>A timeout occurred</title></html>", "server_error"),
+    "prefix of other APIs": (200, ")]}'\n{}", "invalid_response"),
+}  # fmt: skip
+"""What servers of decision models refuse with: status, body, and the ending it should have."""
+
+
 def _get(path: str) -> tuple[int, Any]:
     if path.endswith("/key"):
         return 200, {"data": {"label": "k", "limit": None, "limit_remaining": None, "usage": 0, "is_free_tier": False}}
@@ -117,7 +218,9 @@ def _get(path: str) -> tuple[int, Any]:
 
 
 @contextmanager
-def deciding(*paths: str, fault: Fault | None = None, bare: bool = False) -> Iterator[Deciding]:
+def deciding(
+    *paths: str, fault: Fault | None = None, spoil: Spoil | None = None, bare: bool = False
+) -> Iterator[Deciding]:
     """Serve decisions at these paths while the block runs; any other path answers 404. `bare`: no probabilities."""
     books, ready = Books(), threading.Event()
 
@@ -138,9 +241,12 @@ def deciding(*paths: str, fault: Fault | None = None, bare: bool = False) -> Ite
                 books.bodies.append(body)
                 books.paths.append(path)
             status, reply = (fault and fault(body)) or (200, _answered(body, path, books, bare=bare))
-        headers = [(b"content-type", b"application/json")]
+            if spoil is not None:
+                spoil(reply)
+        headers = [(b"content-type", b"text/plain" if isinstance(reply, str) else b"application/json")]
+        content = reply if isinstance(reply, str) else json.dumps(reply)
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
+        await send({"type": "http.response.body", "body": content.encode()})
 
     server = Server(app, ready=ready.set)  # type: ignore[arg-type]  # any application would do
     thread = threading.Thread(target=server.serve_until_stopped, name="deciding")
