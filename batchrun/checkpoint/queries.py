@@ -302,6 +302,12 @@ class Checkpoint:
         )
         return [Sampled(*row) for row in rows]
 
+    def repeated(self, *, before: bool = False) -> frozenset[int]:
+        """Return the questions that stand in several rows; `before` as for `outcomes`."""
+        table = "rows_before" if before else "rows"
+        sql = f"SELECT DISTINCT question_id FROM {table} WHERE NOT first AND question_id IS NOT NULL"  # noqa: S608  (a constant)
+        return frozenset(question for (question,) in self._connection.rows(sql))
+
     def has_before(self) -> bool:
         """Check whether the rows of the plan before the last edit of the wording are kept."""
         return bool(self._connection.value("SELECT count(*) FROM sqlite_master WHERE name = 'rows_before'"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @job_argument
 @click.argument("other", type=JobPath(), metavar="[JOB2]", required=False)
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Compare models of JOB; repeat it.")
+@click.option("--variant", "variants", multiple=True, metavar="NAME", help="Compare JOB with a trial; repeat it.")
 @click.option("--before", is_flag=True, help="Compare with JOB before the last edit of its prompt.")
 @click.option("--gold", metavar="[ANSWER=]COLUMN", help="The column that holds the right answers.")
 @click.option(
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the changed rows to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @debug_option
-def command(
+def command(  # noqa: PLR0913  (a flag each)
     job: Path,
     other: Path | None,
     *,
     models: tuple[str, ...],
+    variants: tuple[str, ...],
     before: bool,
     gold: str | None,
     least: float | None,
@@ -45,8 +47,9 @@ def command(
 ) -> None:
     """Compare two jobs on the same rows: which answers differ, what each costs and how long it takes.
 
-    JOB is compared with JOB2, with itself before the last edit of its prompt (--before), or by models that it was run
-    with (`batchrun JOB --model NAME`): two models row by row, more as a table.
+    JOB is compared with JOB2, with itself before the last edit of its prompt (--before), or with what it was run with:
+    models (`batchrun JOB --model NAME`) and trials (`--variant NAME`). Two are compared row by row, more as a table;
+    JOB itself is the first of them unless --model names two.
 
     With gold: who is right where they differ, and whether that may be chance (McNemar's exact test). Rows are paired by
     their position where both jobs read the same files, else by the column --on. Nothing is sent.
@@ -61,20 +64,21 @@ def command(
         write_changed,
     )
 
-    if (other is not None) + bool(models) + before != 1 or len(models) == 1:
-        raise click.UsageError("name what to compare JOB with: JOB2, --before, or --model twice or more")
-    if least is not None and not (models and gold):
-        raise click.UsageError("--min chooses among models by gold: it needs --model and --gold")
-    if output is not None and len(models) > 2:  # noqa: PLR2004  (two sides)
-        raise click.UsageError("-o writes the rows that differ between two models: name two")
+    several = bool(models or variants)
+    if (other is not None) + several + before != 1:
+        raise click.UsageError("name what to compare JOB with: JOB2, --before, --model or --variant")
+    if least is not None and not (several and gold):
+        raise click.UsageError("--min chooses among models by gold: it needs --gold, and --model or --variant")
     flags.pop("debug")
     options = gold_options(gold, file, on if file else None, **flags) if gold else None
     shown: dict[str, Any] = {}
     lines: list[str] = []
     width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
     with ExitStack() as stack:
-        sides = _sides(stack, job, other, models)
-        if models:
+        sides = _runs(stack, job, models, variants) if several else _two(stack, job, other)
+        if output is not None and len(sides) > 2:  # noqa: PLR2004  (two sides)
+            raise click.UsageError("-o writes the rows that differ between two runs: name two")
+        if several:
             results = [model_result(side, options) for side in sides]
             shown = model_facts(results, least)
             lines = [*model_lines(results, least, width=width, encoding=encoding), ""]
@@ -94,13 +98,23 @@ def command(
     print_out("\n".join(lines).rstrip())
 
 
-def _sides(stack: ExitStack, job: Path, other: Path | None, models: tuple[str, ...]) -> "list[Side]":
-    """Open what is compared: two jobs, the models of one, or one before and after an edit."""
+def _runs(stack: ExitStack, job: Path, models: tuple[str, ...], variants: tuple[str, ...]) -> "list[Side]":
+    """Open the runs of one job: itself, unless two models are named, then those with other models, then trials."""
+    from batchrun.report import Side
+
+    runs = [(model, {"model": model}) for model in models] + [(name, {"variant": name}) for name in variants]
+    if len(models) < 2:  # noqa: PLR2004  (two sides)
+        runs.insert(0, (job.stem, {}))
+    return [
+        Side(name, *stack.enter_context(opened(job, **flags)), any_wording="variant" in flags) for name, flags in runs
+    ]
+
+
+def _two(stack: ExitStack, job: Path, other: Path | None) -> "list[Side]":
+    """Open two jobs, or one before and after an edit."""
     from batchrun.errors import UserError
     from batchrun.report import Side
 
-    if models:
-        return [Side(model, *stack.enter_context(opened(job, model=model))) for model in models]
     p, checkpoint = stack.enter_context(opened(job))
     if other is not None:
         p2, checkpoint2 = stack.enter_context(opened(other))

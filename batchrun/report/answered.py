@@ -45,14 +45,15 @@ def answered_rows(
     details: Sequence[str] = (),
     *,
     before: bool = False,
+    any_wording: bool = False,
 ) -> Iterator[AnsweredRow]:
     """Yield the rows from position `start` on, in input order, with their cells in `columns` (no name twice).
 
     `details` are names of the checkpoint's OUTCOME_COLUMNS. `before`: with the answers to the wording before the last
-    edit. Raises UserError where input or wording are not those of
-    the last run, InputError if the input changes meanwhile.
+    edit. Raises UserError where the input is not that of the last run, or the wording (but for `any_wording`, of a
+    trial with --set), InputError if the input changes meanwhile.
     """
-    outputs.check_plan(p, checkpoint.current_plan())
+    outputs.check_plan(p, checkpoint.current_plan(), any_wording=any_wording)
     for batch in p.rows.batches(columns, start, BLOCK):
         outcomes = checkpoint.outcomes(batch.position, len(batch.rows), (*FIELDS, *details), before=before)
         if len(outcomes) != len(batch.rows):
@@ -74,5 +75,6 @@ def answer_values(p: Prepared, text: str) -> tuple[dict[str, Any], dict[str, flo
         values = orjson.loads(text)
     except ValueError:  # an answer before an edit that made columns of a text
         values = {}
-    probabilities = {name: values[key] for name in p.form.columns if (key := f"{name}_prob") in values}
+    # A chat model's column may be called NAME_prob, too.
+    probabilities = {one.name: values.get(f"{one.name}_prob") for one in p.form.questions}
     return {name: values.get(name) for name in p.form.columns}, probabilities

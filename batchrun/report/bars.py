@@ -47,7 +47,7 @@ class Tally:
             for item in value:
                 self.add(item)
         elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST:
-            self.numbers[_rounded(value)] += 1
+            self.numbers[rounded(value)] += 1
         elif (text := text_of(value).strip()) in self.counts or len(self.counts) < MOST_VALUES:
             self.counts[text] += 1
         else:
@@ -75,7 +75,8 @@ class Tally:
         return [*shown, Bar("null", self.null, [None])] if shown and self.null else shown
 
 
-def _rounded(number: float) -> float:
+def rounded(number: float) -> float:
+    """Return a number with four significant digits; a whole one below 10,000 as it is."""
     return number if abs(number) < 10**_DIGITS and number == int(number) else float(f"{number:.{_DIGITS}g}")
 
 

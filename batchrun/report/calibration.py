@@ -16,10 +16,29 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FEWEST, FEW = 50, 200
 """Labelled questions below which no threshold is chosen, and below which there is a warning."""
 
+MOST = 5_000
+"""Answers by which probabilities are judged: of more, that many drawn at random."""
+
 _BAGS, _FEWEST_INSIDE = 100, 10
 
 Scored = tuple[float, bool]
 """An answer's probability, and whether it is right."""
+
+
+class Reservoir:
+    """Takes any number of answers and holds at most MOST of them, each with the same chance."""
+
+    def __init__(self) -> None:
+        self.scored: list[Scored] = []
+        self._taken, self._chance = 0, random.Random(0)  # noqa: S311  (the same answers each time)
+
+    def add(self, one: Scored) -> None:
+        """Take one answer."""
+        self._taken += 1
+        if len(self.scored) < MOST:
+            self.scored.append(one)
+        elif (place := self._chance.randrange(self._taken)) < MOST:
+            self.scored[place] = one
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from batchrun.errors import UserError
 from batchrun.money import CostKind
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.bars import rounded
 from batchrun.report.evaluation import Bill, Share
 from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
 from batchrun.report.show import text_of
@@ -30,10 +31,16 @@ class Side(NamedTuple):
     checkpoint: Checkpoint
     before: bool = False
     """Whether it stands for the job before its wording was edited."""
+    any_wording: bool = False
+    """Whether its wording may be another one than the job file's: that of a trial with --set."""
 
     def rows(self, columns: Sequence[str] = ()) -> Iterator[AnsweredRow]:
         """Yield its rows with their cells in these columns."""
-        return answered_rows(self.p, self.checkpoint, columns, before=self.before)
+        return answered_rows(self.p, self.checkpoint, columns, before=self.before, any_wording=self.any_wording)
+
+    def repeated(self) -> frozenset[int]:
+        """Return its questions that stand in several rows."""
+        return self.checkpoint.repeated(before=self.before)
 
 
 @dataclass(slots=True)
@@ -59,13 +66,13 @@ class ColumnComparison:
 
 @dataclass(slots=True)
 class JobFigures:
-    """What is known of one job by itself: costs in picodollars, latency of its answers in seconds."""
+    """What is known of one job by itself: costs in picodollars, how often which latency came (seconds, rounded)."""
 
     name: str
     cost_kind: CostKind
     bill: Bill = field(default_factory=Bill)
     failed: int = 0
-    seconds: list[float] = field(default_factory=list)
+    seconds: Counter[float] = field(default_factory=Counter)
 
     def take(self, row: AnsweredRow) -> None:
         """Add a row."""
@@ -73,7 +80,7 @@ class JobFigures:
         if row.first:
             self.failed += row.status == Status.FAILED
             if row.seconds is not None and row.status == Status.OK:
-                self.seconds.append(row.seconds)
+                self.seconds[rounded(row.seconds)] += 1
 
     @property
     def cost_per_question(self) -> float | None:
@@ -82,8 +89,12 @@ class JobFigures:
 
     def latency(self, share: float) -> float | None:
         """Return the seconds within which this share of the answers came."""
-        ordered = sorted(self.seconds)
-        return ordered[int(share * (len(ordered) - 1))] if ordered else None
+        wanted = int(share * (self.seconds.total() - 1))
+        for number in sorted(self.seconds):
+            wanted -= self.seconds[number]
+            if wanted < 0:
+                return number
+        return None
 
 
 @dataclass(slots=True)
@@ -166,6 +177,7 @@ def compare(
             GoldComparison(found_gold) if found_gold else None,
         ),
         first.p.rows.columns if keep_rows else tuple(dict.fromkeys([*([on] if on else ()), *_source(found_gold)])),
+        (first.repeated(), second.repeated()),
         keep_rows=keep_rows,
     )
     if on is not None:
@@ -228,8 +240,10 @@ def _walk_joined(walk: "_Pairs", first: Side, second: Side, on: str) -> None:
 class _Pairs:
     """Takes pairs of rows; statistics count each pair of questions once."""
 
-    def __init__(self, found: Comparison, names: Sequence[str], *, keep_rows: bool) -> None:
-        self.found, self.names, self._keep_rows = found, names, keep_rows
+    def __init__(
+        self, found: Comparison, names: Sequence[str], repeated: tuple[frozenset[int], ...], *, keep_rows: bool
+    ) -> None:
+        self.found, self.names, self._repeated, self._keep_rows = found, names, repeated, keep_rows
         self._seen: set[tuple[int | None, int | None]] = set()
         self._gold_place = names.index(found.gold.gold.source) if found.gold else 0
 
@@ -252,10 +266,11 @@ class _Pairs:
             cells = dict(zip(self.names, one.cells, strict=True))
             found.changed.append(ChangedRow(one.position + 1, cells, one.answer, other.answer, gold))
         key = (one.question, other.question)
-        # Rows that failed before they were sent have no question, and are pairs of their own.
-        if None not in key and key in self._seen:
-            return
-        self._seen.add(key)
+        # Only a pair of questions that both stand in several rows can come again.
+        if all(question in ids for question, ids in zip(key, self._repeated, strict=True)):
+            if key in self._seen:
+                return
+            self._seen.add(key)
         self._count(one, other, pairs, gold)
 
     def _count(

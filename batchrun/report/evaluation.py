@@ -1,10 +1,10 @@
 """How many answers are right: accuracy with its interval, scores of labels, confusions, the cost of a right answer."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint
@@ -16,6 +16,7 @@ from batchrun.report.calibration import (
     FEW,
     FEWEST,
     Chosen,
+    Reservoir,
     Scored,
     at_thresholds,
     expected_error,
@@ -28,8 +29,8 @@ from batchrun.runner.corrections import Corrections
 from batchrun.runner.prepare import Prepared
 from batchrun.terminal import plural
 
-MOST_CLASSES = 200
-"""More different gold values than this are not labels but texts."""
+MOST_CLASSES, MOST_PAIRS = 200, 40_000
+"""More different gold values, or pairs of gold and answer, are not labels but texts."""
 
 SHOWN_LABELS, SHOWN_CONFUSIONS, SHOWN_ROWS = 20, 10, 3
 
@@ -109,11 +110,14 @@ class Evaluation:
         return sum(scores) / len(scores) if scores else None
 
 
-def evaluate(p: Prepared, checkpoint: Checkpoint, options: GoldOptions) -> Evaluation:
-    """Compare a job's answers with gold. Raises UserError where no settled row has gold, and as `gold_of` does."""
+def evaluate(p: Prepared, checkpoint: Checkpoint, options: GoldOptions, *, any_wording: bool = False) -> Evaluation:
+    """Compare a job's answers with gold; `any_wording` as for `answered_rows`.
+
+    Raises UserError where no settled row has gold, and as `gold_of` does.
+    """
     gold = gold_of(p, options)
-    walk = _Questions(gold)
-    for row in answered_rows(p, checkpoint, (gold.source,)):
+    walk = _Questions(gold, checkpoint.repeated())
+    for row in answered_rows(p, checkpoint, (gold.source,), any_wording=any_wording):
         walk.take(row, gold.of(row.cells[0], row.position))
     return walk.evaluation(cost_kind(p.job))
 
@@ -125,7 +129,7 @@ def evaluate_reviewed(p: Prepared, checkpoint: Checkpoint, name: str) -> Evaluat
     rule = Rule(kind_of(p.form.columns[answer]), ignore_case=False, tolerance=Decimal(0))
     gold = Gold(answer, corrections.path.name, rule, "")
     columns = corrections.columns(p.rows.columns)
-    walk = _Questions(gold)
+    walk = _Questions(gold, checkpoint.repeated())
     for row in answered_rows(p, checkpoint, columns):
         found = corrections.find(dict(zip(columns, row.cells, strict=True))) if columns else None
         value = found and found.answer.get(gold.answer)
@@ -151,95 +155,112 @@ class Bill:
         return self.cost / self.settled if self.settled and known else None
 
 
-@dataclass(slots=True)
-class _Judged:
-    """A question with gold: its answer, the position of its first row, and how many rows have this gold."""
+class _Judged(NamedTuple):
+    """A question with gold: its answer, the position of its first row, and the probability of the answer."""
 
     gold: str
     answer: str | None
     position: int
     probability: float | None
-    rows: int = 1
+
+
+class _Repeated(NamedTuple):
+    """A question that stands in several rows, and how many of them have which gold."""
+
+    first: _Judged
+    golds: Counter[str]
 
 
 class _Questions:
-    """Takes rows; equal rows are one question, whose gold is the most frequent of its rows."""
+    """Takes rows; equal rows are one question, whose gold is the most frequent of its rows.
 
-    def __init__(self, gold: Gold) -> None:
-        self._gold, self._bill = gold, Bill()
-        self._judged: dict[int, _Judged] = {}
-        self._contradictions: dict[int, Counter[str]] = {}
-        self._answered = 0
+    Only the questions that stand in several rows are held in memory: see `Checkpoint.repeated`.
+    """
+
+    def __init__(self, gold: Gold, repeated: Collection[int]) -> None:
+        self._gold, self._bill, self._ids = gold, Bill(), repeated
+        self._repeated: dict[int, _Repeated] = {}
         self._pending: set[int | None] = set()
+        self._total = self._right = self._answered = self._open = self._other_case = 0
+        self._golds: set[str] = set()
+        self._pairs: Counter[tuple[str, str | None]] = Counter()
+        self._rows: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+        self._scored = Reservoir()
 
     def take(self, row: AnsweredRow, gold: str | None) -> None:
         """Take one row and its gold; without gold it counts only for the cost."""
         self._bill.take(row)
         if row.status == Status.SKIPPED or gold is None:
             return
+        is_repeated = row.question in self._ids
         if row.status == Status.PENDING:
-            self._pending.add(row.question)
+            if is_repeated:
+                self._pending.add(row.question)
+            else:
+                self._open += 1
             return
-        # A row that failed before it was sent has no question: it is one of its own.
-        question = -1 - row.position if row.question is None else row.question
-        if (judged := self._judged.get(question)) is None:
-            self._answered += row.status == Status.OK
-            self._judged[question] = _Judged(
-                gold, answer_of(row, self._gold), row.position, row.probabilities.get(self._gold.answer)
-            )
-        elif question in self._contradictions:
-            self._contradictions[question][gold] += 1
-        elif judged.gold == gold:
-            judged.rows += 1
+        if row.question is not None and is_repeated and row.question in self._repeated:
+            self._repeated[row.question].golds[gold] += 1
+            return
+        self._answered += row.status == Status.OK
+        judged = _Judged(gold, answer_of(row, self._gold), row.position, row.probabilities.get(self._gold.answer))
+        if row.question is not None and is_repeated:
+            self._repeated[row.question] = _Repeated(judged, Counter([gold]))
         else:
-            self._contradictions[question] = Counter({judged.gold: judged.rows, gold: 1})
+            self._count(judged)
+
+    def _count(self, one: _Judged) -> None:
+        """Count a question whose gold is known."""
+        is_right = self._gold.rule.equal(one.gold, one.answer)
+        self._total += 1
+        self._right += is_right
+        if one.probability is not None:
+            self._scored.add((one.probability, is_right))
+        if not is_right and one.answer is not None:
+            self._other_case += one.gold.casefold() == one.answer.casefold()
+        if len(self._golds) > MOST_CLASSES or len(self._pairs) > MOST_PAIRS:
+            return  # texts, not labels: nobody looks at their counts
+        pair = one.gold, one.answer
+        self._golds.add(one.gold)
+        self._pairs[pair] += 1
+        if not is_right:
+            self._rows[pair] = sorted([*self._rows[pair], one.position + 1])[:SHOWN_ROWS]
 
     def evaluation(self, kind: CostKind) -> Evaluation:
         """Return the evaluation."""
-        if not self._judged:
+        for first, golds in self._repeated.values():
+            self._count(first._replace(gold=golds.most_common(1)[0][0]))
+        if not self._total:
             where = f'no answered row has a value in "{self._gold.column}"'
             if self._gold.joined is not None:
                 where += f', joined by "{self._gold.source}"'
             raise UserError(f"--gold: {where}, so that nothing can be compared")
-        for question, counts in self._contradictions.items():
-            self._judged[question].gold = counts.most_common(1)[0][0]
-        rule = self._gold.rule
-        wrong = [one for one in self._judged.values() if not rule.equal(one.gold, one.answer)]
-        right = len(self._judged) - len(wrong)
-        pairs = Counter((one.gold, one.answer) for one in self._judged.values())
-        texts = len({gold for gold, _ in pairs})
-        classes = rule.is_label() and texts <= MOST_CLASSES and 2 * texts <= len(self._judged)
+        classes, pairs = len(self._golds), len(self._pairs)
+        is_few = classes <= MOST_CLASSES and pairs <= MOST_PAIRS and 2 * classes <= self._total
+        has_labels = self._gold.rule.is_label() and is_few
         return Evaluation(
             self._gold,
-            Share(right, len(self._judged)),
-            Share(right, self._answered),
-            len(self._pending),
-            len(self._contradictions),
-            sum(one.answer is not None and one.gold.casefold() == one.answer.casefold() for one in wrong),
-            label_scores(pairs) if classes else [],
-            _confusions(wrong) if classes else [],
+            Share(self._right, self._total),
+            Share(self._right, self._answered),
+            self._open + len(self._pending),
+            sum(len(one.golds) > 1 for one in self._repeated.values()),
+            self._other_case,
+            label_scores(self._pairs) if has_labels else [],
+            self._confusions() if has_labels else [],
             self._bill.per_question(kind),
             kind,
-            [
-                (one.probability, rule.equal(one.gold, one.answer))
-                for one in self._judged.values()
-                if one.probability is not None
-            ],
+            self._scored.scored,
         )
+
+    def _confusions(self) -> list[Confusion]:
+        found = [Confusion(*pair, self._pairs[pair], tuple(rows)) for pair, rows in self._rows.items()]
+        return sorted(found, key=lambda one: (-one.questions, one.gold, one.answer or ""))
 
 
 def answer_of(row: AnsweredRow, gold: Gold) -> str | None:
     """Return a row's answer in the normal form of gold's rule; None where it has none."""
     value = row.answer.get(gold.answer)
     return None if value is None else gold.rule.normal(value)
-
-
-def _confusions(wrong: list[_Judged]) -> list[Confusion]:
-    rows: dict[tuple[str, str | None], list[int]] = {}
-    for one in wrong:
-        rows.setdefault((one.gold, one.answer), []).append(one.position + 1)
-    worst = sorted(rows.items(), key=lambda item: (-len(item[1]), item[0][0]))
-    return [Confusion(*pair, len(found), tuple(found[:SHOWN_ROWS])) for pair, found in worst]
 
 
 def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
@@ -362,7 +383,7 @@ def _rows(one: Confusion) -> str:
 def _label_table(found: Evaluation, width: int, encoding: str) -> Iterator[str]:
     labels = found.labels
     if len(labels) > SHOWN_LABELS:
-        labels = sorted(labels, key=lambda one: (one.f1 or 0.0, -one.support))[:SHOWN_LABELS]
+        labels = sorted(labels, key=lambda one: (not one.support, one.f1 or 0.0, -one.support))[:SHOWN_LABELS]
         yield f"the {SHOWN_LABELS} of {len(found.labels)} labels with the lowest F1 (--json has all)"
     rows = [
         (one.label, percent(one.precision), percent(one.recall), percent(one.f1), f"{one.support:,}") for one in labels

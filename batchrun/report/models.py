@@ -26,7 +26,9 @@ def model_result(side: Side, gold: GoldOptions | None) -> ModelResult:
     figures = JobFigures(side.name, cost_kind(side.p.job))
     for row in side.rows():
         figures.take(row)
-    return ModelResult(figures, evaluate(side.p, side.checkpoint, gold) if gold else None)
+    if gold is None:
+        return ModelResult(figures, None)
+    return ModelResult(figures, evaluate(side.p, side.checkpoint, gold, any_wording=side.any_wording))
 
 
 def cheapest(results: Sequence[ModelResult], minimum: float) -> ModelResult | None:
@@ -76,7 +78,7 @@ def model_lines(results: Sequence[ModelResult], minimum: float | None, *, width:
         return
     best = cheapest(results, minimum)
     yield (
-        f"the cheapest model that reaches {percent(minimum)} is {best.figures.name}"
+        f"the cheapest that reaches {percent(minimum)} is {best.figures.name}"
         if best
-        else (f"no model reaches {percent(minimum)}")
+        else (f"none reaches {percent(minimum)}")
     )

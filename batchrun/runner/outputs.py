@@ -35,13 +35,13 @@ def write(p: Prepared, checkpoint: Checkpoint, path: Path, *, settled: bool = Fa
     return write_output(_frames(p, checkpoint, settled=settled), path, schema=p.schema, escape_formulas=escape)
 
 
-def check_plan(p: Prepared, plan: PlanInfo | None) -> None:
-    """Refuse to join rows with the answers of another input or another prompt (UserError)."""
+def check_plan(p: Prepared, plan: PlanInfo | None, *, any_wording: bool = False) -> None:
+    """Raise UserError if rows would be joined with answers of another input or, but for `any_wording`, prompt."""
     if plan is None:
         raise UserError("the job has no plan yet: run it first")
     if plan.stamps != stamps_text(p.rows.files):
         raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
-    if plan.wording != p.renderer.wording:
+    if plan.wording != p.renderer.wording and not any_wording:
         what = changed_words(plan.wording, p.renderer.wording)
         raise UserError(f"the {what} has changed since the last run: run the job again, or change it back")
 

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from command_line import Command, command
+from plain_server import completion, plain_server
 from review_jobs import labelling, reviews, write_job, wrong_on
 from statsmodels.stats.contingency_tables import mcnemar
 
@@ -112,10 +113,46 @@ def test_models_of_one_job_stand_in_a_table(tmp_path: Path, command: Command) ->
     assert three["cheapest"] == "b"
     assert three["models"][0]["accuracy"]["value"] < 0.97 <= three["models"][1]["accuracy"]["value"]
     two = command("compare", job, "--model", "a", "--model", "b", "--gold", "gold", "--min", "1").out
-    assert "no model reaches 100.0 %" in two
+    assert "none reaches 100.0 %" in two
     assert "8 fixed: only b is right" in two
-    ended = command("compare", job, "--model", "a")
-    assert (ended.code, "--model twice or more" in ended.err) == (2, True)
+    ended = command("compare", job)
+    assert (ended.code, "JOB2, --before, --model or --variant" in ended.err) == (2, True)
+
+
+def test_a_trial_stands_beside_its_job(tmp_path: Path, command: Command) -> None:
+    """--variant compares the job with a trial of another prompt, whose --set need not be repeated; two make a table."""
+    answers = {"a": wrong_on(*FIRST)}
+    with labelling(answers) as url:
+        job = str(write_job(tmp_path, url, "a"))
+        assert command(job, "--quiet").code == 0
+        for name, wrong, words in (("short", SECOND, "Review:  {{ text }}"), ("long", {3}, "Review:   {{ text }}")):
+            answers["a"] = wrong_on(*wrong)
+            assert command(job, "--quiet", "--variant", name, "--set", f"prompt.user={words}").code == 0
+    facts = found(command, job, "--variant", "short", "--gold", "gold")
+    assert [one["job"] for one in facts["jobs"]] == ["a", "short"]
+    assert (facts["gold"]["fixes"], facts["gold"]["breaks"]) == (len(FIRST - SECOND), len(SECOND - FIRST))
+    table = found(command, job, "--variant", "short", "--variant", "long", "--gold", "gold", "--min", "0.99")
+    assert [one["job"] for one in table["models"]] == ["a", "short", "long"]
+    assert table["cheapest"] == "long"
+
+
+def test_of_equal_rows_each_pair_of_questions_counts_once(tmp_path: Path, command: Command) -> None:
+    """Rows that ask the same in both jobs are one pair; a row that is new to one of the jobs is another."""
+    (tmp_path / "rows.csv").write_text("text,more\na,1\na,1\na,2\nb,1\n")
+    with plain_server(lambda body: completion(f'{{"label": "{"xy"["1" in str(body["messages"])]}"}}')) as url:
+        for name, prompt in (("one", "{{ text }}"), ("two", "{{ text }} {{ more }}")):
+            job = {
+                "input": "rows.csv",
+                "prompt": prompt,
+                "model": {"endpoint": url, "name": "m"},
+                "answer": {"columns": {"label": ["x", "y"]}},
+                "output": f"{name}.csv",
+            }
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(job))
+            assert command(f"{name}.yaml", "--quiet").code == 0
+    facts = found(command, "one.yaml", "two.yaml")
+    assert (facts["rows"], facts["differ"]) == (4, 3)
+    assert facts["columns"][0]["agreement"]["n"] == 3
 
 
 def test_an_edited_prompt_is_compared_with_the_one_before(tmp_path: Path, command: Command) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Command, command
+from plain_server import completion, plain_server
 from review_jobs import labelling, write_job, wrong_on
 
 __all__ = ["command"]
@@ -109,6 +110,25 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
         assert command("correct", str(job), "todo.csv").code == 0
         assert command(str(job), "--quiet").code == 1
         assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")["sentiment"] == "negative"
+
+
+def test_a_chat_models_column_may_be_called_like_a_probability(tmp_path: Path, command: Command) -> None:
+    """A text in NAME_prob orders no review and is no probability for eval."""
+    (tmp_path / "rows.csv").write_text("text,gold\na,x\nb,y\n")
+    with plain_server(lambda _: completion('{"label": "x", "label_prob": "low"}')) as url:
+        columns = {"label": ["x", "y"], "label_prob": "string"}
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": columns},
+            "output": "out.csv",
+        }
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 0
+    ended = command("show", "a.yaml", "--review", "-o", "todo.csv")
+    assert (ended.code, "failed rows first" in ended.err) == (0, True)
+    assert json.loads(command("eval", "a.yaml", "--gold", "label=gold", "--json").out)["calibration"] is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from batchrun.report.calibration import Scored, at_thresholds, expected_error, threshold_for
+from batchrun.report.calibration import Reservoir, Scored, at_thresholds, expected_error, threshold_for
 
 
 def simulated(count: int, seed: int) -> list[Scored]:
@@ -68,3 +68,13 @@ def test_what_no_threshold_reaches_is_not_promised() -> None:
     """Coin flips with high probabilities reach nothing."""
     chance = random.Random(3)  # noqa: S311  (a simulation)
     assert threshold_for([(chance.uniform(0.9, 1), chance.random() < 0.5) for _ in range(300)], 0.9) is None
+
+
+def test_any_number_of_answers_is_judged_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the room for them a random part of the answers stands for all."""
+    monkeypatch.setattr("batchrun.report.calibration.MOST", 500)
+    reservoir = Reservoir()
+    for number in range(20_000):
+        reservoir.add((number / 20_000, True))
+    assert len(reservoir.scored) == 500
+    assert sum(probability for probability, _ in reservoir.scored) / 500 == pytest.approx(0.5, abs=0.05)
