@@ -7,7 +7,7 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode, JobFileError
+from batchrun.errors import BatchrunError, ExitCode
 from batchrun.terminal import coloured, lines
 
 STDERR = 2
@@ -51,8 +51,7 @@ def _guarded(arguments: list[str]) -> int:
     except BatchrunError as problem:
         if debug:
             traceback.print_exc()
-        # Mistakes of a job file begin with their place, so that editors find it.
-        _say(str(problem) if isinstance(problem, JobFileError) else f"error: {problem}")
+        _say(problem.line)
         return problem.exit_code
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt)

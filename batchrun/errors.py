@@ -43,6 +43,11 @@ class BatchrunError(Exception):
 
     exit_code: ClassVar[int] = ExitCode.BUG
 
+    @property
+    def line(self) -> str:
+        """The text that is printed."""
+        return f"error: {self}"
+
 
 class UserError(BatchrunError):
     """The command, the job file, the key or the input is wrong; nothing was sent."""
@@ -77,6 +82,11 @@ class JobFileError(UserError):
         self.path = path
         self.mistakes = tuple(sorted(mistakes))
         super().__init__("\n".join(mistake.at(path) for mistake in self.mistakes))
+
+    @property
+    def line(self) -> str:
+        """The mistakes, each of which begins with its place, so that editors find it."""
+        return str(self)
 
 
 class InputError(UserError):

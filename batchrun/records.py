@@ -263,6 +263,7 @@ class Summary:
 
     Counts are of rows. Money is in USD as decimal text, exact: `cost_usd` of this run, `cost_today_usd` of all runs
     of this job since 00:00 UTC, `cost_total_usd` of all runs ever, `cost_output_usd` of the answers in this output.
+    `cost_at_most_usd` is `cost_usd` with what a cap holds for lost replies and for open batches.
     `possibly_billed` counts requests of this run that may cost more on top, `cached` its answers from OpenRouter's
     cache, which cost nothing; `adopted` counts answers that came from other checkpoints. `cost_kind` is "charged",
     "simulated", or "unknown" where the server has no price and only what it reports is counted.
@@ -287,6 +288,7 @@ class Summary:
     cost_today_usd: str
     cost_total_usd: str
     cost_output_usd: str
+    cost_at_most_usd: str
     possibly_billed: int
     cached: int
     errors: Mapping[str, int]

@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from batchrun.errors import ConfirmError, UserError, nearest
+from batchrun.errors import UserError, nearest
 from batchrun.terminal import coloured, lines
 
 if TYPE_CHECKING:
@@ -21,23 +20,28 @@ if TYPE_CHECKING:
     from batchrun.job import Environment, Loaded, RunOptions
     from batchrun.runner.prepare import Prepared
 
-_SUFFIXES = (".yaml", ".yml")
+SUFFIXES = (".yaml", ".yml")
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".sqlite"}
 
 
 def _jobs_in(folder: Path) -> list[str]:
-    return [file.name for file in folder.glob("*") if file.suffix in _SUFFIXES]
+    return [file.name for file in folder.glob("*") if file.suffix in SUFFIXES]
 
 
 class JobPath(click.ParamType[Path]):
-    """A job file; the shell completes YAML files."""
+    """A job file, or also a folder of them; the shell completes YAML files."""
 
     name = "job"
+
+    def __init__(self, *, folders: bool = False) -> None:
+        self._folders = folders
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002  (click's signature)
         """Return the path; UserError for a missing file, with the nearest name in its folder."""
         path = Path(value)
         if path.is_dir():
+            if self._folders:
+                return path
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
         if not os.path.lexists(path):
             near = nearest(path.name, _jobs_in(path.parent))
@@ -53,10 +57,10 @@ class JobPath(click.ParamType[Path]):
         """Return job files, also those one folder down."""
         folder, slash, start = incomplete.rpartition("/")
         found = [entry for entry in Path((folder + slash) or ".").glob("*") if entry.name.startswith(start)]
-        files = [entry for entry in found if entry.suffix in _SUFFIXES]
+        files = [entry for entry in found if entry.suffix in SUFFIXES]
         for entry in found:
             if entry.is_dir() and not entry.name.startswith("."):
-                files += (inner for inner in entry.glob("*") if inner.suffix in _SUFFIXES)
+                files += (inner for inner in entry.glob("*") if inner.suffix in SUFFIXES)
         return [CompletionItem(str(file)) for file in sorted(files)]
 
 
@@ -77,6 +81,7 @@ class Money(click.ParamType[Decimal]):
 
 
 job_argument = click.argument("job", type=JobPath(), metavar="JOB")
+jobs_argument = click.argument("jobs", type=JobPath(folders=True), metavar="JOB...", nargs=-1, required=True)
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
@@ -158,34 +163,6 @@ def run_flags(command: Callable[..., None]) -> Callable[..., None]:
     for flag in reversed(_RUN_FLAGS):
         command = flag(command)
     return command
-
-
-def execute(path: Path, *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
-    """Run a job with flags, print how it ended, and return the exit code."""
-    from batchrun.runner.closing import closing_lines
-    from batchrun.runner.log import logged
-    from batchrun.runner.progress import chosen
-    from batchrun.runner.run import run_job
-
-    options = run_options(**flags)
-    with logged(log):
-        loaded, environment = load(path, options)
-        try:
-            summary = run_job(loaded, options, environment, chosen(quiet=quiet))
-        except ConfirmError as problem:
-            if not (sys.stdin.isatty() and sys.stderr.isatty()):
-                raise
-            print_err(str(problem))
-            if not click.confirm("Run it now?", err=True):
-                return problem.exit_code
-            summary = run_job(loaded, replace(options, yes=True), environment, chosen(quiet=quiet))
-    if as_json:
-        import orjson
-
-        print_out(orjson.dumps(summary).decode())
-    if not quiet or summary.exit_code:
-        print_err("\n".join(closing_lines(summary, Path.cwd())))
-    return summary.exit_code
 
 
 def print_out(text: str) -> None:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, print_out, run_options
+from batchrun.cli.arguments import job_options, jobs_argument, print_err, print_out, run_options
 from batchrun.cli.before import basis_text, cost_text, price_text, reachable, rows_line, unasked_text
+from batchrun.cli.several import job_files, load_all
 from batchrun.errors import BatchrunError, ExitCode, did_you_mean
 from batchrun.money import from_usd, show
 from batchrun.terminal import printable, short
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from batchrun.api import Endpoint, KeyInfo, Prices
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import Environment
+    from batchrun.runner.chain import Link
+    from batchrun.runner.expected import Expected
     from batchrun.runner.forecast import Forecast, Survey
     from batchrun.runner.prepare import Prepared
 
@@ -33,33 +37,55 @@ batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is s
 
 
 @click.command("check", epilog=EXAMPLES)
-@job_argument
+@jobs_argument
 @click.option("--schema", is_flag=True, help="Print only the answer's JSON Schema.")
 @job_options
-def command(job: Path, *, schema: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
+def command(jobs: tuple[Path, ...], *, schema: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Check the job file, the input, the key and the output: everything that needs no request to the model.
 
     All mistakes in the job file are reported at once, as FILE:LINE:COLUMN. Otherwise there is one line for each check:
     ok, warning or mistake. The exit code is 0, or 2 if there is a mistake.
 
+    Several jobs, or a folder of them, are checked in the order in which they would run. An input that is not there yet
+    is no mistake where another of these jobs writes it: its columns are those of that job's output.
+
     Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what remains)
     and for its prices, any other server for its list of models.
     """
-    from batchrun.job import merged
+    from batchrun.runner.chain import chain, worst
+    from batchrun.runner.expected import Expected
+
+    options = run_options(**flags)
+    links = chain(load_all(job_files(jobs), options), options)
+    if len(links) == 1:
+        sys.exit(_check(links[0], None, schema=schema))
+    codes: list[int] = []
+    with TemporaryDirectory(prefix="batchrun-") as folder:  # outside of the project: nothing of it is written
+        expected = Expected(Path(folder))
+        for link in links:
+            try:
+                codes.append(_check(link, expected, schema=schema))
+            except BatchrunError as problem:
+                print_err(problem.line)
+                codes.append(problem.exit_code)
+    sys.exit(worst(codes))
+
+
+def _check(link: "Link", expected: "Expected | None", *, schema: bool) -> int:
     from batchrun.runner.prepare import prepared
     from batchrun.senders import check_installed
 
-    options = run_options(**flags)
-    loaded, environment = load(job, options)
-    merged_job = merged(loaded.job, options)
-    check_installed(merged_job.ray)
-    with prepared(loaded, merged_job, environment) as p:
+    job, awaited = (link.job, None) if expected is None else expected.job(link)
+    check_installed(job.ray)
+    with prepared(link.loaded, job, link.environment) as p:
+        if expected is not None:
+            expected.add(p)
         if schema:
             _schema(p)
-            return
-        checked = _Checked(p, environment, str(job))
+            return ExitCode.DONE
+        checked = _Checked(p, link.environment, link.shown, awaited)
         checked.run()
-    sys.exit(ExitCode.USER if checked.mistakes else ExitCode.DONE)
+    return ExitCode.USER if checked.mistakes else ExitCode.DONE
 
 
 def _schema(p: "Prepared") -> None:
@@ -72,15 +98,16 @@ def _schema(p: "Prepared") -> None:
 class _Checked:
     """Looks at one thing after the other and says a line for each."""
 
-    def __init__(self, p: "Prepared", environment: "Environment", shown: str) -> None:
+    def __init__(self, p: "Prepared", environment: "Environment", shown: str, awaited: str | None) -> None:
         self._p, self._environment, self._shown = p, environment, shown
+        self._awaited = awaited
         self.mistakes = 0
 
     def run(self) -> None:
         """Look at everything."""
         p = self._p
         self._say("ok", "job file", f"{self._shown}, asks {p.endpoint.model} at {_place(p.endpoint)}")
-        self._say("ok", "input", f"{_files(p)}, columns {_names(p.rows.columns)}")
+        self._say("ok", "input", f"{self._awaited or _files(p)}, columns {_names(p.rows.columns)}")
         self._say("ok", "prompt", f"uses {_names(p.renderer.columns)}" if p.renderer.columns else "uses no column")
         self._literal_columns()
         self._say("ok", "answer", self._answer())
@@ -180,16 +207,20 @@ class _Checked:
             with reachable(p.endpoint) as served:
                 key = self._key(served)
                 prices = prices_for(p.job, served, p.cache_dir, time.time())
-            found = survey(p, checkpoint, prices)
+            found = None if self._awaited else survey(p, checkpoint, prices)
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))
             return
-        likely = forecast(p, found, prices)
-        self._rows(found)
+        if found is not None:
+            self._rows(found)
         self._price(prices)
+        self._bounded(prices)
+        if found is None:
+            return
+        likely = forecast(p, found, prices)
         if found.questions and likely.cost is not None:
             self._say("ok", "cost", f"{cost_text(p, found, likely, prices)} ({basis_text(likely)})")
-        self._allowed(found, likely, prices, key)
+        self._allowed(found, likely, key)
 
     def _rows(self, found: "Survey") -> None:
         self._say("ok", "rows", rows_line(found))
@@ -248,14 +279,17 @@ class _Checked:
                     "warning", "price", f'no price is known for "{name}": set model.price to see and cap the cost'
                 )
 
-    def _allowed(self, found: "Survey", likely: "Forecast", prices: "Prices", key: "KeyInfo | None") -> None:
-        """Hold the likely need to the job's caps and to what the key has left."""
+    def _bounded(self, prices: "Prices") -> None:
+        """Check that the job's caps can be kept."""
         from batchrun.runner.budget import budget_of
 
         try:
             budget_of(self._p, prices, None, "")
         except BatchrunError as problem:
             self._say("mistake", "limits", str(problem))
+
+    def _allowed(self, found: "Survey", likely: "Forecast", key: "KeyInfo | None") -> None:
+        """Hold the likely need to the job's caps and to what the key has left."""
         cost, cap = likely.cost or 0, self._p.job.limits.cap
         for name, usd in (("run", cap.run), ("day", cap.day)):
             if usd is not None and cost > from_usd(usd):

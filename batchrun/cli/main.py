@@ -1,6 +1,7 @@
 """The command line: its commands, imported when they are used, and its help."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,7 +49,7 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
         """Refuse a mistyped command; a word with a dot or a slash is a job file."""
         word = args[0] if args else ""
         near = did_you_mean(word, COMMANDS)
-        if near and word not in COMMANDS and "." not in word and "/" not in word:
+        if near and word not in COMMANDS and "." not in word and "/" not in word and not Path(word).is_dir():
             raise click.UsageError(f'no such command "{word}"{near}')
         return super().resolve_command(context, args)
 

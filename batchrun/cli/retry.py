@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import execute, job_argument, run_flags
+from batchrun.cli.arguments import job_argument, run_flags
+from batchrun.cli.several import execute
 from batchrun.errors import UserError
 
 
@@ -27,4 +28,4 @@ def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click
     types = frozenset(name.strip() for name in only.split(",") if name.strip())
     if unknown := sorted(types - set(TABLE) - {IN_BATCH}):
         raise UserError(f"--only: there is no error type {', '.join(unknown)}; `batchrun status JOB` shows them")
-    sys.exit(execute(job, retry=types, **flags))
+    sys.exit(execute([job], retry=types, **flags))

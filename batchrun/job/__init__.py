@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from batchrun.job.checks import check
     from batchrun.job.parse import Loaded, examine, load
     from batchrun.job.schema import json_schema
-    from batchrun.job.tree import JobPath
+    from batchrun.job.tree import JobPath, is_job
 
 __all__ = [
     "DEFAULT_DETAILS",
@@ -73,6 +73,7 @@ __all__ = [
     "check",
     "command_line",
     "examine",
+    "is_job",
     "json_schema",
     "load",
     "merged",
@@ -86,6 +87,7 @@ _HEAVY = {
     "Loaded": "parse",
     "check": "checks",
     "examine": "parse",
+    "is_job": "tree",
     "json_schema": "schema",
     "load": "parse",
 }

@@ -95,11 +95,12 @@ class RunOptions:
     """The flags of a run; None where one is not given.
 
     `settings` are `KEY=VALUE` of --set, `input` is a path as the caller's folder sees it, `retry` are error types,
-    empty for all.
+    empty for all. `spent` are the USD of `max_cost` that earlier jobs of the same command may have spent.
     """
 
     limit: int | None = None
     max_cost: Decimal | None = None
+    spent: Decimal = Decimal(0)
     concurrency: int | None = None
     sample: int | None = None
     settings: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ def merged(job: Job, options: RunOptions) -> Job:
     Another endpoint, model, input or --variant gets a checkpoint and an output of its own. Raises UserError for a
     variant that can't be part of a file's name.
     """
-    if variant := ".".join(_variants(job, options)):
+    if variant := _variant(job, options):
         output = replace(job.output, path=str(_with_name(job.output_path, variant)))
         job = replace(job, output=output, checkpoint=str(_with_name(job.checkpoint_path, variant)))
     job = replace(job, model=_model(job.model, options), limits=_limits(job.limits, options))
@@ -179,8 +180,22 @@ def merged(job: Job, options: RunOptions) -> Job:
     return job
 
 
+def _variant(job: Job, options: RunOptions) -> str:
+    """Return the name of a variant, empty for the job itself: what is readable of each flag, with a digest.
+
+    An input that is the variant of this name of the job's own input adds nothing: `b.yaml` reads `a.csv`, and with
+    `--variant trial --input a.trial.csv` its output is called `b.trial.csv`.
+    """
+    without_input = ".".join(_variants(job, replace(options, input=None)))
+    if options.input is not None and without_input:
+        named = [str(_with_name(job.resolve(pattern), without_input)) for pattern in job.input.patterns]
+        if named == [os.path.abspath(options.input)]:  # noqa: PTH100  (without `..`)
+            return without_input
+    return ".".join(_variants(job, options))
+
+
 def _variants(job: Job, options: RunOptions) -> Iterator[str]:
-    """Yield the parts of a variant's name: what is readable of each flag, and a digest against mistaking one."""
+    """Yield the parts of a variant's name, one for each flag."""
     if options.endpoint not in {None, job.model.endpoint}:
         yield _named(options.endpoint, urlsplit(options.endpoint).netloc)
     if options.model not in {None, job.model.name}:
@@ -224,7 +239,8 @@ def _limits(limits: Limits, options: RunOptions) -> Limits:
     if options.concurrency is not None:
         limits = replace(limits, concurrency=options.concurrency)
     if options.max_cost is not None:
-        limits = replace(limits, max_cost_usd=replace(limits.cap, run=options.max_cost))
+        rest = max(Decimal(0), options.max_cost - options.spent)
+        limits = replace(limits, max_cost_usd=replace(limits.cap, run=rest))
     return limits
 
 

@@ -172,6 +172,18 @@ def read(text: str, folder: Path, environment: Mapping[str, str], settings: Sequ
     return tree
 
 
+def is_job(text: str) -> bool:
+    """Check whether a YAML text is a job, also one with mistakes: it has an input and a prompt at its top."""
+    try:
+        root = _composed(text)
+    except _UnreadableError:
+        return all(re.search(rf"^{key} *:", text, re.MULTILINE) for key in _OF_A_JOB)
+    return isinstance(root, MappingNode) and {key.value for key, _ in root.value} >= _OF_A_JOB
+
+
+_OF_A_JOB = {"input", "prompt"}
+
+
 def _put(root: MappingNode, setting: str, tree: Tree) -> None:
     """Put the value of `KEY=VALUE` into the nodes of a job file; KEY is dotted, VALUE is YAML."""
     key, equals, text = setting.partition("=")

@@ -180,6 +180,11 @@ def budget_of(
     )
 
 
+def unsettled(budget: Budget, checkpoint: Checkpoint, run_id: int | None) -> Pico:
+    """Return what a run may still be billed for beside what it is known to have spent: lost replies, open batches."""
+    return ZERO if run_id is None else Pico(budget.reserved + checkpoint.batches.reserved(run_id=run_id))
+
+
 def _amount(usd: Decimal | None) -> Pico | None:
     return None if usd is None else from_usd(usd)
 

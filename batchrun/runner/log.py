@@ -8,11 +8,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from batchrun.errors import BatchrunError, ExitCode, StorageError
+from batchrun.records import Summary
 
 EVENTS = {
     "run_started": "a run has read its job and opened input and checkpoint",
@@ -41,6 +43,15 @@ def event(name: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON)
     if name not in EVENTS:
         raise ValueError(f"{name} is no event")
     _LOGGER.info(name, extra={"facts": facts})
+
+
+_WORDED = {"reason", "next", "commands", "advice", "answers"}
+"""Fields of a summary that may quote a server or a row."""
+
+
+def run_ended(summary: Summary) -> None:
+    """Log the end of a run with its summary."""
+    event("run_ended", **{name: value for name, value in asdict(summary).items() if name not in _WORDED})
 
 
 class _Lines(logging.Formatter):

@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 from batchrun._version import __version__
@@ -27,10 +26,10 @@ from batchrun.records import Summary
 from batchrun.runner import outputs
 from batchrun.runner.asking import Asking, ask, serving
 from batchrun.runner.batches import Submitting, refuse_to_forget, run_batches
-from batchrun.runner.budget import Budget, budget_of
+from batchrun.runner.budget import Budget, budget_of, unsettled
 from batchrun.runner.following import Next
 from batchrun.runner.forecast import likely_cost
-from batchrun.runner.log import event
+from batchrun.runner.log import event, run_ended
 from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
 from batchrun.runner.progress import Goal, Ui
@@ -94,12 +93,8 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         model, endpoint = p.endpoint.model, job.model.endpoint
         event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
         summary = _Run(p, checkpoint, options, ui, loaded.shown, clock).run()
-        event("run_ended", **{name: value for name, value in asdict(summary).items() if name not in _WORDED})
+        run_ended(summary)
         return summary
-
-
-_WORDED = {"reason", "next", "commands", "advice", "answers"}
-"""Fields of a summary that may quote a server or a row."""
 
 
 class _Run:
@@ -459,6 +454,9 @@ class _Run:
             cost_today_usd=str(to_usd(spent(day=utc_day(time.time())))),
             cost_total_usd=str(to_usd(spent())),
             cost_output_usd=str(to_usd(counts.cost)),
+            cost_at_most_usd=str(
+                to_usd((run.cost if run else 0) + unsettled(self._budget, self._checkpoint, self._run_id))
+            ),
             possibly_billed=self._tally.possibly_billed,
             cached=run.cached if run else 0,
             adopted=self._adopted or 0,

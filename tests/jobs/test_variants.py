@@ -4,44 +4,23 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from command_line import Command, command
-from plain_server import completion, plain_server
+from plain_server import Asked, recording_server
 
 __all__ = ["command"]
 
 JOB = {"prompt": "Label: {{ text }}", "input": "rows.csv", "output": "out.csv"}
 
 
-@dataclass
-class Asked:
-    """A server that answers "yes", and what it was asked."""
-
-    url: str = ""
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-
-    def prompts(self) -> list[str]:
-        """Return the prompts since the last call."""
-        found = [body["messages"][-1]["content"] for body in self.bodies]
-        self.bodies.clear()
-        return found
-
-
 @pytest.fixture
 def asked(tmp_path: Path) -> Iterator[Asked]:
     """Serve a model, and write job.yaml with 100 rows for it."""
-    asked = Asked()
-
-    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        asked.bodies.append(body)
-        return completion("yes", prompt_tokens=10, completion_tokens=1)
-
-    with plain_server(answer) as asked.url:
+    with recording_server() as asked:
         model = {"endpoint": asked.url, "name": "big", "price": {"prompt": 1, "completion": 1}}
         (tmp_path / "job.yaml").write_text(json.dumps(JOB | {"model": model}))
         _rows(tmp_path / "rows.csv", 100)

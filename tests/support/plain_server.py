@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from openrouter.server import Server
@@ -42,3 +43,30 @@ def plain_server(answer: Answer) -> Iterator[str]:
 def completion(text: str, **usage: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401  (JSON)
     """Give a good reply with this text."""
     return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": usage}
+
+
+@dataclass
+class Asked:
+    """A server that answers "yes", and what it was asked."""
+
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+
+    def prompts(self) -> list[str]:
+        """Return the prompts since the last call."""
+        found = [body["messages"][-1]["content"] for body in self.bodies]
+        self.bodies.clear()
+        return found
+
+
+@contextmanager
+def recording_server() -> Iterator[Asked]:
+    """Serve a model that answers "yes" and reports 10 tokens in and 1 out; record what it is asked."""
+    asked = Asked()
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked.bodies.append(body)
+        return completion("yes", prompt_tokens=10, completion_tokens=1)
+
+    with plain_server(answer) as asked.url:
+        yield asked

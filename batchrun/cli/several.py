@@ -1,0 +1,166 @@
+"""Running one job or several: found in folders, ordered, each run with its own summary, one exit code for all."""
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.cli.arguments import SUFFIXES, load, print_err, print_out, run_options
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError
+from batchrun.terminal import place
+
+if TYPE_CHECKING:
+    from batchrun.job import Environment, Loaded, RunOptions
+    from batchrun.records import Summary
+    from batchrun.runner.chain import Link
+
+LARGEST = 1 << 20
+"""Bytes of a file of a folder that are looked at."""
+
+_INTERRUPTED = {ExitCode.SIGINT, ExitCode.SIGTERM}
+
+
+def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
+    """Run jobs with flags, print how each ended, and return the worst exit code."""
+    from batchrun.runner.chain import chain
+    from batchrun.runner.log import logged
+
+    options = run_options(**flags)
+    with logged(log):
+        jobs = chain(load_all(job_files(paths), options), options)
+        running = _Running(quiet=quiet, as_json=as_json, debug=bool(flags.get("debug")))
+        if len(jobs) == 1:
+            summary = running.run(jobs[0])
+            return ExitCode.USER if summary is None else summary.exit_code
+        return running.run_all(jobs, shlex.join(["batchrun", *map(str, paths)]))
+
+
+def job_files(paths: Sequence[Path]) -> list[Path]:
+    """Return job files, with those of folders in the order of their names; none twice.
+
+    Raises UserError for a folder without any.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
+            inside = [file for file in files if file.is_file() and _is_job(file)]
+            if not inside:
+                raise UserError(f"{path} holds no job file (*.yaml or *.yml with input and prompt)")
+        for file in inside:
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def _is_job(file: Path) -> bool:
+    from batchrun.job import is_job
+
+    with file.open("rb") as opened:
+        return is_job(opened.read(LARGEST).decode(errors="replace"))
+
+
+def load_all(paths: Sequence[Path], options: "RunOptions") -> "list[tuple[Loaded, Environment]]":
+    """Read job files; raises the first's error where one is wrong, after those of all others were printed."""
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append(load(path, options))
+        except UserError as problem:
+            problems.append(problem)
+    for other in problems[:-1]:
+        print_err(other.line)
+    if problems:
+        raise problems[-1]
+    return found
+
+
+class _Running:
+    """Runs jobs one after the other and prints how each ended."""
+
+    def __init__(self, *, quiet: bool, as_json: bool, debug: bool) -> None:
+        self._quiet, self._as_json, self._debug = quiet, as_json, debug
+
+    def run(self, link: "Link") -> "Summary | None":
+        """Run one job; on a terminal ask before much is paid. None where a person then said no."""
+        from batchrun.runner.closing import closing_lines
+        from batchrun.runner.progress import chosen
+        from batchrun.runner.run import run_job
+
+        ui = chosen(quiet=self._quiet)
+        try:
+            summary = run_job(link.loaded, link.options, link.environment, ui)
+        except ConfirmError as problem:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            print_err(str(problem))
+            if not click.confirm("Run it now?", err=True):
+                return None
+            summary = run_job(link.loaded, replace(link.options, yes=True), link.environment, ui)
+        if self._as_json:
+            import orjson
+
+            print_out(orjson.dumps(summary).decode())
+        if not self._quiet or summary.exit_code:
+            print_err("\n".join(closing_lines(summary, Path.cwd())))
+        return summary
+
+    def run_all(self, links: "Sequence[Link]", command: str) -> int:
+        """Run jobs in order, each after those whose output it reads, with one cap; `command` runs them all again."""
+        from batchrun.runner.chain import worst
+        from batchrun.runner.following import RESUMABLE
+
+        ended: dict[str, int] = {}
+        waiting = False
+        spent = Decimal(0)
+        for link in links:
+            if (obstacle := _obstacle(link, ended)) is not None:
+                waiting = True
+                print_err(f"{link.shown}: not started: {obstacle}")
+                continue
+            options = replace(link.options, spent=spent)
+            code, cost = self._tried(replace(link, options=options))
+            ended[link.shown] = code
+            spent += cost
+            if code in _INTERRUPTED:
+                break
+        code = worst([*ended.values()])
+        if (waiting or code in RESUMABLE) and not self._quiet:
+            print_err(f"next    {command}   continues with these jobs")
+        return code
+
+    def _tried(self, link: "Link") -> tuple[int, Decimal]:
+        """Run a job of several; return its exit code and what it cost at most, in USD."""
+        try:
+            summary = self.run(link)
+        except BatchrunError as problem:
+            if self._debug:
+                traceback.print_exc()
+            print_err(f"{link.shown}: {problem.line}" if not isinstance(problem, JobFileError) else problem.line)
+            # What a job had spent when the disk failed is not known here: nothing more is spent under this cap.
+            lost = Decimal(0) if isinstance(problem, UserError) else link.options.max_cost
+            return problem.exit_code, lost or Decimal(0)
+        if summary is None:
+            return ExitCode.USER, Decimal(0)
+        return summary.exit_code, Decimal(summary.cost_at_most_usd)
+
+
+def _obstacle(link: "Link", ended: dict[str, int]) -> str | None:
+    """Return why a job can't be started, None where it can."""
+    for earlier in link.reads:
+        output = place(earlier.job.output_path, Path.cwd())
+        code = ended.get(earlier.shown)
+        if code is None:
+            return f"it reads {output}, and {earlier.shown} was not started"
+        if code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:
+            return f"it reads {output}, and {earlier.shown} ended with exit code {code}"
+        if not earlier.job.output_path.exists():
+            return f"it reads {output}, which {earlier.shown} writes once all its rows are asked"
+    return None
