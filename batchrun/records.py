@@ -5,10 +5,15 @@ Those that are made for each request are named tuples, which are made several ti
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from batchrun.errors import UserError
 from batchrun.money import ZERO, CostKind, Pico
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Status(StrEnum):
@@ -261,7 +266,7 @@ class FailedAttempt(NamedTuple):
 class Summary:
     """What a run did and how the job stands now; what `--json` prints and `batchrun.run` returns.
 
-    Counts are of rows. Money is in USD as decimal text, exact: `cost_usd` of this run, `cost_today_usd` of all runs
+    Counts are of rows. Money is in USD, exact: `cost_usd` of this run, `cost_today_usd` of all runs
     of this job since 00:00 UTC, `cost_total_usd` of all runs ever, `cost_output_usd` of the answers in this output.
     `cost_at_most_usd` is `cost_usd` with what a cap holds for lost replies and for open batches.
     `possibly_billed` counts requests of this run that may cost more on top, `cached` its answers from OpenRouter's
@@ -284,11 +289,11 @@ class Summary:
     asked: int
     requests: int
     seconds: float
-    cost_usd: str
-    cost_today_usd: str
-    cost_total_usd: str
-    cost_output_usd: str
-    cost_at_most_usd: str
+    cost_usd: Decimal
+    cost_today_usd: Decimal
+    cost_total_usd: Decimal
+    cost_output_usd: Decimal
+    cost_at_most_usd: Decimal
     possibly_billed: int
     cached: int
     errors: Mapping[str, int]
@@ -303,3 +308,83 @@ class Summary:
     failed_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     advice: str | None = None
     commands: tuple[tuple[str, str], ...] = ()
+    _read: Callable[[], "pl.DataFrame"] | None = field(default=None, repr=False, compare=False)
+
+    def frame(self) -> "pl.DataFrame":
+        """Return the output that this run left, read from its file with the types that the job gives its columns.
+
+        Raises UserError where the run wrote none, StorageError where the file is not there any more.
+        """
+        if self._read is None:
+            raise UserError(f"this run wrote no output: {self.reason}")
+        return self._read()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at, how it is, and a sentence about it."""
+
+    kind: Literal["ok", "warning", "mistake"]
+    what: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What `check` found, in the order in which it looked; what `check --json` prints and `batchrun.check` returns."""
+
+    job: str
+    mistakes: int
+    warnings: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A request for people: its row (from 1), its messages (an image is its path) and all else that is sent."""
+
+    row: int
+    messages: list[dict[str, Any]]
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """Rows for which no request can be made: why, how many, the first one (from 1) and what is wrong with it."""
+
+    error_type: str
+    rows: int
+    row: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would find and need.
+
+    `rows` and `skipped` are exact; other counts are extrapolated from a sample unless `exact`. `questions` are the
+    distinct ones among the `open` rows. Tokens, `cost_usd` and `seconds` are what they likely need, from `answers` of
+    this job's own or from a rule of thumb; `max_cost_usd` is what they can cost at most, `batch_cost_usd` the likely
+    cost in the provider's batches. Money is None where it is unknown or unbounded; `cost_kind` is as in a Summary.
+    `requests` are the first ones, as they would be sent.
+    """
+
+    job: str
+    rows: int
+    skipped: int
+    answered: int
+    failed: int
+    open: int
+    questions: int
+    exact: bool
+    unasked: tuple[Unasked, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: Decimal | None
+    max_cost_usd: Decimal | None
+    batch_cost_usd: Decimal | None
+    cost_kind: str
+    seconds: float
+    in_flight: int
+    answers: int
+    requests: tuple[Shown, ...]

@@ -20,14 +20,14 @@ FLOORS = [
     {"table", "prompt", "api", "senders", "checkpoint"},
     {"runner"},
     {"report"},
-    {"cli"},
+    {"cli", "python"},
     {"__init__", "__main__"},
 ]
 ASIDE = {"servers"}  # its programs run as processes of their own and import nothing of batchrun
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 LIBRARIES = {
-    "polars": {"table", "runner", "report"},
+    "polars": {"table", "runner", "report", "python", "records"},  # records: for the type of Summary.frame
     "pydantic": {"job"},
     "pydantic_core": {"job"},
     "annotated_types": {"job"},

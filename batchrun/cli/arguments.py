@@ -170,6 +170,13 @@ def print_out(text: str) -> None:
     _written(text, sys.stdout)
 
 
+def print_json(value: object) -> None:
+    """Write a dict or a dataclass to stdout as one JSON object; amounts of money are numbers."""
+    import orjson
+
+    print_out(orjson.dumps(value, default=float).decode())
+
+
 def print_err(text: str) -> None:
     """Write lines to stderr with control characters escaped; a closed terminal changes no exit code."""
     _written(lines(text), sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_out
+from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_json, print_out
 from batchrun.cli.eval import gold_flags, gold_options
 
 if TYPE_CHECKING:
@@ -91,9 +91,7 @@ def command(  # noqa: PLR0913  (a flag each)
                 written = write_changed(sides[0].p, checkpoints, found, output.absolute())
                 print_err(f"{written:,} changed rows in {output}")
     if as_json:
-        import orjson
-
-        print_out(orjson.dumps(shown).decode())
+        print_json(shown)
         return
     print_out("\n".join(lines).rstrip())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_out
+from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_json, print_out
 from batchrun.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def command(
     with opened(job, **flags) as (p, checkpoint):
         found = evaluate_reviewed(p, checkpoint, reviewed) if reviewed else evaluate(p, checkpoint, options)
     if as_json:
-        import orjson
-
-        print_out(orjson.dumps(evaluation_facts(found, least)).decode())
+        print_json(evaluation_facts(found, least))
     else:
         width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
         print_out("\n".join(evaluation_lines(found, width=width, encoding=encoding, minimum=least)))

@@ -2,32 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, print_out, run_options
-from batchrun.cli.before import (
-    basis_text,
-    batch_price_text,
-    cost_text,
-    price_text,
-    reachable,
-    rows_line,
-    time_text,
-    unasked_text,
-)
+from batchrun.cli.arguments import job_argument, job_options, load, print_json, print_out, run_options
 from batchrun.errors import UserError
 from batchrun.terminal import lines, printable
 
 if TYPE_CHECKING:
-    from batchrun.api import Prices
-    from batchrun.checkpoint import Checkpoint
-    from batchrun.runner.forecast import Forecast, Shown, Survey
+    from batchrun.records import Shown
     from batchrun.runner.prepare import Prepared
-
+    from batchrun.runner.previewing import Looked
 
 EXAMPLES = """\b
 batchrun preview jobs/reviews.yaml            three requests, then the sums
@@ -42,8 +29,9 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
     "-n", "number", type=click.IntRange(0, 1_000), default=3, show_default=True, help="Show that many requests."
 )
 @click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row in any state.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @job_options
-def command(job: Path, number: int, row: int | None, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
+def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Show the exact requests of the first rows that a run would ask, then what the run would need.
 
     Rows are counted from 1, without a header (the checkpoint's column `position` counts from 0). Above a few thousand
@@ -52,30 +40,27 @@ def command(job: Path, number: int, row: int | None, **flags: Any) -> None:  # n
 
     Nothing is sent to a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
-    from batchrun.api import prices_for
-    from batchrun.checkpoint import Checkpoint
     from batchrun.job import merged
-    from batchrun.runner.forecast import forecast, survey
     from batchrun.runner.prepare import prepared
+    from batchrun.runner.previewing import look
 
+    if row is not None and as_json:
+        raise click.UsageError("--row is for people: --json has the requests of the first -n rows")
     options = run_options(**flags)
     loaded, environment = load(job, options)
-    with ExitStack() as stack:
-        p = stack.enter_context(prepared(loaded, merged(loaded.job, options), environment))
-        checkpoint = None
-        if p.job.checkpoint_path.exists():
-            checkpoint = stack.enter_context(Checkpoint.open(p.job.checkpoint_path, read_only=True))
+    with prepared(loaded, merged(loaded.job, options), environment) as p:
         if row is not None:
-            print_out("\n".join(_row(p, checkpoint, row)))
-        with reachable(p.endpoint) as served:
-            prices = prices_for(p.job, served, p.cache_dir, time.time())
-        found = survey(p, checkpoint, prices, show=0 if row is not None else number)
-    for request in found.first:
+            print_out("\n".join(_row(p, row)))
+        looked = look(p, 0 if row is not None else number)
+        if as_json:
+            print_json(looked.preview(p))
+            return
+    for request in looked.survey.first:
         print_out("\n".join(_request(request)))
-    print_out("\n".join(_sums(p, found, forecast(p, found, prices), prices)))
+    print_out("\n".join(_sums(p, looked)))
 
 
-def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[str]:
+def _row(p: "Prepared", row: int) -> Iterator[str]:
     """Show one row in any state."""
     from batchrun.prompt import RowProblem
     from batchrun.runner.forecast import shown
@@ -92,17 +77,19 @@ def _row(p: "Prepared", checkpoint: "Checkpoint | None", row: int) -> Iterator[s
     if batch.asked is not None and not batch.asked[0]:
         yield f"row {row} is filtered out by input.where"
     elif p.job.dedupe:  # else its state depends on how many equal rows stand before it
-        yield from _state(p, checkpoint, row, batch.rows[0])
+        yield from _state(p, row, batch.rows[0])
     yield ""
 
 
-def _state(p: "Prepared", checkpoint: "Checkpoint | None", row: int, values: tuple[Any, ...]) -> Iterator[str]:
+def _state(p: "Prepared", row: int, values: tuple[Any, ...]) -> Iterator[str]:
     from batchrun.api import ASKED_AGAIN
+    from batchrun.checkpoint import Checkpoint
 
     key = p.renderer.key(values)
     known = None
-    if checkpoint is not None and isinstance(key, bytes):
-        known = checkpoint.settled([key], again=ASKED_AGAIN, max_tokens=p.max_tokens).get(key)
+    if p.job.checkpoint_path.exists() and isinstance(key, bytes):
+        with Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint:
+            known = checkpoint.settled([key], again=ASKED_AGAIN, max_tokens=p.max_tokens).get(key)
     states = {"ok": "is answered", "failed": "failed permanently (`batchrun retry` asks it again)"}
     yield f"row {row} {states[known.status] if known else 'is to be asked'}"
 
@@ -126,7 +113,18 @@ def _text(content: str | list[dict[str, Any]]) -> str:
     return "\n".join(part["text"] if "text" in part else f"[image] {part['image_url']['url']}" for part in content)
 
 
-def _sums(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") -> Iterator[str]:
+def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
+    from batchrun.runner.before import (
+        basis_text,
+        batch_price_text,
+        cost_text,
+        price_text,
+        rows_line,
+        time_text,
+        unasked_text,
+    )
+
+    found, likely, prices = looked.survey, looked.forecast, looked.prices
     yield rows_line(found)
     for reason in found.unasked:
         yield f"  {reason.error_type}: {printable(unasked_text(reason))}"

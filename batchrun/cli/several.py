@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import SUFFIXES, load, print_err, print_out, run_options
+from batchrun.cli.arguments import SUFFIXES, load, print_err, print_json, run_options
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.terminal import place
 
@@ -105,9 +105,7 @@ class _Running:
                 return None
             summary = run_job(link.loaded, replace(link.options, yes=True), link.environment, ui)
         if self._as_json:
-            import orjson
-
-            print_out(orjson.dumps(summary).decode())
+            print_json(summary)
         if not self._quiet or summary.exit_code:
             print_err("\n".join(closing_lines(summary, Path.cwd())))
         return summary
@@ -149,7 +147,7 @@ class _Running:
             return problem.exit_code, lost or Decimal(0)
         if summary is None:
             return ExitCode.USER, Decimal(0)
-        return summary.exit_code, Decimal(summary.cost_at_most_usd)
+        return summary.exit_code, summary.cost_at_most_usd
 
 
 def _obstacle(link: "Link", ended: dict[str, int]) -> str | None:

@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, print_err, print_out, run_options
+from batchrun.cli.arguments import job_argument, job_options, load, print_err, print_json, print_out, run_options
 from batchrun.errors import ExitCode
 from batchrun.terminal import duration, place, plural, printable, when
 
@@ -37,9 +38,7 @@ def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  #
         facts = _facts(checkpoint, merged_job)
         wrong = checkpoint.verify() if verify else []
     if as_json:
-        import orjson
-
-        print_out(orjson.dumps({"job": loaded.job.name, **facts, "wrong": wrong}).decode())
+        print_json({"job": loaded.job.name, **facts, "wrong": wrong})
     else:
         print_out("\n".join(_lines(facts)))
     if wrong:
@@ -77,7 +76,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "questions": counts.questions,
         "errors": dict(counts.errors or {}),
         "worth_a_look": worth_a_look(checkpoint),
-        **{name: str(to_usd(amount)) for name, amount in spent.items()},
+        **{name: to_usd(amount) for name, amount in spent.items()},
         "cost_kind": cost_kind(job),
         "running": holder and {"pid": holder.pid, "host": holder.host, "since": holder.since},
         "job_changed": bool(runs) and runs[0].job != job.text,
@@ -97,7 +96,7 @@ def _batch(batch: "Batch") -> dict[str, Any]:
         "id": batch.provider_id,
         "questions": batch.questions,
         "submitted_at": batch.submitted_at,
-        "reserved_usd": str(to_usd(batch.reserved)),
+        "reserved_usd": to_usd(batch.reserved),
         "problem": batch.problem,
     }
 
@@ -112,7 +111,7 @@ def _run(run: "RunInfo") -> dict[str, Any]:
         "exit_code": run.exit_code,
         "reason": run.reason,
         "requests": run.requests,
-        "cost_usd": str(to_usd(run.cost)),
+        "cost_usd": to_usd(run.cost),
         "possibly_billed": run.possibly_billed,
         "cached": run.cached,
         "resume_at": run.resume_at,
@@ -137,7 +136,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     from batchrun.api import TABLE
     from batchrun.money import CostKind, cost, from_usd
 
-    def usd(amount: str) -> str:
+    def usd(amount: Decimal) -> str:
         return cost(from_usd(amount), facts["cost_kind"])
 
     yield from _now(facts)

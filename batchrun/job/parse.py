@@ -80,7 +80,9 @@ class Loaded:
         return self._tree.comment_after(path)
 
 
-def load(text: str, file: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Loaded:
+def load(
+    text: str | Mapping[str, Any], file: Path, environment: Mapping[str, str], settings: Sequence[str] = ()
+) -> Loaded:
     """Return the job of a file's text; `environment` has the values of `${VAR}`, `settings` are those of --set.
 
     Raises JobFileError with all mistakes (the first hundred).
@@ -91,7 +93,9 @@ def load(text: str, file: Path, environment: Mapping[str, str], settings: Sequen
     return loaded
 
 
-def examine(text: str, file: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Loaded:
+def examine(
+    text: str | Mapping[str, Any], file: Path, environment: Mapping[str, str], settings: Sequence[str] = ()
+) -> Loaded:
     """Return the job as `load` does, but with its mistakes, so that the rest of it can be checked further.
 
     Raises JobFileError where the text is not a YAML mapping.
@@ -99,7 +103,7 @@ def examine(text: str, file: Path, environment: Mapping[str, str], settings: Seq
     tree = read(text, file.parent, environment, settings)
     if tree.data is None:
         raise JobFileError(str(file), tuple(tree.mistakes))
-    made = {"file": file.absolute(), "text": text}
+    made = {"file": file.absolute(), "text": text if isinstance(text, str) else tree.text}
     try:
         job = _JOB.validate_python(_known(tree) | made)
     except ValidationError as error:
@@ -111,7 +115,8 @@ def examine(text: str, file: Path, environment: Mapping[str, str], settings: Seq
     tree.mistakes += [tree.mistake(path, message) for path, message in found]
     tree.wrong.update(path for path, _ in found)
     mistakes = tuple(sorted(set(tree.mistakes))[:MAX_MISTAKES])
-    return Loaded(job, str(file), mistakes, frozenset(tree.wrong), tree)
+    shown = "job" if tree.is_dict else str(file)
+    return Loaded(job, shown, mistakes, frozenset(tree.wrong), tree)
 
 
 def _touches(path: JobPath, wrong: Collection[JobPath]) -> bool:

@@ -4,10 +4,12 @@ Scalars stay texts as they are written (`name: 1.10` is "1.10"): pydantic gives 
 into a request's body or a JSON Schema has no field, and follows YAML 1.2.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,7 @@ class Tree:
 
     `wrong` are the paths with a mistake: nothing more needs to be said about them. `files` are the prompts that stand
     in a file of their own, with that file's name as written. `flags` are the paths that a flag of the command set.
+    `is_dict`: the job is a program's dict, where places are keys.
     """
 
     text: str
@@ -101,10 +104,13 @@ class Tree:
     flags: dict[JobPath, str] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
     wrong: set[JobPath] = field(default_factory=set)
+    is_dict: bool = False
 
     def mistake(self, path: JobPath, message: str, place: tuple[int, int] | None = None, line: int = 1) -> Mistake:
         """Return a mistake at a path: at the flag that set it, else at `place` or where the path stands in the file."""
         flag = next((flag for end in range(1, len(path) + 1) if (flag := self.flags.get(path[:end]))), None)
+        if flag is None and self.is_dict:
+            flag = "job" + "".join(f"[{step}]" if isinstance(step, int) else f'["{step}"]' for step in path)
         if flag is not None:
             return Mistake(0, 0, message, flag)
         return Mistake(*(place or self.locate(path, line)), message)
@@ -146,16 +152,22 @@ class Tree:
         return first + (line if node.style == "|" else 1), len(content) - len(content.lstrip(" ")) + 1
 
 
-def read(text: str, folder: Path, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Tree:
-    """Read a job file's text; files of prompts are relative to `folder`, `environment` has the values of `${VAR}`.
+def read(
+    source: str | Mapping[str, Any], folder: Path, environment: Mapping[str, str], settings: Sequence[str] = ()
+) -> Tree:
+    """Read a job file's text, or a dict like it; files of prompts are relative to `folder`.
 
-    `settings` are `KEY=VALUE` of flags, which win over the file. `data` is None where the text is not a YAML mapping,
-    which is among the mistakes.
+    `environment` has the values of `${VAR}`, `settings` are `KEY=VALUE` of flags, which win over the job. `data` is
+    None where the text is not a YAML mapping, which is among the mistakes. Raises TypeError for a value in a dict that
+    YAML can't hold.
     """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    tree = Tree(text)
+    if isinstance(source, str):
+        text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        tree = Tree(text)
+    else:
+        tree = Tree(json.dumps(source, indent=2, default=str, ensure_ascii=False), is_dict=True)
     try:
-        root = _composed(text)
+        root = _composed(tree.text) if isinstance(source, str) else _node_of(source)
     except _UnreadableError as problem:
         tree.mistakes.append(problem.mistake)
         return tree
@@ -235,6 +247,24 @@ def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
             inner = MappingNode("tag:yaml.org,2002:map", [], node.start_mark, node.end_mark)
         here.value[known[step]] = key, inner
         here = inner
+
+
+def _node_of(value: Any) -> Node:  # noqa: ANN401  (any value of a dict)
+    """Return the node of what a YAML file would say for a Python value. Raises TypeError for one it can't say."""
+    mark = StringMark("job", 0, 0, 0, "", 0)
+    if isinstance(value, Mapping):
+        pairs = [(_node_of(str(name)), _node_of(inner)) for name, inner in value.items()]
+        return MappingNode("tag:yaml.org,2002:map", pairs, mark, mark)
+    if isinstance(value, list | tuple):
+        return SequenceNode("tag:yaml.org,2002:seq", [_node_of(item) for item in value], mark, mark)
+    if isinstance(value, str | Path):
+        return ScalarNode("tag:yaml.org,2002:str", str(value), mark, mark, style='"')
+    if value is not None and not isinstance(value, bool | int | float | Decimal):
+        raise TypeError(f"a job can't hold {value!r}: use dicts, lists, texts, numbers, True, False and None")
+    text = str(value).replace("inf", ".inf").replace("nan", ".nan")  # of floats, as YAML writes them
+    if value is None or isinstance(value, bool):
+        text = "null" if value is None else text.lower()
+    return ScalarNode("tag:yaml.org,2002:str", text, mark, mark)
 
 
 class _UnreadableError(Exception):

@@ -191,7 +191,7 @@ async def _tick(pool: Pool, gate: Gate, ui: Ui, asking: Asking) -> None:
 def _facts(tally: Tally) -> dict[str, Any]:
     """Return what the log tells of a tally."""
     names = ("ok", "failed", "requests", "in_flight", "waiting", "limit", "possibly_billed", "gate_why", "errors")
-    return {**{name: getattr(tally, name) for name in names}, "cost_usd": str(to_usd(tally.cost))}
+    return {**{name: getattr(tally, name) for name in names}, "cost_usd": to_usd(tally.cost)}
 
 
 def _note_low_water(pool: Pool, asking: Asking) -> None:

@@ -16,6 +16,7 @@ from batchrun.checkpoint import Checkpoint, Settled
 from batchrun.job import Limits
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import RowProblem
+from batchrun.records import Shown, Unasked
 from batchrun.runner.budget import worst_case
 from batchrun.runner.children import LOCAL_PARALLEL
 from batchrun.runner.plan import Keys, open_work
@@ -45,25 +46,6 @@ LATENCY = 2.0
 
 _FIRST = 200
 """Questions on which `likely_cost` rests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A request for people: its row (from 1), its messages (an image is its path) and all else that is sent."""
-
-    row: int
-    messages: list[dict[str, Any]]
-    params: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Unasked:
-    """Rows for which no request can be made: why, how many, the first one (from 1) and what is wrong with it."""
-
-    error_type: str
-    rows: int
-    row: int
-    message: str
 
 
 @dataclass(slots=True)

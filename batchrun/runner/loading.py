@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from batchrun.errors import JobFileError, UserError
 from batchrun.job import Environment, Loaded, RunOptions, examine, merged, read_environment
@@ -18,6 +19,20 @@ def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOpt
     """
     environment = read_environment(path.parent, cwd, process)
     loaded = examine(_text(path), path, environment, options.settings)
+    if loaded.mistakes:
+        _raise_all(loaded, environment, options)
+    return loaded, environment
+
+
+def load_dict(
+    job: Mapping[str, Any], file: Path, process: Mapping[str, str], options: RunOptions
+) -> tuple[Loaded, Environment]:
+    """Return the job of a program's dict as `load_file` does; `file` is where a job file of it would stand."""
+    environment = read_environment(file.parent, file.parent, process)
+    try:
+        loaded = examine(job, file, environment, options.settings)
+    except TypeError as problem:
+        raise UserError(str(problem)) from None
     if loaded.mistakes:
         _raise_all(loaded, environment, options)
     return loaded, environment

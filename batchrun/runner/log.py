@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,19 +45,20 @@ def event(name: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON)
     _LOGGER.info(name, extra={"facts": facts})
 
 
-_WORDED = {"reason", "next", "commands", "advice", "answers"}
+_WORDED = {"reason", "next", "commands", "advice", "answers", "_read"}
 """Fields of a summary that may quote a server or a row."""
 
 
 def run_ended(summary: Summary) -> None:
     """Log the end of a run with its summary."""
-    event("run_ended", **{name: value for name, value in asdict(summary).items() if name not in _WORDED})
+    names = (one.name for one in fields(summary))
+    event("run_ended", **{name: getattr(summary, name) for name in names if name not in _WORDED})
 
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": at, "event": record.getMessage(), **getattr(record, "facts", {})})
+        return json.dumps({"time": at, "event": record.getMessage(), **getattr(record, "facts", {})}, default=float)
 
 
 class _File(logging.FileHandler):

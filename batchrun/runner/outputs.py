@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
 from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared
-from batchrun.table import DETAIL_TYPES, Written, answer_columns, partial_path, write_output
+from batchrun.table import DETAIL_TYPES, Written, answer_columns, partial_path, read_output, write_output
 
 OUTPUT_ROWS = 20_000
 """Rows joined with their answers at a time."""
@@ -150,6 +151,11 @@ def state(p: Prepared, plan: int) -> str:
     corrected_at = corrections.stat().st_mtime_ns if corrections.exists() else 0
     words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino], corrected_at]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def reader(p: Prepared, written: Written | None) -> Callable[[], pl.DataFrame] | None:
+    """Return what reads the output with its types, None where none was written."""
+    return None if written is None else partial(read_output, written.path, p.schema)
 
 
 def remove_partial(job: Job) -> None:

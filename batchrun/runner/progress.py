@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -177,6 +178,7 @@ class Bar(Plain):
     """A tqdm bar on a terminal."""
 
     _bar: "tqdm[Never] | None" = None
+    _format = _BAR
 
     def say(self, line: str) -> None:
         """Print above the bar."""
@@ -207,15 +209,14 @@ class Bar(Plain):
         self.update(Tally())
 
     def _open(self, goal: Goal, *, leave: bool) -> None:
-        from tqdm import tqdm  # noqa: PLC0415  (50 ms that a run without a terminal can save)
-
+        tqdm = self._tqdm()
         stream = self._stream or sys.stderr
         with suppress(OSError, ValueError):
             self._bar = tqdm(
                 total=goal.total,
                 initial=goal.ok + goal.failed,
                 file=stream,
-                bar_format=_BAR,
+                bar_format=self._format,
                 dynamic_ncols=True,
                 leave=leave,
                 ascii=not (getattr(stream, "encoding", None) or "").lower().startswith("utf"),
@@ -227,9 +228,9 @@ class Bar(Plain):
         if self._bar is not None:
             with suppress(OSError, ValueError):
                 self._bar.n = settled(self._goal, tally)
-                columns = _columns(self._stream or sys.stderr)
+                columns = self._columns()
                 is_narrow = columns is not None and columns < _NARROW
-                self._bar.bar_format = _NO_BAR if is_narrow else _BAR
+                self._bar.bar_format = _NO_BAR if is_narrow else self._format
                 width = None if columns is None else columns - 1 - (0 if is_narrow else _BAR_WIDTH)
                 self._bar.set_description_str(line(self._goal, tally, self._pace, gate, width))
 
@@ -240,11 +241,34 @@ class Bar(Plain):
                 self._bar.close()
             self._bar = None
 
+    def _tqdm(self) -> "type[tqdm[Never]]":
+        from tqdm import tqdm  # noqa: PLC0415  (50 ms that a run without a terminal can save)
 
-def _columns(stream: IO[str]) -> int | None:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or None
-    except (OSError, ValueError):
+        return tqdm
+
+    def _columns(self) -> int | None:
+        """Return the width of the terminal, None where that is unknown."""
+        try:
+            return os.get_terminal_size((self._stream or sys.stderr).fileno()).columns or None
+        except (OSError, ValueError):
+            return None
+
+
+class NotebookBar(Bar):
+    """A tqdm bar in a notebook: a widget, or text where ipywidgets is not installed."""
+
+    def _tqdm(self) -> "type[tqdm[Never]]":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tqdm warns where ipywidgets is missing, which is no fault
+            from tqdm.auto import tqdm  # noqa: PLC0415  (as above)
+
+        # A widget draws the bar itself; it knows the field without a width alone.
+        if any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__):
+            self._format = "{bar} {desc}"
+        return tqdm  # type: ignore[return-value]  # the stubs know only the class for a terminal
+
+    def _columns(self) -> int | None:
+        """Return None: the kernel may know the size of a terminal, which is not where the bar is."""
         return None
 
 

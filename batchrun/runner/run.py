@@ -450,13 +450,11 @@ class _Run:
             asked=self._tally.ok + self._tally.failed,
             requests=self._tally.requests,
             seconds=round(self._time.clock() - self._started, 3),
-            cost_usd=str(to_usd(run.cost if run else 0)),
-            cost_today_usd=str(to_usd(spent(day=utc_day(time.time())))),
-            cost_total_usd=str(to_usd(spent())),
-            cost_output_usd=str(to_usd(counts.cost)),
-            cost_at_most_usd=str(
-                to_usd((run.cost if run else 0) + unsettled(self._budget, self._checkpoint, self._run_id))
-            ),
+            cost_usd=to_usd(run.cost if run else 0),
+            cost_today_usd=to_usd(spent(day=utc_day(time.time()))),
+            cost_total_usd=to_usd(spent()),
+            cost_output_usd=to_usd(counts.cost),
+            cost_at_most_usd=to_usd((run.cost if run else 0) + unsettled(self._budget, self._checkpoint, self._run_id)),
             possibly_billed=self._tally.possibly_billed,
             cached=run.cached if run else 0,
             adopted=self._adopted or 0,
@@ -474,6 +472,7 @@ class _Run:
                 for name in counts.errors or ()
             },
             cost_kind=cost_kind(self._job),
+            _read=outputs.reader(self._p, self._written),
         )
 
     def _verdict(self, counts: Counts) -> tuple[int, str]:

@@ -9,6 +9,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -58,15 +60,47 @@ class Valve:
         self.on_change()
 
 
+class Interrupts:
+    """Hands Ctrl-C to a run in another thread than the main one, where no signal arrives."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._receive: Callable[[], object] | None = None
+
+    def send(self) -> None:
+        """Interrupt the run; before it sends, that waits until it does."""
+        with self._lock:
+            if self._receive is None:
+                self._waiting += 1
+            else:
+                self._receive()
+
+    @contextmanager
+    def received_by(self, receive: Callable[[], object]) -> Iterator[None]:
+        """Call `receive` for each interrupt, from any thread, also for those before."""
+        with self._lock:
+            self._receive = receive
+            for _ in range(self._waiting):
+                receive()
+            self._waiting = 0
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._receive = None
+
+
+INTERRUPTS: ContextVar[Interrupts | None] = ContextVar("interrupts", default=None)
+"""What interrupts the run of this context, where it is not in the main thread."""
+
+
 @contextmanager
 def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None]:
     """While sending: the first SIGINT, SIGTERM or SIGHUP closes the valve, the second aborts. Needs a running loop.
 
-    Outside the main thread no signal arrives, and nothing is watched.
+    Outside the main thread no signal arrives: there it is what INTERRUPTS sends.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     loop = asyncio.get_running_loop()
 
     def received(number: signal.Signals) -> None:
@@ -77,6 +111,11 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
         valve.close(_EXIT_CODES[number], f"interrupted by {number.name}")
         say("stopping: waiting for what is in flight (once more to abort)")
 
+    if threading.current_thread() is not threading.main_thread():
+        interrupts = INTERRUPTS.get() or Interrupts()
+        with interrupts.received_by(partial(loop.call_soon_threadsafe, received, signal.SIGINT)):
+            yield
+        return
     # A signal that the parent ignores for us (nohup) stays ignored.
     watched = [number for number in _EXIT_CODES if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.getsignal(number) for number in watched}

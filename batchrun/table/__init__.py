@@ -6,12 +6,14 @@ text.py      CSV and JSON Lines, line by line
 columnar.py  Parquet and Arrow, by Polars
 values.py    JSON values and typed CSV cells -> Python values, and the types of their columns
 where.py     `input.where`: an SQL condition over one row
+readback.py  an output file -> one frame, typed
 write.py     frames -> an output file, which is replaced as a whole
 """
 
 from batchrun.table.columnar import unreadable_in_a_prompt
 from batchrun.table.files import FileStamp, expand, stamp
 from batchrun.table.read import Batch, Rows, open_rows
+from batchrun.table.readback import read_output
 from batchrun.table.write import (
     DETAIL_TYPES,
     Written,
@@ -35,6 +37,7 @@ __all__ = [
     "expand",
     "open_rows",
     "partial_path",
+    "read_output",
     "stamp",
     "unreadable_in_a_prompt",
     "unwritable",

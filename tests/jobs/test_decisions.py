@@ -193,7 +193,7 @@ def test_the_local_decision_model_labels_reviews(tmp_path: Path) -> None:
     job.write_text((ROOT / "jobs" / "triage.yaml").read_text().replace("triage.csv", "triage.parquet"))
     ran = run(job)
     assert ran.summary.exit_code == 0, ran.summary.reason
-    assert ran.summary.cost_usd == "0"
+    assert ran.summary.cost_usd == 0
     right = [gold == label for gold, label in zip(ran.column("gold"), ran.column("sentiment"), strict=True)]
     assert sum(right) > 20
     assert set(ran.column("needs_review")) >= {True, False}

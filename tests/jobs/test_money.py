@@ -144,7 +144,7 @@ def test_a_cap_for_the_day_over_three_runs(tmp_path: Path) -> None:
         assert Decimal("0.0066") < day <= Decimal("0.007")
         assert Decimal(runs[2].summary.cost_today_usd) == sum(bills) == day
         last = run(path, RunOptions(fresh=True))
-        assert (last.summary.requests, last.summary.cost_today_usd) == (0, str(day))
+        assert (last.summary.requests, last.summary.cost_today_usd) == (0, day)
         assert simulator.counters.billed_usd == day
 
 
@@ -181,7 +181,7 @@ def test_the_ledger_of_10000_rows_with_faults(tmp_path: Path) -> None:
         CliRunner().invoke(cli, ["status", str(path), "--json", "--verify"], catch_exceptions=False).stdout
     )
     names = ("cost_output_usd", "cost_last_run_usd", "cost_today_usd", "cost_total_usd")
-    assert [Decimal(facts[name]) for name in names] == [billed] * 4
+    assert [Decimal(str(facts[name])) for name in names] == [billed] * 4
     assert (facts["wrong"], facts["runs"][0]["requests"]) == ([], requests)
 
 
@@ -217,7 +217,7 @@ def test_answers_from_the_cache_cost_nothing_and_are_shown(tmp_path: Path) -> No
         free = run(path, RunOptions(fresh=True)).summary
         assert simulator.counters.endings == {"good": 30, "cache-hit": 30}
         assert Decimal(paid.cost_usd) == Decimal(free.cost_today_usd) == simulator.counters.billed_usd
-    assert (paid.cached, free.cached, free.ok, free.cost_usd) == (0, 30, 30, "0")
+    assert (paid.cached, free.cached, free.ok, free.cost_usd) == (0, 30, 30, Decimal(0))
     assert any("30 answers from OpenRouter's cache at no cost" in line for line in closing_lines(free, tmp_path))
     shown = CliRunner().invoke(cli, ["status", str(path)], catch_exceptions=False).stdout
     assert "30 requests, $0, 30 from OpenRouter's cache at no cost" in shown
@@ -311,7 +311,7 @@ def test_answers_without_a_count_keep_their_reservation(tmp_path: Path) -> None:
         ran = capped(write_job(tmp_path, url, rows=100, model=PRICE), "0.02")
     assert ran.summary.exit_code == ExitCode.STOPPED_BY_LIMIT
     assert 0 < ran.summary.ok == ran.summary.possibly_billed < 30
-    assert ran.summary.cost_usd == "0"
+    assert ran.summary.cost_usd == 0
 
 
 def test_a_cap_needs_a_bound_on_tokens(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
+
 import batchrun
 
 
@@ -24,11 +26,17 @@ def main() -> int:
     except batchrun.BatchrunError:
         return batchrun.ExitCode.BUG
     counts: list[int] = [summary.ok, summary.failed, summary.pending]
-    spent = Decimal(summary.cost_usd)
+    spent: Decimal = summary.cost_usd
+    rows: int = summary.frame().height + batchrun.run({"prompt": "{{ text }}"}, summary.frame(), quiet=True).rows
+    found: batchrun.Check = batchrun.check("jobs/reviews.yaml", "rows.csv", set={"limits.timeout": 9})
+    seen: batchrun.Preview = batchrun.preview({"prompt": "{{ text }}"}, pl.DataFrame({"text": ["x"]}), n=1)
+    right: batchrun.Evaluation = batchrun.evaluate("jobs/reviews.yaml", gold="label", model="a/b")
+    if right.accuracy.value is None or found.mistakes or seen.cost_usd or any(one.text for one in found.findings):
+        return rows
     return summary.exit_code if spent and any(counts) and endpoint and name else batchrun.ExitCode.DONE
 
 
 def wrong() -> None:
     batchrun.run("jobs/reviews.yaml", limit="ten")  # type: ignore[arg-type]
-    batchrun.run("jobs/reviews.yaml", 10)  # type: ignore[call-arg]
+    batchrun.run("jobs/reviews.yaml", 10)  # type: ignore[arg-type]
     batchrun.simulate()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, suggestions, one line for each mistake, completion, and the Python door."""
+"""The command line as a whole: help, suggestions, one line for each mistake, completion."""
 
 import os
 import subprocess
@@ -20,8 +20,9 @@ HEAVY = (
     "ruamel", "jsonschema_rs", "asyncio",
 )  # fmt: skip
 PUBLIC = {
-    "BatchrunError", "BusyError", "CheckpointError", "ConfirmError", "ExitCode", "InputError", "Job", "JobFileError",
-    "Mistake", "SenderError", "StorageError", "Summary", "UserError", "load_job", "run",
+    "BatchrunError", "BusyError", "Check", "CheckpointError", "ConfirmError", "Evaluation", "ExitCode", "Finding",
+    "InputError", "Job", "JobFileError", "Mistake", "Preview", "SenderError", "StorageError", "Summary", "UserError",
+    "check", "evaluate", "load_job", "preview", "run",
 }  # fmt: skip
 
 
@@ -51,8 +52,9 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 def test_the_package_is_cheap_to_import() -> None:
-    """`import batchrun`, and naming what is public, load no heavy library."""
-    assert loaded_by("import batchrun\nfor name in batchrun.__all__: getattr(batchrun, name)") == set()
+    """`import batchrun`, and naming what is public but an evaluation, load no heavy library."""
+    code = "import batchrun\nfor name in set(batchrun.__all__) - {'Evaluation'}: getattr(batchrun, name)"
+    assert loaded_by(code) == set()
 
 
 def test_what_is_public_is_listed() -> None:
@@ -173,71 +175,3 @@ def test_the_golden_draft(command: Command, job: Path) -> None:
     if os.environ.get("BATCHRUN_GOLDEN") == "write":
         file.write_text(told, encoding="utf-8")
     assert told == file.read_text(encoding="utf-8")
-
-
-# The Python door
-
-
-@pytest.fixture
-def door(job: Path, tmp_path: Path, openrouter: Running, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a job that a program may run, with a key and a server."""
-    assert openrouter.url
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-canary")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return job
-
-
-def test_a_program_runs_and_resumes_a_job(door: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """`run` gives a Summary and is quiet; arguments win over the file; the next call goes on."""
-    first = batchrun.run(door, limit=1, max_cost=1, concurrency=2, output=door.parent / "mine.csv")
-    assert (first.ok, first.pending, first.failed, first.exit_code) == (2, 1, 1, 1)
-    second = batchrun.run(str(door))
-    assert (second.ok, second.pending, second.requests) == (3, 0, 1)
-    assert second.output == str(door.parent / "out.csv")
-    assert capfd.readouterr() == ("", "")
-
-
-IN_THREADS = """
-import asyncio, sys, threading, batchrun
-async def inside(limit): return run(limit)
-def run(limit=None):
-    print(batchrun.run("job.yaml", endpoint=sys.argv[1], api_key_env="OPENROUTER_API_KEY", limit=limit).ok)
-asyncio.run(inside(1))
-for _ in range(3):
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-run()
-"""
-
-
-def test_a_program_may_run_a_job_inside_an_event_loop_and_in_threads(door: Path, openrouter: Running) -> None:
-    """A notebook's loop, threads that come and go, and then the main thread can run jobs, one after the other."""
-    answers = [line.strip() for line in _ran(IN_THREADS, openrouter.url, cwd=door.parent).splitlines()]
-    assert answers == ["2", "3", "3", "3", "3"]
-
-
-def _ran(script: str, *arguments: str, cwd: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def test_a_program_gets_mistakes_as_exceptions(door: Path) -> None:
-    """A wrong job raises JobFileError with its mistakes; a wrong amount, a missing file and a missing key UserError."""
-    job = batchrun.load_job(door)
-    assert isinstance(job, batchrun.Job)
-    assert job.model.name == "openai/gpt-4o-mini"
-    with pytest.raises(batchrun.UserError, match="not an amount"):
-        batchrun.run(door, max_cost="much")
-    with pytest.raises(batchrun.UserError, match="No such file"):
-        batchrun.load_job("gone.yaml")
-    with pytest.raises(batchrun.UserError, match="NO_SUCH is not set"):
-        batchrun.run(door, api_key_env="NO_SUCH")
-    door.write_text(JOB + "promt: x\n")
-    with pytest.raises(batchrun.JobFileError) as caught:
-        batchrun.run(door)
-    assert [mistake.line for mistake in caught.value.mistakes] == [len(JOB.splitlines()) + 1]

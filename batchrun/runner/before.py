@@ -2,25 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from batchrun.api import Endpoint, Prices
 from batchrun.money import show, to_usd
+from batchrun.records import Unasked
+from batchrun.runner.asking import serving
+from batchrun.runner.budget import unbounded
+from batchrun.runner.forecast import Forecast, Survey
+from batchrun.runner.prepare import Prepared
 from batchrun.terminal import duration, plural
-
-if TYPE_CHECKING:
-    from batchrun.api import Endpoint, Prices
-    from batchrun.runner.forecast import Forecast, Survey, Unasked
-    from batchrun.runner.prepare import Prepared
 
 _MILLION = 10**6
 _HOUR = 3600
 
 
 @contextmanager
-def reachable(endpoint: "Endpoint") -> "Iterator[Endpoint]":
+def reachable(endpoint: Endpoint) -> Iterator[Endpoint]:
     """Return the endpoint with an address that lists prices; a local model has none and is not loaded for it."""
-    from batchrun.runner.asking import serving
-
     if endpoint.name == "local":
         yield endpoint
         return
@@ -28,7 +26,7 @@ def reachable(endpoint: "Endpoint") -> "Iterator[Endpoint]":
         yield served
 
 
-def rows_line(found: "Survey") -> str:
+def rows_line(found: Survey) -> str:
     """Return how the rows stand and how many requests that makes."""
     parts = [
         (found.answered, "answered"),
@@ -43,15 +41,13 @@ def rows_line(found: "Survey") -> str:
     return f"{plural(found.rows, 'row')}: {about}{states}; {about}{plural(found.questions, 'request')}{shared}"
 
 
-def unasked_text(reason: "Unasked") -> str:
+def unasked_text(reason: Unasked) -> str:
     """Return why some rows can't be asked, with the first of them."""
     return f"{plural(reason.rows, 'row')} could not be rendered, first row {reason.row:,}: {reason.message}"
 
 
-def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Prices") -> str:
+def cost_text(p: Prepared, found: Survey, likely: Forecast, prices: Prices) -> str:
     """Return what the open questions will cost."""
-    from batchrun.runner.budget import unbounded
-
     if likely.cost is None:
         why = f" ({prices.problem})" if prices.problem else ""
         text = f'unknown: no price is known for "{p.endpoint.model}"{why}; set model.price'
@@ -68,7 +64,7 @@ def cost_text(p: "Prepared", found: "Survey", likely: "Forecast", prices: "Price
     return f"{text}, with no upper bound ({', '.join(causes)})"
 
 
-def basis_text(likely: "Forecast") -> str:
+def basis_text(likely: Forecast) -> str:
     """Return what the estimate rests on."""
     if likely.answers:
         answers = plural(likely.answers, "answer")
@@ -76,7 +72,7 @@ def basis_text(likely: "Forecast") -> str:
     return f"estimated at {likely.characters_per_token:g} characters a token until there are answers"
 
 
-def time_text(p: "Prepared", likely: "Forecast") -> str:
+def time_text(p: Prepared, likely: Forecast) -> str:
     """Return how long the open questions take, and at what pace."""
     limits = p.job.limits
     took = duration(max(1.0, likely.seconds))
@@ -90,7 +86,7 @@ def time_text(p: "Prepared", likely: "Forecast") -> str:
     return f"{took} ({pace})"
 
 
-def price_text(p: "Prepared", prices: "Prices", now: float) -> str | None:
+def price_text(p: Prepared, prices: Prices, now: float) -> str | None:
     """Return what the model costs and how old that knowledge is; None where it is unknown."""
     price = prices.likely.get(p.endpoint.model)
     if price is None:
@@ -105,7 +101,7 @@ def price_text(p: "Prepared", prices: "Prices", now: float) -> str | None:
     return text
 
 
-def batch_price_text(likely: "Forecast", prices: "Prices") -> str | None:
+def batch_price_text(likely: Forecast, prices: Prices) -> str | None:
     """Return what the model and the open questions cost in the provider's batches; None where nobody says."""
     if prices.batch is None:
         return None

@@ -1,0 +1,62 @@
+"""An output file -> one frame with the types that it was written with, for Python programs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from batchrun.errors import StorageError
+from batchrun.table.where import column_named
+
+_JSON = (pl.String, pl.Boolean, pl.Int64, pl.Float64)
+"""Types that JSON Lines and Polars write alike; others are text, a list or an object there."""
+
+
+def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Read an output whole. Raises StorageError where it can't be read."""
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                return pl.read_parquet(path)
+            case ".arrow":
+                return pl.read_ipc(path)
+            case ".jsonl" | ".ndjson":
+                types = {name: _json_type(dtype) for name, dtype in schema.items()}
+                found = pl.read_ndjson(path, schema=types)
+            case suffix:
+                separator = "\t" if suffix == ".tsv" else ","
+                # Columns by position: Polars makes other names of two that are equal, and of an empty one.
+                found = pl.read_csv(path, separator=separator, has_header=False, skip_rows=1, infer_schema=False)
+                found.columns = list(schema)
+        return found.select(_typed(name, dtype, found.schema[name]) for name, dtype in schema.items())
+    except (pl.exceptions.PolarsError, OSError) as problem:
+        raise StorageError(f"{path}: can't be read: {str(problem).splitlines()[0]}") from None
+
+
+def _json_type(dtype: pl.DataType) -> pl.DataType:
+    """Return the type that a column has in a JSON Lines file."""
+    if isinstance(dtype, pl.List):
+        return pl.List(_json_type(dtype.inner))  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({part.name: _json_type(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]
+    return dtype if isinstance(dtype, _JSON) or dtype.is_numeric() else pl.String()
+
+
+def _typed(name: str, dtype: pl.DataType, written: pl.DataType) -> pl.Expr:
+    """Return the expression that reads a column's text."""
+    column = column_named(name)
+    if dtype == written or isinstance(dtype, pl.Duration):  # Polars writes durations as text that it does not read
+        read = column
+    elif not isinstance(written, pl.String):
+        read = column.cast(dtype)
+    elif isinstance(dtype, pl.Binary):
+        read = column.str.decode("base64")
+    elif isinstance(dtype, pl.Boolean):
+        read = pl.when(column.is_not_null()).then(column == "true").alias(name)
+    elif isinstance(dtype, pl.Date):
+        read = column.str.to_date()
+    elif isinstance(dtype, pl.Datetime):
+        read = column.str.to_datetime(time_unit=dtype.time_unit, time_zone=dtype.time_zone)
+    else:
+        read = column.str.json_decode(dtype) if dtype.is_nested() else column.cast(dtype)
+    return read
