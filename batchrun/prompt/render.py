@@ -201,7 +201,7 @@ class Renderer:
         columns: Sequence[str],
         *,
         namespace: str,
-        response_format: Mapping[str, Any] | None = None,
+        answer_fields: Mapping[str, Any] | None = None,
         instructions: str | None = None,
         body_extras: Mapping[str, Any] | None = None,
         questions: Sequence[Decision] = (),
@@ -219,8 +219,7 @@ class Renderer:
         asked = sent = _asked(job)
         if decision_form is None:
             asked["messages"] = messages
-            if response_format is not None:
-                asked["response_format"] = response_format
+            asked |= answer_fields or {}
         else:
             state, instructed = _state(job, self._templates), _instructed(job, self._templates, questions)
             sent = {**asked, **decision_form(state, instructed)}
@@ -312,11 +311,12 @@ _WORDS = ("model", "prompt", "answer", "parameters")
 
 def _parts(namespace: str, question: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what the words of _WORDS stand for, in their order."""
-    own = {"model", "models", "messages", "state", "response_format", "questions"}
+    own = {"model", "models", "messages", "state", "response_format", "grammar", "questions"}
     model = [namespace, question.get("model"), question.get("models")]
     params = {name: value for name, value in question.items() if name not in own}
     prompt = [question.get("messages"), question.get("state")]
-    return model, prompt, [question.get("response_format"), question.get("questions")], params
+    answer = [question.get(name) for name in ("response_format", "grammar", "questions")]
+    return model, prompt, answer, params
 
 
 def _digest(part: Any) -> str:  # noqa: ANN401  (JSON with leaves)

@@ -114,7 +114,7 @@ def test_model_prompt_answer_and_namespace_change_the_key() -> None:
         renderer(
             Prompt(messages=(Message("user", "You label product reviews."), Message("user", "Review: {{ text }}")))
         ),
-        renderer(response_format=form),
+        renderer(answer_fields={"response_format": form}),
         renderer(instructions="As JSON."),
         renderer(namespace="simulator"),
     ]
@@ -208,7 +208,7 @@ def golden_jobs() -> dict[str, Renderer]:
              Part(image="https://example.org/{{ id }}.png"))))  # fmt: skip
     return {
         "label": renderer(),
-        "schema": renderer(model={"params": {"seed": 1, "max_tokens": 9}}, response_format=form),
+        "schema": renderer(model={"params": {"seed": 1, "max_tokens": 9}}, answer_fields={"response_format": form}),
         "parts": renderer(Prompt(messages=turns), namespace="https://example.org/v1", instructions="As JSON."),
     }
 
@@ -233,7 +233,8 @@ TEMPLATES = st.lists(SNIPPETS, max_size=4).map("".join)
 def test_the_body_is_the_plain_json(turns: list[tuple[Any, str]], rows: list[dict[str, str]]) -> None:
     """However it is put together, the body is the JSON of the request that one would write by hand."""
     prompt = Prompt(messages=tuple(Message(role, template) for role, template in turns))
-    made = renderer(prompt, ["a", "b", "c d"], body_extras={"max_tokens": 5}, response_format={"type": "text"})
+    fields = {"response_format": {"type": "text"}}
+    made = renderer(prompt, ["a", "b", "c d"], body_extras={"max_tokens": 5}, answer_fields=fields)
     plain = jinja2.Environment(autoescape=False)  # noqa: S701  (no HTML)
     for row in rows:
         messages = [{"role": role, "content": plain.from_string(t).render(row, row=row)} for role, t in turns]
