@@ -36,6 +36,7 @@ LIBRARIES = {
     "jinja2": {"prompt", "report"},
     "markupsafe": {"report"},
     "jsonschema_rs": {"prompt"},
+    "pypdf": {"prompt"},
     "sqlite3": {"checkpoint"},
     "sqlite_utils": {"checkpoint"},
     "filelock": {"checkpoint"},

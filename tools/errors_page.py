@@ -4,7 +4,7 @@ from pathlib import Path
 
 from batchrun.api.codes import TABLE, Action, Count, Ending
 
-LOCAL = {"template_error", "request_too_large", "image_error", "schema_mismatch"}
+LOCAL = {"template_error", "request_too_large", "image_error", "file_error", "schema_mismatch"}
 
 HEAD = """\
 # How a row can end

@@ -14,7 +14,7 @@ HEAD = """\
 
 batchrun itself is under the Apache License 2.0. This page lists every package of `requirements.lock`; `make licences`
 writes it anew from what the packages say of themselves. "Always" marks what a plain installation brings along; all else
-comes with an extra (`local`, `ray`) or is for development alone. Nothing here is
+comes with an extra (`local`, `pdf`, `ray`) or is for development alone. Nothing here is
 copied into batchrun; MPL and LGPL ask only that changes to those packages themselves are shared.
 
 | package | version | licence | installed |

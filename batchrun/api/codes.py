@@ -98,8 +98,8 @@ _ENDINGS = (
     Ending("invalid_prompt", 400, _ROW, _FAIL,
            "the server refuses this row's messages", "look at the row with `batchrun preview --row N`"),
     Ending("invalid_image", 400, _ROW, _FAIL,
-           "an image can't be used: its format or size, it can't be fetched, or the model takes none",
-           "correct the image of this row, or take a model that takes such input"),
+           "an image or a file can't be used: its format or size, it can't be fetched, or the model takes none",
+           "correct the image or file of this row, or take a model that takes such input"),
     Ending("content_policy", 400, _ROW, _FAIL,
            "a content policy or guardrail refuses this row's text; nothing was charged",
            "leave the row, ask another model, or change the account's guardrail"),
@@ -207,13 +207,17 @@ _ENDINGS = (
            "shorten the row's text", again=True),
     Ending("image_error", None, _ROW, _FAIL, "a local image is missing, too large or not an image; nothing was sent",
            "correct the image of this row", again=True),
+    Ending("file_error", None, _ROW, _FAIL,
+           "a local PDF is missing, too large, not a PDF, or its text can't be read; nothing was sent",
+           "correct the file of this row, as error_message says; a scan without text needs engine: mistral-ocr",
+           again=True),
 )  # fmt: skip
 
 TABLE: dict[str, Ending] = {ending.name: ending for ending in _ENDINGS}
 """All endings by name."""
 
-UNSENT: frozenset[str] = frozenset({"template_error", "request_too_large", "image_error"})
-"""Names of failures found before sending: asking again changes nothing until the row, the prompt or the image does."""
+UNSENT: frozenset[str] = frozenset({"template_error", "request_too_large", "image_error", "file_error"})
+"""Names of failures found before sending: asking again changes nothing until the row, the prompt or the file does."""
 
 ASKED_AGAIN: frozenset[str] = frozenset(ending.name for ending in _ENDINGS if ending.again)
 """Names of failures that the next run asks again by itself."""
@@ -326,6 +330,10 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
      "content_policy"),
     (_BODY, r"image.{0,40}(invalid|unsupported|format|too (large|small)|download|fetch)", "invalid_image"),
     (_BODY, r"(invalid|unsupported|download|fetch|decode).{0,40}image", "invalid_image"),
+    # Anthropic: "The PDF specified was not valid", "A maximum of 100 PDF pages may be provided"; Gemini: "The document
+    # has no pages".
+    (_BODY, r"\bpdf\b.{0,40}(valid|password|parse)|(parse|maximum).{0,40}\bpdf\b|document has no pages",
+     "invalid_image"),
     ((404,), r"that support (image|audio|video|file|tool)", "invalid_image"),
     ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrictions", "no_endpoint"),
     ((429,), r"per-day|daily limit", "daily_quota"),

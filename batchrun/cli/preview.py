@@ -98,19 +98,15 @@ def _request(request: "Shown") -> Iterator[str]:
     """Show a request: its messages with their roles, then all else that is sent. Text is indented below its role."""
     import orjson
 
+    from batchrun.prompt import content_text
+
     yield f"row {request.row}"
     for message in request.messages:
         yield f"  {message['role']}:"
-        yield from (f"    {line}" for line in lines(_text(message["content"])).split("\n"))
+        yield from (f"    {line}" for line in lines(content_text(message["content"])).split("\n"))
     for name, value in request.params.items():
         yield f"  {printable(name)}: {printable(orjson.dumps(value).decode())}"
     yield ""
-
-
-def _text(content: str | list[dict[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] if "text" in part else f"[image] {part['image_url']['url']}" for part in content)
 
 
 def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:

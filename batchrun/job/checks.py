@@ -73,6 +73,7 @@ def check(job: Job) -> Found:
     """Yield each mistake of a whole job with its path; also for a job to which flags were applied."""
     yield from _input(job.input)
     yield from _prompt(job.prompt)
+    yield from _pdfs(job)
     yield from _model(job.model)
     yield from _headers(job.model)
     yield from _answer(job)
@@ -124,18 +125,43 @@ def _parts(message: Message, path: JobPath) -> Found:
     if isinstance(message.content, str):
         return
     for number, part in enumerate(message.content):
-        if (part.text is None) == (part.image is None):
-            yield (*path, number), "a part is either {text: …} or {image: …}"
-        elif part.image is not None and message.role in {"system", "developer"}:
-            yield (*path, number), f"an image is not possible in a {message.role} message: move it to a user message"
+        if len(part.templates) != 1 or (part.is_extracted and part.text != "extracted"):
+            yield (*path, number), f"a part is one of {_PARTS}"
+        elif part.text is None and message.role in {"system", "developer"}:
+            noun = "an image" if part.file is None else "a PDF"
+            yield (*path, number), f"{noun} is not possible in a {message.role} message: move it to a user message"
+        elif part.engine is not None and (part.file is None or part.is_extracted):
+            yield (*path, number, "engine"), "engine is for a file that is sent as it is: remove it"
+
+
+_PARTS = "{text: …}, {image: …}, {file: …} and {file: …, text: extracted}"
+
+
+def _pdfs(job: Job) -> Found:
+    """Yield what does not go together with PDFs that are sent as files."""
+    engines: set[str] = set()
+    for path, part in job.prompt.placed_parts:
+        if part.file is None or part.is_extracted:
+            continue
+        if part.engine is not None and not _is_routed(job.model):
+            yield (*path, "engine"), "engine works only with openrouter and simulator: remove it"
+        elif part.engine is not None and engines - {part.engine}:
+            yield (*path, "engine"), f"one engine reads all PDFs of a job, and another part has {min(engines)}"
+        if job.batch is not None:
+            yield (*path, "file"), "a batch takes no files: add text: extracted, or send live"
+        engines |= {part.engine} if part.engine else set()
+    plugins = job.model.params.get("plugins")
+    plugins = plugins if isinstance(plugins, list) else []
+    named = [plugin.get("id") for plugin in plugins if isinstance(plugin, dict)]
+    if "file-parser" in named and job.prompt.pdf_engine:
+        yield ("model", "params", "plugins"), "replace the plugin file-parser by engine, beside file in the prompt"
 
 
 def _model(model: Model) -> Found:
     yield from _endpoint(model)
     if model.name is None and model.endpoint != "local":
         yield ("model", "name"), "model.name is missing"
-    # A regional address of OpenRouter, or `batchrun simulate`: both have its path.
-    routed = model.endpoint in {"openrouter", "simulator"} or "/api/v1" in model.endpoint
+    routed = _is_routed(model)
     if model.fallbacks and not routed:
         yield ("model", "fallbacks"), "model.fallbacks works only with openrouter and simulator"
     if len(model.fallbacks) > _MAX_FALLBACKS:
@@ -151,6 +177,11 @@ def _model(model: Model) -> Found:
             yield path, f"model.params may not contain {name}: {RESERVED[name]}"
         elif name in _PARAMS and value is not None and not _fits(value, _PARAMS[name]):
             yield path, f"model.params.{name} must be {_PARAM_WORDS[_PARAMS[name]]}, not {_shown(value)}"
+
+
+def _is_routed(model: Model) -> bool:
+    # A regional address of OpenRouter, or `batchrun simulate`: both have its path.
+    return model.endpoint in {"openrouter", "simulator"} or "/api/v1" in model.endpoint
 
 
 def _fits(value: Any, kind: type) -> bool:  # noqa: ANN401  (any JSON)

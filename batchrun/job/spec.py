@@ -19,6 +19,7 @@ Usd = Annotated[Decimal, Ge(0), Le(1_000_000)]
 AtLeastOne = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0), Le(86_400)]
 CsvType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
+PdfEngine = Literal["cloudflare-ai", "mistral-ocr", "native"]
 Role = Literal["system", "user", "assistant", "developer"]
 Detail = Literal[
     "status",
@@ -48,6 +49,9 @@ OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
 """The formats of output files."""
+
+FREE_ENGINE: PdfEngine = "cloudflare-ai"
+"""Set where a job names none: without one OpenRouter takes mistral-ocr, which costs."""
 
 AUTO_CEILING = 256
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
@@ -114,12 +118,28 @@ class Input(Section):
 
 @dataclass(frozen=True, slots=True)
 class Part(Section):
-    """One part of a message: a text or an image (path or URL), both templates."""
+    """One part of a message: a text, an image or a PDF (path or URL), all templates."""
 
     text: str | None = None
-    """A text; a Jinja template."""
+    """A text; a Jinja template. Beside file, the word extracted: the PDF's text is sent in the file's place."""
     image: Text | None = None
     """An image: a path (relative to the job file) or a URL; a Jinja template."""
+    file: Text | None = None
+    """A PDF: a path (relative to the job file) or a URL; a Jinja template."""
+    engine: PdfEngine | None = None
+    """What reads the PDF for OpenRouter's models: cloudflare-ai is free and the default, mistral-ocr reads scans for
+    2 USD per 1,000 pages, native is the model itself, if it takes files."""
+
+    @property
+    def is_extracted(self) -> bool:
+        """Whether the text of the PDF is sent rather than the file."""
+        return self.file is not None and self.text is not None
+
+    @property
+    def templates(self) -> tuple[tuple[str, str], ...]:
+        """The part's template, with its key."""
+        written = (("text", None if self.is_extracted else self.text), ("image", self.image), ("file", self.file))
+        return tuple((name, source) for name, source in written if source is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +149,7 @@ class Message(Section):
     role: Role
     """Who says it."""
     content: Text | Annotated[tuple[Part, ...], MinLen(1)]
-    """What is said: a Jinja template, or a list of text and image parts."""
+    """What is said: a Jinja template, or a list of parts: texts, images and PDFs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +164,7 @@ class Prompt(Section):
     """Several fields by name in place of `user`, each a Jinja template: a decision model gets them as they are, a chat
     model as JSON."""
     messages: Annotated[tuple[Message, ...], MinLen(1)] | None = None
-    """The whole conversation, for examples and images, in place of system and user."""
+    """The whole conversation, for examples, images and PDFs, in place of system and user."""
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -154,6 +174,27 @@ class Prompt(Section):
         system = (Message("system", self.system),) if self.system is not None else ()
         user = (Message("user", self.user),) if self.user is not None else ()
         return system + user
+
+    @property
+    def placed_parts(self) -> tuple[tuple[tuple[str | int, ...], Part], ...]:
+        """The parts of messages that are lists of parts, each with its path in the job file."""
+        return tuple(
+            (("prompt", "messages", number, "content", index), part)
+            for number, message in enumerate(self.messages or ())
+            if not isinstance(message.content, str)
+            for index, part in enumerate(message.content)
+        )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of messages that are lists of parts."""
+        return tuple(part for _, part in self.placed_parts)
+
+    @property
+    def pdf_engine(self) -> PdfEngine | None:
+        """What reads the PDFs that are sent as files; None without any."""
+        engines = [part.engine for part in self.parts if part.file is not None and not part.is_extracted]
+        return next((engine for engine in engines if engine), FREE_ENGINE) if engines else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 templates.py    Jinja source -> the columns it uses, the mistakes in it, its text for a row
 render.py       a row and the job -> its question, the question's key, and the body to send
-attachments.py  local image files: digests and `data:` URLs
+attachments.py  local images and PDFs: digests and `data:` URLs
+pdf.py          the text of a PDF, by pypdf
 schema.py       the job file's short form or JSON Schema -> the schema of an answer, and its mistakes
 decisions.py    columns as the typed questions of a decision model; the answers to them, with probabilities
 answers.py      what a model wrote -> thoughts cut off, the object found, checked and typed; the turn of a repair
@@ -13,6 +14,7 @@ from batchrun.prompt.render import (
     RENDERER_VERSION,
     Renderer,
     changed_words,
+    content_text,
     nth_key,
     template_mistakes,
     templates_of,
@@ -26,6 +28,7 @@ __all__ = [
     "Renderer",
     "RowProblem",
     "changed_words",
+    "content_text",
     "nth_key",
     "template_mistakes",
     "templates_of",

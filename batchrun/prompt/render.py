@@ -9,7 +9,7 @@ import orjson
 
 from batchrun.errors import UserError
 from batchrun.job import Job, Message, Part
-from batchrun.prompt.attachments import MAX_IMAGE_BYTES, ImageFiles
+from batchrun.prompt.attachments import IMAGE, PDF, Kind, LocalFiles, pdf_of
 from batchrun.prompt.templates import MAX_PROMPT_BYTES, Fields, PromptError, RowProblem, Template, Templates
 from batchrun.records import Decision
 
@@ -18,8 +18,6 @@ KEY_BYTES = 16
 
 RENDERER_VERSION = 1
 """Raised when the same row and job give another key or body, so that a kept plan is not reused."""
-
-_MAX_URL = MAX_IMAGE_BYTES * 4 // 3 + 100
 
 FIELDS: Mapping[str, bool] = {
     # the question
@@ -41,20 +39,22 @@ FIELDS: Mapping[str, bool] = {
 class _Leaf(NamedTuple):
     """A text in the messages that each row fills; `suffix` is put after the template's text as it is.
 
-    A named tuple, since orjson writes dataclasses by itself.
+    `attached` is the kind of file whose path or URL the template makes; with `extracted` the file's text is sent in
+    its place. A named tuple, since orjson writes dataclasses by itself.
     """
 
     template: Template | Fields
     path: "_JobPath"
-    image: bool = False
     suffix: str = ""
+    attached: Kind | None = None
+    extracted: bool = False
 
 
 _JobPath = tuple[str | int, ...]
 DecisionForm = Callable[[Any, Sequence[Decision]], dict[str, Any]]
 """Makes a server's request of a state and the questions about it."""
 
-_Image = Callable[[str], str]
+_Attach = Callable[[_Leaf, Kind, str], str]
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
@@ -106,11 +106,7 @@ def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
             templates.append((path, turn.content))
             continue
         for number, part in enumerate(turn.content):
-            templates += [
-                ((*path, number, kind), source)
-                for kind, source in (("text", part.text), ("image", part.image))
-                if source is not None
-            ]
+            templates += [((*path, number, kind), source) for kind, source in part.templates]
     fields = job.prompt.state or {}
     return [*templates, *((("prompt", "state", name), source) for name, source in fields.items())]
 
@@ -159,12 +155,23 @@ def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templat
         return _text(templates.add(content), path, suffix=f"\n\n{added}" if added is not None else "")
     parts: list[dict[str, Any]] = []
     for number, part in enumerate(content):
-        if part.text is not None:
-            parts.append({"type": "text", "text": _text(templates.add(part.text), (*path, number, "text"))})
-        if part.image is not None:
-            leaf = _Leaf(templates.add(part.image), (*path, number, "image"), image=True)
-            parts.append({"type": "image_url", "image_url": {"url": leaf}})
+        for kind, source in part.templates:
+            parts.append(_part(templates.add(source), (*path, number, kind), extracted=part.is_extracted))
     return parts if added is None else [*parts, {"type": "text", "text": added}]
+
+
+def _part(template: Template, path: _JobPath, *, extracted: bool) -> dict[str, Any]:
+    """Return a part of a message with its leaf; the last step of the path is its kind."""
+    match path[-1]:
+        case "image":
+            return {"type": "image_url", "image_url": {"url": _Leaf(template, path, attached=IMAGE)}}
+        case "file" if extracted:
+            return {"type": "text", "text": _Leaf(template, path, attached=PDF, extracted=True)}
+        case "file":
+            # Not the file's own name: renamed, it is the same question.
+            leaf = _Leaf(template, path, attached=PDF)
+            return {"type": "file", "file": {"filename": "document.pdf", "file_data": leaf}}
+    return {"type": "text", "text": _text(template, path)}
 
 
 def _text(template: Template, path: _JobPath, suffix: str = "") -> str | _Leaf:
@@ -191,8 +198,8 @@ class Renderer:
 
     Values are given in the order of `columns`, the input columns that the prompt uses. What fails is a RowProblem,
     never an exception. `namespace` says who is asked, as far as that changes the answer; `body_extras` is what
-    batchrun adds by itself, which no key depends on. `questions` are for a decision model, in a server's
-    `decision_form`. Not for use by several threads at once.
+    batchrun adds by itself, which no key depends on. `pdf_engine` is what reads PDFs for OpenRouter's models.
+    `questions` are for a decision model, in a server's `decision_form`. Not for use by several threads at once.
     """
 
     def __init__(
@@ -204,13 +211,14 @@ class Renderer:
         answer_fields: Mapping[str, Any] | None = None,
         instructions: str | None = None,
         body_extras: Mapping[str, Any] | None = None,
+        pdf_engine: str | None = None,
         questions: Sequence[Decision] = (),
         decision_form: DecisionForm | None = None,
     ) -> None:
         mistakes = template_mistakes(job, columns)
         if mistakes:
             raise UserError("\n".join(f"{_dotted(path)}, line {line}: {text}" for path, line, text in mistakes))
-        self._images = ImageFiles(job.folder)
+        self._files = LocalFiles(job.folder)
         self._urls_only = job.batch is not None
         self._templates = Templates(columns)
         messages = _messages(job, self._templates, instructions)
@@ -226,7 +234,11 @@ class Renderer:
             # Lists keep their order in the question: the order of options moves the probabilities.
             fields = list(state.items()) if isinstance(state, dict) else state
             asked = {**asked, "state": fields, "questions": [_as_list(question) for question in instructed]}
-        body = {**sent, **_merged(body_extras or {}, job.model.params)}
+        extras = dict(body_extras or {})
+        if pdf_engine is not None:
+            asked = {**asked, "pdf_engine": pdf_engine}
+            extras["plugins"] = [*extras.get("plugins", ()), {"id": "file-parser", "pdf": {"engine": pdf_engine}}]
+        body = {**sent, **_merged(extras, job.model.params)}
         local = job.model.endpoint == "local"  # its namespace names the model, so that its file may move
         question = {
             name: value
@@ -241,7 +253,7 @@ class Renderer:
 
     def key(self, values: Sequence[Any]) -> bytes | RowProblem:
         """Return the key of a row's question: KEY_BYTES bytes."""
-        filled = self._filled(self._question, values, self._image_digest)
+        filled = self._filled(self._question, values, self._digest_of)
         if isinstance(filled, RowProblem):
             return filled
         digest = self._hash.copy()
@@ -249,19 +261,19 @@ class Renderer:
         return digest.digest()
 
     def body(self, values: Sequence[Any]) -> bytes | RowProblem:
-        """Return the JSON to send for a row; local images are read and encoded now."""
-        filled = self._filled(self._body, values, self._image_data)
+        """Return the JSON to send for a row; local files are read and encoded now."""
+        filled = self._filled(self._body, values, self._content_of)
         return filled if isinstance(filled, RowProblem) else self._body.first + filled
 
     def messages(self, values: Sequence[Any]) -> list[dict[str, Any]] | RowProblem:
-        """Return a row's messages for people: an image is its path or URL."""
-        filled = self._filled(self._preview, values, self._image_as_written)
+        """Return a row's messages for people: an image or a PDF is its path or URL, unless its text is extracted."""
+        filled = self._filled(self._preview, values, self._shown)
         if isinstance(filled, RowProblem):
             return filled
         messages: list[dict[str, Any]] = orjson.loads(self._preview.first + filled)
         return messages
 
-    def _filled(self, skeleton: _Skeleton, values: Sequence[Any], image: _Image) -> bytes | RowProblem:
+    def _filled(self, skeleton: _Skeleton, values: Sequence[Any], attach: _Attach) -> bytes | RowProblem:
         """Return a skeleton's JSON after its first segment."""
         self._templates.fill(values)
         pieces: list[bytes] = []
@@ -269,37 +281,65 @@ class Renderer:
         for leaf, segment in skeleton.rest:
             try:
                 text = leaf.template.text() + leaf.suffix
-                if leaf.image:
-                    pieces += (orjson.dumps(image(text.strip())), segment)
-                    continue
+                if leaf.attached is not None:
+                    text = attach(leaf, leaf.attached, text.strip())
                 dumped = orjson.dumps(text)
             except PromptError as problem:
                 return RowProblem(problem.error_type, f"{_dotted(leaf.path)}: {problem}")
             except orjson.JSONEncodeError:
                 message = f"{_dotted(leaf.path)}: the text contains half a character (an unpaired surrogate)"
                 return RowProblem("template_error", message)
-            size += len(dumped)
+            if leaf.attached is None or leaf.extracted:
+                size += len(dumped)
             pieces += (dumped, segment)
         if size > MAX_PROMPT_BYTES:
             return RowProblem("request_too_large", f"the prompt has {size:,} bytes; the most is {MAX_PROMPT_BYTES:,}")
         return b"".join(pieces)
 
-    def _image_digest(self, written: str) -> str:
-        """Return what an image is in a question: a URL as it is, a file by its content."""
-        return written if _is_url(written) else f"sha256:{self._images.digest(written)}"
+    def _digest_of(self, leaf: _Leaf, kind: Kind, written: str) -> str:
+        """Return what an attachment is in a question: a URL as it is, a file by its content."""
+        digest = written if _is_url(leaf, kind, written) else f"sha256:{self._files.digest(written, kind)}"
+        return f"text of {digest}" if leaf.extracted else digest
 
-    def _image_data(self, written: str) -> str:
-        if _is_url(written):
+    def _content_of(self, leaf: _Leaf, kind: Kind, written: str) -> str:
+        if leaf.extracted:
+            return self._files.text(written)
+        if _is_url(leaf, kind, written):
             return written
         if self._urls_only:
-            raise PromptError(
-                f"a batch takes images by URL alone, not the file {written}: ask this row live", "image_error"
-            )
-        return self._images.data_url(written)
+            raise kind.error(f"a batch takes images by URL alone, not the file {written}: ask this row live")
+        return self._files.data_url(written, kind)
 
-    def _image_as_written(self, written: str) -> str:
-        self._image_digest(written)
+    def _shown(self, leaf: _Leaf, kind: Kind, written: str) -> str:
+        if leaf.extracted:
+            return self._files.text(written)
+        self._digest_of(leaf, kind, written)
         return written
+
+
+def _is_url(leaf: _Leaf, kind: Kind, written: str) -> bool:
+    """Check whether an attachment is a URL that can be sent. Raises PromptError for a `data:` URL without a PDF."""
+    if not kind.is_url(written):
+        return False
+    if kind is PDF and (leaf.extracted or written[:5].lower() == "data:"):
+        pdf_of(written)
+    return True
+
+
+def content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return the content of a message that Renderer.messages made as text; attachments by path or URL."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(map(_part_text, content))
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    match part:
+        case {"image_url": {"url": shown}}:
+            return f"[image] {shown}"
+        case {"file": {"file_data": shown}}:
+            return f"[file] {shown}"
+    return str(part["text"])
 
 
 def _as_list(question: Decision) -> list[Any]:
@@ -336,16 +376,6 @@ def _asked(job: Job) -> dict[str, Any]:
     if job.model.fallbacks:
         asked["models"] = list(job.model.fallbacks)
     return asked
-
-
-def _is_url(written: str) -> bool:
-    """Check whether an image is a URL rather than the path of a file. Raises PromptError for neither."""
-    if not written:
-        raise PromptError("the image's path is empty", "image_error")
-    if len(written) > _MAX_URL:
-        message = f"the image has {len(written):,} characters; the most is {_MAX_URL:,}"
-        raise PromptError(message, "image_error")
-    return written[:8].lower().startswith(("http://", "https://", "data:"))
 
 
 def _dotted(path: _JobPath) -> str:

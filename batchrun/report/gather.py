@@ -15,7 +15,7 @@ import orjson
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.money import PER_USD
-from batchrun.prompt import RowProblem
+from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, answered_rows
 from batchrun.report.bars import Tally
@@ -191,17 +191,11 @@ class _Walk:
         messages = self._p.renderer.messages(row.cells[: len(self._p.renderer.columns)])
         if isinstance(messages, RowProblem):
             return ()
-        return tuple((message["role"], cut(_text(message["content"]), 4 * LONGEST)) for message in messages)
+        return tuple((message["role"], cut(content_text(message["content"]), 4 * LONGEST)) for message in messages)
 
 
 def _per_thousand(cost: int) -> float:
     return round(1_000 * cost / PER_USD, 6)
-
-
-def _text(content: Any) -> str:  # noqa: ANN401  (a text, or parts of one)
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] if "text" in part else f"[image] {part['image_url']['url']}" for part in content)
 
 
 def _declared(schema: Mapping[str, Any]) -> tuple[str, ...]:

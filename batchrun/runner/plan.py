@@ -19,10 +19,10 @@ YOUNG = 2.0
 def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, now: float) -> str:
     """Digest all that decides which row asks which question.
 
-    Empty, so that no plan is reused, where a file is too young to be trusted or local images are part of questions.
+    Empty, so that no plan is reused, where a file is too young to be trusted or local files are part of questions.
     """
-    images = any(part.image for turn in job.prompt.turns if not isinstance(turn.content, str) for part in turn.content)
-    if images or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
+    attached = any(part.image or part.file for part in job.prompt.parts)
+    if attached or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
         return ""
     parts = [
         RENDERER_VERSION,

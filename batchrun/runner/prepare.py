@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def prepared(
     """
     found = _Found(loaded, job)
     found.check_flags()
+    found.check_pdf_reader()
     endpoint = found.resolved(environment)
     if endpoint is not None and endpoint.name == "simulator":
         job = replace(job, model=replace(job.model, name=endpoint.model))
@@ -99,6 +101,7 @@ def prepared(
                 answer_fields=answer_fields(endpoint, form),
                 instructions=form.instructions,
                 body_extras=body_extras(job, endpoint, form),
+                pdf_engine=job.prompt.pdf_engine if endpoint.openrouter else None,
                 questions=form.questions,
                 decision_form=decision_form(endpoint) if form.questions else None,
             ),
@@ -154,6 +157,14 @@ class _Found:
             message = "a batch needs model.endpoint openrouter, or a URL with model.batch_api: openai"
             self._mistakes.append(self._loaded.mistake(("engine",), message))
         return endpoint
+
+    def check_pdf_reader(self) -> None:
+        """Check that the extra is installed that reads the text of PDFs."""
+        if find_spec("pypdf") is None:
+            for path, part in self._job.prompt.placed_parts:
+                if part.is_extracted:
+                    message = "text: extracted needs pypdf: pip install 'batchrun[pdf]'"
+                    self._mistakes.append(self._loaded.mistake((*path, "text"), message))
 
     def compiled(self) -> AnswerForm | None:
         """Compile the answer's form."""

@@ -16,6 +16,7 @@ ENVIRONMENT = Environment({"test": {"OPENROUTER_API_KEY": "sk-or-v1-test"}})
 # First key, and a digest over all keys in order.
 GOLDEN = {
     "extract.yaml": ("9aa2d5203192f7427c23ebd07562430b", "6922ce8328e2279468d20e580a4212b0"),
+    "invoices.yaml": ("d596b7fe26aede51be0eb79977671264", "ea9f5cf6c04815c8e815c2ca69cdaf85"),
     "reviews.yaml": ("76333e16a3a903b1363d9b5fe963b632", "7edbe45043b72281ca3f56c1f26674b7"),
     "translate.yaml": ("62209f07c711aa57048d4be967ae123c", "c2e27f6140b1a5253c5f83bd35254ae7"),
     "triage.yaml": ("1e277a708cd645203ff68a1eb523dbb9", "55165fc693928a61448e23a398bc0c63"),

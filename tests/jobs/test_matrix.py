@@ -175,7 +175,7 @@ CASES: dict[str, Expect] = {
     "reset": lost("reset"),
     "drop-mid-body": lost("invalid_response"),
 }
-LOCAL = {"template_error", "request_too_large", "image_error", "connection", "tls",
+LOCAL = {"template_error", "request_too_large", "image_error", "file_error", "connection", "tls",
          "no_answer", "unexplained", "interrupted", "broken_text", "region_restricted"}  # fmt: skip
 """Endings that no case of the simulator can bring; the tests at the end reach them."""
 

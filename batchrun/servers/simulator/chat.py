@@ -1,13 +1,13 @@
 """POST /chat/completions: made-up text, or JSON that is valid against the schema in the request."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from batchrun.servers.simulator import values
+from batchrun.servers.simulator import pdfs, values
 from batchrun.servers.simulator.account import Account, ApiError, Config, find_model
 from batchrun.servers.simulator.models import IMAGE_TOKENS, TEXT, Model, count_tokens, to_usd
 
@@ -16,13 +16,14 @@ _DEFAULT_MAX_TOKENS = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A valid request. `schema` is None where plain text was asked for."""
+    """A valid request. `schema` is None where plain text was asked for; `documents` is the text of its PDFs."""
 
     model: Model
     messages: list[Any]
     schema: Any
     prompt_tokens: int
     max_tokens: int | None
+    documents: str = ""
 
 
 async def reply(account: Account, body: bytes) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def parse(raw: bytes) -> Request:
     try:
         body = orjson.loads(raw)
         messages = body["messages"]
-        prompt_tokens = sum(_count(message["content"]) for message in messages)
+        documents = "\n".join(_documents(messages))
+        prompt_tokens = sum(_count(message["content"]) for message in messages) + count_tokens(documents)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ApiError(400, "messages: Invalid input") from None
     if body.get("stream"):
@@ -57,13 +59,21 @@ def parse(raw: bytes) -> Request:
         raise ApiError(400, "max_tokens: Invalid input")
     if prompt_tokens + (max_tokens or 0) > model.context:
         raise ApiError(400, f"This endpoint's maximum context length is {model.context} tokens.")
-    return Request(model, messages, _schema(body.get("response_format")), prompt_tokens, max_tokens)
+    return Request(model, messages, _schema(body.get("response_format")), prompt_tokens, max_tokens, documents)
 
 
 def _count(content: str | list[Mapping[str, Any]]) -> int:
     if isinstance(content, str):
         return count_tokens(content)
-    return sum(count_tokens(part["text"]) if part["type"] == "text" else IMAGE_TOKENS for part in content)
+    others = sum(part["type"] not in {"text", "file"} for part in content)
+    return sum(count_tokens(part["text"]) for part in content if part["type"] == "text") + others * IMAGE_TOKENS
+
+
+def _documents(messages: list[Any]) -> Iterator[str]:
+    """Yield the texts of the PDFs in messages. Raises ValueError for what is not a PDF."""
+    for message in messages:
+        parts = message["content"] if isinstance(message["content"], list) else ()
+        yield from (pdfs.text_of(part["file"]) for part in parts if part["type"] == "file")
 
 
 def _schema(response_format: Any) -> Any:  # noqa: ANN401  (JSON)
@@ -85,7 +95,8 @@ def complete(config: Config, request: Request) -> dict[str, Any]:
         content = values.text(draw)
     else:
         try:
-            content = orjson.dumps(values.instance(request.schema, draw)).decode()
+            made = pdfs.fill(values.instance(request.schema, draw), request.schema, request.documents)
+            content = orjson.dumps(made).decode()
         except values.SchemaError as error:
             raise ApiError(400, f"Invalid schema for response_format: {error}") from None
     used, finish = count_tokens(content), "stop"

@@ -19,7 +19,7 @@ from batchrun.api.codes import (
     Ending,
 )
 
-LOCAL = {"template_error", "request_too_large", "image_error"}
+LOCAL = {"template_error", "request_too_large", "image_error", "file_error"}
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 ENDINGS = list(TABLE.values())
 

@@ -16,7 +16,7 @@ from batchrun.money import from_usd
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Fault, Parse, Reply, Verdict
 
-LOCAL = {"template_error", "request_too_large", "image_error"}  # before anything is sent
+LOCAL = {"template_error", "request_too_large", "image_error", "file_error"}  # before anything is sent
 SEED_CODES = (400, 401, 402, 403, 408, 429, 502, 503)
 NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
 MIDNIGHT = 1_790_035_200.0
@@ -140,6 +140,8 @@ ROWS = [
     Case("no_endpoint", STOP, 404, error(404, "No allowed providers are available for the selected model.")),
     Case("no_endpoint", STOP, 404, {"error": {"code": 404, "availability": {"code": "model_deprecated"}}}),
     Case("invalid_image", FAIL, 404, error(404, "No endpoints found that support image input")),
+    Case("invalid_image", FAIL, 400, error(400, "The PDF specified is password protected.")),
+    Case("invalid_image", FAIL, 400, error(400, "A maximum of 100 PDF pages may be provided.")),
     Case("provider_error", RETRY, 404, {"error": {"code": 404, "availability": {"retryable": True}}}),
     Case("provider_error", RETRY, 404,
          {"error": {"code": 404, "availability": {"code": "no_endpoints", "retryable": True, "retry_after": 1}}}),
