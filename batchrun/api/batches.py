@@ -22,7 +22,7 @@ from batchrun.api.judge import judge, read_cost
 from batchrun.api.masking import Mask
 from batchrun.api.prices import BATCH_VARIANT
 from batchrun.api.waits import seconds_of
-from batchrun.api.wording import clean
+from batchrun.api.wording import clean, list_of, object_of
 from batchrun.job import Model
 from batchrun.money import Pico
 from batchrun.records import Mismatch, Reply, Verdict
@@ -235,8 +235,7 @@ def _submission(reply: Reply, model: str, file_id: str | None = None) -> Submitt
 
 
 def _shown(data: Mapping[str, Any], wait: float | None = None) -> Shown:
-    counts = data.get("request_counts")
-    counts = counts if isinstance(counts, dict) else {}
+    counts = object_of(data.get("request_counts"))
     usage = data.get("usage")
     message, code = _problem(data)
     files = (data.get("output_file_id"), data.get("error_file_id"))
@@ -260,13 +259,8 @@ def _count(number: object) -> int:
 
 def _problem(data: Mapping[str, Any]) -> tuple[str, str]:
     """Return a batch's message and its code: OpenRouter's `error`, or the first of OpenAI's `errors`."""
-    error: Any = data.get("error")
-    errors = data.get("errors")
-    listed = errors.get("data") if isinstance(errors, dict) else None
-    if isinstance(listed, list) and listed:
-        error = listed[0]
-    if not isinstance(error, dict):
-        return "", ""
+    listed = list_of(object_of(data.get("errors")).get("data"))
+    error = object_of(listed[0] if listed else data.get("error"))
     return str(error.get("message") or ""), str(error.get("code") or "")
 
 
@@ -280,8 +274,7 @@ def _line(data: Any) -> Line | None:  # noqa: ANN401  (any JSON)
         # A status of 0 on a batch that is completed was reported; it means that the request was not made.
         status = status if isinstance(status, int) and status else HTTPStatus.INTERNAL_SERVER_ERROR.value
         return Line(data["custom_id"], Reply(status, body=orjson.dumps(response.get("body"))))
-    error = data.get("error")
-    error = error if isinstance(error, dict) else {"message": "the line holds neither a response nor an error"}
+    error = object_of(data.get("error")) or {"message": "the line holds neither a response nor an error"}
     words = [str(error.get(name)) for name in ("error_type", "code", "type") if error.get(name)]
     status = next((WORD_CODES[word] for word in words if word in WORD_CODES), HTTPStatus.INTERNAL_SERVER_ERROR.value)
     message = ": ".join([*words[:1], str(error.get("message") or "no message")])

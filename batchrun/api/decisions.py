@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batchrun.api.endpoints import Endpoint
+from batchrun.api.wording import objects_of
 from batchrun.records import Decision
 
 Form = Callable[[Any, Sequence[Decision]], dict[str, Any]]
@@ -73,11 +74,11 @@ def _neutral(answer: Any) -> Any:  # noqa: ANN401  (any JSON)
     given = answer.get("probabilities")
     if "choice" in answer:
         if isinstance(given, list):
-            given = {one.get("value"): one.get("probability") for one in given if isinstance(one, dict)}
+            given = {one.get("value"): one.get("probability") for one in objects_of(given)}
         return {"chosen": answer["choice"], "probabilities": given}
     if "score" in answer:
         if isinstance(given, list):
-            given = {str(one.get("value")): one.get("probability") for one in given if isinstance(one, dict)}
+            given = {str(one.get("value")): one.get("probability") for one in objects_of(given)}
         levels = [given.get(str(level)) for level in range(len(given))] if isinstance(given, dict) else None
         return {"score": answer["score"], "probabilities": levels}
     if "noul" in answer or answer.get("type") == "predicate":

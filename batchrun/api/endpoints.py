@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from batchrun import net
 from batchrun.api.masking import Mask
-from batchrun.api.wording import clean, read_json, usd_of
+from batchrun.api.wording import clean, object_of, objects_of, read_json, text_of, usd_of
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
 from batchrun.money import Pico
@@ -174,11 +174,10 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     reply = net.call("GET", url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
     reply = Mask(endpoint.key, {}, net.proxy_for(url))(reply)
     content, _ = read_json(reply.body)
-    data = content if isinstance(content, dict) else {}
+    data = object_of(content)
     if reply.fault is None and data and reply.status in _SUCCESS:
         return Page(reply.status, data)
-    error = data.get("error")
-    message = error.get("message") if isinstance(error, dict) else None
+    message = object_of(data.get("error")).get("message")
     why = f"{reply.status} {message}" if message else net.plain_words(reply)
     problem = clean(f"GET {url}: {why}")[:_LONGEST_PROBLEM]
     return Page(reply.status, data, problem, reply.fault, net.plain_words(reply))
@@ -205,9 +204,7 @@ def check_endpoint(endpoint: Endpoint) -> EndpointCheck:
     if page.fault is not None or page.problem:
         problem, is_fatal = _endpoint_problem(endpoint, page)
         return EndpointCheck(problem, is_fatal)
-    entries = page.data.get("data")
-    entries = entries if isinstance(entries, list) else []
-    names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+    names = [entry.get("id") for entry in objects_of(page.data.get("data"))]
     models = tuple(name for name in names if isinstance(name, str))
     return EndpointCheck(models=models, lists_model=endpoint.model in models if models else None)
 
@@ -295,18 +292,16 @@ def _require(module: str, message: str) -> None:
 
 
 def _key_info(data: Mapping[str, Any]) -> KeyInfo:
-    budget = data.get("effective_budget")
-    free = data.get("free_model_daily_requests")
-    bounds = [data.get("limit_remaining"), budget.get("remaining_usd") if isinstance(budget, dict) else None]
+    bounds = [data.get("limit_remaining"), object_of(data.get("effective_budget")).get("remaining_usd")]
     known = [amount for bound in bounds if (amount := _money(bound)) is not None]
-    remaining_free = free.get("remaining") if isinstance(free, dict) else None
+    remaining_free = object_of(data.get("free_model_daily_requests")).get("remaining")
     return KeyInfo(
         limit=_money(data.get("limit")),
         remaining=min(known) if known else None,
         used_today=_money(data.get("usage_daily")),
         is_free_tier=data.get("is_free_tier") is True,
         free_remaining=remaining_free if isinstance(remaining_free, int) else None,
-        expires_at=data["expires_at"] if isinstance(data.get("expires_at"), str) else None,
+        expires_at=text_of(data.get("expires_at")),
     )
 
 

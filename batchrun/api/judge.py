@@ -13,9 +13,19 @@ import orjson
 from batchrun.api import decisions
 from batchrun.api.codes import FINISHES, HIGHEST_CODE, LOWEST_CODE, TABLE
 from batchrun.api.masking import Mask
-from batchrun.api.refusals import ApiError, ending_of, mapping, read_error, resume_at
+from batchrun.api.refusals import ApiError, ending_of, read_error, resume_at
 from batchrun.api.waits import reset_of, wait_of
-from batchrun.api.wording import clean, first_words, is_page, page_words, read_json, usd_of
+from batchrun.api.wording import (
+    clean,
+    first_words,
+    is_page,
+    list_of,
+    object_of,
+    page_words,
+    read_json,
+    text_of,
+    usd_of,
+)
 from batchrun.money import PER_USD, ZERO, Pico
 from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
@@ -77,9 +87,7 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: byte
     if choice.get("error"):
         return _broken_off(choice, data, reply, now)
     message, text = _wrote(choice)
-    finish = choice.get("finish_reason")
-    ending, why = _finish(finish)
-    finish = finish if type(finish) is str else None
+    ending, why = _finish(choice.get("finish_reason"))
     if message.get("refusal") and ending in ("ok", "refused"):
         ending, text = "refused", text or _join(message["refusal"])
         why = clean(text) or TABLE[ending].means
@@ -92,7 +100,9 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: byte
             ending, why = "broken_text", "the answer contains the broken character U+FFFD"
         else:  # complete, also where the tokens ended right after it
             ending, why, answer = "ok", "", parsed
-    return _verdict(ending, why, data, reply, text=text or None, finish=finish, answer=answer)
+    return _verdict(
+        ending, why, data, reply, text=text or None, finish=text_of(choice.get("finish_reason")), answer=answer
+    )
 
 
 def _decisions(data: Json, reply: Reply, parse: Parse) -> Verdict:
@@ -137,7 +147,7 @@ def _without_answer(
     )
     if ending == "truncated":
         return ending, "max_tokens was used up by reasoning, before any answer" if thoughts else why
-    tokens = _count(usage.get("completion_tokens")) if isinstance(usage, dict) else None
+    tokens = _count(object_of(usage).get("completion_tokens"))
     if not thoughts and not tokens:
         return "empty_response", "the model answered nothing"
     billed = f" ({tokens:,} tokens are billed)" if tokens else ""
@@ -155,8 +165,7 @@ def _wrote(choice: Json) -> tuple[Json, str]:
     message = choice.get("message")
     if type(message) is not dict:
         message = {"content": choice.get("text")}
-    content = message.get("content")
-    text = content if type(content) is str else _join(content)
+    text = _join(message.get("content"))
     if not text and isinstance(calls := message.get("tool_calls"), list) and calls:
         text = orjson.dumps(calls).decode()
     return message, text
@@ -166,9 +175,7 @@ def _join(content: Any) -> str:  # noqa: ANN401  (any JSON)
     """Return the text of a message's content: a string, or the texts of its parts."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
-        return ""
-    texts = (part.get("text") if isinstance(part, dict) else part for part in content if not _is_thought(part))
+    texts = (object_of(part).get("text", part) for part in list_of(content) if not _is_thought(part))
     return "".join(text for text in texts if isinstance(text, str))
 
 
@@ -187,7 +194,6 @@ def _verdict(
     finish: str | None = None,
     answer: str | None = None,
 ) -> Verdict:
-    model, provider, made, tier = data.get("model"), data.get("provider"), data.get("id"), data.get("service_tier")
     return Verdict(
         ending,
         message,
@@ -196,11 +202,11 @@ def _verdict(
         text,
         _usage(data.get("usage"), reply.headers),
         finish,
-        model if type(model) is str else None,
-        provider if type(provider) is str else None,
-        made if type(made) is str else reply.headers.get("x-generation-id"),
+        text_of(data.get("model")),
+        text_of(data.get("provider")),
+        text_of(data.get("id")) or reply.headers.get("x-generation-id"),
         answer=answer,
-        service_tier=tier if type(tier) is str else None,
+        service_tier=text_of(data.get("service_tier")),
     )
 
 
@@ -221,8 +227,7 @@ def _unreadable(reply: Reply, data: Any) -> Verdict:  # noqa: ANN401  (any JSON)
 
 
 def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
-    if type(usage) is not dict:
-        usage = _NOTHING
+    usage = object_of(usage)
     cached = "x-openrouter-cache-status" in headers and headers["x-openrouter-cache-status"].upper() == "HIT"
     if not usage and not cached:
         return Usage()
@@ -273,11 +278,10 @@ def _refusal(
     if begun and (code is None or code >= HTTPStatus.INTERNAL_SERVER_ERROR):
         ending = "server_error"
     known = code if code is not None and LOWEST_CODE <= code <= HIGHEST_CODE else TABLE[ending].code
-    inner = {name.lower(): value for name, value in mapping(error.meta, "headers").items()}
+    inner = {name.lower(): value for name, value in object_of(error.meta.get("headers")).items()}
     wait = error.delay
     if wait is None:
         wait = wait_of(reply.headers, inner, now, resets=code == HTTPStatus.TOO_MANY_REQUESTS)
-    made = data.get("id")
     return Verdict(
         ending,
         error.message or TABLE[ending].means,
@@ -287,7 +291,7 @@ def _refusal(
         _usage(data.get("usage"), reply.headers),
         "error" if begun else None,
         provider=error.provider,
-        generation_id=made if type(made) is str else reply.headers.get("x-generation-id"),
+        generation_id=text_of(data.get("id")) or reply.headers.get("x-generation-id"),
         wait=wait,
         resume_at=resume_at(ending, error, reset_of(reply.headers, inner, now), wait, now),
     )

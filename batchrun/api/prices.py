@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchrun.api.endpoints import Endpoint, fetch, is_openrouter
-from batchrun.api.wording import usd_of
+from batchrun.api.wording import objects_of, usd_of
 from batchrun.job import Job
 from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
 from batchrun.net import is_loopback
@@ -103,10 +103,9 @@ def cost_kind(job: Job) -> CostKind:
 
 def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
     """Read GET /models leniently: prices by model, None where a model has no fixed price."""
-    entries = data.get("data")
     models: dict[str, Listed | None] = {}
-    for entry in entries if isinstance(entries, list) else ():
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+    for entry in objects_of(data.get("data")):
+        if not isinstance(entry.get("id"), str):
             continue
         pricing = entry.get("pricing")
         listed = _listed(pricing) if isinstance(pricing, dict) else None
@@ -121,8 +120,7 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
 
 def _listed(pricing: Mapping[str, Any]) -> Listed | None:
     """Read one model's prices; anything but a price of at least zero makes them unknown."""
-    overrides = pricing.get("overrides")
-    tiers = [pricing, *(tier for tier in (overrides if isinstance(overrides, list) else ()) if isinstance(tier, dict))]
+    tiers = [pricing, *objects_of(pricing.get("overrides"))]
     try:
         tables = [{name: _amount(tier[name]) for name in _FIELDS if tier.get(name) is not None} for tier in tiers]
         first = tables[0]

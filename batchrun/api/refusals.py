@@ -21,11 +21,21 @@ from batchrun.api.codes import (
     Action,
 )
 from batchrun.api.waits import midnight_after, seconds_of, time_of
-from batchrun.api.wording import MESSAGE_LENGTH, clean, first_words, is_page, page_words, read_json
+from batchrun.api.wording import (
+    MESSAGE_LENGTH,
+    clean,
+    first_words,
+    is_page,
+    list_of,
+    object_of,
+    objects_of,
+    page_words,
+    read_json,
+    text_of,
+)
 from batchrun.records import Reply
 
 Json = Mapping[str, Any]
-_NOTHING: Json = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +144,11 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
         message = clean(data if isinstance(data, str) else shown)
         return ApiError(message=message, said=message.lower(), page=page)
     inner = data.get("error")
-    body: Json = inner if isinstance(inner, dict) else data
-    meta, availability = mapping(body, "metadata"), mapping(body, "availability")
-    said = inner if isinstance(inner, str) and inner else (first_words(body) or first_words(data) or "")
-    provider = meta.get("provider_name") if isinstance(meta.get("provider_name"), str) else None
-    details = [one for one in _list(body.get("details")) if isinstance(one, dict)]
+    body = inner if isinstance(inner, dict) else data
+    meta, availability = object_of(body.get("metadata")), object_of(body.get("availability"))
+    said = text_of(inner) or first_words(body) or first_words(data) or ""
+    provider = text_of(meta.get("provider_name"))
+    details = objects_of(body.get("details"))
     named = [meta.get("error_type"), meta.get("limit_source"), meta.get("reason"), availability.get("code")]
     named += [body.get("error_type"), body.get("type"), body.get("code"), body.get("status"), data.get("error_type")]
     named += [detail.get("reason") for detail in details]
@@ -147,7 +157,6 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
     words = frozenset(word.lower() for word in named if isinstance(word, str))
     raw = _unpack(meta.get("raw"))
     upstream = first_words(raw) or ""
-    written = body.get("failed_generation")
     wait = seconds_of(availability.get("retry_after"))
     if wait is None:
         wait = next(
@@ -159,30 +168,20 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
         words=words,
         said=said[: 8 * MESSAGE_LENGTH].lower(),
         upstream=upstream[: 8 * MESSAGE_LENGTH].lower(),
-        blamed=_blamed(raw if isinstance(raw, dict) else data),
+        blamed=_blamed(object_of(raw) or data),
         provider=provider,
         relayed=provider is not None and said.strip().lower() == "provider returned error",
-        written=written if isinstance(written, str) else None,
+        written=text_of(body.get("failed_generation")),
         meta=meta,
         availability=availability,
         delay=wait,
     )
 
 
-def mapping(body: Json, name: str) -> Json:
-    """Return the object under a name; an empty one where there is none."""
-    value = body.get(name)
-    return value if isinstance(value, dict) else _NOTHING
-
-
-def _list(value: Any) -> list[Any]:  # noqa: ANN401
-    return value if isinstance(value, list) else []
-
-
 def _violations(details: Sequence[Json]) -> Iterator[Json]:
     """Yield the quotas that Google names: GenerateRequestsPerDayPerProjectPerModel-FreeTier and the like."""
     for detail in details:
-        yield from (one for one in _list(detail.get("violations")) if isinstance(one, dict))
+        yield from objects_of(detail.get("violations"))
 
 
 def _seconds(duration: Any) -> float | None:  # noqa: ANN401
@@ -192,18 +191,17 @@ def _seconds(duration: Any) -> float | None:  # noqa: ANN401
 
 def _blamed(data: Json) -> str:
     """Return the field of the request that an error blames: OpenAI's `param`, or the `loc` of FastAPI."""
-    if isinstance(param := (mapping(data, "error") or data).get("param"), str):
+    if isinstance(param := (object_of(data.get("error")) or data).get("param"), str):
         return param.lower()
     return next((part for part in _place(data) if isinstance(part, str)), "")
 
 
 def _place(data: Json) -> list[str | int]:
     """Return where in the request's body FastAPI found the first mistake: `loc` without its "body"."""
-    body = mapping(data, "error") or data
-    message = body.get("message")
-    details = _list(body.get("detail")) or _list(message.get("detail") if isinstance(message, dict) else None)
-    place = _list(details[0].get("loc")) if details and isinstance(details[0], dict) else []
-    return [part for part in place if isinstance(part, str | int) and part != "body"]
+    body = object_of(data.get("error")) or data
+    details = list_of(body.get("detail")) or list_of(object_of(body.get("message")).get("detail"))
+    place = object_of(details[0]).get("loc") if details else None
+    return [part for part in list_of(place) if isinstance(part, str | int) and part != "body"]
 
 
 def _located(data: Json, said: str) -> str:

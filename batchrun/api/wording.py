@@ -13,6 +13,7 @@ from batchrun.money import Pico, from_usd
 
 MESSAGE_LENGTH = 2_000
 _PAGE_WORDS = 200
+_NOTHING: Mapping[str, Any] = {}
 
 _KEYS = re.compile(r"(?i:bearer)\s+[^\s\"',;]+|\b(?:sk|gsk|xai|hf|nvapi|pplx)[-_][\w*.-]{4,}|\bAIza[\w-]{10,}")
 _CONTROLS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
@@ -83,6 +84,26 @@ def first_words(value: Any, depth: int = 6) -> str | None:  # noqa: ANN401
     else:
         parts = [value[name] for name in ("message", "error", "detail", "details", "msg") if name in value]
     return next((words for part in parts if (words := first_words(part, depth - 1))), None)
+
+
+def object_of(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  (any JSON)
+    """Return a JSON object as it is, and an empty one for anything else."""
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def list_of(value: Any) -> list[Any]:  # noqa: ANN401  (any JSON)
+    """Return a JSON list as it is, and an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def objects_of(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401  (any JSON)
+    """Return the objects of a JSON list; anything else in it, or in place of it, is passed over."""
+    return [one for one in list_of(value) if isinstance(one, dict)]
+
+
+def text_of(value: Any) -> str | None:  # noqa: ANN401  (any JSON)
+    """Return a JSON text as it is, and None for anything else."""
+    return value if isinstance(value, str) else None
 
 
 def usd_of(value: object, low: int = 0, high: int = 1_000_000) -> Pico | None:
