@@ -143,9 +143,9 @@ def sample_texts(rows: int) -> list[str | None]:
     return texts
 
 
-def reference(folder: Path, url: str, texts: Sequence[str | None]) -> bytes:
+def reference(folder: Path, url: str, texts: Sequence[str | None], **sections: Any) -> bytes:  # noqa: ANN401  (JSON)
     """Give the output of a run that nobody interrupts."""
-    job = write_job(folder, url, texts)
+    job = write_job(folder, url, texts, **sections)
     end = job.run()
     assert end.code == 1, end.said  # some rows are refused
     return job.output.read_bytes()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from crash.harness import SOME_FAILED, CrashJob, Ended, ended, reference, sample_texts, write_job
 from crash.ledger import Ledger, serving
@@ -95,21 +96,26 @@ class Killer:
 
 
 def kill_until(
-    counts: dict[str, int], folder: Path, seed: int, rows: int = ROWS, tell: Callable[[str], None] | None = None
+    counts: dict[str, int],
+    folder: Path,
+    seed: int,
+    rows: int = ROWS,
+    tell: Callable[[str], None] | None = None,
+    **sections: Any,  # noqa: ANN401  (JSON)
 ) -> Figures:
     """Kill runs of jobs until so many kills of each kind have landed with requests in flight; check each job's end.
 
-    `tell` is told how far it is, after each job.
+    `tell` is told how far it is, after each job. `sections` are put over the job's, key by key.
     """
     figures = Figures()
     chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)
     texts = sample_texts(rows)
     with serving(Ledger()) as ledger:
-        wanted = reference(folder / "reference", ledger.url, texts)
+        wanted = reference(folder / "reference", ledger.url, texts, **sections)
         while any(figures.landed[kind] < count for kind, count in counts.items()):
             assert figures.jobs < MOST_JOBS + sum(counts.values()), f"kills do not land: {figures}"
             ledger.forget()
-            job = write_job(folder / f"job{figures.jobs}", ledger.url, texts)
+            job = write_job(folder / f"job{figures.jobs}", ledger.url, texts, **sections)
             _kill_one_job(job, ledger, counts, chance, figures)
             assert job.output.read_bytes() == wanted, "the output differs from an uninterrupted run's"
             assert not list(job.folder.glob("out.partial*"))

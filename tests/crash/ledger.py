@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,10 +79,15 @@ class Ledger:
             self.on_event()
 
 
-def reply_to(text: str, status: int) -> bytes:
-    """Give the reply to a question, the same each time."""
+def reply_to(text: str, status: int, decisions: Collection[str] = ()) -> bytes:
+    """Give the reply to a question, the same each time; `decisions` are yes-or-no questions about the text."""
     if status:
         body: dict[str, Any] = {"error": {"code": status, "message": "not like this"}}
+    elif decisions:
+        draws = {name: hashlib.sha256(f"{name} {text}".encode()).digest()[0] / 256 for name in decisions}
+        usage = {"input_tokens": 2 * TOKENS, "output_tokens": 0}
+        body = {"model": "m", "answers": {name: {"type": "noul", "noul": yes} for name, yes in draws.items()}}
+        body["usage"] = usage
     else:
         words = hashlib.sha256(text.encode()).hexdigest()[:12]
         message = {"role": "assistant", "content": f"answer {words}, with a tail that makes it longer: {words * 8}"}
@@ -120,25 +125,27 @@ class _Conversation(asyncio.Protocol):
 
     def _came(self, body: dict[str, Any]) -> None:
         ledger = self._ledger
-        text = str(body["messages"][-1]["content"])
+        decisions = body.get("questions", ())
+        text = str(body["state"] if decisions else body["messages"][-1]["content"])
         ledger.received[text] += 1
         ledger.bodies.append(body)
         ledger.in_flight += 1
         if text in ledger.forbidden:
             ledger.forbidden_came.append(text)
         if ledger.held:
-            ledger.waiting.append(lambda: self._reply(text))
+            ledger.waiting.append(lambda: self._reply(text, decisions))
         else:
-            asyncio.get_running_loop().call_later(ledger.chance.uniform(*ledger.latency), self._reply, text)
+            delay = ledger.chance.uniform(*ledger.latency)
+            asyncio.get_running_loop().call_later(delay, self._reply, text, decisions)
         ledger.tell()
 
-    def _reply(self, text: str) -> None:
+    def _reply(self, text: str, decisions: Collection[str]) -> None:
         ledger = self._ledger
         ledger.in_flight -= 1
         if self._transport is None or self._transport.is_closing():
             return
         status = ledger.refuse(text)
-        self._transport.write(reply_to(text, status))
+        self._transport.write(reply_to(text, status, decisions))
         ledger.answered[text] += 1
         ledger.tell()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,19 @@ def test_kills_in_flight(tmp_path: Path) -> None:
     assert sum(figures.landed.values()) >= sum(SAMPLE.values())
     assert figures.twice["SIGTERM"] == figures.twice["SIGINT"] == 0
     assert all(figures.twice[kind] <= figures.exposed[kind] for kind in SAMPLE)
+
+
+@SLOW_MACHINE
+def test_kills_of_decisions_in_flight(tmp_path: Path) -> None:
+    """A killed job of a decision model asks nothing again that is committed; its probabilities are as if unkilled."""
+    print(f"seed {(number := seed())}")  # noqa: T201  (to repeat a failure)
+    columns = {"first": "boolean", "second": "boolean", "third": "boolean", "fourth": "boolean"}
+    sections: dict[str, Any] = {"answer": {"mode": "decision", "columns": columns}, "model": {"params": {}}}
+    figures = kills.kill_until({"SIGKILL": 3, "SIGTERM": 1}, tmp_path, number, rows=1_500, **sections)
+    assert figures.landed.total() >= 4
+    assert figures.twice["SIGTERM"] == 0
+    assert figures.twice["SIGKILL"] <= figures.exposed["SIGKILL"]
+    assert "first_prob" in (tmp_path / "reference" / "out.csv").read_text().partition("\n")[0]
 
 
 @SLOW_MACHINE

@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 from job_running import Ran, run, write_job
-from openrouter.decisions import BUILD, MODEL, PRICE, deciding
+from openrouter.decisions import BUILD, MODEL, deciding
 from simulator_server import running
 
 from batchrun.errors import JobFileError, UserError
 from batchrun.job import RunOptions
+from batchrun.runner.children import simulator
 from batchrun.runner.progress import Quiet
 
 COLUMNS: dict[str, Any] = {
@@ -341,15 +343,30 @@ def test_a_bill_above_the_estimate_raises_it_and_is_reported(tmp_path: Path) -> 
     assert len([text for text in heard.warnings if "more than the" in text]) == 1
 
 
-def test_a_thousand_rows_with_four_questions_have_exact_books(tmp_path: Path) -> None:
-    """Each row is sent once, all questions in one request, and the sum of the bills is the run's cost."""
+def test_ten_thousand_rows_with_four_questions_have_exact_books(tmp_path: Path) -> None:
+    """Over a cap and a resume each row is sent once with all its questions; what the server charged is what is booked.
+
+    The server's templates cost less than the estimate reserves, so not even what is in flight passes the cap.
+    """
     columns = {**COLUMNS, "fourth": "boolean"}
-    with deciding(ALPHA) as server:
-        limits = {"max_cost_usd": 5, "concurrency": 50}
-        ran = decide(tmp_path, f"{server.url}/api/v1", rows=1_000, answer={"columns": columns}, limits=limits)
-        assert ran.summary.exit_code == 0, ran.summary.reason
-        assert (ran.summary.ok, ran.summary.requests, len(server.books.bodies)) == (1_000, 1_000, 1_000)
-        assert Decimal(ran.summary.cost_usd) == server.books.charged
-        assert server.books.charged > 1_000 * PRICE
-        again = decide(tmp_path, f"{server.url}/api/v1", rows=1_000, answer={"columns": columns}, limits=limits)
-        assert (again.summary.requests, len(server.books.bodies)) == (0, 1_000)
+    with simulator() as child:
+        usd = partial(_charged, child.url)
+        model = {"name": "typesafe/jev-1.13"}
+        limits = {"concurrency": 50}
+        write = partial(write_job, tmp_path, child.url, rows=10_000, model=model, prompt={"user": "{{ text }}"})
+        answer = {"mode": "decision", "columns": columns}
+        stopped = run(write(answer=answer, limits={**limits, "max_cost_usd": 0.1}))
+        assert stopped.summary.exit_code == 4, stopped.summary.reason
+        assert Decimal(stopped.summary.cost_usd) == usd()
+        assert Decimal("0.09") < usd() <= Decimal("0.1")
+        ended = run(write(answer=answer, limits={**limits, "max_cost_usd": None}))
+        assert ended.summary.exit_code == 0, ended.summary.reason
+        assert ended.summary.ok == stopped.summary.requests + ended.summary.requests == 10_000
+        assert Decimal(ended.summary.cost_total_usd) == usd()
+        assert run(tmp_path / "job.yaml").summary.requests == 0
+
+
+def _charged(url: str) -> Decimal:
+    """Return what the simulator has charged, in USD."""
+    reply = httpx.get(f"{url}/key", headers={"authorization": "Bearer x"})
+    return Decimal(str(reply.json()["data"]["usage"]))
