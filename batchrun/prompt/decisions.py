@@ -13,6 +13,10 @@ MAX_QUESTIONS = 200
 
 MAX_OPTIONS, MAX_LEVELS = 255, 10
 _DIGITS = 6  # of a probability; servers send two to four
+_NUMBERS = (float, int)  # not bool
+
+Options = Sequence[tuple[str, str | None]]
+"""Labels with their meanings, in order."""
 
 
 def questions_of(columns: Mapping[str, Any], schema: Schema) -> tuple[tuple[Decision, ...], list[SchemaMistake]]:
@@ -81,48 +85,48 @@ _Decided = tuple[str, dict[str, float] | None]
 
 def _decided(question: Decision, found: Mapping[str, Any]) -> _Decided | None:
     """Return what an answer says of its question, None where it does not fit."""
-    labels = [label for label, _ in question.options]
     match question.kind:
         case "boolean":
-            return _yes_or_no(_number(found.get("probability"), 1))
+            return _yes_or_no(found.get("probability"))
         case "choice":
-            return _choice(labels, found.get("chosen"), found.get("probabilities"))
+            return _choice(question.options, found.get("chosen"), found.get("probabilities"))
         case "scale":
-            return _level(labels, found.get("score"), found.get("probabilities"))
+            return _level(question.options, found.get("score"), found.get("probabilities"))
 
 
-def _yes_or_no(yes: float | None) -> _Decided | None:
-    if yes is None:
+def _yes_or_no(yes: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
+    if type(yes) not in _NUMBERS or not 0 <= yes <= 1:
         return None
     both = {"true": round(yes, _DIGITS), "false": round(1 - yes, _DIGITS)}
     return ("true" if yes >= 0.5 else "false"), both  # noqa: PLR2004
 
 
-def _choice(labels: list[str], chosen: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
-    if chosen not in labels:
+def _choice(options: Options, chosen: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
+    if not any(chosen == label for label, _ in options):
         return None
-    # Keys that were not offered ("É" as two characters, "none" for "None") mean that labels are missing, not at 0.
-    if not isinstance(given, dict) or not given.keys() <= set(labels):
+    if not isinstance(given, dict):
         return chosen, None
-    return chosen, _normal(labels, [given.get(label, 0) for label in labels])
+    # Keys that were not offered ("É" as two characters, "none" for "None") mean that labels are missing, not at 0.
+    offered = sum(label in given for label, _ in options)
+    return chosen, _normal(options, [given.get(label, 0) for label, _ in options]) if offered == len(given) else None
 
 
-def _level(labels: list[str], score: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
-    normal = _normal(labels, given if isinstance(given, list) else ())
+def _level(options: Options, score: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
+    normal = _normal(options, given) if isinstance(given, list) else None
     if normal is not None:
-        return max(labels, key=normal.__getitem__), normal  # the lower one of equals
-    level = _number(score, len(labels) - 1)
-    return None if level is None else (labels[round(level)], None)
-
-
-def _number(value: Any, most: int) -> float | None:  # noqa: ANN401  (any JSON)
-    return value if type(value) in (int, float) and 0 <= value <= most else None
-
-
-def _normal(labels: list[str], values: Sequence[Any]) -> dict[str, float] | None:
-    """Return probabilities that add up to 1 (servers round them to two places); None where there are none."""
-    known = [value for value in values if _number(value, 1) is not None]
-    total = sum(known)
-    if len(known) != len(labels) or not total:
+        return max(normal, key=normal.__getitem__), normal  # the lower one of equals
+    if type(score) not in _NUMBERS or not 0 <= score <= len(options) - 1:
         return None
-    return {label: round(value / total, _DIGITS) for label, value in zip(labels, known, strict=True)}
+    return options[round(score)][0], None
+
+
+def _normal(options: Options, values: Sequence[Any]) -> dict[str, float] | None:
+    """Return probabilities that add up to 1 (servers round them to two places); None where there are none."""
+    total = 0.0
+    for value in values:
+        if type(value) not in _NUMBERS or not 0 <= value <= 1:
+            return None
+        total += value
+    if not total or len(values) != len(options):
+        return None
+    return {label: round(value / total, _DIGITS) for (label, _), value in zip(options, values, strict=True)}
