@@ -88,32 +88,6 @@ class Request(NamedTuple):
     new_connection: bool = False
 
 
-class Reply(NamedTuple):
-    """What one attempt brought: an HTTP reply, or a fault. Header names are lower case.
-
-    `sent`: the request may have reached the server (and so may be billed); it is true for
-    every HTTP reply. `detail` is the fault in the library's words, without secrets.
-
-    `before_reply` is true where the connection broke after the request left and before the head of a reply came (with
-    Fault.RESET alone). Often the server had closed an idle connection while the request was under way: nobody saw the
-    request, but nobody can know. So it may be billed, charges no attempt, and is asked again once, as a Request with
-    `new_connection`.
-    """
-
-    status: int = 0
-    headers: Mapping[str, str] = _NO_HEADERS
-    body: bytes = b""
-    seconds: float = 0.0
-    fault: Fault | None = None
-    sent: bool = True
-    detail: str = ""
-    before_reply: bool = False
-
-
-Send = Callable[[Request], Awaitable[Reply]]
-"""One attempt: no judgement, no retry; never raises but CancelledError."""
-
-
 class Usage(NamedTuple):
     """What an attempt used, as the server counted it; None where it did not say.
 
@@ -128,6 +102,35 @@ class Usage(NamedTuple):
     cached: bool = False
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+
+
+class Reply(NamedTuple):
+    """What one attempt brought: an HTTP reply, or a fault. Header names are lower case.
+
+    `sent`: the request may have reached the server (and so may be billed); it is true for
+    every HTTP reply. `detail` is the fault in the library's words, without secrets.
+
+    `before_reply` is true where the connection broke after the request left and before the head of a reply came (with
+    Fault.RESET alone). Often the server had closed an idle connection while the request was under way: nobody saw the
+    request, but nobody can know. So it may be billed, charges no attempt, and is asked again once, as a Request with
+    `new_connection`.
+
+    `earlier` is what requests before this one used that belong to the same attempt: many questions are sent in parts.
+    """
+
+    status: int = 0
+    headers: Mapping[str, str] = _NO_HEADERS
+    body: bytes = b""
+    seconds: float = 0.0
+    fault: Fault | None = None
+    sent: bool = True
+    detail: str = ""
+    before_reply: bool = False
+    earlier: Usage | None = None
+
+
+Send = Callable[[Request], Awaitable[Reply]]
+"""One attempt: no judgement, no retry; never raises but CancelledError."""
 
 
 Kind = Literal["text", "date", "enum", "integer", "number", "boolean", "list", "object", "json"]

@@ -6,6 +6,7 @@ prices.py     what a token costs: from the job, or from the server's list of mod
 codes.py      THE table: every way an attempt or a row can end, and the action that follows
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
 decisions.py  typed questions and their answers in the two forms of decision models
+splitting.py  more questions than a request may have, sent in parts
 masking.py    secrets in replies, masked before anybody reads them
 refusals.py   an error in any dialect -> the name of its ending
 waits.py      when a server wants to be asked again
@@ -29,6 +30,7 @@ from batchrun.api.endpoints import Endpoint, KeyInfo, KeyProblem, check_endpoint
 from batchrun.api.judge import judge
 from batchrun.api.masking import Mask
 from batchrun.api.prices import Prices, cost_kind, prices_for
+from batchrun.api.splitting import in_parts
 
 __all__ = [
     "ASKED_AGAIN",
@@ -56,6 +58,7 @@ __all__ = [
     "cost_kind",
     "decision_form",
     "fetch_key",
+    "in_parts",
     "judge",
     "prices_for",
     "resolve",

@@ -62,6 +62,11 @@ class Endpoint:
         return self.decisions and not self.openrouter and self.base_url.endswith(_PATH_OF_DECISIONS)
 
     @property
+    def most_questions(self) -> int:
+        """How many questions a decision model is asked in one request: what the least generous server takes."""
+        return 400 if self.takes_list else 200
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """Where questions are sent; a second address is for a server that answers 404 at the first one."""
         if not self.decisions:

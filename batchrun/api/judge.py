@@ -45,6 +45,11 @@ def judge(reply: Reply, parse: Parse, *, now: float, prompt: bytes = b"", mask: 
     """
     if mask is not None:
         reply = mask(reply)
+    verdict = _judge(reply, parse, now, prompt)
+    return verdict if reply.earlier is None else verdict._replace(usage=_sum(reply.earlier, verdict.usage))
+
+
+def _judge(reply: Reply, parse: Parse, now: float, prompt: bytes) -> Verdict:
     if reply.fault is not None:
         return Verdict(_fault(reply), clean(reply.detail))
     data, damaged = read_json(reply.body)
@@ -241,6 +246,20 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
         return Usage(_count(prompt), _count(completion), cost, cached)
     read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
     return Usage(_count(prompt), _count(completion), cost, cached, read, written)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Add what two requests of one attempt used; a count that only one of them has is that one's."""
+
+    def plus(first: int | None, second: int | None) -> int | None:
+        return second if first is None else first + (second or 0)
+
+    cost = plus(one.cost, other.cost)
+    return Usage(
+        plus(one.prompt_tokens, other.prompt_tokens),
+        plus(one.completion_tokens, other.completion_tokens),
+        None if cost is None else Pico(cost),
+    )
 
 
 def _count(number: Any) -> int | None:  # noqa: ANN401

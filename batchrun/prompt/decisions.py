@@ -8,9 +8,6 @@ import orjson
 from batchrun.prompt.schema import Schema, SchemaMistake
 from batchrun.records import Decision, Mismatch, kind_of
 
-MAX_QUESTIONS = 200
-"""What the least generous server takes in one request."""
-
 MAX_OPTIONS, MAX_LEVELS = 255, 10
 _DIGITS = 6  # of a probability; servers send two to four
 _NUMBERS = (float, int)  # not bool
@@ -22,8 +19,6 @@ Options = Sequence[tuple[str, str | None]]
 def questions_of(columns: Mapping[str, Any], schema: Schema) -> tuple[tuple[Decision, ...], list[SchemaMistake]]:
     """Return one question for each column of `answer.columns`, which `schema` is made of, and the mistakes."""
     questions, mistakes = [], list[SchemaMistake]()
-    if len(columns) > MAX_QUESTIONS:
-        mistakes.append((("answer", "columns"), f"a decision model answers at most {MAX_QUESTIONS} questions a row"))
     for name, column in schema["properties"].items():
         form = columns[name] if isinstance(columns[name], Mapping) else {}
         clash = next((f"{name}_{end}" for end in ("prob", "probs") if f"{name}_{end}" in columns), None)

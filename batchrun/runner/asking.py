@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api import Endpoint, Mask, Prices
+from batchrun.api import Endpoint, Mask, Prices, in_parts
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
@@ -125,7 +125,7 @@ async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -
 
     valve.on_change = changed
     try:
-        return await opening
+        return in_parts(await opening, asking.endpoint, len(asking.prepared.form.questions))
     except asyncio.CancelledError:
         if not valve.closed:
             raise

@@ -68,7 +68,8 @@ class Rules:
         if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
             cost = self.price.cost(tokens[0], tokens[1], usage.cached_tokens or 0, usage.cache_write_tokens or 0)
         if cost is not None:
-            return Charge(cost, maybe=False, keep=False)
+            # Of a request in parts the first may be billed, and the last be lost.
+            return Charge(cost, maybe=ending.maybe_billed, keep=ending.maybe_billed)
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
         maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
         return Charge(None, maybe, keep=maybe or wrote)
