@@ -74,6 +74,8 @@ def command(
 
     if (gold is None) == (reviewed is None):
         raise click.UsageError("name the right answers: --gold [ANSWER=]COLUMN, or --reviewed ANSWER")
+    if reviewed is not None and least is not None:
+        raise click.UsageError("--min needs --gold: rows that were picked for review say nothing about the others")
     options = gold_options(gold or "", file, on, ignore_case=ignore_case, tolerance=tolerance)
     with opened(job, **flags) as (p, checkpoint):
         found = evaluate_reviewed(p, checkpoint, reviewed) if reviewed else evaluate(p, checkpoint, options)

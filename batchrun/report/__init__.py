@@ -4,7 +4,8 @@ page.py         the report: one self-contained HTML file (page.html.j2, page.css
 gather.py       one walk over all rows for it; bars.py: distributions in bounded memory
 show.py         rows and one row for the terminal; review.py: rows for a person, as a file and back
 evaluation.py   answers against gold; gold.py: where gold stands and what is equal; calibration.py: probabilities
-comparison.py   two jobs row by row; comparison_text.py: their tables; models.py: several models of one job
+comparison.py   two jobs row by row; models.py: several models of one job
+*_text.py       an evaluation and a comparison for people and for programs
 patterns.py     what is worth a look
 statistics.py   the formulas
 answered.py     rows of the input with their answers; texttable.py: tables that fit a terminal
@@ -12,7 +13,8 @@ answered.py     rows of the input with their answers; texttable.py: tables that 
 
 from batchrun.report.comparison import Comparison, Side, compare
 from batchrun.report.comparison_text import comparison_facts, comparison_lines, write_changed
-from batchrun.report.evaluation import Evaluation, evaluate, evaluate_reviewed, evaluation_facts, evaluation_lines
+from batchrun.report.evaluation import Evaluation, evaluate, evaluate_reviewed
+from batchrun.report.evaluation_text import evaluation_facts, evaluation_lines
 from batchrun.report.gold import GoldOptions
 from batchrun.report.models import model_facts, model_lines, model_result
 from batchrun.report.page import report_path, write_report

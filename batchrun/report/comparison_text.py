@@ -8,10 +8,10 @@ import polars as pl
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.money import cost
-from batchrun.report.comparison import ChangedRow, ColumnComparison, Comparison, GoldComparison, JobFigures
+from batchrun.report.comparison import ChangedRow, Comparison, GoldComparison, JobFigures
 from batchrun.report.evaluation import Share, money, percent, usd
 from batchrun.report.show import text_of
-from batchrun.report.texttable import text_table
+from batchrun.report.texttable import Table
 from batchrun.runner.prepare import Prepared
 from batchrun.table import check_writable, write_output
 from batchrun.terminal import plural
@@ -81,6 +81,14 @@ def _per_right(job: JobFigures, accuracy: Share | None) -> float | None:
 
 def comparison_lines(found: Comparison, *, width: int, encoding: str) -> Iterator[str]:
     """Yield a comparison as lines for a terminal."""
+    yield from sentences(found)
+    for table in tables(found):
+        yield ""
+        yield from table.lines(width, encoding)
+
+
+def sentences(found: Comparison) -> Iterator[str]:
+    """Yield how many rows differ, how far the answers agree and, with gold, who is right where they differ."""
     yield f"{found.differ:,} of {plural(found.rows, 'row')} differ"
     if found.unpaired:
         yield f"  {plural(found.unpaired, 'row')} settled in one job alone, and not compared"
@@ -91,24 +99,17 @@ def comparison_lines(found: Comparison, *, width: int, encoding: str) -> Iterato
         yield f"  not compared, since they are free text: {', '.join(found.left_out)}"
     if found.gold is not None:
         yield ""
-        yield from _gold_lines(found.gold, found.jobs)
-    yield ""
-    yield from _side_by_side(found, width, encoding)
-    for column in found.columns:
-        if column.shift:
-            yield ""
-            yield from _shift_table(column, found.jobs, width, encoding)
+        yield from _gold_sentences(found.gold, found.jobs)
 
 
-def _gold_lines(gold: GoldComparison, jobs: tuple[JobFigures, JobFigures]) -> Iterator[str]:
+def _gold_sentences(gold: GoldComparison, jobs: tuple[JobFigures, JobFigures]) -> Iterator[str]:
     first, second = (job.name for job in jobs)
     yield f'of {plural(gold.total, "distinct question")} with a value in "{gold.gold.column}":'
     yield f"  {gold.both:,} both right, {gold.neither:,} both wrong"
     yield f"  {gold.fixes:,} fixed: only {second} is right"
     yield f"  {gold.breaks:,} broken: only {first} is right"
-    if not gold.total:
-        return
-    yield f"  McNemar's exact test: p = {gold.p_value:.3g}; {_advice(gold, first, second)}"
+    if gold.total:
+        yield f"  McNemar's exact test: p = {gold.p_value:.3g}; {_advice(gold, first, second)}"
 
 
 def _advice(gold: GoldComparison, first: str, second: str) -> str:
@@ -120,7 +121,8 @@ def _advice(gold: GoldComparison, first: str, second: str) -> str:
     return f"not settled; if the difference is what it seems, about {more:,} more labels would settle it"
 
 
-def _side_by_side(found: Comparison, width: int, encoding: str) -> Iterator[str]:
+def tables(found: Comparison) -> Iterator[Table]:
+    """Yield what each job costs and how long it takes, side by side; then how often each label came."""
     rows: list[tuple[str, ...]] = []
     if found.gold is not None:
         accuracies = found.gold.accuracies
@@ -133,8 +135,14 @@ def _side_by_side(found: Comparison, width: int, encoding: str) -> Iterator[str]
         ("95 % within", *(seconds(job.latency(SLOW)) for job in found.jobs)),
         ("failed questions", *(f"{job.failed:,}" for job in found.jobs)),
     ]
-    header = ("", *(job.name for job in found.jobs))
-    yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2})
+    yield Table(("", *(job.name for job in found.jobs)), rows, {1, 2})
+    for column in found.columns:
+        if shift := column.shift:
+            shown = shift[:SHOWN_LABELS]
+            counts = [(name, f"{first:,}", f"{second:,}", f"{second - first:+,}") for name, first, second in shown]
+            title = f"the {SHOWN_LABELS} of {len(shift)} labels that changed most (--json has all)"
+            header = (column.name, *(job.name for job in found.jobs), "change")
+            yield Table(header, counts, {1, 2, 3}, title if len(shift) > SHOWN_LABELS else "")
 
 
 def side_money(job: JobFigures, amount: float | None, times: int = 1) -> str:
@@ -145,17 +153,6 @@ def side_money(job: JobFigures, amount: float | None, times: int = 1) -> str:
 def seconds(number: float | None) -> str:
     """Return a latency for people."""
     return "-" if number is None else f"{number:.2f} s"
-
-
-def _shift_table(
-    column: ColumnComparison, jobs: tuple[JobFigures, JobFigures], width: int, encoding: str
-) -> Iterator[str]:
-    shift = column.shift
-    if len(shift) > SHOWN_LABELS:
-        yield f"the {SHOWN_LABELS} of {len(shift)} labels that changed most (--json has all)"
-    rows = [(name, f"{first:,}", f"{second:,}", f"{second - first:+,}") for name, first, second in shift[:SHOWN_LABELS]]
-    header = (column.name, *(job.name for job in jobs), "change")
-    yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2, 3})
 
 
 def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found: Comparison, path: Path) -> int:

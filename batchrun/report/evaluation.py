@@ -1,7 +1,7 @@
 """How many answers are right: accuracy with its interval, scores of labels, confusions, the cost of a right answer."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -12,27 +12,16 @@ from batchrun.errors import UserError
 from batchrun.money import PER_USD, CostKind, Pico, cost
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
-from batchrun.report.calibration import (
-    FEW,
-    FEWEST,
-    Chosen,
-    Reservoir,
-    Scored,
-    at_thresholds,
-    expected_error,
-    threshold_for,
-)
+from batchrun.report.calibration import Reservoir, Scored
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores, wilson
-from batchrun.report.texttable import text_table
 from batchrun.runner.corrections import Corrections
 from batchrun.runner.prepare import Prepared
-from batchrun.terminal import plural
 
 MOST_CLASSES, MOST_PAIRS = 200, 40_000
 """More different gold values, or pairs of gold and answer, are not labels but texts."""
 
-SHOWN_LABELS, SHOWN_CONFUSIONS, SHOWN_ROWS = 20, 10, 3
+SHOWN_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +123,8 @@ def evaluate_reviewed(p: Prepared, checkpoint: Checkpoint, name: str) -> Evaluat
         found = corrections.find(dict(zip(columns, row.cells, strict=True))) if columns else None
         value = found and found.answer.get(gold.answer)
         walk.take(row, None if value is None else gold.rule.normal(value))
-    return replace(walk.evaluation(cost_kind(p.job)), reviewed=True)
+    # Probabilities of the least sure answers say nothing about a threshold for all.
+    return replace(walk.evaluation(cost_kind(p.job)), reviewed=True, scored=[])
 
 
 @dataclass(slots=True)
@@ -261,145 +251,6 @@ def answer_of(row: AnsweredRow, gold: Gold) -> str | None:
     """Return a row's answer in the normal form of gold's rule; None where it has none."""
     value = row.answer.get(gold.answer)
     return None if value is None else gold.rule.normal(value)
-
-
-def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
-    """Return an evaluation for JSON: shares from 0 to 1, money in USD. `minimum`: the accuracy that is wanted."""
-    return {
-        "answer": found.gold.answer,
-        "gold": found.gold.column,
-        "compared": str(found.gold.rule),
-        "accuracy": found.accuracy.facts() | ({"low": None, "high": None} if found.reviewed else {}),
-        "reviewed": found.reviewed,
-        "accuracy_answered": found.answered.facts(),
-        "failed": found.accuracy.total - found.answered.total,
-        "pending": found.pending,
-        "contradictory": found.contradictory,
-        "macro_f1": found.macro_f1,
-        "labels": [_label_facts(one) for one in found.labels],
-        "confusions": [
-            {"gold": one.gold, "answer": one.answer, "questions": one.questions, "rows": one.rows}
-            for one in found.confusions
-        ],
-        "calibration": _calibration_facts(found.scored, minimum) if found.scored else None,
-        "cost_per_1000_usd": usd(found.cost_per_question, 1_000),
-        "cost_per_right_usd": usd(found.cost_per_right),
-        "cost_kind": found.cost_kind,
-    }
-
-
-def _label_facts(one: LabelScores) -> Mapping[str, Any]:
-    return {name: getattr(one, name) for name in ("label", "precision", "recall", "f1", "support", "answered")}
-
-
-def _calibration_facts(scored: list[Scored], minimum: float | None) -> dict[str, Any]:
-    chosen = _chosen(scored, minimum)
-    return {
-        "n": len(scored),
-        "expected_calibration_error": expected_error(scored),
-        "thresholds": [
-            {
-                "threshold": one.threshold,
-                "coverage": one.answers / one.total,
-                "answers": one.answers,
-                "right": one.right,
-            }
-            for one in at_thresholds(scored)
-        ],
-        "threshold": chosen and {name: getattr(chosen, name) for name in ("threshold", "accuracy", "coverage")},
-    }
-
-
-def _chosen(scored: list[Scored], minimum: float | None) -> Chosen | None:
-    return None if minimum is None or len(scored) < FEWEST else threshold_for(scored, minimum)
-
-
-def _calibration_lines(scored: list[Scored], minimum: float | None, width: int, encoding: str) -> Iterator[str]:
-    yield f"probabilities: expected calibration error {expected_error(scored):.3f} over {len(scored):,} answers"
-    rows = [
-        (
-            f"{one.threshold:g}",
-            percent(one.answers / one.total),
-            percent(one.right / one.answers if one.answers else None),
-        )
-        for one in at_thresholds(scored)
-    ]
-    yield from text_table(("at least", "coverage", "right"), rows, width=width, encoding=encoding, numbers={0, 1, 2})
-    if minimum is None:
-        return
-    if len(scored) < FEWEST:
-        yield f"no threshold is chosen from {len(scored)} labelled questions: label at least {FEWEST}"
-    elif (chosen := _chosen(scored, minimum)) is None:
-        yield f"no threshold reaches {percent(minimum)}"
-    else:
-        yield (
-            f"answers with a probability of at least {chosen.threshold:.3g} reach {percent(minimum)}: "
-            f"{percent(chosen.accuracy)} right, {percent(chosen.coverage)} of all answers (estimated out of bag)"
-        )
-        if len(scored) < FEW:
-            yield f"  {len(scored)} labelled questions are few for a threshold: label {FEW} to rely on it"
-
-
-def evaluation_lines(found: Evaluation, *, width: int, encoding: str, minimum: float | None = None) -> Iterator[str]:
-    """Yield an evaluation as lines for a terminal."""
-    gold = found.gold
-    if found.reviewed:
-        yield f'a person agrees with the model\'s "{gold.answer}" in {found.accuracy.counts("reviewed questions")}'
-        yield "  reviewed rows were picked, not drawn at random: this says nothing about the other rows"
-    else:
-        yield f'"{gold.answer}" equals "{gold.column}" for {found.accuracy.of("distinct questions")}'
-    if failed := found.accuracy.total - found.answered.total:
-        answered = found.answered.counts("questions") if found.reviewed else found.answered.of("questions")
-        yield f"  {plural(failed, 'failed question')} counted as wrong; without them {answered}"
-    yield f"  compared {gold.rule}"
-    if found.other_case and not gold.rule.ignore_case:
-        yield f"  {plural(found.other_case, 'wrong answer')} would be right with --ignore-case"
-    if found.contradictory:
-        yield f"  {plural(found.contradictory, 'question')} with different gold in equal rows; the most frequent counts"
-    if found.pending:
-        yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
-    yield _money(found)
-    if found.scored:
-        yield ""
-        yield from _calibration_lines(found.scored, minimum, width, encoding)
-    if found.labels:
-        yield ""
-        yield from _label_table(found, width, encoding)
-    if found.confusions:
-        yield ""
-        header = ("gold", "answer", "questions", "rows")
-        rows = [
-            (one.gold, "(no answer)" if one.answer is None else one.answer, f"{one.questions:,}", _rows(one))
-            for one in found.confusions[:SHOWN_CONFUSIONS]
-        ]
-        yield from text_table(header, rows, width=width, encoding=encoding, numbers={2})
-
-
-def _rows(one: Confusion) -> str:
-    more = ", …" if one.questions > len(one.rows) else ""
-    return ", ".join(map(str, one.rows)) + more
-
-
-def _label_table(found: Evaluation, width: int, encoding: str) -> Iterator[str]:
-    labels = found.labels
-    if len(labels) > SHOWN_LABELS:
-        labels = sorted(labels, key=lambda one: (not one.support, one.f1 or 0.0, -one.support))[:SHOWN_LABELS]
-        yield f"the {SHOWN_LABELS} of {len(found.labels)} labels with the lowest F1 (--json has all)"
-    rows = [
-        (one.label, percent(one.precision), percent(one.recall), percent(one.f1), f"{one.support:,}") for one in labels
-    ]
-    rows.append(("mean of all labels", "", "", percent(found.macro_f1), f"{found.accuracy.total:,}"))
-    header = ("label", "precision", "recall", "F1", "support")
-    yield from text_table(header, rows, width=width, encoding=encoding, numbers={1, 2, 3, 4})
-
-
-def _money(found: Evaluation) -> str:
-    if found.cost_per_question is None:
-        return cost(0, found.cost_kind)
-    text = f"cost: {money(found.cost_per_question * 1_000, found.cost_kind)} per 1,000 questions"
-    if found.cost_per_right is None:
-        return text
-    return f"{text}, {money(found.cost_per_right, found.cost_kind)} per right answer"
 
 
 def money(amount: float, kind: CostKind) -> str:

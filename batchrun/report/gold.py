@@ -126,6 +126,8 @@ def gold_of(p: Prepared, options: GoldOptions) -> Gold:
         require_column(p, options.on, "--on")
     answer = answer_named(tuple(p.form.columns), name, column)
     rule = Rule(kind_of(p.form.columns[answer]), options.ignore_case, options.tolerance)
+    if rule.tolerance and rule.kind not in {"integer", "number"}:
+        raise UserError(f'--tolerance: the answers in "{answer}" are not numbers')
     return Gold(answer, column, rule, options.on or column, joined)
 
 

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 from batchrun.terminal import lines, printable
 
@@ -10,6 +11,21 @@ NARROWEST = 8
 """Columns below this width are unreadable, so the rows are written as records instead."""
 
 _EMOJI_STYLE = "\ufe0f"
+
+
+class Table(NamedTuple):
+    """A table for people; columns in `numbers` are set to the right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Collection[int] = ()
+    title: str = ""
+
+    def lines(self, width: int, encoding: str) -> Iterator[str]:
+        """Yield it as lines for a terminal, after its title."""
+        if self.title:
+            yield self.title
+        yield from text_table(self.header, self.rows, width=width, encoding=encoding, numbers=self.numbers)
 
 
 def text_table(

@@ -114,6 +114,8 @@ def test_gold_may_stand_in_another_file(job: Path, command: Command) -> None:
     [
         (["--gold", "sentiment=glod"], 'the input has no column "glod", did you mean "gold"?'),
         (["--gold", "sentimnt=gold"], 'there is no answer column "sentimnt", did you mean "sentiment"?'),
+        (["--gold", "gold", "--tolerance", "0.5"], '--tolerance: the answers in "sentiment" are not numbers'),
+        (["--reviewed", "sentiment", "--min", "0.5"], "--min needs --gold"),
         (["--gold", "gold", "--gold-file", "nowhere.csv"], "--gold-file needs --on COLUMN"),
         (["--gold", "gold", "--gold-file", "nowhere.csv", "--on", "id"], "there is no file nowhere.csv"),
         (["--gold", "gold", "--gold-file", "twice.csv", "--on", "id"], 'two values of "gold" for "1" in "id"'),
