@@ -110,13 +110,10 @@ def _runs(stack: ExitStack, job: Path, models: tuple[str, ...], variants: tuple[
 
 def _two(stack: ExitStack, job: Path, other: Path | None) -> "list[Side]":
     """Open two jobs, or one before and after an edit."""
-    from batchrun.errors import UserError
-    from batchrun.report import Side
+    from batchrun.report import Side, before_edit
 
     p, checkpoint = stack.enter_context(opened(job))
     if other is not None:
         p2, checkpoint2 = stack.enter_context(opened(other))
         return [Side(p.job.name, p, checkpoint), Side(p2.job.name, p2, checkpoint2)]
-    if not checkpoint.has_before():
-        raise UserError("--before: the prompt was not edited between the last two plans, or the input changed as well")
-    return [Side("before", p, checkpoint, before=True), Side("now", p, checkpoint)]
+    return [before_edit(p, checkpoint), Side("now", p, checkpoint)]

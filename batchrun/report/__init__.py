@@ -11,7 +11,7 @@ statistics.py   the formulas
 answered.py     rows of the input with their answers; texttable.py: tables that fit a terminal
 """
 
-from batchrun.report.comparison import Comparison, Side, compare
+from batchrun.report.comparison import Comparison, Side, before_edit, compare
 from batchrun.report.comparison_text import comparison_facts, comparison_lines, write_changed
 from batchrun.report.evaluation import Evaluation, evaluate, evaluate_reviewed
 from batchrun.report.evaluation_text import evaluation_facts, evaluation_lines
@@ -28,6 +28,7 @@ __all__ = [
     "Evaluation",
     "GoldOptions",
     "Side",
+    "before_edit",
     "compare",
     "comparison_facts",
     "comparison_lines",

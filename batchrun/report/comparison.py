@@ -43,6 +43,13 @@ class Side(NamedTuple):
         return self.checkpoint.repeated(before=self.before)
 
 
+def before_edit(p: Prepared, checkpoint: Checkpoint) -> Side:
+    """Return the job before the last edit of its wording. Raises UserError where that is not kept."""
+    if not checkpoint.has_before():
+        raise UserError("--before: the prompt was not edited between the last two plans, or the input changed as well")
+    return Side("before", p, checkpoint, before=True)
+
+
 @dataclass(slots=True)
 class ColumnComparison:
     """How the answers in one column compare, over distinct pairs of questions that both jobs answered."""
@@ -168,7 +175,7 @@ def compare(
     is common to both.
     """
     found_gold = gold_of(first.p, gold) if gold else None
-    columns, left_out = _columns(first.p, second.p, found_gold)
+    columns, left_out = compared_columns(first.p, second.p, found_gold)
     walk = _Pairs(
         Comparison(
             (JobFigures(first.name, cost_kind(first.p.job)), JobFigures(second.name, cost_kind(second.p.job))),
@@ -198,7 +205,9 @@ def _source(gold: Gold | None) -> tuple[str, ...]:
     return (gold.source,) if gold else ()
 
 
-def _columns(first: Prepared, second: Prepared, gold: Gold | None) -> tuple[list[ColumnComparison], tuple[str, ...]]:
+def compared_columns(
+    first: Prepared, second: Prepared, gold: Gold | None
+) -> tuple[list[ColumnComparison], tuple[str, ...]]:
     """Return the answer columns to compare: that of gold, else all common ones; texts where there are no others."""
     common = [name for name in first.form.columns if name in second.form.columns]
     if gold is not None and gold.answer not in common:
@@ -258,8 +267,8 @@ class _Pairs:
             found.unpaired += bool(settled)
             return
         found.rows += 1
-        pairs = [(_normal(column, one), _normal(column, other)) for column in found.columns]
-        differs = any(not _equal(column.rule, *pair) for column, pair in zip(found.columns, pairs, strict=True))
+        pairs = [(normal(column, one), normal(column, other)) for column in found.columns]
+        differs = any(not equal(column.rule, *pair) for column, pair in zip(found.columns, pairs, strict=True))
         gold = found.gold.gold.of(one.cells[self._gold_place], one.position) if found.gold else None
         found.differ += differs
         if differs and self._keep_rows:
@@ -280,7 +289,7 @@ class _Pairs:
         if one.status == other.status == Status.OK:
             for column, (first, second) in zip(found.columns, pairs, strict=True):
                 column.total += 1
-                column.equal += _equal(column.rule, first, second)
+                column.equal += equal(column.rule, first, second)
                 for counter, value in zip(column.labels, (first, second), strict=True):
                     # Beyond that they are texts, which nobody counts.
                     if len(counter) <= MOST_LABELS:
@@ -294,7 +303,8 @@ class _Pairs:
         found.gold.fixes += right == [False, True]
 
 
-def _normal(column: ColumnComparison, row: AnsweredRow) -> str | None:
+def normal(column: ColumnComparison, row: AnsweredRow) -> str | None:
+    """Return a row's answer in one column, as its rule compares it; None where it has none."""
     value = row.answer.get(column.name)
     if value is None:
         return None
@@ -303,7 +313,8 @@ def _normal(column: ColumnComparison, row: AnsweredRow) -> str | None:
     return text_of(value)  # the second job has answers of another kind
 
 
-def _equal(rule: Rule, first: str | None, second: str | None) -> bool:
+def equal(rule: Rule, first: str | None, second: str | None) -> bool:
+    """Compare two answers; None stands for a missing one."""
     if first is None or second is None:
         return first is second
     try:

@@ -121,8 +121,8 @@ def _advice(gold: GoldComparison, first: str, second: str) -> str:
     return f"not settled; if the difference is what it seems, about {more:,} more labels would settle it"
 
 
-def tables(found: Comparison) -> Iterator[Table]:
-    """Yield what each job costs and how long it takes, side by side; then how often each label came."""
+def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
+    """Yield what each job costs and how long it takes, side by side; then how often each of the `labels` came."""
     rows: list[tuple[str, ...]] = []
     if found.gold is not None:
         accuracies = found.gold.accuracies
@@ -136,7 +136,7 @@ def tables(found: Comparison) -> Iterator[Table]:
         ("failed questions", *(f"{job.failed:,}" for job in found.jobs)),
     ]
     yield Table(("", *(job.name for job in found.jobs)), rows, {1, 2})
-    for column in found.columns:
+    for column in found.columns if labels else ():
         if shift := column.shift:
             shown = shift[:SHOWN_LABELS]
             counts = [(name, f"{first:,}", f"{second:,}", f"{second - first:+,}") for name, first, second in shown]

@@ -7,8 +7,9 @@ import base64
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,9 +19,12 @@ from batchrun.money import PER_USD
 from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, answered_rows
-from batchrun.report.bars import Tally
+from batchrun.report.bars import Tally, rounded
+from batchrun.report.comparison import Side, compared_columns, equal, normal
+from batchrun.report.evaluation import answer_of
 from batchrun.report.gold import Gold
 from batchrun.report.show import text_of
+from batchrun.runner.corrections import Correction, Corrections
 from batchrun.runner.prepare import Prepared
 
 MOST_ROWS, MOST_FAILED = 100_000, 10_000
@@ -59,12 +63,14 @@ class FailedRow(NamedTuple):
 class Gathered:
     """What the walk found. `rows` is gzip as base64, a row a line.
 
-    `fields` names the values of a row: its number and status, `inputs` columns of the input, the answers, and others.
+    `fields` names the values of a row: its number and status, `inputs` columns of the input, the `columns` of the
+    answer, their `probabilities`, and others.
     """
 
     fields: tuple[str, ...]
     inputs: int
     columns: dict[str, Tally]
+    probabilities: dict[str, Tally]
     seconds: Tally = field(default_factory=Tally)
     cost: Tally = field(default_factory=Tally)
     questions: int = 0
@@ -83,16 +89,28 @@ class Gathered:
         """The place of the first answer in a row."""
         return 2 + self.inputs
 
+    def place(self, name: str) -> int:
+        """Return the place of one of the values behind the answers; -1 where rows have no such value."""
+        return self.fields.index(name, self.behind) if name in self.fields[self.behind :] else -1
 
-def gather(p: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, samples: bool) -> Gathered:
-    """Walk over all rows. Without `samples` no text of a row is kept.
+    @property
+    def behind(self) -> int:
+        """The first place behind the answers and their probabilities."""
+        return self.first_answer + len(self.columns) + len(self.probabilities)
+
+
+def gather(
+    p: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, other: Side | None = None, samples: bool
+) -> Gathered:
+    """Walk over all rows, beside those of the `other` job on the same input. Without `samples` no text is kept.
 
     Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
     """
     counts = checkpoint.counts()
-    walk = _Walk(p, gold, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
-    for row in answered_rows(p, checkpoint, walk.names, details=_DETAILS):
-        walk.take(row)
+    walk = _Walk(p, gold, other, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
+    others: Iterable[AnsweredRow | None] = other.rows() if other else repeat(None)
+    for row, beside in zip(answered_rows(p, checkpoint, walk.names, details=_DETAILS), others, strict=False):
+        walk.take(row, beside)
     walk.found.rows = base64.b64encode(walk.packed + walk.packer.flush()).decode()
     return walk.found
 
@@ -100,33 +118,54 @@ def gather(p: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, samples: b
 class _Walk:
     """Takes one row after the other."""
 
-    def __init__(self, p: Prepared, gold: Gold | None, *, rows: int, settled: int, samples: bool) -> None:
+    def __init__(
+        self, p: Prepared, gold: Gold | None, other: Side | None, *, rows: int, settled: int, samples: bool
+    ) -> None:
         self._p, self._gold, self._samples = p, gold, samples
         self._inputs = tuple(p.renderer.columns or p.kept)
+        self._corrections = Corrections(p.job)
+        self._corrected_by = self._corrections.columns(p.rows.columns)
+        self._compared = compared_columns(p, other.p, gold)[0] if other else []
         # Gold stands in a column of its own behind the answers, so it is read with the columns that are shown.
-        self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else [])]))
+        self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else []), *self._corrected_by]))
         self._step = 1 if rows <= MOST_ROWS else -(-settled // (MOST_ROWS - MOST_FAILED)) or 1
-        cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(p.form.columns)) or 1
+        cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(p.form.columns) + len(self._compared)) or 1
         self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
         self._failed = self._settled = 0
         self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
-        fields = ("row", "status", *self._inputs, *p.form.columns, *(("gold", "differs") if gold else ()))
+        probabilities = tuple(question.name for question in p.form.questions)
+        fields = ("row", "status", *self._inputs, *p.form.columns, *(f"{name}_prob" for name in probabilities))
+        if self._reviews:
+            fields += ("needs_review",)
+        if self._corrected_by:
+            fields += ("correction", "corrected")
+        if gold:
+            fields += ("gold", "differs")
+        if other:
+            fields += (*(f"{column.name} ({other.name})" for column in self._compared), "change")
         self.found = Gathered(
             (*fields, "$ / 1,000", "seconds", "error", "message", "reply"),
             len(self._inputs),
             {name: Tally(_declared(schema)) for name, schema in p.form.columns.items()},
+            {name: Tally() for name in probabilities},
         )
 
-    def take(self, row: AnsweredRow) -> None:
-        """Count one row, and keep it for the table if it is its turn."""
+    @property
+    def _reviews(self) -> bool:
+        return bool(self._p.form.questions) and self._p.job.output.review_below is not None
+
+    def take(self, row: AnsweredRow, beside: AnsweredRow | None) -> None:
+        """Count one row, and keep it for the table if it is its turn; `beside`: the same row of the other job."""
         found = self.found
         details = dict(zip(_DETAILS, row.details, strict=True))
         for name, value in row.answer.items():
             found.columns[name].add(value)
+        for name, probability in row.probabilities.items():
+            found.probabilities[name].add(probability)
         if row.first and row.status in {Status.OK, Status.FAILED}:
             self._count(row, details)
         if self._samples:
-            self._show(row, details)
+            self._show(row, beside, details)
 
     def _count(self, row: AnsweredRow, details: Mapping[str, Any]) -> None:
         found = self.found
@@ -144,7 +183,7 @@ class _Walk:
         names = (details["model"], details["provider"])
         found.models[" at ".join(visible(name) for name in names if name) or "unknown"] += 1
 
-    def _show(self, row: AnsweredRow, details: Mapping[str, Any]) -> None:
+    def _show(self, row: AnsweredRow, beside: AnsweredRow | None, details: Mapping[str, Any]) -> None:
         found, failed = self.found, row.status == Status.FAILED
         self._failed += failed
         if row.status == Status.OK and not found.first_request:
@@ -160,21 +199,53 @@ class _Walk:
             return
         if len(self.packed) < PACKED_BYTES:
             found.shown += 1
-            self.packed += self.packer.compress(orjson.dumps(self._cells(row, details)) + b"\n")
+            self.packed += self.packer.compress(orjson.dumps(self._line(row, beside, details)) + b"\n")
 
-    def _cells(self, row: AnsweredRow, details: Mapping[str, Any]) -> list[Any]:
+    def _line(self, row: AnsweredRow, beside: AnsweredRow | None, details: Mapping[str, Any]) -> list[Any]:
         """Return a row of the table, in the order of `fields`."""
         cells = dict(zip(self.names, row.cells, strict=True))
         values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._p.form.columns]
-        shown = [row.position + 1, row.status, *map(self._cell, values)]
-        if (gold := self._gold) is not None:
-            right = gold.of(cells[gold.source], row.position)
-            value = row.answer.get(gold.answer)
-            settled = right is not None and row.status in {Status.OK, Status.FAILED}
-            equal = settled and gold.rule.equal(right or "", None if value is None else gold.rule.normal(value))
-            shown += [self._cell(right), not equal if settled else None]
+        probabilities = [row.probabilities.get(name) for name in self.found.probabilities]
+        correction = self._corrections.find(cells) if self._corrected_by else None
+        shown = [row.position + 1, row.status, *map(self._cell, values), *probabilities]
+        if self._reviews:
+            shown.append(None if row.status != Status.OK else self._needs_review(probabilities, correction))
+        if self._corrected_by:
+            shown += [correction and self._cell(_words(correction, row.answer)), correction and correction.changed]
+        gold = self._gold
+        right = gold.of(cells[gold.source], row.position) if gold else None
+        if gold is not None:
+            is_judged = right is not None and row.status in {Status.OK, Status.FAILED}
+            is_right = is_judged and gold.rule.equal(right or "", answer_of(row, gold))
+            shown += [self._cell(right), not is_right if is_judged else None]
+        if self._compared:
+            shown += self._beside(row, beside, right)
+        seconds = None if row.seconds is None else rounded(row.seconds)
         error = [details[name] and cut(details[name]) for name in ("error_type", "error_message", "raw")]
-        return [*shown, _per_thousand(row.cost) if row.cost else None, row.seconds, *error]
+        return [*shown, _per_thousand(row.cost) if row.cost else None, seconds, *error]
+
+    def _needs_review(self, probabilities: Sequence[float | None], correction: Correction | None) -> bool | None:
+        """Return what the output's needs_review says."""
+        below = self._p.job.output.review_below
+        if correction is not None or below is None:
+            return False
+        low = [None if one is None else one < below for one in probabilities]
+        return True if True in low else None if None in low else False
+
+    def _beside(self, row: AnsweredRow, beside: AnsweredRow | None, right: str | None) -> list[Any]:
+        """Return the other job's answers, and what this one changed: fixed or broken by gold, else only changed."""
+        answers = {} if beside is None else beside.answer
+        shown = [self._cell(answers.get(column.name)) for column in self._compared]
+        settled = {Status.OK, Status.FAILED}
+        if beside is None or row.status not in settled or beside.status not in settled:
+            return [*shown, None]
+        pairs = [(normal(column, beside), normal(column, row)) for column in self._compared]
+        if all(equal(column.rule, *pair) for column, pair in zip(self._compared, pairs, strict=True)):
+            return [*shown, None]
+        if self._gold is None or right is None:
+            return [*shown, "changed"]
+        before, now = (self._gold.rule.equal(right, one) for one in pairs[0])
+        return [*shown, "changed" if before == now else "fixed" if now else "broken"]
 
     def _cell(self, value: Any) -> Any:  # noqa: ANN401  (any cell or JSON value)
         """Return a value as the table holds it: a number as it is, anything else as text, a list by its items."""
@@ -192,6 +263,14 @@ class _Walk:
         if isinstance(messages, RowProblem):
             return ()
         return tuple((message["role"], cut(content_text(message["content"]), 4 * LONGEST)) for message in messages)
+
+
+def _words(correction: Correction, answer: Mapping[str, Any]) -> str:
+    """Return what a person said of an answer."""
+    if not correction.changed:
+        return "confirmed"
+    changed = ((name, text_of(value)) for name, value in correction.answer.items() if value != answer.get(name))
+    return ", ".join(f"{name}: {text}" for name, text in changed)
 
 
 def _per_thousand(cost: int) -> float:

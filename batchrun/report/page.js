@@ -19,8 +19,9 @@ async function unpack(text) {
   return lines.filter(Boolean).map((line) => JSON.parse(line));
 }
 
-// What a bar or a cell asks of a value: to be equal, or to be in a range of which null is no end.
+// What a bar or a cell asks of a value: to be equal, to be in a range of which null is no end, or just to be there.
 function fits(value, [first, ...below]) {
+  if (first === undefined) return value !== null;
   if (Array.isArray(value)) return value.some((item) => fits(item, [first, ...below]));
   if (below.length) return value !== null && value >= first && (below[0] === null || value < below[0]);
   return first === null ? value === null : value !== null && String(value) === first;
@@ -32,10 +33,11 @@ function shown(value) {
 }
 
 function start(data, rows) {
-  const { fields, inputs, answers, gold } = data;
+  const { fields, inputs, behind, hidden } = data;
   const firstAnswer = 2 + inputs;
-  const differs = gold ? firstAnswer + answers + 1 : -1;
-  const columns = fields.map((_, place) => place).filter((place) => place !== differs);
+  const differs = hidden[0];
+  const boxes = [...document.querySelectorAll("input[data-wanted]")];
+  const columns = fields.map((_, place) => place).filter((place) => !hidden.includes(place));
   const error = fields.length - 3;
   const filters = new Map();
   let texts = null;
@@ -47,9 +49,9 @@ function start(data, rows) {
   function matching() {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     if (words.length) texts ??= new Map(rows.map((row) => [row, row.map(shown).join(" ").toLowerCase()]));
-    const tests = [...filters.values()].flat();
+    const checked = boxes.filter((box) => box.checked).map((box) => JSON.parse(box.dataset.wanted));
+    const tests = [...filters.values(), ...checked].flat();
     return rows.filter((row) => (!byId("status").value || row[STATUS] === byId("status").value)
-      && (!byId("differs")?.checked || row[differs] === true)
       && tests.every(([place, ...wanted]) => fits(row[place], wanted))
       && words.every((word) => texts.get(row).includes(word)));
   }
@@ -115,7 +117,7 @@ function start(data, rows) {
 
   function heading(place) {
     const mark = sorted?.place === place ? (sorted.down ? " ↓" : " ↑") : "";
-    const cell = element("th", "", { scope: "col", class: place >= firstAnswer && place < firstAnswer + answers ? "answer" : "" });
+    const cell = element("th", "", { scope: "col", class: place >= firstAnswer && place < behind ? "answer" : "" });
     const button = element("button", fields[place] + mark);
     button.onclick = () => {
       sorted = sorted?.place === place && sorted.down ? null : { place, down: sorted?.place === place };
@@ -131,21 +133,22 @@ function start(data, rows) {
     if (!number) return;
     filters.clear();
     for (const id of ["search", "status"]) byId(id).value = "";
+    for (const box of boxes) box.checked = false;
     filters.set(`row ${number}`, [[0, number]]);
     again();
   }
 
-  for (const button of document.querySelectorAll("[data-wanted]")) {
+  for (const button of document.querySelectorAll("button[data-wanted]")) {
     button.onclick = () => {
       const wanted = JSON.parse(button.dataset.wanted);
-      const name = wanted.map(([place, ...values]) => `${fields[place]}: ${values.map((value) => value ?? "…").join(" to ")}`);
+      const name = wanted.map(([place, ...values]) => `${fields[place]}: ${values.map((value) => value ?? "…").join(" to ") || "any"}`);
       filters.clear();
       filters.set(name.join(", "), wanted);
       again();
       byId("table").scrollIntoView();
     };
   }
-  for (const id of ["search", "status", "differs"]) byId(id)?.addEventListener("input", again);
+  for (const filter of [byId("search"), byId("status"), ...boxes]) filter.addEventListener("input", again);
   byId("previous").onclick = () => { page -= 1; show(); };
   byId("next").onclick = () => { page += 1; show(); };
   addEventListener("hashchange", follow);

@@ -17,7 +17,9 @@ from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
 from batchrun.money import CostKind, cost
+from batchrun.report import comparison_text, evaluation_text
 from batchrun.report.bars import Bar
+from batchrun.report.comparison import Side, compare
 from batchrun.report.evaluation import Evaluation, evaluate, percent
 from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions, gold_of
@@ -81,19 +83,29 @@ def report_path(p: Prepared) -> Path:
 
 
 def write_report(
-    p: Prepared, checkpoint: Checkpoint, path: Path, *, gold: str | None = None, samples: bool = True
+    p: Prepared,
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    gold: str | None = None,
+    other: Side | None = None,
+    samples: bool = True,
 ) -> None:
     """Write the report to `path`, whole or not at all. `samples`: whether text of rows and servers is in it.
 
+    `other` is an earlier state of the job, or another job on the same input, to compare with.
     Raises UserError where input or wording are not those of the last run, StorageError where the disk fails.
     """
     if path.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"{path} is not a name for a report: write one that ends in .html")
     outputs.check_plan(p, checkpoint.current_plan())
+    if other is not None and other.p.rows.files != p.rows.files:
+        raise UserError("a report compares jobs on the same files; `batchrun compare --on COLUMN` pairs rows of others")
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
     options = GoldOptions(gold) if gold else None
     evaluation = evaluate(p, checkpoint, options) if options else None
-    found = gather(p, checkpoint, gold=gold_of(p, options) if options else None, samples=samples)
+    comparison = compare(other, Side(p.job.name, p, checkpoint), gold=options, on=None) if other else None
+    found = gather(p, checkpoint, gold=gold_of(p, options) if options else None, other=other, samples=samples)
     page = _page(
         cost_kind(p.job),
         job=p.job,
@@ -107,10 +119,12 @@ def write_report(
         errors=_errors(counts.errors or {}, checkpoint.failed_attempts(), found),
         charts=list(_charts(found, samples=samples)),
         evaluation=evaluation,
+        comparison=comparison,
+        boxes=list(_boxes(found, other)),
         matrix=_matrix(evaluation, found, samples=samples) if evaluation else None,
         patterns=worth_a_look(checkpoint, texts=samples),
         found=found,
-        data=_data(found, has_gold=gold is not None) if samples else None,
+        data=_data(found) if samples else None,
         samples=samples,
         version=__version__,
         now=time.time(),
@@ -129,25 +143,41 @@ def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the templ
     templates = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     filters = {"when": when, "duration": duration, "visible": visible, "cut": cut, "percent": percent}
     templates.filters.update(filters, usd=lambda amount: cost(amount, kind))
-    templates.globals.update(wilson=wilson, wanted=_wanted)
+    templates.globals.update(wilson=wilson, wanted=_wanted, judged=evaluation_text, compared=comparison_text)
     ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
     return templates.get_template("page.html.j2").render(facts, policy=f"{policy}; base-uri 'none'", **ours)
 
 
 def _wanted(*pairs: tuple[int, list[Any]]) -> str:
-    """Return an attribute that names the rows to show: fields of a row, each with what its value must be."""
+    """Return an attribute that names the rows to show: places in a row, each with what its value must be.
+
+    That is a value, a range [from, below], or any value [].
+    """
     return orjson.dumps(
         [[field, *(visible(one) if isinstance(one, str) else one for one in wanted)] for field, wanted in pairs]
     ).decode()
 
 
-def _data(found: Gathered, *, has_gold: bool) -> Markup:
+def _boxes(found: Gathered, other: Side | None) -> Iterator[tuple[str, str]]:
+    """Yield the names of filters, each with the attribute that names its rows."""
+    compared = f"changed from {visible(other.name)}" if other else ""
+    for text, name, wanted in (
+        ("needs review", "needs_review", ["true"]),
+        ("corrected", "corrected", ["true"]),
+        ("differs from gold", "differs", ["true"]),
+        (compared, "change", []),
+    ):
+        if (place := found.place(name)) >= 0:
+            yield text, _wanted((place, wanted))
+
+
+def _data(found: Gathered) -> Markup:
     """Return the table for the script; no "<" in it can end the element that holds it."""
     facts = {
         "fields": [visible(name) for name in found.fields],
         "inputs": found.inputs,
-        "answers": len(found.columns),
-        "gold": has_gold,
+        "behind": found.behind,
+        "hidden": [found.place("differs"), found.place("corrected")],
         "rows": found.rows,
     }
     return Markup(orjson.dumps(facts).decode().replace("<", "\\u003c"))  # noqa: S704  (JSON without "<")
@@ -182,12 +212,15 @@ def _charts(found: Gathered, *, samples: bool) -> Iterator[Chart]:
     for place, (name, tally) in enumerate(found.columns.items(), found.first_answer):
         if bars := tally.bars(all_texts=samples):
             yield _chart(name, place, bars, f"{tally.null:,} null" if tally.null else "")
+    for place, (name, tally) in enumerate(found.probabilities.items(), found.first_answer + len(found.columns)):
+        if bars := tally.bars():
+            yield _chart(f"Probability of {name}", place, bars, "")
     for name, field, tally, unit in (
         ("Latency of answers", "seconds", found.seconds, " s"),
         ("Cost of 1,000 questions like this one, USD", "$ / 1,000", found.cost, ""),
     ):
         if bars := tally.bars(unit=unit):
-            yield _chart(name, found.fields.index(field, found.first_answer + len(found.columns)), bars, "")
+            yield _chart(name, found.place(field), bars, "")
 
 
 def _chart(title: str, field: int, bars: list[Bar], note: str) -> Chart:
@@ -206,6 +239,5 @@ def _matrix(evaluation: Evaluation, found: Gathered, *, samples: bool) -> Matrix
     if any(answer is None for _, answer in cells):
         answers.append(None)
     is_small = max(len(gold), len(answers)) <= MOST_CLASSES
-    place = found.first_answer + len(found.columns)
-    fields = (place, found.first_answer + list(found.columns).index(evaluation.gold.answer))
+    fields = (found.place("gold"), found.first_answer + list(found.columns).index(evaluation.gold.answer))
     return Matrix(gold if is_small else [], answers, cells, max(cells.values()), fields)

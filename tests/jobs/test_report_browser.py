@@ -1,5 +1,6 @@
 """The report in a real browser: Chromium, both themes, desktop and phone."""
 
+import csv
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import report_job
+from plain_server import plain_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -51,6 +53,53 @@ def browser() -> Iterator["Browser"]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the report of a decision model's job that a person reviewed, compared with its wording before."""
+    folder = tmp_path_factory.mktemp("reviewed")
+    lines = [f"text {number},{'xy'[number % 2]}" for number in range(60)]
+    (folder / "rows.csv").write_text("\n".join(["text,gold", *lines]))
+
+    def decide(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = int(str(body["state"]).split()[-1])
+        # The first wording errs on every tenth row, the second one on the first two rows.
+        is_right = number >= 2 if body["questions"]["label"]["instructions"] == "Which one?" else number % 10 != 5
+        chosen, other = "xy" if is_right == (number % 2 == 0) else "yx"
+        sure = 0.51 + number % 45 / 100
+        found = {"type": "choice", "choice": chosen, "probabilities": {chosen: sure, other: 1 - sure}}
+        return 200, {"model": "m", "answers": {"label": found}, "usage": {"input_tokens": 9, "output_tokens": 0}}
+
+    def run(*arguments: str) -> None:
+        environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
+        command = [sys.executable, "-m", "batchrun", arguments[0], "job.yaml", *arguments[1:]]
+        subprocess.run(command, env=environment, cwd=folder, check=True, timeout=60)
+
+    with plain_server(decide) as url:
+        for words in ("Which?", "Which one?"):
+            job = {
+                "input": "rows.csv",
+                "prompt": {"user": "{{ text }}"},
+                "model": {"endpoint": url, "name": "m"},
+                "answer": {"mode": "decision", "columns": {"label": {"values": ["x", "y"], "description": words}}},
+                "output": {"path": "out.csv", "review_below": 0.6},
+            }
+            (folder / "job.yaml").write_text(json.dumps(job))
+            run("run", "--quiet", "--yes")
+    run("show", "--review", "-o", "todo.csv", "-n", "3")
+    with (folder / "todo.csv").open(newline="") as file:
+        todo = list(csv.DictReader(file))
+    todo[0]["needs_review"] = ""
+    for row in todo[1:]:
+        row["label"] = "y" if row["label"] == "x" else "x"
+    with (folder / "todo.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, todo[0].keys())
+        writer.writeheader()
+        writer.writerows(todo)
+    run("correct", "todo.csv")
+    run("report", "--gold", "gold", "--before")
+    return folder / "out.report.html"
 
 
 class Watched:
@@ -124,7 +173,7 @@ def test_rows_are_searched_and_filtered(watched: Watched) -> None:
     page.select_option("#status", "failed")
     assert watched.shown() == 11
     page.select_option("#status", "ok")
-    page.check("#differs")
+    page.check('label:has-text("differs from gold") input')
     assert watched.shown() == 7
     page.fill("#search", "no such text")
     assert watched.shown() == 0
@@ -147,6 +196,42 @@ def test_a_click_on_a_bar_or_a_count_filters(watched: Watched) -> None:
     page.click('button:has-text("6 rows failed")')
     assert set(watched.cells("error")) == {"content_policy"}
     assert watched.shown() == 6
+
+
+def test_reviews_and_changes_are_filtered(browser: "Browser", reviewed: Path) -> None:
+    """Boxes show what needs review, what was corrected and what changed; buttons what the edit fixed and broke."""
+    watched = Watched(browser, reviewed, theme="dark", size="phone")
+    page = watched.page
+    assert watched.console == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.check('label:has-text("needs review") input')
+    assert watched.shown() == 18 - 3
+    assert set(watched.cells("needs_review")) == {"true"}
+    page.uncheck('label:has-text("needs review") input')
+    page.check('label:has-text("corrected") input')
+    assert watched.cells("correction") == ["label: y", "label: x"]
+    page.uncheck('label:has-text("corrected") input')
+    page.fill("#search", "confirmed")
+    assert watched.shown() == 1
+    page.fill("#search", "")
+    page.check('label:has-text("changed from before") input')
+    assert watched.shown() == 8
+    page.click('button:has-text("fixed rows")')
+    assert watched.shown() == 6
+    assert [text.split()[-1] for text in watched.cells("text")] == ["5", "15", "25", "35", "45", "55"]
+    assert watched.cells("label") == ["y"] * 6
+    assert watched.cells("label (before)") == ["x"] * 6
+    page.click('button:has-text("broken rows")')
+    assert watched.shown() == 2
+    page.uncheck('label:has-text("changed from before") input')
+    page.click(".chip")
+    page.click('figure:has-text("Probability of label") .bar:has-text("0.9 to 0.95")')
+    assert 0 < watched.shown() < 10
+    text = page.inner_text("body")
+    assert "6 fixed: only job is right" in text
+    page.click("summary:has-text('What the probabilities are worth')")
+    assert "expected calibration error" in page.inner_text("body")
+    page.context.close()
 
 
 def test_columns_sort(browser: "Browser", report: Path) -> None:
