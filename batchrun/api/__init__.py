@@ -3,6 +3,7 @@
 batches.py    batches of a provider, in two dialects
 endpoints.py  who is asked: address, headers, key, the kind of server
 prices.py     what a token costs: from the job, or from the server's list of models
+caching.py    how the provider's prompt cache is used, by family of models
 codes.py      THE table: every way an attempt or a row can end, and the action that follows
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
 decisions.py  typed questions and their answers in the two forms of decision models
@@ -24,6 +25,7 @@ from batchrun.api.batches import (
     UnavailableError,
     batch_api,
 )
+from batchrun.api.caching import Caching, caching_of, family_of
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
 from batchrun.api.decisions import form_for as decision_form
 from batchrun.api.endpoints import Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
@@ -40,6 +42,7 @@ __all__ = [
     "Action",
     "BatchApi",
     "Blame",
+    "Caching",
     "Count",
     "Doubt",
     "Ending",
@@ -54,9 +57,11 @@ __all__ = [
     "Submitted",
     "UnavailableError",
     "batch_api",
+    "caching_of",
     "check_endpoint",
     "cost_kind",
     "decision_form",
+    "family_of",
     "fetch_key",
     "in_parts",
     "judge",

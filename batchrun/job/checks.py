@@ -43,7 +43,7 @@ _PARAMS: dict[str, type] = {
     **dict.fromkeys(("temperature", "top_p", "min_p", "top_a"), float),
     **dict.fromkeys(("frequency_penalty", "presence_penalty", "repetition_penalty"), float),
     **dict.fromkeys(("logprobs", "parallel_tool_calls"), bool),
-    **dict.fromkeys(("provider", "reasoning", "logit_bias"), dict),
+    **dict.fromkeys(("provider", "reasoning", "logit_bias", "cache_control"), dict),
 }
 """Parameters whose type every server agrees on; `max_tokens: "fifty"` would be refused for each row."""
 
@@ -169,6 +169,9 @@ def _model(model: Model) -> Found:
     yield from _repeated(("model", "fallbacks"), (*model.fallbacks, model.name or ""))
     if model.cache and not routed:
         yield ("model", "cache"), "model.cache works only with openrouter and simulator"
+    if not model.prompt_cache and "cache_control" in model.params:
+        text = "model.prompt_cache is off, against model.params.cache_control: remove one of them"
+        yield ("model", "prompt_cache"), text
     if model.api_key_env is not None and not VARIABLE_NAME.fullmatch(model.api_key_env):
         yield ("model", "api_key_env"), "model.api_key_env must be the name of a variable, never the key itself"
     for name, value in model.params.items():

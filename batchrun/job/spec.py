@@ -245,6 +245,8 @@ class Model(Section):
     """The most that one request can cost, in USD, where tokens do not bound it (images, plugins)."""
     cache: bool = False
     """Whether OpenRouter's response cache may answer."""
+    prompt_cache: bool = True
+    """Whether the provider's prompt cache is used for the beginning of the prompts that is the same for each row."""
     identity: Text | None = None
     """A name that stands for the endpoint in a question's identity, so that a new URL asks nothing again."""
     ca_file: Text | None = None

@@ -1,6 +1,6 @@
 """A row and the job -> its question, the question's key, and the body to send."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import orjson
 from batchrun.errors import UserError
 from batchrun.job import Job, Message, Part
 from batchrun.prompt.attachments import IMAGE, PDF, Kind, LocalFiles, pdf_of
+from batchrun.prompt.beginning import Beginning, beginning_of, marked
 from batchrun.prompt.templates import MAX_PROMPT_BYTES, Fields, PromptError, RowProblem, Template, Templates
 from batchrun.records import Decision
 
@@ -111,6 +112,19 @@ def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
     return [*templates, *((("prompt", "state", name), source) for name, source in fields.items())]
 
 
+def constant_beginning(job: Job, columns: Sequence[str] | None, instructions: str | None = None) -> Beginning:
+    """Return what all requests begin with, of a job without mistakes in its templates."""
+    return beginning_of(_messages(job, Templates(columns), instructions), _leaves)
+
+
+def _leaves(part: Any) -> Iterator[_Leaf]:  # noqa: ANN401  (JSON with leaves)
+    if isinstance(part, _Leaf):
+        yield part
+    elif isinstance(part, Mapping):
+        for value in part.values():
+            yield from _leaves(value)
+
+
 def _turns(job: Job) -> list[tuple[_JobPath, Message]]:
     if job.prompt.messages is None:
         return [(("prompt", turn.role), turn) for turn in job.prompt.turns]
@@ -198,8 +212,9 @@ class Renderer:
 
     Values are given in the order of `columns`, the input columns that the prompt uses. What fails is a RowProblem,
     never an exception. `namespace` says who is asked, as far as that changes the answer; `body_extras` is what
-    batchrun adds by itself, which no key depends on. `pdf_engine` is what reads PDFs for OpenRouter's models.
-    `questions` are for a decision model, in a server's `decision_form`. Not for use by several threads at once.
+    batchrun adds by itself, which no key depends on, nor on `mark`, which goes on the last text of what all requests
+    begin with. `pdf_engine` is what reads PDFs for OpenRouter's models. `questions` are for a decision model, in a
+    server's `decision_form`. Not for use by several threads at once.
     """
 
     def __init__(
@@ -212,6 +227,7 @@ class Renderer:
         instructions: str | None = None,
         body_extras: Mapping[str, Any] | None = None,
         pdf_engine: str | None = None,
+        mark: Mapping[str, Any] | None = None,
         questions: Sequence[Decision] = (),
         decision_form: DecisionForm | None = None,
     ) -> None:
@@ -239,6 +255,10 @@ class Renderer:
             asked = {**asked, "pdf_engine": pdf_engine}
             extras["plugins"] = [*extras.get("plugins", ()), {"id": "file-parser", "pdf": {"engine": pdf_engine}}]
         body = {**sent, **_merged(extras, job.model.params)}
+        if mark is not None:
+            # At the root it would mark the end of each row's prompt, which is written and never read.
+            body.pop("cache_control", None)
+            body["messages"] = marked(messages, beginning_of(messages, _leaves), mark)
         local = job.model.endpoint == "local"  # its namespace names the model, so that its file may move
         question = {
             name: value

@@ -265,6 +265,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
             # What a decision model costs is only an estimate before its first bill.
             first_alone=bool(p.form.questions)
             or not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),
+            cache_life=None if p.caching is None else p.caching.life,
         ),
         form=p.form,
         body_of=p.renderer.body,

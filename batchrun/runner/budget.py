@@ -12,7 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol
 
-from batchrun.api import Prices
+from batchrun.api import Caching, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Job
@@ -222,7 +222,15 @@ def worst_case(p: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
     if questions:
         price = prices.worst[p.endpoint.model]
         return lambda size: price.cost(questions * (size + QUESTION_TOKENS), 0)
-    return bound(tuple(prices.worst.values()), messages=len(p.job.prompt.turns) + 1, max_tokens=p.max_tokens)
+    worst = [_with_writes(price, prices.likely[name], p.caching) for name, price in prices.worst.items()]
+    return bound(worst, messages=len(p.job.prompt.turns) + 1, max_tokens=p.max_tokens)
+
+
+def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
+    """Return a worst price that covers writing the prompt cache, also where nobody lists what that costs."""
+    if caching is None or likely.cache_write is not None:
+        return worst
+    return replace(worst, prompt=Pico(max(worst.prompt, -(-likely.prompt * caching.write_percent // 100))))
 
 
 def bound(prices: Sequence[Price], *, messages: int, max_tokens: int) -> Callable[[int], Pico]:

@@ -125,7 +125,7 @@ class Checking:
         else:
             source = "from model.params" if own else "by default; set model.params.max_tokens to change it"
             self._say("ok", "max_tokens", f"{p.max_tokens:,}, {source}")
-        extras = body_extras(p.job, p.endpoint, p.form)
+        extras = body_extras(p.job, p.endpoint, p.form, p.caching)
         extras.pop("max_tokens", None)
         if extras:
             self._say("ok", "added", f"{orjson.dumps(extras).decode()} (no part of a question's identity)")

@@ -18,6 +18,7 @@ from batchrun.errors import BatchrunError, ExitCode
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
+from batchrun.runner.alone import Alone
 from batchrun.runner.blame import Evidence
 from batchrun.runner.breaker import Breaker
 from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
@@ -60,7 +61,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._breaker, self._unexplained = Breaker(rules.breaker), dict[int, Outcome]()
         self._evidence = Evidence(rules)
-        self._first_alone = rules.first_alone
+        self._alone = Alone(rules.first_alone, rules.cache_life)
         self._passed_over = 0
         self._smallest_refused: Pico | None = None
         self._drain_until: float | None = None
@@ -199,7 +200,8 @@ class Pool:
     def _wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start; ON_CHANGE while one that goes alone is in flight."""
         in_flight = self._limits.in_flight
-        alone = self._first_alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
+        alone = self._alone.needed(now, in_flight, self._evidence.succeeded_at)
+        alone = alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
         if alone and in_flight:
             return ON_CHANGE
         return max(self._limits.wait_before_any(now), self._evidence.outage.wait(now))
@@ -298,7 +300,7 @@ class Pool:
         """Settle the money of one attempt, free what it held, and let the limits learn from it."""
         del self._in_flight[work.question]
         self._evidence.record_reply(work, now)
-        self._first_alone = False
+        self._alone.replied()
         self.tally.in_flight -= 1
         self.tally.requests += 1
         charge, usage = self._rules.charge(verdict), verdict.usage

@@ -11,10 +11,18 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.api import Endpoint, decision_form, resolve
+from batchrun.api import Caching, Endpoint, caching_of, decision_form, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import Detail, Environment, Job, JobPath, Loaded, check
-from batchrun.prompt import AnswerForm, Renderer, template_mistakes, templates_of, uses_columns
+from batchrun.prompt import (
+    AnswerForm,
+    Beginning,
+    Renderer,
+    constant_beginning,
+    template_mistakes,
+    templates_of,
+    uses_columns,
+)
 from batchrun.table import DETAIL_TYPES, FileStamp, Rows, dtype_of, open_rows, stamp, unwritable
 
 DEFAULT_MAX_TOKENS = 2048
@@ -32,7 +40,11 @@ INPUT_CHANGED = "the input changed during the run; run again to ask what is new"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job that can be asked, previewed or exported."""
+    """A job that can be asked, previewed or exported.
+
+    `beginning` is what all its requests begin with, `caching` how the provider's prompt cache is used for it (None: not
+    at all).
+    """
 
     job: Job
     endpoint: Endpoint
@@ -44,6 +56,8 @@ class Prepared:
     max_tokens: int | None
     sender: str | None
     cache_dir: Path
+    beginning: Beginning
+    caching: Caching | None
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
@@ -89,6 +103,8 @@ def prepared(
             found.check_output(rows)
         if endpoint is None or rows is None or form is None or found.any:
             raise found.error()
+        beginning = constant_beginning(job, rows.columns, form.instructions)
+        caching = None if endpoint.decisions else _caching(job, endpoint, beginning)
         yield Prepared(
             job,
             endpoint,
@@ -100,8 +116,9 @@ def prepared(
                 namespace=endpoint.namespace,
                 answer_fields=answer_fields(endpoint, form),
                 instructions=form.instructions,
-                body_extras=body_extras(job, endpoint, form),
+                body_extras=body_extras(job, endpoint, form, caching),
                 pdf_engine=job.prompt.pdf_engine if endpoint.openrouter else None,
+                mark=caching.mark if caching else None,
                 questions=form.questions,
                 decision_form=decision_form(endpoint) if form.questions else None,
             ),
@@ -110,6 +127,8 @@ def prepared(
             max_tokens(job, endpoint),
             environment.get("BATCHRUN_HTTP"),
             Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchrun",
+            beginning,
+            caching,
         )
 
 
@@ -209,6 +228,8 @@ class _Found:
         ]
         if not wrong and job.dedupe and loaded.is_right("prompt"):
             wrong = _without_columns(loaded, job, columns)
+        if not wrong and loaded.is_right("prompt"):
+            wrong = _without_beginning(loaded, job, columns, form)
         self._mistakes += wrong
         if columns is not None and loaded.is_right("output", "keep"):
             self._mistakes += _keep_mistakes(loaded, job, columns)
@@ -263,6 +284,17 @@ def _without_columns(loaded: Loaded, job: Job, columns: tuple[str, ...] | None) 
     return [loaded.mistake(place, f"{message} (dedupe: false allows a prompt without columns)")]
 
 
+def _without_beginning(
+    loaded: Loaded, job: Job, columns: tuple[str, ...] | None, form: AnswerForm | None
+) -> list[Mistake]:
+    """Return the mistake of a cache_control where the prompt begins with a row: it would be written and never read."""
+    instructions = None if form is None else form.instructions
+    if "cache_control" not in job.model.params or constant_beginning(job, columns, instructions).last_text is not None:
+        return []
+    message = "model.params.cache_control: the prompt has no constant beginning to cache: write it as prompt.system"
+    return [loaded.mistake(("model", "params", "cache_control"), message)]
+
+
 def braced_column(source: str, columns: Collection[str]) -> str | None:
     """Return the first `{name}` or `${name}` of a column, which Jinja sends as it stands."""
     for match in re.finditer(r"(?<!\{)\$?\{ ?([^{}]+?) ?\}(?!\})", source):
@@ -299,7 +331,13 @@ def answer_fields(endpoint: Endpoint, form: AnswerForm) -> dict[str, Any]:
     return {"response_format": form.response_format}
 
 
-def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm) -> dict[str, Any]:
+def _caching(job: Job, endpoint: Endpoint, beginning: Beginning) -> Caching | None:
+    # One name for one beginning: the same on each day, for each file of rows, and new where the prompt is.
+    name = f"batchrun-{beginning.digest}"
+    return caching_of(job, endpoint, beginning.characters, beginning.loose, name)
+
+
+def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm, caching: Caching | None) -> dict[str, Any]:
     """Return what is sent beside the question though the job does not say it; no key depends on it."""
     extras: dict[str, Any] = {}
     if endpoint.decisions:
@@ -311,7 +349,7 @@ def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm) -> dict[str, Any
         extras["plugins"] = [{"id": "context-compression", "enabled": False}]
         if form.response_format is not None:
             extras["provider"] = {"require_parameters": True}
-    return extras
+    return extras if caching is None else {**extras, **caching.fields}
 
 
 def _kept(job: Job, columns: tuple[str, ...]) -> tuple[str, ...]:

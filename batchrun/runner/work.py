@@ -39,7 +39,7 @@ class Rules:
     `questions` is how many the run is to ask, `doubtful` how many of them failed in an earlier run,
     the first one at the row position `first_doubtful`. `patience` is what
     the job writes about outages (None: nothing), `loopback` whether the server is on this machine. `first_alone`: the
-    first request goes alone, since nothing is known of the server.
+    first request goes alone, since nothing is known of the server; `cache_life` is its prompt cache's (None: not used).
     """
 
     attempts: int
@@ -57,6 +57,7 @@ class Rules:
     patience: float | None = None
     loopback: bool = False
     first_alone: bool = False
+    cache_life: float | None = None
     mask: Mask | None = None
 
     def charge(self, verdict: Verdict) -> "Charge":

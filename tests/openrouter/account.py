@@ -11,6 +11,7 @@ from typing import Any
 from openrouter.catalogue import pico
 from openrouter.config import Config
 from openrouter.ledger import Counters
+from openrouter.prompt_cache import PromptCache
 
 DAY = 86_400
 KEPT_GENERATIONS = 1_000
@@ -58,6 +59,7 @@ class Account:
     began: float | None = None
     due: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
     cache: dict[tuple[str, bytes], tuple[str, float, float]] = field(default_factory=dict)
+    prompt_cache: PromptCache = field(default_factory=PromptCache)
     generations: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class Account:
         self.minute, self.day = Window(), Window()
         self.counters.clear()
         self.cache.clear()
+        self.prompt_cache.clear()
         self.generations.clear()
 
     def change(self, changes: Mapping[str, Any]) -> None:

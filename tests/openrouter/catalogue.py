@@ -23,7 +23,10 @@ _SUPPORTED = (*_SAMPLING, "reasoning", "reasoning_effort", "tools", "tool_choice
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model: prices in USD as decimal strings (per token; `request` per request), sizes in tokens."""
+    """A model: prices in USD as decimal strings (per token; `request` per request), sizes in tokens.
+
+    Only a model with a price for reading has a prompt cache. `flex`: it is served at half its price, too.
+    """
 
     slug: str
     prompt: str = "0.00000015"
@@ -31,6 +34,9 @@ class Model:
     request: str = "0"
     context: int = 128_000
     supported: tuple[str, ...] = _SUPPORTED
+    cache_read: str | None = None
+    cache_write: str | None = None
+    flex: bool = False
 
 
 LISTED = {
@@ -47,6 +53,9 @@ LISTED = {
         Model("openai/gpt-oss-20b:free", "0", "0"),
         Model("meta-llama/llama-3.2-1b-instruct", "0.000000027", "0.0000002", supported=_SAMPLING),
         Model("openrouter/auto", "-1", "-1"),
+        Model("anthropic/claude-sonnet-4.5", "0.000003", "0.000015", cache_read="0.0000003", cache_write="0.00000375"),
+        Model("openai/gpt-4.1", "0.000002", "0.000008", cache_read="0.0000005"),
+        Model("openai/gpt-5-mini", "0.00000025", "0.000002", cache_read="0.000000025", flex=True),
     )
 }
 
@@ -58,10 +67,23 @@ class Price:
     prompt: int
     completion: int
     request: int
+    cache_read: int | None = None
+    cache_write: int | None = None
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Give the cost of one request, in picodollars."""
-        return self.prompt * prompt_tokens + self.completion * completion_tokens + self.request
+        """Give the most that one request costs, in picodollars."""
+        dearest = max(self.prompt, self.cache_write or 0)
+        return dearest * prompt_tokens + self.completion * completion_tokens + self.request
+
+    def of_prompt(self, tokens: int, read: int, written: int) -> int:
+        """Give the cost of a prompt, of which so much is read from a cache and written to it, in picodollars."""
+        plain = self.prompt * (tokens - read - written) + self.request
+        return plain + read * (self.cache_read or 0) + written * (self.cache_write or self.prompt)
+
+    def halved(self) -> "Price":
+        """Give the price of the flex tier."""
+        read, write = (None if one is None else one // 2 for one in (self.cache_read, self.cache_write))
+        return Price(self.prompt // 2, self.completion // 2, self.request, read, write)
 
 
 def pico(usd: str | Decimal) -> int:
@@ -81,14 +103,15 @@ def find(slug: str) -> Model | None:
 
 
 @lru_cache(maxsize=1024)
-def _price(prompt: str, completion: str, request: str) -> Price:
-    return Price(pico(prompt), pico(completion), pico(request))
+def _price(prompt: str, completion: str, model: Model) -> Price:
+    read, write = (None if usd is None else pico(usd) for usd in (model.cache_read, model.cache_write))
+    return Price(pico(prompt), pico(completion), pico(model.request), read, write)
 
 
 def price(model: Model, prices: Mapping[str, tuple[str, str]]) -> Price:
     """Give what a model costs; `prices` (prompt and completion by model) win over the catalogue's."""
     prompt, completion = prices.get(model.slug, (model.prompt, model.completion))
-    return _price(prompt, completion, model.request)
+    return _price(prompt, completion, model)
 
 
 def listing(prices: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
@@ -99,6 +122,7 @@ def listing(prices: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
 
 def _entry(model: Model, prices: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     prompt, completion = prices.get(model.slug, (model.prompt, model.completion))
+    cache = {"input_cache_read": model.cache_read, "input_cache_write": model.cache_write}
     return {
         "id": model.slug,
         "canonical_slug": model.slug,
@@ -108,7 +132,8 @@ def _entry(model: Model, prices: Mapping[str, tuple[str, str]]) -> dict[str, Any
         "architecture": {"modality": "text->text", "input_modalities": ["text", "image"],
                          "output_modalities": ["text"], "tokenizer": "Other", "instruct_type": None},
         "pricing": {"prompt": prompt, "completion": completion, "request": model.request, "image": "0",
-                    "web_search": "0", "internal_reasoning": "0"},
+                    "web_search": "0", "internal_reasoning": "0",
+                    **{name: usd for name, usd in cache.items() if usd is not None}},
         "top_provider": {"context_length": model.context, "max_completion_tokens": None, "is_moderated": False},
         "per_request_limits": None,
         "supported_parameters": list(model.supported),

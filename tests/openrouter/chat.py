@@ -15,6 +15,7 @@ from openrouter.cases import GOOD, Case, find
 from openrouter.completion import Bill, pieces, tokens, written
 from openrouter.config import Config
 from openrouter.ledger import Question
+from openrouter.prompt_cache import NOT_CACHED, Served
 from openrouter.replies import generation_id, head, problem, refusal
 from openrouter.wire import Reply
 
@@ -36,6 +37,7 @@ class Ask:
     prompt_tokens: int
     max_tokens: int | None
     price: catalogue.Price
+    tier: str
 
     @property
     def hold(self) -> Hold:
@@ -84,7 +86,9 @@ def _understood(account: Account, raw: bytes, digest: bytes, attempt: int) -> As
     if case is GOOD and account.config.faults:
         case = _fault(account.config, digest, attempt)
     price = catalogue.price(model, account.config.prices)
-    return Ask(body, digest, attempt, model, slug, case, _prompt_tokens(body), _max_tokens(body), price)
+    tier = "flex" if model.flex and body.get("service_tier") == "flex" else "default"
+    price = price.halved() if tier == "flex" else price
+    return Ask(body, digest, attempt, model, slug, case, _prompt_tokens(body), _max_tokens(body), price, tier)
 
 
 def _model(account: Account, body: Mapping[str, Any], attempt: int) -> tuple[str, catalogue.Model, Case] | Reply:
@@ -166,14 +170,25 @@ async def _generated(account: Account, ask: Ask, question: Question) -> Reply:
     if refused:
         return refusal(account, refused, f"limit:{refused}", ask.slug, hold)
     try:
+        served = _served(account, ask)
         await _latency(account.config, ask)
         if ask.case.error is not None:
             return refusal(account, ask.case.name, model=ask.slug, hold=hold)
-        return _completed(account, ask, question)
+        account.prompt_cache.begun(served, clock())
+        return _completed(account, ask, question, served)
     except generate.SchemaError:
         return problem(account, *validate.unusable_schema())
     finally:
         account.release(hold)
+
+
+def _served(account: Account, ask: Ask) -> Served:
+    """Choose the provider of a request that arrives now, and look into its prompt cache."""
+    if ask.model.cache_read is None:
+        return NOT_CACHED
+    config = account.config
+    life, providers = config.prompt_cache_life, config.providers
+    return account.prompt_cache.look(ask.body, ask.slug, clock(), life=life, providers=providers)
 
 
 async def _latency(config: Config, ask: Ask) -> None:
@@ -184,7 +199,7 @@ async def _latency(config: Config, ask: Ask) -> None:
         await asyncio.sleep(low)
 
 
-def _completed(account: Account, ask: Ask, question: Question) -> Reply:
+def _completed(account: Account, ask: Ask, question: Question, served: Served) -> Reply:
     """Write the answer, alter it as the case says, and bill it: whatever is lost on its way was generated."""
     draft = _draft(account.config, ask)
     healed = ask.case.name in HEALED and _heals(ask.body)
@@ -192,13 +207,19 @@ def _completed(account: Account, ask: Ask, question: Question) -> Reply:
         ALTER[ask.case.alter](draft)
     now = clock()
     generation = generation_id(account, now)
-    bill = Bill.of(draft, ask.prompt_tokens, ask.price)
+    bill = Bill.of(draft, ask.prompt_tokens, ask.price, served)
     billed = draft.billed and ask.case.billed
     if billed:
         account.counters.charge(bill.total, bill.prompt_tokens, bill.completion_tokens)
+        account.counters.cached_tokens += bill.read
+        account.counters.cache_write_tokens += bill.written
         question.billed += 1
     account.keep(generation, {"model": ask.slug, "bill": bill, "finish": draft.finish, "billed": billed})
     completion = written(draft, bill, generation, ask.slug, int(now))
+    if ask.model.cache_read is not None:
+        completion |= {"provider": f"Simulator {served.provider + 1}"}
+    if "service_tier" in ask.body:
+        completion |= {"service_tier": ask.tier}
     return _reply(account, ask, completion, generation)
 
 

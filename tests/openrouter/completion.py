@@ -7,6 +7,7 @@ import orjson
 
 from openrouter.altering import ABSENT, Draft
 from openrouter.catalogue import PER_USD, Price
+from openrouter.prompt_cache import NOT_CACHED, Served
 
 _FEE = 20
 """With the user's own key the fee is a twentieth of the list price."""
@@ -27,9 +28,11 @@ class Bill:
     prompt: int
     completion: int
     fee: int | None = None
+    read: int = 0
+    written: int = 0
 
     @classmethod
-    def of(cls, draft: Draft, prompt_tokens: int, price: Price) -> "Bill":
+    def of(cls, draft: Draft, prompt_tokens: int, price: Price, served: Served = NOT_CACHED) -> "Bill":
         """Count a draft's tokens, cut it at max_tokens where it is longer, and price it."""
         most, used = draft.max_tokens, draft.tokens
         if used is None:
@@ -39,9 +42,10 @@ class Bill:
                 draft.cut(most)
                 draft.finish = "length" if draft.finish == "stop" else draft.finish
         used = used if most is None else min(used, most)
-        prompt = price.prompt * prompt_tokens + price.request
+        prompt = price.of_prompt(prompt_tokens, served.read, served.written)
         completion = price.completion * used
-        return cls(prompt_tokens, used, prompt, completion, (prompt + completion) // _FEE if draft.byok else None)
+        fee = (prompt + completion) // _FEE if draft.byok else None
+        return cls(prompt_tokens, used, prompt, completion, fee, served.read, served.written)
 
     @property
     def total(self) -> int:
@@ -59,13 +63,14 @@ def usage(draft: Draft, bill: Bill) -> dict[str, Any]:
     if not draft.usage:
         return {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0, "cost": None}
     upstream = bill.prompt + bill.completion if draft.billed else 0
+    counts = {"cached_tokens": bill.read, "cache_write_tokens": bill.written, "audio_tokens": 0, "video_tokens": 0}
     return {
         "prompt_tokens": bill.prompt_tokens,
         "completion_tokens": bill.completion_tokens,
         "total_tokens": bill.prompt_tokens + bill.completion_tokens,
         "cost": usd(upstream if bill.fee is None else bill.fee),
         "is_byok": draft.byok,
-        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, "audio_tokens": 0, "video_tokens": 0},
+        "prompt_tokens_details": counts,
         "cost_details": {
             "upstream_inference_cost": usd(upstream),
             "upstream_inference_prompt_cost": usd(bill.prompt if draft.billed else 0),

@@ -22,7 +22,8 @@ class Config:
     `credit` and `in_flight_budget`: USD; a request holds its worst case while it runs. `prices`: USD a token as
     decimal strings, (prompt, completion) by model. `retry_after`: the wait in seconds that replies ask for. `slow`:
     how many seconds the slow cases take. `keep_requests`: how many requests are recorded whole. `schedule`: (seconds
-    since the first request, changes) in order, for limits and faults that change in mid-run.
+    since the first request, changes) in order, for limits and faults that change in mid-run. `prompt_cache_life`:
+    seconds that a prompt cache keeps what nobody uses; `providers`: how many serve each model that has such a cache.
 
     Raises ValueError for what can't be.
     """
@@ -42,6 +43,8 @@ class Config:
     slow: float = 7.0
     keep_requests: int = 0
     schedule: tuple[tuple[float, Mapping[str, Any]], ...] = ()
+    prompt_cache_life: float = 300.0
+    providers: int = 3
 
     def __post_init__(self) -> None:
         low, high = self.bounds
@@ -88,9 +91,9 @@ def _prices(value: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401  (JSON)
 
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
-        ("seed", "requests_per_minute", "day_quota", "hidden_concurrency", "keep_requests"), operator.index
+        ("seed", "requests_per_minute", "day_quota", "hidden_concurrency", "keep_requests", "providers"), operator.index
     ),
-    **dict.fromkeys(("minute", "retry_after", "slow"), float),
+    **dict.fromkeys(("minute", "retry_after", "slow", "prompt_cache_life"), float),
     **dict.fromkeys(("credit", "in_flight_budget"), _usd),
     "latency": _seconds,
     "require_key": str,

@@ -48,6 +48,8 @@ class Counters:
     billed_pico: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     paths: Counter[str] = field(default_factory=Counter)
@@ -86,7 +88,8 @@ class Counters:
     def snapshot(self) -> dict[str, Any]:
         """Give all of it for JSON: single questions only as sums."""
         plain = ("requests", "in_flight", "peak", "billed", "billed_pico", "prompt_tokens", "completion_tokens",
-                 "asked_again", "bought_again", "endings", "paths", "recorded")  # fmt: skip
+                 "cached_tokens", "cache_write_tokens", "asked_again", "bought_again", "endings", "paths",
+                 "recorded")  # fmt: skip
         return {name: getattr(self, name) for name in plain} | {
             "statuses": {str(status): count for status, count in self.statuses.items()},
             "billed_usd": str(self.billed_usd),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from pooling import TYPED, WALL, Answering, Kept, answered, ask, lost, refused
+from pooling import TYPED, WALL, Answering, Asked, Kept, answered, ask, lost, refused
 
 from batchrun.errors import ExitCode, InputError
 from batchrun.money import Pico
@@ -569,3 +569,20 @@ def test_a_connection_that_broke_before_the_reply_charges_no_attempt() -> None:
     assert asked.statuses == ["ok"] * 3
     assert asked.pool.tally.possibly_billed == 3
     assert asked.seconds < 1
+
+
+def test_after_the_life_of_the_prompt_cache_one_request_goes_alone_again() -> None:
+    """Where a wait outlasted the cache, requests that start together would each pay for writing it."""
+
+    async def answer(number: int, attempt: int) -> Reply:
+        await asyncio.sleep(1)
+        return refused(429, wait=400) if (number, attempt) == (6, 1) else answered()
+
+    def together(asked: Asked) -> int:
+        later = [at for at, _ in asked.sent if at > 400]
+        return sum(at < later[0] + 1 for at in later)
+
+    cached, other = ask(answer, 20, concurrency=5, cache_life=300.0), ask(answer, 20, concurrency=5)
+    assert cached.statuses == other.statuses == ["ok"] * 20
+    assert cached.sent[1][0] - cached.sent[0][0] == pytest.approx(1, abs=0.1)
+    assert (together(cached), together(other)) == (1, 5)
