@@ -104,10 +104,19 @@ _JOB_FLAGS = (
     ),
     click.option("--endpoint", metavar="E", help="Another endpoint, with a checkpoint and an output of its own."),
     click.option("--model", metavar="NAME", help="Another model, with a checkpoint and an output of its own."),
-    click.option("--input", metavar="FILE", help="Another input, with a checkpoint and an output of its own."),
+    click.option(
+        "--input", metavar="FILE", help="Another input, with a checkpoint and an output of its own; - for stdin."
+    ),
     click.option("--variant", metavar="NAME", help="A checkpoint and an output of this name, for trials with --set."),
     click.option("--api-key-env", metavar="V", help="The environment variable with the key."),
     debug_option,
+)
+
+
+format_option = click.option(
+    "--format",
+    type=click.Choice(["csv", "tsv", "jsonl"]),
+    help="The format of - (stdin and stdout); found out when absent.",
 )
 
 
@@ -143,7 +152,10 @@ _RUN_FLAGS = (
         help="Send from this process, from Ray actors, or in the provider's batches at half price.",
     ),
     click.option("--wait", metavar="TIME", help="With --engine batch: wait at most so long for batches (0, 90s, 2h)."),
-    click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the output to FILE."),
+    click.option(
+        "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the output to FILE; - for stdout."
+    ),
+    format_option,
     click.option("--fresh", is_flag=True, help="Start over with a new checkpoint; the old one is kept."),
     click.option("--yes", is_flag=True, help="Allow re-asking many answered rows after the prompt or model changed."),
     click.option("--quiet", is_flag=True, help="Print only problems."),

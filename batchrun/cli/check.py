@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_options, jobs_argument, print_err, print_json, print_out, run_options
+from batchrun.cli.arguments import (
+    format_option,
+    job_options,
+    jobs_argument,
+    print_err,
+    print_json,
+    print_out,
+    run_options,
+)
+from batchrun.cli.pipes import piped
 from batchrun.cli.several import job_files, load_all
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.terminal import printable
@@ -29,6 +38,7 @@ batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is s
 @click.option("--schema", is_flag=True, help="Print only the answer's JSON Schema.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each job.")
 @job_options
+@format_option
 def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Check the job file, the input, the key and the output: everything that needs no request to the model.
 
@@ -44,12 +54,11 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
     from batchrun.runner.chain import chain, worst
     from batchrun.runner.expected import Expected
 
-    options = run_options(**flags)
-    links = chain(load_all(job_files(jobs), options), options)
-    if len(links) == 1:
-        sys.exit(_check(links[0], None, schema=schema, as_json=as_json))
-    codes: list[int] = []
-    with TemporaryDirectory(prefix="batchrun-") as folder:  # outside of the project: nothing of it is written
+    with piped(run_options(**flags)) as options, TemporaryDirectory(prefix="batchrun-") as folder:
+        links = chain(load_all(job_files(jobs), options), options)
+        if len(links) == 1:
+            sys.exit(_check(links[0], None, schema=schema, as_json=as_json))
+        codes: list[int] = []
         expected = Expected(Path(folder))
         for link in links:
             try:

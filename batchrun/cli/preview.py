@@ -2,12 +2,22 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, print_json, print_out, run_options
+from batchrun.cli.arguments import (
+    format_option,
+    job_argument,
+    job_options,
+    load,
+    print_json,
+    print_out,
+    run_options,
+)
+from batchrun.cli.pipes import piped
 from batchrun.errors import UserError
 from batchrun.terminal import lines, printable
 
@@ -31,6 +41,7 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
 @click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row in any state.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @job_options
+@format_option
 def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Show the exact requests of the first rows that a run would ask, then what the run would need.
 
@@ -46,9 +57,10 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
 
     if row is not None and as_json:
         raise click.UsageError("--row is for people: --json has the requests of the first -n rows")
-    options = run_options(**flags)
-    loaded, environment = load(job, options)
-    with prepared(loaded, merged(loaded.job, options), environment) as p:
+    with ExitStack() as stack:
+        options = stack.enter_context(piped(run_options(**flags)))
+        loaded, environment = load(job, options)
+        p = stack.enter_context(prepared(loaded, merged(loaded.job, options), environment))
         if row is not None:
             print_out("\n".join(_row(p, row)))
         looked = look(p, 0 if row is not None else number)

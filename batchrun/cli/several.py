@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.arguments import SUFFIXES, load, print_err, print_json, run_options
+from batchrun.cli.pipes import piped, write_stdout
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.terminal import place
 
@@ -33,7 +34,9 @@ def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | No
     from batchrun.runner.log import logged
 
     options = run_options(**flags)
-    with logged(log):
+    if as_json and options.writes_stdout:
+        raise UserError("--json and --output - both write to standard output: leave one of them out")
+    with logged(log), piped(options) as options:
         jobs = chain(load_all(job_files(paths), options), options)
         running = _Running(quiet=quiet, as_json=as_json, debug=bool(flags.get("debug")))
         if len(jobs) == 1:
@@ -104,6 +107,10 @@ class _Running:
             if not click.confirm("Run it now?", err=True):
                 return None
             summary = run_job(link.loaded, replace(link.options, yes=True), link.environment, ui)
+        if summary.output is not None and link.options.writes_stdout:
+            if summary.exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:
+                write_stdout(Path(summary.output))
+            summary = replace(summary, output=None)
         if self._as_json:
             print_json(summary)
         if not self._quiet or summary.exit_code:

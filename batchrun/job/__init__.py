@@ -13,7 +13,7 @@ Others import from here alone.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from batchrun.job.settings import PROCESS, Environment, RunOptions, command_line, merged, read_environment
+from batchrun.job.settings import PROCESS, Environment, PipeFormat, RunOptions, command_line, merged, read_environment
 from batchrun.job.spec import (
     DEFAULT_DETAILS,
     OUTPUT_SUFFIXES,
@@ -66,6 +66,7 @@ __all__ = [
     "Model",
     "Output",
     "Part",
+    "PipeFormat",
     "PriceOption",
     "Prompt",
     "RayOptions",

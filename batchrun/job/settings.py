@@ -29,7 +29,11 @@ _NOT_ASKED = re.compile(
 )
 """Keys of --set that change what rows ask, and those among them that do not."""
 
+PipeFormat = Literal["csv", "tsv", "jsonl"]
+"""What goes through a pipe."""
+
 _READABLE = 40
+_PIPED = {".csv", ".tsv", ".jsonl", ".ndjson"}
 _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,39}", re.ASCII)
 
 
@@ -96,6 +100,7 @@ class RunOptions:
 
     `settings` are `KEY=VALUE` of --set, `input` is a path as the caller's folder sees it, `retry` are error types,
     empty for all. `spent` are the USD of `max_cost` that earlier jobs of the same command may have spent.
+    An input or an output `-` is a standard stream: a file in the folder `pipes` stands for it, in the `format`.
     """
 
     limit: int | None = None
@@ -115,6 +120,18 @@ class RunOptions:
     fresh: bool = False
     yes: bool = False
     retry: frozenset[str] | None = None
+    format: PipeFormat | None = None
+    pipes: Path | None = None
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether the rows come through standard input."""
+        return self.input == "-"
+
+    @property
+    def writes_stdout(self) -> bool:
+        """Whether the output goes to standard output."""
+        return self.output == Path("-")
 
     @property
     def is_partial(self) -> bool:
@@ -147,6 +164,7 @@ def command_line(job: str, options: RunOptions, verb: str = "") -> str:
         "--limit": options.limit,
         "--sample": options.sample,
         "--output": options.output,
+        "--format": options.format,
     }
     words = ["batchrun", *verb.split(), f"./{job}" if job.startswith("-") else job]
     for setting in options.settings:
@@ -163,21 +181,40 @@ def merged(job: Job, options: RunOptions) -> Job:
     """Return the job with the flags applied.
 
     Another endpoint, model, input or --variant gets a checkpoint and an output of its own. Raises UserError for a
-    variant that can't be part of a file's name.
+    variant that can't be part of a file's name, and for a pipe where none is possible.
     """
+    stdin, stdout = _pipes(job, options)
     if variant := _variant(job, options):
         output = replace(job.output, path=str(_with_name(job.output_path, variant)))
         job = replace(job, output=output, checkpoint=str(_with_name(job.checkpoint_path, variant)))
     job = replace(job, model=_model(job.model, options), limits=_limits(job.limits, options))
-    if options.input is not None:
-        job = replace(job, input=replace(job.input, path=os.path.abspath(options.input)))  # noqa: PTH100  (without `..`)
+    if stdin or options.input is not None:
+        path = stdin or os.path.abspath(options.input or "")  # noqa: PTH100  (without `..`)
+        job = replace(job, input=replace(job.input, path=path))
     if options.engine is not None and options.engine != _engine(job):
         job = replace(job, engine=options.engine)
     if options.wait is not None and job.batch is not None:
         job = replace(job, engine=EngineOptions(batch=replace(job.batch, wait=options.wait)))
     if options.output is not None:
-        job = replace(job, output=replace(job.output, path=str(options.output.absolute())))
+        job = replace(job, output=replace(job.output, path=stdout or str(options.output.absolute())))
     return job
+
+
+def _pipes(job: Job, options: RunOptions) -> tuple[str | None, str | None]:
+    """Return the files that stand for standard input and standard output, None for one that is not used."""
+    stdin = stdout = None
+    if options.reads_stdin:
+        if job.checkpoint is None:
+            raise UserError(
+                "--input - needs `checkpoint:` in the job file: rows of a pipe have no name to keep answers by"
+            )
+        if options.pipes is None:
+            raise UserError("--input - is for `batchrun JOB`, check and preview; this command takes a file")
+        stdin = str(options.pipes / f"stdin.{options.format}")
+    if options.writes_stdout and options.pipes is not None:
+        suffix = f".{options.format}" if options.format else job.output_path.suffix.lower()
+        stdout = str(options.pipes / f"stdout{suffix if suffix in _PIPED else '.csv'}")
+    return stdin, stdout
 
 
 def _variant(job: Job, options: RunOptions) -> str:
@@ -200,7 +237,7 @@ def _variants(job: Job, options: RunOptions) -> Iterator[str]:
         yield _named(options.endpoint, urlsplit(options.endpoint).netloc)
     if options.model not in {None, job.model.name}:
         yield _named(options.model, options.model.rpartition("/")[2])
-    if options.input is not None:
+    if options.input is not None and not options.reads_stdin:
         path = os.path.abspath(options.input)  # noqa: PTH100  (without `..`)
         if (path,) != tuple(str(job.resolve(pattern)) for pattern in job.input.patterns):
             yield _named(path, Path(path).stem)

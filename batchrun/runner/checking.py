@@ -20,6 +20,7 @@ from batchrun.runner.before import basis_text, cost_text, price_text, reachable,
 from batchrun.runner.budget import budget_of
 from batchrun.runner.forecast import Forecast, Survey, forecast, survey
 from batchrun.runner.prepare import Prepared, body_extras, braced_column
+from batchrun.table import shown_name
 from batchrun.terminal import short
 
 _NAMED = 12
@@ -235,7 +236,7 @@ def _place(endpoint: Endpoint) -> str:
 
 def _files(p: Prepared) -> str:
     number = len(p.rows.files)
-    return p.rows.files[0].path if number == 1 else f"{number:,} files"
+    return shown_name(Path(p.rows.files[0].path)) if number == 1 else f"{number:,} files"
 
 
 def _names(columns: tuple[str, ...]) -> str:

@@ -44,7 +44,9 @@ class Next:
             yield from self._retries(counts)
 
     def report(self) -> tuple[tuple[str, str], ...]:
-        """Return the command that shows the answers."""
+        """Return the command that shows the answers; none where the rows came through a pipe."""
+        if self.options.reads_stdin:
+            return ()
         options = replace(
             self.options,
             limit=None,
@@ -54,6 +56,7 @@ class Next:
             engine=None,
             wait=None,
             output=None,
+            format=None,
             yes=False,
         )
         return ((command_line(self.shown, options, "report"), "a page to look through"),)

@@ -11,7 +11,7 @@ write.py     frames -> an output file, which is replaced as a whole
 """
 
 from batchrun.table.columnar import unreadable_in_a_prompt
-from batchrun.table.files import FileStamp, expand, stamp
+from batchrun.table.files import PIPES, FileStamp, expand, shown_name, stamp
 from batchrun.table.read import Batch, Rows, open_rows
 from batchrun.table.readback import read_output
 from batchrun.table.write import (
@@ -27,6 +27,7 @@ from batchrun.table.write import (
 
 __all__ = [
     "DETAIL_TYPES",
+    "PIPES",
     "Batch",
     "FileStamp",
     "Rows",
@@ -38,6 +39,7 @@ __all__ = [
     "open_rows",
     "partial_path",
     "read_output",
+    "shown_name",
     "stamp",
     "unreadable_in_a_prompt",
     "unwritable",

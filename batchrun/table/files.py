@@ -4,6 +4,7 @@ import codecs
 import glob
 import gzip
 import io
+import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ COMPRESSED = {".gz", ".zst"}
 BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
 READ_PROBLEMS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 """What reading or decompressing bytes raises."""
+
+PIPES = "batchrun-pipes-"
+"""How the private folder is called in which a file stands for standard input."""
 
 _SUFFIXES = ".csv .tsv .jsonl .ndjson (also .gz .zst) .parquet .arrow"
 _EXCEL = "save the sheet as CSV (UTF-8) and name that file"
@@ -67,7 +71,7 @@ def expand(input: Input, folder: Path) -> tuple[Path, ...]:  # noqa: A002  (the 
     paths: dict[Path, None] = {}
     for pattern in input.patterns:
         if pattern == "-":
-            raise InputError("input.path: standard input can't be read: write the rows to a file and name that")
+            raise InputError("input.path: name a file here; --input - reads standard input in its place")
         if "://" in pattern:
             raise InputError(f'input.path: "{pattern}" is an address, and only local files are read: download it first')
         path = folder / Path(pattern).expanduser()
@@ -81,6 +85,14 @@ def expand(input: Input, folder: Path) -> tuple[Path, ...]:  # noqa: A002  (the 
     for path in paths:
         kind_of(path)
     return tuple(paths)
+
+
+def shown_name(path: Path, folder: Path | None = None) -> str:
+    """Return a file's name for people: relative to a folder where it is below."""
+    if path.parent.name.startswith(PIPES):
+        return "standard input"
+    name = str(path.relative_to(folder)) if folder is not None and path.is_relative_to(folder) else str(path)
+    return os.fsencode(name).decode(errors="replace")
 
 
 def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:

@@ -19,7 +19,7 @@ import polars as pl
 from batchrun.errors import InputError
 from batchrun.job import Input
 from batchrun.table.columnar import FrameChunk, TableFile, unreadable_in_a_prompt
-from batchrun.table.files import FileStamp, expand, kind_of, stamp
+from batchrun.table.files import FileStamp, expand, kind_of, shown_name, stamp
 from batchrun.table.text import CsvFile, JsonLinesFile, TextChunk
 from batchrun.table.values import JsonType
 from batchrun.table.where import Where
@@ -180,8 +180,7 @@ def _height(source: Source, enough: int) -> int:
 
 def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
     kind = kind_of(path)
-    name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-    name = os.fsencode(name).decode(errors="replace")
+    name = shown_name(path, folder)
     if kind == "csv":
         return CsvFile(path, name, input_.csv)
     if kind == "jsonl":
