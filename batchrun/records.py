@@ -197,7 +197,8 @@ class Verdict(NamedTuple):
 
     `wait` is the wait in seconds that the server asked for; `resume_at` is the Unix time at which a limit
     ends, where the server said so. `text` is what the model wrote, also where it is partial or refused; `answer` is
-    what the output gets, where the ending is ok. `service_tier` is the one that served the request.
+    what the output gets, where the ending is ok. `service_tier` is the one that served the request. `reasoning` is what
+    the model thought aloud, `citations` a JSON list of the web pages that it names.
     """
 
     ending: str
@@ -214,6 +215,8 @@ class Verdict(NamedTuple):
     resume_at: float | None = None
     answer: str | None = None
     service_tier: str | None = None
+    reasoning: str | None = None
+    citations: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -221,7 +224,7 @@ class Outcome(NamedTuple):
 
     `status` is OK, FAILED or PENDING (it had an attempt and is to be asked again). `answer` is the text, or for
     structured answers the valid object as compact JSON. `raw` keeps what the model wrote where the status is not
-    OK. `finished_at` is Unix time.
+    OK; `reasoning` and `citations` are kept where the output shows them. `finished_at` is Unix time.
     """
 
     question: int
@@ -248,6 +251,8 @@ class Outcome(NamedTuple):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     service_tier: str | None = None
+    reasoning: str | None = None
+    citations: str | None = None
 
 
 class FailedAttempt(NamedTuple):

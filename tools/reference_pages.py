@@ -38,6 +38,10 @@ DETAILS: Mapping[str, str] = {
     "finished_at": "when the question was settled, UTC",
     "key": "the question's identity, 32 hexadecimal digits",
     "answer_raw": "what the model wrote, of what is not ok",
+    "reasoning": "what the model thought before its answer, where the server returns it; null for answers that came "
+    "before the job named this detail",
+    "citations": "the web pages that the answer cites, as the server's annotations name them: a list of structs `url`, "
+    "`title`, `content`, `start_index`, `end_index` (JSON text in CSV); null as with `reasoning`",
     "corrected": "true where a person corrected the answer, false where one confirmed it, else null",
 }
 

@@ -105,9 +105,8 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: byte
             ending, why = "broken_text", "the answer contains the broken character U+FFFD"
         else:  # complete, also where the tokens ended right after it
             ending, why, answer = "ok", "", parsed
-    return _verdict(
-        ending, why, data, reply, text=text or None, finish=text_of(choice.get("finish_reason")), answer=answer
-    )
+    finish = text_of(choice.get("finish_reason"))
+    return _verdict(ending, why, data, reply, text=text or None, finish=finish, answer=answer, wrote=message)
 
 
 def _decisions(data: Json, reply: Reply, parse: Parse) -> Verdict:
@@ -198,7 +197,9 @@ def _verdict(
     text: str | None = None,
     finish: str | None = None,
     answer: str | None = None,
+    wrote: Json = _NOTHING,
 ) -> Verdict:
+    annotations = wrote.get("annotations")
     return Verdict(
         ending,
         message,
@@ -212,7 +213,22 @@ def _verdict(
         text_of(data.get("id")) or reply.headers.get("x-generation-id"),
         answer=answer,
         service_tier=text_of(data.get("service_tier")),
+        reasoning=text_of(wrote.get("reasoning") or wrote.get("reasoning_content")),
+        citations=_citations(annotations) if annotations else None,
     )
+
+
+def _citations(annotations: Any) -> str | None:  # noqa: ANN401  (any JSON)
+    """Return the web pages that annotations name, as JSON; None where they name none."""
+    found = []
+    for annotation in annotations if isinstance(annotations, list) else ():
+        if isinstance(annotation, dict) and annotation.get("type") == "url_citation":
+            page = annotation.get("url_citation", annotation)
+            if isinstance(page, dict) and isinstance(page.get("url"), str):
+                texts = {name: page.get(name) for name in ("url", "title", "content")}
+                cited: dict[str, Any] = {name: text if isinstance(text, str) else None for name, text in texts.items()}
+                found.append(cited | {name: _count(page.get(name)) for name in ("start_index", "end_index")})
+    return orjson.dumps(found).decode() if found else None
 
 
 def _invalid(why: str, reply: Reply) -> Verdict:

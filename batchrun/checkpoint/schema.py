@@ -33,6 +33,8 @@ COLUMNS = (
     "cached_tokens",
     "cache_write_tokens",
     "service_tier",
+    "reasoning",
+    "citations",
 )
 """The columns of `answers` between id and run_id, named as the fields of an Outcome."""
 
@@ -55,7 +57,8 @@ CREATE TABLE answers(
   error_code INTEGER, http_status INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER, cached INTEGER NOT NULL,
   cached_tokens INTEGER, cache_write_tokens INTEGER, service_tier TEXT,
   seconds REAL, finished_at REAL NOT NULL, run_id INTEGER NOT NULL,
-  model TEXT, provider TEXT, finish_reason TEXT, generation_id TEXT, error_message TEXT, answer TEXT, raw TEXT)
+  model TEXT, provider TEXT, finish_reason TEXT, generation_id TEXT, error_message TEXT, answer TEXT, raw TEXT,
+  reasoning TEXT, citations TEXT)
 """
 
 # Counting and resuming read this narrow copy, never the pages with the texts.
@@ -129,7 +132,8 @@ CREATE VIEW results AS SELECT
   a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.cache_write_tokens,
   CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END / 1e12 AS cost_usd,
   a.cached, a.model, a.provider, a.service_tier, a.finish_reason, a.generation_id, a.seconds AS latency_s,
-  strftime('%Y-%m-%dT%H:%M:%SZ', a.finished_at, 'unixepoch') AS finished_at, a.raw AS answer_raw, a.run_id
+  strftime('%Y-%m-%dT%H:%M:%SZ', a.finished_at, 'unixepoch') AS finished_at, a.raw AS answer_raw,
+  a.reasoning, a.citations, a.run_id
 FROM rows r LEFT JOIN answers a ON a.id = r.question_id
 """  # noqa: S608  (constants only)
 

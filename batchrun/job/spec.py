@@ -42,6 +42,8 @@ Detail = Literal[
     "finished_at",
     "key",
     "answer_raw",
+    "reasoning",
+    "citations",
     "probabilities",
     "corrected",
 ]

@@ -20,6 +20,7 @@ _BLOCK = 50_000
 _DETAILS = (
     "error_type", "error_code", "error_message", "raw", "model", "provider", "finish_reason", "attempts",
     "prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "service_tier",
+    "reasoning", "citations",
 )  # fmt: skip
 
 

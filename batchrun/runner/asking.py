@@ -262,6 +262,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
             patience=rules.patience_seconds,
             loopback=is_loopback(asking.endpoint.base_url),
             mask=Mask(asking.endpoint.key, p.job.model.headers, proxy_for(asking.endpoint.base_url)),
+            details=p.job.output.details,
             # What a decision model costs is only an estimate before its first bill.
             first_alone=bool(p.form.questions)
             or not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),

@@ -129,6 +129,7 @@ def _rules(submitting: Submitting, prices: Prices) -> Rules:
         max_tokens=submitting.prepared.max_tokens,
         openrouter=endpoint.openrouter,
         price=prices.likely.get(endpoint.model),
+        details=submitting.prepared.job.output.details,
         mask=Mask(endpoint.key, submitting.prepared.job.model.headers, proxy_for(endpoint.base_url)),
     )
 

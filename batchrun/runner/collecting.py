@@ -66,7 +66,7 @@ def collected(
             stop = stop or one.verdict
         work = Work(one.question, 0, ())
         work.paid(charge)
-        outcome = work.outcome(status, one.verdict, Reply(), at=now, max_tokens=rules.max_tokens)
+        outcome = work.outcome(status, one.verdict, Reply(), at=now, rules=rules)
         outcomes.append(outcome._replace(seconds=None))
         if status is not Status.OK:
             attempts.append(work.failed_attempt(one.verdict, Reply(), charge, at=now))

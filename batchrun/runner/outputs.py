@@ -9,6 +9,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
+import orjson
 import polars as pl
 
 from batchrun.checkpoint import Checkpoint, PlanInfo
@@ -135,6 +136,7 @@ FROM_CHECKPOINT: Mapping[str, str] = {
 CONVERTED: Mapping[str, Callable[[Any], Any]] = {
     "cost_usd": lambda pico: None if pico is None else pico / PER_USD,
     "key": lambda key: None if key is None else key.hex(),
+    "citations": lambda cited: None if cited is None else orjson.loads(cited),
     "finished_at": lambda at: None if at is None else datetime.fromtimestamp(at, UTC),
 }
 

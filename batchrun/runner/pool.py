@@ -266,12 +266,12 @@ class Pool:
             self._evidence.record_answer(work)
             self.tally.ok += 1
             self._evidence.settled(work)
-            self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, max_tokens=self._rules.max_tokens))
+            self._keep.put(work.outcome(Status.OK, verdict, reply, at=at, rules=self._rules))
             return
         if verdict.text is not None and ending.blames is Blame.ROW:
             self._record_success(work, now)  # the server works, though the model wrote something else
         self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
-        work.last = work.outcome(Status.FAILED, verdict, reply, at=at, max_tokens=self._rules.max_tokens)
+        work.last = work.outcome(Status.FAILED, verdict, reply, at=at, rules=self._rules)
         if reply.before_reply and not self._valve.closed and self._evidence.may_reconnect(work, self.tally.limit):
             work.reconnects = True  # the server may just have closed an idle connection
             self._queue_retry(work, 0.0)

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +40,7 @@ class Rules:
     the first one at the row position `first_doubtful`. `patience` is what
     the job writes about outages (None: nothing), `loopback` whether the server is on this machine. `first_alone`: the
     first request goes alone, since nothing is known of the server; `cache_life` is its prompt cache's (None: not used).
+    `details` are those of the output: long ones are kept only if they are among them.
     """
 
     attempts: int
@@ -59,6 +60,7 @@ class Rules:
     first_alone: bool = False
     cache_life: float | None = None
     mask: Mask | None = None
+    details: Collection[str] = ()
 
     def charge(self, verdict: Verdict) -> "Charge":
         """Return what one attempt costs: as the server says, else by its tokens and the price."""
@@ -199,7 +201,7 @@ class Work:
         reply: Reply,
         *,
         at: float,
-        max_tokens: int | None,
+        rules: Rules,
     ) -> Outcome:
         """Return how the question stands after this reply."""
         good = status is Status.OK
@@ -225,10 +227,12 @@ class Work:
             finish_reason=verdict.finish_reason,
             generation_id=verdict.generation_id,
             seconds=reply.seconds,
-            max_tokens=max_tokens,
+            max_tokens=rules.max_tokens,
             cached_tokens=usage.cached_tokens,
             cache_write_tokens=usage.cache_write_tokens,
             service_tier=verdict.service_tier,
+            reasoning=verdict.reasoning if "reasoning" in rules.details else None,
+            citations=verdict.citations if "citations" in rules.details else None,
         )
 
     def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:

@@ -51,6 +51,18 @@ DETAIL_TYPES: dict[Detail, pl.DataType] = {
     "finished_at": pl.Datetime("us", "UTC"),
     "key": pl.String(),
     "answer_raw": pl.String(),
+    "reasoning": pl.String(),
+    "citations": pl.List(
+        pl.Struct(
+            {
+                "url": pl.String(),
+                "title": pl.String(),
+                "content": pl.String(),
+                "start_index": pl.Int64(),
+                "end_index": pl.Int64(),
+            }
+        )
+    ),
     "corrected": pl.Boolean(),
 }
 """The type of each column that `output.details` can name."""
