@@ -77,6 +77,7 @@ def test_the_container_gets_all_files_that_its_build_copies() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # pip installs 200 MB
 def test_the_blocks_of_the_readme_run_in_a_new_environment(tmp_path: Path) -> None:
     """Its install lines, its commands on a job, its OpenRouter lines (on the simulator) and its Python, as written."""
     for name in PACKAGED:
