@@ -182,7 +182,7 @@ class _Found:
         if find_spec("pypdf") is None:
             for path, part in self._job.prompt.placed_parts:
                 if part.is_extracted:
-                    message = "text: extracted needs pypdf: pip install 'batchrun[pdf]'"
+                    message = "text: extracted needs pypdf: pip install 'batchrun-llm[pdf]'"
                     self._mistakes.append(self._loaded.mistake((*path, "text"), message))
 
     def compiled(self) -> AnswerForm | None:
