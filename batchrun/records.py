@@ -372,8 +372,9 @@ class Preview:
 
     `rows` and `skipped` are exact; other counts are extrapolated from a sample unless `exact`. `questions` are the
     distinct ones among the `open` rows. Tokens, `cost_usd` and `seconds` are what they likely need, from `answers` of
-    this job's own or from a rule of thumb; `max_cost_usd` is what they can cost at most, `batch_cost_usd` the likely
-    cost in the provider's batches. Money is None where it is unknown or unbounded; `cost_kind` is as in a Summary.
+    this job's own or from a rule of thumb; `uncached_cost_usd` is `cost_usd` without the provider's prompt cache,
+    `max_cost_usd` is what they can cost at most, `batch_cost_usd` the likely cost in the provider's batches. Money is
+    None where it is unknown or unbounded; `cost_kind` is as in a Summary.
     `requests` are the first ones, as they would be sent.
     """
 
@@ -389,6 +390,7 @@ class Preview:
     prompt_tokens: int
     completion_tokens: int
     cost_usd: Decimal | None
+    uncached_cost_usd: Decimal | None
     max_cost_usd: Decimal | None
     batch_cost_usd: Decimal | None
     cost_kind: str

@@ -125,7 +125,9 @@ def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
     from batchrun.runner.before import (
         basis_text,
         batch_price_text,
+        cache_text,
         cost_text,
+        flex_text,
         price_text,
         rows_line,
         time_text,
@@ -146,5 +148,9 @@ def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
         yield f"price: {price}"
     if (batch := batch_price_text(likely, prices)) is not None:
         yield f"with --engine batch: {batch}"
+    if (cache := cache_text(p, likely)) is not None:
+        yield f"prompt cache: {cache}"
     yield f"cost: {cost_text(p, found, likely, prices)}"
+    if (flex := flex_text(p, likely)) is not None:
+        yield f"service tier: {flex}"
     yield f"time: {time_text(p, likely)}"

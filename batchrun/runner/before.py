@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from batchrun.api import Endpoint, Prices
+from batchrun.api import Endpoint, Prices, family_of
 from batchrun.money import show, to_usd
 from batchrun.records import Unasked
 from batchrun.runner.asking import serving
@@ -14,6 +14,8 @@ from batchrun.terminal import duration, plural
 
 _MILLION = 10**6
 _HOUR = 3600
+_NOTABLE = 100
+"""Tokens with which all requests begin, from which on the prompt cache is worth a line."""
 
 
 @contextmanager
@@ -53,6 +55,8 @@ def cost_text(p: Prepared, found: Survey, likely: Forecast, prices: Prices) -> s
         text = f'unknown: no price is known for "{p.endpoint.model}"{why}; set model.price'
     else:
         text = f"likely {show(likely.cost)}"
+        if likely.uncached is not None and likely.uncached != likely.cost:
+            text += f" with the prompt cache, {show(likely.uncached)} without it"
         if p.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
     if found.worst is not None:
@@ -108,6 +112,32 @@ def batch_price_text(likely: Forecast, prices: Prices) -> str | None:
     price = prices.batch.likely
     text = f"{_usd(price.prompt * _MILLION)} for prompts, {_usd(price.completion * _MILLION)} for answers"
     return f"{text} per million tokens, likely {show(price.cost(likely.prompt_tokens, likely.completion_tokens))}"
+
+
+def cache_text(p: Prepared, likely: Forecast) -> str | None:
+    """Return what the prompt cache can hold of this job; None where that is next to nothing."""
+    found, loose = p.beginning, round(p.beginning.loose / (likely.characters_per_token or 1))
+    if likely.constant + loose < _NOTABLE or p.endpoint.decisions:
+        return None
+    text = f"all requests begin with the same {likely.constant:,} tokens or so"
+    family = family_of(p.endpoint.model) if p.endpoint.openrouter else None
+    caching = p.caching or family
+    if p.caching is None and (p.job.batch is not None or not p.job.model.prompt_cache):
+        return f"{text}; it is not used {'in batches' if p.job.batch is not None else '(model.prompt_cache)'}"
+    if caching is None:
+        return f"{text}; nothing is sent for it, since this model is not known to have one"
+    text += f"; {p.endpoint.model} caches from {caching.minimum:,} on"
+    if likely.constant < caching.minimum <= likely.constant + loose and found.loose:
+        text += f", and {loose:,} more of the next text are the same: move them into prompt.system to have them cached"
+    return text
+
+
+def flex_text(p: Prepared, likely: Forecast) -> str | None:
+    """Return what the flex tier costs; None where the job does not ask OpenRouter for it."""
+    if p.job.model.params.get("service_tier") != "flex" or not p.endpoint.openrouter or likely.cost is None:
+        return None
+    half = show(likely.cost // 2)
+    return f"flex costs half at most providers, likely {half}; caps count the full price, since another tier may serve"
 
 
 def _usd(amount: int) -> str:

@@ -16,7 +16,15 @@ from batchrun.job import Environment
 from batchrun.money import from_usd, show
 from batchrun.prompt import templates_of
 from batchrun.records import Check, Finding
-from batchrun.runner.before import basis_text, cost_text, price_text, reachable, rows_line, unasked_text
+from batchrun.runner.before import (
+    basis_text,
+    cache_text,
+    cost_text,
+    price_text,
+    reachable,
+    rows_line,
+    unasked_text,
+)
 from batchrun.runner.budget import budget_of
 from batchrun.runner.forecast import Forecast, Survey, forecast, survey
 from batchrun.runner.prepare import Prepared, body_extras, braced_column
@@ -149,6 +157,8 @@ class Checking:
         if found is None:
             return
         likely = forecast(p, found, prices)
+        if (cache := cache_text(p, likely)) is not None:
+            self._say("ok", "prompt cache", cache)
         if found.questions and likely.cost is not None:
             self._say("ok", "cost", f"{cost_text(p, found, likely, prices)} ({basis_text(likely)})")
         self._allowed(found, likely, key)

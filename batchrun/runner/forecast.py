@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from batchrun.api import ASKED_AGAIN, Prices
+from batchrun.api import ASKED_AGAIN, Prices, family_of
 from batchrun.checkpoint import Checkpoint, Settled
 from batchrun.job import Limits
-from batchrun.money import ZERO, Pico
+from batchrun.money import ZERO, Pico, Price
 from batchrun.prompt import RowProblem
 from batchrun.records import Shown, Unasked
 from batchrun.runner.budget import worst_case
@@ -87,6 +87,8 @@ class Survey:
 class Forecast:
     """What the open questions will likely need; `cost` is None where the price is unknown, `seconds` is a duration.
 
+    `constant` counts the tokens with which all requests begin, as far as the provider's prompt cache can hold them.
+    `cost` follows where all requests but the first read them from it, `uncached` where none does.
     `answers` is the number of this job's answers that the estimate follows from; without any it is a rule of thumb.
     `in_flight` is the most requests at once that `seconds` assumes.
     """
@@ -98,6 +100,8 @@ class Forecast:
     in_flight: int
     answers: int
     characters_per_token: float
+    constant: int = 0
+    uncached: Pico | None = None
 
 
 def survey(p: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int = 0) -> Survey:
@@ -307,11 +311,30 @@ def _forecast(
         completion = min(completion, number * p.max_tokens)
     price = prices.likely.get(p.endpoint.model)
     tokens = (round(prompt), round(completion))
-    cost = None if price is None else Pico(price.cost(*tokens) + price.request * (number - 1) if number else 0)
+    constant = round(_constant(p) / ratio) if ratio else 0
+    cost = uncached = None
+    if price is not None:
+        requests = price.request * (number - 1)
+        cost = Pico(price.cost(*tokens, *_from_cache(p, price, constant, number)) + requests)
+        uncached = Pico(price.cost(*tokens) + requests)
     latency = used.seconds / used.answers if used.answers and used.seconds else LATENCY
     at_once = in_flight(p)
     seconds = likely_seconds(number, sum(tokens), latency, p.job.limits, at_once)
-    return Forecast(*tokens, cost, seconds, at_once, used.answers, ratio)
+    return Forecast(*tokens, cost, seconds, at_once, used.answers, ratio, constant, uncached)
+
+
+def _constant(p: Prepared) -> int:
+    """Return the characters with which all requests begin, as far as a prompt cache can hold them."""
+    family = family_of(p.endpoint.model) if p.endpoint.openrouter else None
+    marked = p.caching.mark is not None if p.caching else family is not None and family.marked
+    return p.beginning.characters + (0 if marked else p.beginning.loose)
+
+
+def _from_cache(p: Prepared, price: Price, constant: int, number: int) -> tuple[int, int]:
+    """Return how many tokens of that many requests are read from the prompt cache, and how many are written to it."""
+    if p.caching is None or price.cache_read is None or constant < p.caching.minimum or not number:
+        return 0, 0
+    return constant * (number - 1), constant if p.caching.mark is not None else 0
 
 
 def in_flight(p: Prepared) -> int:
@@ -321,7 +344,10 @@ def in_flight(p: Prepared) -> int:
 
 
 def likely_cost(p: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: int, questions: int) -> Pico | None:
-    """Return what that many open questions will likely cost, by the first ones; None where the price is unknown."""
+    """Return what that many open questions will likely cost, by the first ones; None where the price is unknown.
+
+    No prompt cache is counted on: whether it works shows only in the run.
+    """
     if not questions or p.endpoint.model not in prices.likely:
         return None
     blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=p.max_tokens, batch=_FIRST)
@@ -329,7 +355,7 @@ def likely_cost(p: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: i
     if not works:
         return None
     characters = sum(_characters(p, work.values) for work in works)
-    return _forecast(p, prices, questions, characters * questions // len(works), Used(), None).cost
+    return _forecast(p, prices, questions, characters * questions // len(works), Used(), None).uncached
 
 
 def _answer_tokens(p: Prepared) -> int:

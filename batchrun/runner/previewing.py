@@ -41,6 +41,7 @@ class Looked:
             prompt_tokens=likely.prompt_tokens,
             completion_tokens=likely.completion_tokens,
             cost_usd=_usd(likely.cost),
+            uncached_cost_usd=_usd(likely.uncached),
             max_cost_usd=_usd(found.worst),
             batch_cost_usd=_usd(batch),
             cost_kind=cost_kind(p.job),

@@ -183,3 +183,50 @@ def test_the_time_is_that_of_the_real_concurrency(command: Command, job: Path) -
 def test_the_slowest_limit_makes_the_time(limits: Limits, seconds: float) -> None:
     """A thousand requests of 2 s take as long as concurrency, requests or tokens a minute allow."""
     assert likely_seconds(1_000, 100_000, 2.0, limits, 10) == seconds
+
+
+LONG = "A late parcel is bad, a nice colour is good. "
+
+
+def cached_job(job: Path, model: str, system: str, user: str, more: str = "") -> None:
+    """Write the job with another prompt and model; `more` goes below `model`."""
+    prompt = orjson.dumps({"system": system, "user": user}).decode()
+    text = JOB.replace('prompt:\n  system: You label.\n  user: "Review: {{ text }}"\n', f"prompt: {prompt}\n")
+    job.write_text(text.replace("openai/gpt-4o-mini\n", f"{model}\n  params: {{max_tokens: 10}}\n{more}"))
+
+
+def test_the_prompt_cache_is_priced(command: Command, job: Path) -> None:
+    """What is constant, from how many tokens the model caches it, and the likely price with the cache and without."""
+    rows = "".join(f"{number},text {number}\n" for number in range(100))
+    (job.parent / "rows.csv").write_text(f"id,text\n{rows}")
+    cached_job(job, "anthropic/claude-sonnet-4.5", LONG * 267, "Review: {{ text }}")
+    out = command("preview", str(job)).out
+    begin = "prompt cache: all requests begin with the same"
+    assert line(out, begin) == f"{begin} 3,004 tokens or so; anthropic/claude-sonnet-4.5 caches from 1,024 on"
+    # 100 requests of 3,055 tokens and 20 for the answer at $3 and $15; of each but one 3,004 are read at $0.3
+    assert line(out, "cost: ").startswith("cost: likely $0.1345 with the prompt cache, $0.9352 without it, at most $")
+    assert f"{begin} 3,004" in command("check", str(job)).out.replace("ok       ", "")
+    cached_job(job, "anthropic/claude-sonnet-4.5", LONG * 267, "Review: {{ text }}", "  prompt_cache: false\n")
+    out = command("preview", str(job)).out
+    assert line(out, begin).endswith("3,004 tokens or so; it is not used (model.prompt_cache)")
+    assert line(out, "cost: ").startswith("cost: likely $0.9352, at most $")
+
+
+def test_what_could_be_cached_is_named(command: Command, job: Path) -> None:
+    """Where a model caches only what is marked, rules in the text of the row are to be moved; short ones are short."""
+    cached_job(job, "anthropic/claude-sonnet-4.5", LONG * 20, LONG * 200 + "Review: {{ text }}")
+    found = line(command("preview", str(job)).out, "prompt cache: ")
+    assert "the same 225 tokens or so; anthropic/claude-sonnet-4.5 caches from 1,024 on, and 2,252 more" in found
+    assert found.endswith("move them into prompt.system to have them cached")
+    cached_job(job, "openai/gpt-4.1", LONG * 20, LONG * 200 + "Review: {{ text }}")
+    assert "the same 2,477 tokens or so; openai/gpt-4.1" in line(command("preview", str(job)).out, "prompt cache: ")
+    cached_job(job, "meta-llama/llama-3.2-1b-instruct", LONG * 200, "Review: {{ text }}")
+    assert "not known to have one" in line(command("preview", str(job)).out, "prompt cache: ")
+
+
+def test_the_flex_tier_is_priced(command: Command, job: Path) -> None:
+    """The likely price of the tier that was asked for is named; the cap counts the full price."""
+    job.write_text(JOB.replace("gpt-4o-mini", "gpt-5-mini\n  params: {service_tier: flex, max_tokens: 10}"))
+    out = command("preview", str(job)).out
+    assert line(out, "cost: ").startswith("cost: likely $0.000073, at most $")
+    assert line(out, "service tier: ").startswith("service tier: flex costs half at most providers, likely $0.000036;")

@@ -296,3 +296,15 @@ def test_a_cap_counts_writes_that_nobody_prices(tmp_path: Path) -> None:
         reasons.append(run(path, RunOptions(max_cost=Decimal("0.01"))).summary.reason)
     plain, marked = (Decimal(reason.split("may cost $")[1].split(";")[0]) for reason in reasons)
     assert marked / plain == pytest.approx(Decimal("1.25"), rel=Decimal("0.01"))
+
+
+def test_the_flex_tier_is_booked_as_it_was_served(tmp_path: Path) -> None:
+    """The detail names the tier that served, and the cost is that tier's; a cap counts the full price."""
+    with running() as server:
+        params = {"max_tokens": 100, "service_tier": "flex"}
+        flex = run(cached_job(tmp_path, server, 5, "openai/gpt-5-mini", params=params, prompt_cache=False))
+        half = server.counters.billed_usd
+        other = run(cached_job(tmp_path, server, 5, CLAUDE, params=params, checkpoint="other.sqlite"))
+    assert flex.column("service_tier") == ["flex"] * 5
+    assert other.column("service_tier") == ["default"] * 5
+    assert Decimal(flex.summary.cost_usd) == half > 0
