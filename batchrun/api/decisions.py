@@ -11,7 +11,10 @@ from batchrun.api.wording import objects_of
 from batchrun.records import Decision
 
 Form = Callable[[Any, Sequence[Decision]], dict[str, Any]]
-"""Makes a request's fields of a state (a text, or texts by name) and questions; their texts may be any JSON."""
+"""Makes a request's fields of a state and questions. Their texts may be any JSON.
+
+A state is a text, texts by name or, with images, a list of parts as in a chat message.
+"""
 
 
 def form_for(endpoint: Endpoint) -> Form:
@@ -20,6 +23,9 @@ def form_for(endpoint: Endpoint) -> Form:
 
 
 def _as_map(state: Any, questions: Sequence[Decision]) -> dict[str, Any]:  # noqa: ANN401  (JSON)
+    if isinstance(state, list):
+        # Images are parts as in a chat, texts plain: servers read an object without an image as JSON.
+        state = [part["text"] if part["type"] == "text" else part for part in state]
     return {"state": state, "questions": {question.name: _in_map(question) for question in questions}}
 
 
@@ -35,9 +41,17 @@ def _in_map(question: Decision) -> dict[str, Any]:
 
 
 def _as_list(state: Any, questions: Sequence[Decision]) -> dict[str, Any]:  # noqa: ANN401  (JSON)
-    if isinstance(state, Mapping):
+    if isinstance(state, list):
+        state = [{"role": "user", "content": [_part_of_input(part) for part in state]}]
+    elif isinstance(state, Mapping):
         state = [{"role": "user", "content": [{"type": "input_json", "data": state}]}]
     return {"input": state, "questions": [_in_list(question) for question in questions]}
+
+
+def _part_of_input(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part["type"] == "text":
+        return {"type": "input_text", "text": part["text"]}
+    return {"type": "input_image", "image_url": part["image_url"]["url"]}
 
 
 def _in_list(question: Decision) -> dict[str, Any]:

@@ -36,19 +36,21 @@ _SAME_PRICE = re.compile(r":(?:nitro|floor|exacto)$")
 class Listed:
     """A model's prices: as listed, and the dearest that overrides, reasoning and writing its prompt cache bring.
 
-    `context` is how many tokens a prompt and its answer may have, None where the list does not say.
+    `context` is how many tokens a prompt and its answer may have, `inputs` what a prompt may hold (text, image, file);
+    None where the list does not say.
     """
 
     likely: Price
     worst: Price
     context: int | None = None
+    inputs: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
     """What a job's model and fallbacks cost, by name; one whose price is not known is absent.
 
-    `batch` is what the model costs in a provider's batch, None where nobody says.
+    `batch` is what the model costs in a provider's batch, `inputs` what its prompts may hold, None where nobody says.
 
     `names` are all models that the endpoint lists. `fetched_at` is the list's Unix time, None where no list was
     needed or available; `problem` says in one line why a list could not be fetched (an older one may stand in).
@@ -57,6 +59,7 @@ class Prices:
     likely: Mapping[str, Price] = field(default_factory=dict)
     worst: Mapping[str, Price] = field(default_factory=dict)
     batch: Listed | None = None
+    inputs: frozenset[str] | None = None
     names: tuple[str, ...] = ()
     fetched_at: float | None = None
     problem: str = ""
@@ -86,6 +89,7 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
         {name: listed.likely for name, listed in known.items()},
         {name: listed.worst for name, listed in known.items()},
         models.get(endpoint.model.removesuffix(BATCH_VARIANT) + BATCH_VARIANT) or _own_batch_price(job),
+        known[endpoint.model].inputs if endpoint.model in known else None,
         tuple(models),
         fetched_at,
         problem,
@@ -111,11 +115,19 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
         listed = _listed(pricing) if isinstance(pricing, dict) else None
         if listed is not None and isinstance(entry.get("context_length"), int):
             listed = replace(listed, context=entry["context_length"])
+        if listed is not None:
+            listed = replace(listed, inputs=_inputs(entry))
         models[entry["id"]] = listed
         slug = entry.get("canonical_slug")
         if isinstance(slug, str):
             models.setdefault(slug, listed)
     return models
+
+
+def _inputs(entry: Mapping[str, Any]) -> frozenset[str] | None:
+    architecture = entry.get("architecture")
+    inputs = architecture.get("input_modalities") if isinstance(architecture, dict) else None
+    return frozenset(one for one in inputs if isinstance(one, str)) if isinstance(inputs, list) else None
 
 
 def _listed(pricing: Mapping[str, Any]) -> Listed | None:

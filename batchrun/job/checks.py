@@ -18,6 +18,7 @@ from batchrun.job.spec import (
     Message,
     Model,
     Output,
+    Part,
     Prompt,
     parse_duration,
     parse_wait,
@@ -113,12 +114,19 @@ def _prompt(prompt: Prompt) -> Found:
             yield ("prompt",), "prompt needs user, state or messages"
         if prompt.user is not None and prompt.state is not None:
             yield ("prompt", "state"), "prompt has user as well as state: write one of them"
+        yield from _state(prompt)
         return
     for name in ("system", "user", "state"):
         if getattr(prompt, name) is not None:
             yield ("prompt", name), f"prompt has messages as well as {name}: write one of them"
     for number, message in enumerate(prompt.messages):
         yield from _parts(message, ("prompt", "messages", number, "content"))
+
+
+def _state(prompt: Prompt) -> Found:
+    for name, field in (prompt.state or {}).items():
+        if isinstance(field, Part) and [kind for kind, _ in field.templates] != ["image"]:
+            yield ("prompt", "state", name), "a field of state is a text or {image: …}"
 
 
 def _parts(message: Message, path: JobPath) -> Found:
@@ -243,9 +251,21 @@ def _decision(job: Job) -> Found:
         yield ("prompt", "messages"), "a decision model holds no conversation: write prompt.user or prompt.state"
     if job.model.fallbacks:
         yield ("model", "fallbacks"), "a decision model has no fallbacks: remove model.fallbacks"
+    yield from _images_to_judge(job)
     for name in job.model.params.keys() - _DECISION_PARAMS:
         known = ", ".join(sorted(_DECISION_PARAMS))
         yield ("model", "params", name), f"a decision model takes no {name}; known params are {known}"
+
+
+def _images_to_judge(job: Job) -> Found:
+    """Yield images that a decision server would not see: most have forms of their own, or read them as JSON."""
+    endpoint = job.model.endpoint
+    if _is_routed(job.model) or endpoint.rstrip("/").endswith("/decisions"):
+        return
+    where = "endpoint local takes no images" if endpoint == "local" else "images are not sent to this endpoint"
+    for path, part in job.prompt.placed_parts:
+        if part.image is not None:
+            yield (*path, "image"), f"{where}: take openrouter, or OpenAI's /decisions"
 
 
 _DECISION_PARAMS = {"provider", "user", "session_id"}

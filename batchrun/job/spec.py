@@ -162,9 +162,9 @@ class Prompt(Section):
     """The instruction that is the same for each row; a Jinja template, or {file: prompts/system.md}."""
     user: Text | None = None
     """The question; a Jinja template in which {{ name }} is the row's cell in the column "name", or {file: …}."""
-    state: Annotated[Mapping[str, Text], MinLen(1)] | None = None
-    """Several fields by name in place of `user`, each a Jinja template: a decision model gets them as they are, a chat
-    model as JSON."""
+    state: Annotated[Mapping[str, Text | Part], MinLen(1)] | None = None
+    """Several fields by name in place of `user`, each a Jinja template or {image: …}. A decision model gets them as
+    they are, a chat model as JSON."""
     messages: Annotated[tuple[Message, ...], MinLen(1)] | None = None
     """The whole conversation, for examples, images and PDFs, in place of system and user."""
 
@@ -179,17 +179,19 @@ class Prompt(Section):
 
     @property
     def placed_parts(self) -> tuple[tuple[tuple[str | int, ...], Part], ...]:
-        """The parts of messages that are lists of parts, each with its path in the job file."""
-        return tuple(
+        """The parts of messages that are lists of parts and of the state, each with its path in the job file."""
+        in_messages = tuple(
             (("prompt", "messages", number, "content", index), part)
             for number, message in enumerate(self.messages or ())
             if not isinstance(message.content, str)
             for index, part in enumerate(message.content)
         )
+        fields = (self.state or {}).items()
+        return (*in_messages, *((("prompt", "state", name), part) for name, part in fields if isinstance(part, Part)))
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of messages that are lists of parts."""
+        """The parts of messages that are lists of parts and of the state."""
         return tuple(part for _, part in self.placed_parts)
 
     @property

@@ -108,8 +108,10 @@ def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
             continue
         for number, part in enumerate(turn.content):
             templates += [((*path, number, kind), source) for kind, source in part.templates]
-    fields = job.prompt.state or {}
-    return [*templates, *((("prompt", "state", name), source) for name, source in fields.items())]
+    for name, field in (job.prompt.state or {}).items():
+        written = [((), field)] if isinstance(field, str) else [((kind,), source) for kind, source in field.templates]
+        templates += [(("prompt", "state", name, *kind), source) for kind, source in written]
+    return templates
 
 
 def constant_beginning(job: Job, columns: Sequence[str] | None, instructions: str | None = None) -> Beginning:
@@ -142,17 +144,33 @@ def _messages(job: Job, templates: Templates, instructions: str | None) -> list[
         added = instructions if joins and number == 0 else None
         messages.append({"role": turn.role, "content": _content(path, turn.content, templates, added)})
     if job.prompt.state is not None:
-        fields = Fields({name: templates.add(source) for name, source in job.prompt.state.items()})
-        messages.append({"role": "user", "content": _Leaf(fields, ("prompt", "state"))})
+        parts = _state_parts(job.prompt.state, templates)
+        messages.append({"role": "user", "content": parts if len(parts) > 1 else parts[0]["text"]})
     return messages
 
 
+def _state_parts(state: Mapping[str, str | Part], templates: Templates) -> list[dict[str, Any]]:
+    """Compile a state into parts of a message: all texts as one JSON object, then each image after its name."""
+    parts: list[dict[str, Any]] = []
+    texts = {name: templates.add(field) for name, field in state.items() if isinstance(field, str)}
+    if texts:
+        parts.append({"type": "text", "text": _Leaf(Fields(texts), ("prompt", "state"))})
+    for name, field in state.items():
+        if isinstance(field, Part):
+            image = _part(templates.add(field.image or ""), ("prompt", "state", name, "image"), extracted=False)
+            parts += [{"type": "text", "text": f"{name}:"}, image]
+    return parts
+
+
 def _state(job: Job, templates: Templates) -> dict[str, Any] | str | _Leaf:
-    """Compile the state of a decision model: a text, or texts by name."""
-    fields = {
-        name: _text(templates.add(source), ("prompt", "state", name))
-        for name, source in (job.prompt.state or {}).items()
-    }
+    """Compile the state of a decision model as its question has it: a text, or texts and images by name."""
+    fields: dict[str, Any] = {}
+    for name, field in (job.prompt.state or {}).items():
+        path = ("prompt", "state", name)
+        if isinstance(field, str):
+            fields[name] = _text(templates.add(field), path)
+        else:
+            fields[name] = _Leaf(templates.add(field.image or ""), (*path, "image"), attached=IMAGE)
     return fields or _text(templates.add(job.prompt.user or ""), ("prompt", "user"))
 
 
@@ -246,7 +264,9 @@ class Renderer:
             asked |= answer_fields or {}
         else:
             state, instructed = _state(job, self._templates), _instructed(job, self._templates, questions)
-            sent = {**asked, **decision_form(state, instructed)}
+            images = any(part.image for part in job.prompt.parts)
+            shown = _state_parts(job.prompt.state or {}, self._templates) if images else state
+            sent = {**asked, **decision_form(shown, instructed)}
             # Lists keep their order in the question: the order of options moves the probabilities.
             fields = list(state.items()) if isinstance(state, dict) else state
             asked = {**asked, "state": fields, "questions": [_as_list(question) for question in instructed]}

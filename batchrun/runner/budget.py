@@ -279,7 +279,7 @@ _UNBOUNDED_VARIANTS = (":online", ":nitro")
 
 def unbounded(job: Job) -> tuple[str, ...]:
     """Name what can make a request cost more than its worst case by bytes; a cap then needs model.max_request_usd."""
-    named = ["an image in prompt.messages"] if any(part.image for part in job.prompt.parts) else []
+    named = ["an image in the prompt"] if any(part.image for part in job.prompt.parts) else []
     named += ["a PDF in prompt.messages"] if job.prompt.pdf_engine else []
     for name, look in _UNBOUNDED.items():
         if (value := job.model.params.get(name)) is not None:

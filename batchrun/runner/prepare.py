@@ -58,6 +58,7 @@ class Prepared:
     cache_dir: Path
     beginning: Beginning
     caching: Caching | None
+    loaded: Loaded
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
@@ -69,6 +70,26 @@ class Prepared:
     def details(self) -> tuple[Detail, ...]:
         """The details that the checkpoint has for each row; probabilities are part of its answer."""
         return tuple(name for name in self.job.output.details if name != "probabilities")
+
+    def check_inputs(self, inputs: frozenset[str] | None) -> None:
+        """Check the prompt's images and PDFs against what the model takes, None where nobody says.
+
+        Raises JobFileError. A PDF that an engine reads becomes text.
+        """
+        if inputs is None:
+            return
+        wanted = [("image", path) for path, part in self.job.prompt.placed_parts if part.image is not None]
+        if self.job.prompt.pdf_engine == "native":
+            wanted += [("file", path) for path, part in self.job.prompt.placed_parts if part.file is not None]
+        mistakes = [
+            self.loaded.mistake(
+                (*path, kind), f"{self.endpoint.model} takes no {kind}s, only {', '.join(sorted(inputs))}"
+            )
+            for kind, path in wanted
+            if kind not in inputs
+        ]
+        if mistakes:
+            raise JobFileError(self.loaded.shown, tuple(mistakes))
 
     def input_changed(self) -> bool:
         """Check whether the input's files have changed since they were opened."""
@@ -129,6 +150,7 @@ def prepared(
             Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchrun",
             beginning,
             caching,
+            loaded,
         )
 
 

@@ -6,7 +6,7 @@ Its answers follow the text: a label or a yes that the state contains is likely.
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -210,18 +210,26 @@ REFUSALS: Mapping[str, tuple[int, Any, str]] = {
 """What servers of decision models refuse with: status, body, and the ending it should have."""
 
 
-def _get(path: str) -> tuple[int, Any]:
+def _get(path: str, inputs: Sequence[str]) -> tuple[int, Any]:
     if path.endswith("/key"):
         return 200, {"data": {"label": "k", "limit": None, "limit_remaining": None, "usage": 0, "is_free_tier": False}}
     pricing = {"prompt": str(PRICE), "completion": "0"}
-    return 200, {"data": [{"id": MODEL, "canonical_slug": BUILD, "context_length": 32_768, "pricing": pricing}]}
+    model = {"id": MODEL, "canonical_slug": BUILD, "context_length": 32_768, "pricing": pricing}
+    return 200, {"data": [{**model, "architecture": {"input_modalities": list(inputs)}}]}
 
 
 @contextmanager
 def deciding(
-    *paths: str, fault: Fault | None = None, spoil: Spoil | None = None, bare: bool = False
+    *paths: str,
+    fault: Fault | None = None,
+    spoil: Spoil | None = None,
+    bare: bool = False,
+    inputs: Sequence[str] = ("text",),
 ) -> Iterator[Deciding]:
-    """Serve decisions at these paths while the block runs; any other path answers 404. `bare`: no probabilities."""
+    """Serve decisions at these paths while the block runs; any other path answers 404. `bare`: no probabilities.
+
+    `inputs` are what the catalogue says that the model takes.
+    """
     books, ready = Books(), threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401  (ASGI)
@@ -232,7 +240,7 @@ def deciding(
             more = event.get("more_body", False)
         path = scope["path"]
         if scope["method"] == "GET":
-            status, reply = _get(path)
+            status, reply = _get(path, inputs)
         elif path not in paths:
             status, reply = 404, {"error": {"message": "File Not Found", "type": "not_found_error", "code": 404}}
         else:
