@@ -53,8 +53,8 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
 """By the beginning of a model's name on OpenRouter, the first that matches. A model that is not here is not known to
 cache anything: a session would only tie its rows to one provider."""
 
-_TAKE_A_KEY = ("api.openai.com", "api.mistral.ai")
-"""Hosts whose APIs send requests with one prompt_cache_key to one machine."""
+_TAKE_A_KEY = {"api.openai.com": "openai/", "api.mistral.ai": "mistralai/"}
+"""Hosts whose APIs send requests with one prompt_cache_key to one machine, and the author of their models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,15 @@ def caching_of(job: Job, endpoint: Endpoint, characters: int, loose: int, name: 
     is asked, also in a batch.
     """
     own = job.model.params.get("cache_control")
-    family = family_of(endpoint.model) if endpoint.openrouter else None
+    author = "" if endpoint.openrouter else _author(endpoint)
+    family = None if author is None else family_of(author + endpoint.model)
     if job.batch is not None or not job.model.prompt_cache:
         # Lines of a batch run in any order and at once: each might pay for writing, and none read.
         session: dict[str, Any] = {}
     elif endpoint.openrouter:
         session = {"session_id": name}
     else:
-        session = {"prompt_cache_key": name} if _takes_a_key(endpoint) else {}
+        session = {"prompt_cache_key": name} if author else {}
     if own is not None:
         lasting = own.get("ttl") == "1h"
         minimum = _MARKED.minimum if family is None else family.minimum
@@ -100,12 +101,14 @@ def caching_of(job: Job, endpoint: Endpoint, characters: int, loose: int, name: 
     if not session or (endpoint.openrouter and family is None):
         return None
     family = family or Family()
-    if characters + (0 if family.marked else loose) < family.minimum * _DENSE:
+    is_marked = family.marked and endpoint.openrouter
+    if characters + (0 if is_marked else loose) < family.minimum * _DENSE:
         return None
-    mark = {"type": "ephemeral"} if family.marked else None
+    mark = {"type": "ephemeral"} if is_marked else None
     return Caching(family.minimum, family.life, family.write_percent, session, mark)
 
 
-def _takes_a_key(endpoint: Endpoint) -> bool:
+def _author(endpoint: Endpoint) -> str | None:
+    """Return whose models an API serves that takes a prompt_cache_key; None for others."""
     host = urlsplit(endpoint.base_url).hostname or ""
-    return any(host == one or host.endswith(f".{one}") for one in _TAKE_A_KEY)
+    return next((author for name, author in _TAKE_A_KEY.items() if host == name or host.endswith(f".{name}")), None)

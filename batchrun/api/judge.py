@@ -259,9 +259,11 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
         prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
     details = usage.get("prompt_tokens_details")
     if type(details) is not dict:
-        return Usage(_count(prompt), _count(completion), cost, cached)
-    read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
-    return Usage(_count(prompt), _count(completion), cost, cached, read, written)
+        details = _NOTHING
+    # LiteLLM keeps Anthropic's own names for what a prompt cache served.
+    read = details.get("cached_tokens", usage.get("cache_read_input_tokens"))
+    written = details.get("cache_write_tokens", usage.get("cache_creation_input_tokens"))
+    return Usage(_count(prompt), _count(completion), cost, cached, _count(read), _count(written))
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
@@ -275,6 +277,8 @@ def _sum(one: Usage, other: Usage) -> Usage:
         plus(one.prompt_tokens, other.prompt_tokens),
         plus(one.completion_tokens, other.completion_tokens),
         None if cost is None else Pico(cost),
+        cached_tokens=plus(one.cached_tokens, other.cached_tokens),
+        cache_write_tokens=plus(one.cache_write_tokens, other.cache_write_tokens),
     )
 
 

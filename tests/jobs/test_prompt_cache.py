@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from openrouter.catalogue import LISTED
 from plain_server import completion, plain_server
 from simulator_server import Running, running
 
+from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ExitCode, JobFileError
 from batchrun.job import Environment, RunOptions, load
+from batchrun.report import write_report
 from batchrun.runner.prepare import prepared
 from batchrun.runner.progress import Quiet
 
@@ -133,6 +136,29 @@ def test_switching_the_cache_on_or_off_asks_no_row_again(tmp_path: Path) -> None
         cached_job(tmp_path, server, 5, CLAUDE, params={"cache_control": {"type": "ephemeral", "ttl": "1h"}})
         assert run(path).summary.requests == 0
         assert server.counters.requests == 5
+
+
+def test_the_report_sums_what_the_cache_served(tmp_path: Path) -> None:
+    """The page names the tokens that were read and written; without any it says nothing of a cache."""
+    with running() as server:
+        path = cached_job(tmp_path, server, 4, CLAUDE)
+        run(path)
+        assert re.search(r"prompt cache</dt><dd>8,802 tokens read, 2,934 written<", report(path))
+        run(cached_job(tmp_path, server, 2, GPT, prompt={"user": "Label: {{ text }}"}, checkpoint="other.sqlite"))
+        assert "prompt cache" not in report(path)
+
+
+def report(path: Path) -> str:
+    """Give the report's page."""
+    environment = Environment({"test": {"KEY": "sk-or-v1-test"}})
+    loaded = load(path.read_text(encoding="utf-8"), path, environment)
+    page = path.with_suffix(".html")
+    with (
+        prepared(loaded, loaded.job, environment) as p,
+        Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
+    ):
+        write_report(p, checkpoint, page)
+    return page.read_text(encoding="utf-8")
 
 
 def test_without_the_cache_nothing_is_sent_for_it(tmp_path: Path) -> None:

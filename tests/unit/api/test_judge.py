@@ -447,6 +447,22 @@ def test_an_answer_gives_its_facts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("usage", "read", "written"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 2}}, 5, 2),
+        ({"prompt_tokens_details": {"cached_tokens": 5}, "cache_creation_input_tokens": 3}, 5, 3),
+        ({"cache_read_input_tokens": 4, "cache_creation_input_tokens": 3}, 4, 3),
+        ({"prompt_tokens_details": None}, None, None),
+        ({"prompt_tokens_details": {"cached_tokens": "many", "cache_write_tokens": -1}}, None, None),
+    ],
+)
+def test_what_a_prompt_cache_served_is_counted(usage: dict[str, Any], read: int | None, written: int | None) -> None:
+    """Tokens read and written come from OpenAI's details, or under Anthropic's names; nonsense counts as unknown."""
+    found = judged(200, answer() | {"usage": {"prompt_tokens": 9, **usage}}).usage
+    assert (found.prompt_tokens, found.cached_tokens, found.cache_write_tokens) == (9, read, written)
+
+
+@pytest.mark.parametrize(
     ("content", "finish", "text"),
     [
         ("  x", "stop", "  x"),
