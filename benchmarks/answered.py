@@ -6,6 +6,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from stub import ANSWER
@@ -22,8 +23,8 @@ OPEN = 100  # one row in so many is left open
 TEXT = "positive, all told a fine thing to have around the house"
 
 
-def build(job: Path, rows: int) -> None:
-    """Plan a job and answer all its rows but the last hundredth."""
+def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -> None:
+    """Plan a job and answer all its rows but the last hundredth; `answer` gives the text for a question from 1."""
     loaded, environment = load_file(job, os.environ, job.parent, RunOptions())
     with (
         prepared(loaded, loaded.job, environment) as p,
@@ -45,7 +46,7 @@ def build(job: Path, rows: int) -> None:
         writer.start(run)
         answered = rows - max(1, rows // OPEN)
         for question in range(1, answered + 1):
-            writer.put(_outcome(question, now))
+            writer.put(_outcome(question, answer(question), now))
             if question % 1_000 == 0:
                 writer.note_low_water(question)
                 writer.flush()
@@ -53,12 +54,12 @@ def build(job: Path, rows: int) -> None:
         checkpoint.end_run(run, now=now, exit_code=130, reason="interrupted")
 
 
-def _outcome(question: int, now: float) -> Outcome:
+def _outcome(question: int, answer: str, now: float) -> Outcome:
     return Outcome(
         question,
         Status.OK,
         now,
-        answer=TEXT,
+        answer=answer,
         http_status=200,
         prompt_tokens=150,
         completion_tokens=12,
