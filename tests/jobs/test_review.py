@@ -112,6 +112,45 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
         assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")["sentiment"] == "negative"
 
 
+def test_a_correction_belongs_to_cells(tmp_path: Path, command: Command) -> None:
+    """An edit of a cell of the prompt ends a correction, one of other cells does not; with --id that column counts."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,text,note\n1,a,\n2,b,\n3,c,\n")
+    job = {
+        "input": "rows.csv",
+        "answer": {"columns": {"label": ["x", "y"]}},
+        "output": {"path": "out.csv", "details": ["corrected"]},
+    }
+
+    def write(prompt: str, url: str) -> None:
+        facts = {**job, "prompt": prompt, "model": {"endpoint": url, "name": "m"}}
+        (tmp_path / "a.yaml").write_text(json.dumps(facts))
+
+    def written() -> list[tuple[str, str]]:
+        assert command("a.yaml", "--quiet", "--yes").code == 0
+        return [(row["label"], row["corrected"]) for row in table(tmp_path / "out.csv")]
+
+    def to_y(number: str) -> Callable[[dict[str, str]], None]:
+        return lambda row: row.update(label="y") if row["row"] == number else None
+
+    with plain_server(lambda _: completion('{"label": "x"}')) as url:
+        write("{{ text }}", url)
+        assert written() == [("x", "")] * 3
+        for number, flags in (("1", ()), ("2", ("--id", "id"))):
+            assert command("show", "a.yaml", "--review", "-o", "todo.csv", *flags).code == 0
+            edit(tmp_path / "todo.csv", to_y(number))
+            assert command("correct", "a.yaml", "todo.csv").code == 0
+        assert written() == [("y", "true"), ("y", "true"), ("x", "")]
+        rows.write_text("id,text,note\n1,a,new\n2,b,new\n3,c,new\n")
+        assert written() == [("y", "true"), ("y", "true"), ("x", "")], "the note is no cell of the prompt"
+        write("{{ text }} {{ note }}", url)
+        assert written() == [("y", "true"), ("y", "true"), ("x", "")], "another prompt, which uses more cells"
+        rows.write_text("id,text,note\n1,a2,new\n2,b2,new\n3,c2,new\n")
+        assert written() == [("x", ""), ("y", "true"), ("x", "")]
+        rows.write_text("id,text,note\n7,a,new\n8,b2,new\n2,other,new\n")
+        assert written() == [("y", "true"), ("x", ""), ("y", "true")]
+
+
 def test_a_chat_models_column_may_be_called_like_a_probability(tmp_path: Path, command: Command) -> None:
     """A text in NAME_prob orders no review and is no probability for eval."""
     (tmp_path / "rows.csv").write_text("text,gold\na,x\nb,y\n")
