@@ -41,11 +41,11 @@ def command(
         raise click.UsageError("--before and --compare exclude each other")
     with ExitStack() as stack:
         p, checkpoint = stack.enter_context(opened(job, **flags))
-        beside = None
+        side = None
         if before:
-            beside = before_edit(p, checkpoint)
+            side = before_edit(p, checkpoint)
         elif other is not None:
-            beside = Side(other.stem, *stack.enter_context(opened(other)))
+            side = Side(other.stem, *stack.enter_context(opened(other)))
         path = output.absolute() if output else report_path(p)
-        write_report(p, checkpoint, path, gold=gold, other=beside, samples=not no_samples)
+        write_report(p, checkpoint, path, gold=gold, other=side, samples=not no_samples)
     print_err(f"the report is {place(path, Path.cwd())}")

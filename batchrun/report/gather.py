@@ -102,15 +102,15 @@ class Gathered:
 def gather(
     p: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, other: Side | None = None, samples: bool
 ) -> Gathered:
-    """Walk over all rows, beside those of the `other` job on the same input. Without `samples` no text is kept.
+    """Walk over all rows, next to those of the `other` job on the same input. Without `samples` no text is kept.
 
     Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
     """
     counts = checkpoint.counts()
     walk = _Walk(p, gold, other, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
     others: Iterable[AnsweredRow | None] = other.rows() if other else repeat(None)
-    for row, beside in zip(answered_rows(p, checkpoint, walk.names, details=_DETAILS), others, strict=False):
-        walk.take(row, beside)
+    for row, other_row in zip(answered_rows(p, checkpoint, walk.names, details=_DETAILS), others, strict=False):
+        walk.take(row, other_row)
     walk.found.rows = base64.b64encode(walk.packed + walk.packer.flush()).decode()
     return walk.found
 
@@ -154,8 +154,8 @@ class _Walk:
     def _reviews(self) -> bool:
         return bool(self._p.form.questions) and self._p.job.output.review_below is not None
 
-    def take(self, row: AnsweredRow, beside: AnsweredRow | None) -> None:
-        """Count one row, and keep it for the table if it is its turn; `beside`: the same row of the other job."""
+    def take(self, row: AnsweredRow, other_row: AnsweredRow | None) -> None:
+        """Count one row, and keep it for the table if it is its turn; `other_row`: the same row of the other job."""
         found = self.found
         details = dict(zip(_DETAILS, row.details, strict=True))
         for name, value in row.answer.items():
@@ -165,7 +165,7 @@ class _Walk:
         if row.first and row.status in {Status.OK, Status.FAILED}:
             self._count(row, details)
         if self._samples:
-            self._show(row, beside, details)
+            self._show(row, other_row, details)
 
     def _count(self, row: AnsweredRow, details: Mapping[str, Any]) -> None:
         found = self.found
@@ -183,7 +183,7 @@ class _Walk:
         names = (details["model"], details["provider"])
         found.models[" at ".join(visible(name) for name in names if name) or "unknown"] += 1
 
-    def _show(self, row: AnsweredRow, beside: AnsweredRow | None, details: Mapping[str, Any]) -> None:
+    def _show(self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]) -> None:
         found, failed = self.found, row.status == Status.FAILED
         self._failed += failed
         if row.status == Status.OK and not found.first_request:
@@ -199,9 +199,9 @@ class _Walk:
             return
         if len(self.packed) < PACKED_BYTES:
             found.shown += 1
-            self.packed += self.packer.compress(orjson.dumps(self._line(row, beside, details)) + b"\n")
+            self.packed += self.packer.compress(orjson.dumps(self._line(row, other_row, details)) + b"\n")
 
-    def _line(self, row: AnsweredRow, beside: AnsweredRow | None, details: Mapping[str, Any]) -> list[Any]:
+    def _line(self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]) -> list[Any]:
         """Return a row of the table, in the order of `fields`."""
         cells = dict(zip(self.names, row.cells, strict=True))
         values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._p.form.columns]
@@ -219,7 +219,7 @@ class _Walk:
             is_right = is_judged and gold.rule.equal(right or "", answer_of(row, gold))
             shown += [self._cell(right), not is_right if is_judged else None]
         if self._compared:
-            shown += self._beside(row, beside, right)
+            shown += self._compare(row, other_row, right)
         seconds = None if row.seconds is None else rounded(row.seconds)
         error = [details[name] and cut(details[name]) for name in ("error_type", "error_message", "raw")]
         return [*shown, _per_thousand(row.cost) if row.cost else None, seconds, *error]
@@ -232,14 +232,14 @@ class _Walk:
         low = [None if one is None else one < below for one in probabilities]
         return True if True in low else None if None in low else False
 
-    def _beside(self, row: AnsweredRow, beside: AnsweredRow | None, right: str | None) -> list[Any]:
+    def _compare(self, row: AnsweredRow, other_row: AnsweredRow | None, right: str | None) -> list[Any]:
         """Return the other job's answers, and what this one changed: fixed or broken by gold, else only changed."""
-        answers = {} if beside is None else beside.answer
+        answers = {} if other_row is None else other_row.answer
         shown = [self._cell(answers.get(column.name)) for column in self._compared]
         settled = {Status.OK, Status.FAILED}
-        if beside is None or row.status not in settled or beside.status not in settled:
+        if other_row is None or row.status not in settled or other_row.status not in settled:
             return [*shown, None]
-        pairs = [(normal(column, beside), normal(column, row)) for column in self._compared]
+        pairs = [(normal(column, other_row), normal(column, row)) for column in self._compared]
         if all(equal(column.rule, *pair) for column, pair in zip(self._compared, pairs, strict=True)):
             return [*shown, None]
         if self._gold is None or right is None:

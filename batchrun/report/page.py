@@ -42,6 +42,7 @@ _EXITS = {
     ExitCode.STOPPED_BY_API: "stopped by the API",
     ExitCode.STOPPED_BY_LIMIT: "stopped by a limit of the job",
     ExitCode.STORAGE: "disk, checkpoint or senders failed",
+    ExitCode.WAITING: "waiting for a provider's batch",
     ExitCode.SIGINT: "interrupted",
     ExitCode.SIGTERM: "terminated",
 }

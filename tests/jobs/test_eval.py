@@ -1,5 +1,6 @@
 """`eval`: answers against gold, in figures that scikit-learn and statsmodels confirm."""
 
+import html
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,7 +211,11 @@ def test_patterns_are_worth_a_look(tmp_path: Path, command: Command, monkeypatch
         "1 of 25 questions took more than one attempt",
     ):
         assert f"worth a look: {sentence}" in out
-    assert len(json.loads(command("status", job, "--json").out)["worth_a_look"]) == 5
+    found = json.loads(command("status", job, "--json").out)["worth_a_look"]
+    assert len(found) == 5
+    assert command("report", job).code == 0
+    page = (tmp_path / "out.report.html").read_text(encoding="utf-8")
+    assert all(html.escape(sentence, quote=False).replace('"', "&#34;") in page for sentence in found)
 
 
 def test_probabilities_are_judged_and_order_the_review(

@@ -126,5 +126,4 @@ def test_the_whole_test_file(tmp_path: Path, command: Command) -> None:
     assert judged(command, "eval", "decider.yaml", "--gold", "intent=category")["accuracy"] == first["accuracy"]
     least_sure = judged(command, "eval", "decider.yaml", "--reviewed", "intent")
     assert least_sure["accuracy"]["value"] < first["accuracy"]["value"], "the least sure answers are the worst"
-    print(f"accuracy {first['accuracy']}, reviewed {least_sure['accuracy']}")  # noqa: T201  (for `pytest -s`)
     assert command("report", "decider.yaml", "--gold", "intent=category").code == 0

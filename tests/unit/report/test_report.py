@@ -17,6 +17,8 @@ from command_line import Command, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrun.errors import ExitCode
+from batchrun.report import page
 from batchrun.report.bars import Tally
 from batchrun.report.gather import visible
 
@@ -106,8 +108,10 @@ def test_rows_hold_cells_answers_and_gold(text: str) -> None:
 
 def test_the_policy_lets_nothing_run_but_our_own(text: str) -> None:
     """The policy names our style and script by digest; there is no other style, script, handler or address."""
-    page = Page(text)
-    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    parsed = Page(text)
+    policy = next(
+        attrs["content"] for tag, attrs in parsed.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
@@ -116,10 +120,16 @@ def test_the_policy_lets_nothing_run_but_our_own(text: str) -> None:
         assert len(bodies) == 1
         digest = base64.b64encode(hashlib.sha256(bodies[0].encode()).digest()).decode()
         assert f"{directive} 'sha256-{digest}'" in policy
-    for tag, attrs in page.tags:
+    for tag, attrs in parsed.tags:
         assert tag not in {"img", "iframe", "object", "embed", "base", "form", "a"}
         assert not [name for name in attrs if name.startswith("on") or name in {"style", "src", "action"}]
         assert attrs.get("href") in {None, "data:,"}
+
+
+def test_every_end_of_a_run_has_words() -> None:
+    """The page names each exit code that a run can leave."""
+    codes = {value for name, value in vars(ExitCode).items() if name.isupper()}
+    assert set(page._EXITS) == codes - {ExitCode.BUG, ExitCode.BUSY}
 
 
 def test_without_samples_no_text_of_a_row_is_there(job: Path, command: Command) -> None:
