@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
 from batchrun.report.calibration import Reservoir, Scored, at_thresholds, expected_error, threshold_for
+from batchrun.report.evaluation_text import calibration_sentences
 
 
 def simulated(count: int, seed: int) -> list[Scored]:
@@ -78,3 +79,15 @@ def test_any_number_of_answers_is_judged_in_bounded_memory(monkeypatch: pytest.M
         reservoir.add((number / 20_000, True))
     assert len(reservoir.scored) == 500
     assert sum(probability for probability, _ in reservoir.scored) / 500 == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("count", "said", "warned"),
+    [(49, "no threshold is chosen from 49", False), (50, "out of bag", True), (199, "out of bag", True),
+     (200, "out of bag", False)],
+)  # fmt: skip
+def test_a_threshold_from_few_labels_is_refused_or_warned_of(count: int, said: str, *, warned: bool) -> None:
+    """Below 50 labelled questions no threshold is chosen, below 200 there is a warning, at 200 none."""
+    lines = list(calibration_sentences([(0.9, True)] * count, 0.8))
+    assert any(said in line for line in lines)
+    assert any("are few for a threshold" in line for line in lines) == warned
