@@ -140,8 +140,14 @@ class RunOptions:
 
     @property
     def wording(self) -> str | None:
-        """The first of the settings that changes what rows ask, None where none does."""
-        keys = (setting.partition("=")[0] for setting in self.settings)
+        """The first of the settings that changes what rows ask, None where none does.
+
+        With another model or endpoint, which have a checkpoint of their own, the mode belongs to these: a chat model
+        can't be asked as a decision model.
+        """
+        keys = [setting.partition("=")[0] for setting in self.settings]
+        if self.model is not None or self.endpoint is not None:
+            keys = [key for key in keys if key != "answer.mode"]
         return next((key for key in keys if _ASKED.match(key) and not _NOT_ASKED.fullmatch(key)), None)
 
 

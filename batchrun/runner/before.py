@@ -60,6 +60,8 @@ def cost_text(p: Prepared, found: Survey, likely: Forecast, prices: Prices) -> s
         if p.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
     if found.worst is not None:
+        if p.form.questions:
+            return f"{text}, at most about {show(found.worst)} (the server's own templates are estimated)"
         about = "" if found.exact else "about "
         return f"{text}, at most {about}{show(found.worst)} (if every answer uses all of max_tokens)"
     if likely.cost is None:

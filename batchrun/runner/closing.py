@@ -27,7 +27,8 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
     yield from _books(summary)
     if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:
         word = "waiting for" if summary.exit_code == ExitCode.WAITING else "stopped:"
-        yield f"  {word} {printable(summary.reason)}" + (f"; {summary.advice}" if summary.advice else "")
+        reason = printable(summary.reason)
+        yield f"  {word} {reason.removesuffix('.')}; {summary.advice}" if summary.advice else f"  {word} {reason}"
     if summary.resume_at:
         yield f"  try again after {when(summary.resume_at)}"
     if summary.output:

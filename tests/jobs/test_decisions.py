@@ -152,8 +152,6 @@ def test_a_setting_turns_the_file_into_a_chat_job(tmp_path: Path) -> None:
             endpoint=simulator.url,
             api_key_env="KEY",
             model="sim/good",
-            variant="chat",
-            yes=True,
         )
         chat = run(tmp_path / "job.yaml", flags)
     assert made.output is not None

@@ -1,10 +1,14 @@
 """Endpoints: where a job's questions go, with which key, under which identity."""
 
+import hashlib
 import json
 import pickle
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from wire_server import End, answer
 from wire_thread import Everywhere, served
 
 from batchrun.api.endpoints import (
+    DECIDER,
     Endpoint,
     EndpointCheck,
     KeyInfo,
@@ -27,7 +32,7 @@ from batchrun.api.endpoints import (
     resolve,
 )
 from batchrun.errors import UserError
-from batchrun.job import Input, Job, Model, Output, Prompt
+from batchrun.job import Answer, Input, Job, Model, Output, Prompt
 from batchrun.net import is_loopback
 from batchrun.records import Secret
 
@@ -347,3 +352,21 @@ def test_check_of_an_endpoint_where_nothing_answers() -> None:
     assert "there is no host no-such-host.invalid" in checked("http://no-such-host.invalid/v1").problem
     with served({}, greeting=(b"HTTP/1.1 400 Bad Request\r\n\r\n", End.HANG)) as server:
         assert "no trusted TLS connection" in checked(server.url("/v1").replace("http:", "https:")).problem
+
+
+def test_a_local_decision_model_is_its_version_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sparrow-decider's answers belong to its version and the digest of its weights: other weights, other questions."""
+    installed = version("sparrow-decider")
+    answer = Answer(columns={"ok": "boolean"}, mode="decision")
+    decided = replace(job("local", name=DECIDER), answer=answer)
+    one = resolve(decided, {})
+    assert one.model_file is not None
+    digest = hashlib.sha256(one.model_file.read_bytes()).hexdigest()
+    assert one.namespace == f"local:{DECIDER}:{installed}:{digest[:16]}"
+    folder = tmp_path / "sparrow_decider" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / one.model_file.name).write_bytes(one.model_file.read_bytes() + b"x")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sparrow_decider", raising=False)
+    assert resolve(decided, {}).namespace != one.namespace
