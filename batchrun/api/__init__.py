@@ -31,7 +31,7 @@ from batchrun.api.decisions import form_for as decision_form
 from batchrun.api.endpoints import Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
 from batchrun.api.judge import judge
 from batchrun.api.masking import Mask
-from batchrun.api.prices import Prices, cost_kind, prices_for
+from batchrun.api.prices import Listed, Prices, cost_kind, prices_for
 from batchrun.api.splitting import in_parts
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Gone",
     "KeyInfo",
     "KeyProblem",
+    "Listed",
     "Mask",
     "Prices",
     "Refused",

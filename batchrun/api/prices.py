@@ -50,7 +50,7 @@ class Listed:
 class Prices:
     """What a job's model and fallbacks cost, by name; one whose price is not known is absent.
 
-    `batch` is what the model costs in a provider's batch, `inputs` what its prompts may hold, None where nobody says.
+    `listed` is the model's own entry, `batch` that of its provider's batches; None where nobody says.
 
     `names` are all models that the endpoint lists. `fetched_at` is the list's Unix time, None where no list was
     needed or available; `problem` says in one line why a list could not be fetched (an older one may stand in).
@@ -59,7 +59,7 @@ class Prices:
     likely: Mapping[str, Price] = field(default_factory=dict)
     worst: Mapping[str, Price] = field(default_factory=dict)
     batch: Listed | None = None
-    inputs: frozenset[str] | None = None
+    listed: Listed | None = None
     names: tuple[str, ...] = ()
     fetched_at: float | None = None
     problem: str = ""
@@ -89,7 +89,7 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
         {name: listed.likely for name, listed in known.items()},
         {name: listed.worst for name, listed in known.items()},
         models.get(endpoint.model.removesuffix(BATCH_VARIANT) + BATCH_VARIANT) or _own_batch_price(job),
-        known[endpoint.model].inputs if endpoint.model in known else None,
+        known.get(endpoint.model),
         tuple(models),
         fetched_at,
         problem,

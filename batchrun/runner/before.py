@@ -101,6 +101,8 @@ def price_text(p: Prepared, prices: Prices, now: float) -> str | None:
     text += " per million tokens"
     if price.request:
         text += f", {_usd(price.request)} a request"
+    if p.form.questions and prices.listed is not None and prices.listed.context is not None:
+        text += f", {prices.listed.context:,} tokens of context"
     if prices.fetched_at is not None:
         hours = max(0, int((now - prices.fetched_at) / _HOUR))
         text += f", listed {hours} h ago" if hours else ", listed just now"

@@ -146,7 +146,7 @@ class Checking:
             with reachable(p.endpoint) as served:
                 key = self._key(served)
                 prices = prices_for(p.job, served, p.cache_dir, time.time())
-                p.check_inputs(prices.inputs)
+                p.check_inputs(prices.listed)
             found = None if self._awaited else survey(p, checkpoint, prices)
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.api import Caching, Endpoint, caching_of, decision_form, resolve
+from batchrun.api import Caching, Endpoint, Listed, caching_of, decision_form, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import Detail, Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import (
@@ -71,13 +71,14 @@ class Prepared:
         """The details that the checkpoint has for each row; probabilities are part of its answer."""
         return tuple(name for name in self.job.output.details if name != "probabilities")
 
-    def check_inputs(self, inputs: frozenset[str] | None) -> None:
-        """Check the prompt's images and PDFs against what the model takes, None where nobody says.
+    def check_inputs(self, listed: Listed | None) -> None:
+        """Check the prompt's images and PDFs against what the model takes, where its entry in the catalogue says so.
 
         Raises JobFileError. A PDF that an engine reads becomes text.
         """
-        if inputs is None:
+        if listed is None or listed.inputs is None:
             return
+        inputs = listed.inputs
         wanted = [("image", path) for path, part in self.job.prompt.placed_parts if part.image is not None]
         if self.job.prompt.pdf_engine == "native":
             wanted += [("file", path) for path, part in self.job.prompt.placed_parts if part.file is not None]

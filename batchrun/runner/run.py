@@ -269,7 +269,7 @@ class _Run:
             if endpoint.openrouter and not self._key_is_good(endpoint):
                 return
             prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
-            self._p.check_inputs(prices.inputs)
+            self._p.check_inputs(prices.listed)
             where = NOT_OUT
             if self._job.batch is not None:
                 where = LIVE_AFTER_BATCH

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import polars as pl
 import pytest
+from command_line import Command, command
 from job_running import Ran, run, write_job
 from openrouter.decisions import BUILD, MODEL, deciding
 from simulator_server import running
@@ -17,6 +18,8 @@ from batchrun.errors import JobFileError, UserError
 from batchrun.job import RunOptions
 from batchrun.runner.children import simulator
 from batchrun.runner.progress import Quiet
+
+__all__ = ["command"]
 
 COLUMNS: dict[str, Any] = {
     "team": {"values": {"payments": "Checkout or billing", "account": "Login", "none": None}, "description": "Whose?"},
@@ -362,6 +365,19 @@ def test_ten_thousand_rows_with_four_questions_have_exact_books(tmp_path: Path) 
         assert ended.summary.ok == stopped.summary.requests + ended.summary.requests == 10_000
         assert Decimal(ended.summary.cost_total_usd) == usd()
         assert run(tmp_path / "job.yaml").summary.requests == 0
+
+
+def test_check_shows_what_the_catalogue_of_decision_models_says(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Price and context come from OpenRouter's hidden list, and the worst case is called an estimate."""
+    with simulator() as child:
+        answer, model = {"columns": COLUMNS, "mode": "decision"}, {"name": "perplexity/pplx-decider-v1.2"}
+        path = write_job(tmp_path, child.url, model=model, answer=answer, prompt={"user": "{{ text }}"})
+        monkeypatch.setenv("KEY", "k")
+        said = command("check", str(path)).out
+    assert "$0.02 for prompts, $0 for answers per million tokens, 262,144 tokens of context" in said
+    assert "(the server's own templates are estimated)" in said
 
 
 def _charged(url: str) -> Decimal:
