@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from batchrun.errors import InputError
-from batchrun.table.values import inner_types
+from batchrun.table.values import INTERVAL, inner_types
 from batchrun.table.where import PROBLEMS, column_named, short
 
 
@@ -95,6 +95,9 @@ class FrameChunk:
         if not columns:
             return [()] * self.height
         schema = self._frame.schema
+        for name in columns:
+            if isinstance(schema[name], pl.Date | pl.Datetime) and not _python_holds(self._frame[name]):
+                raise self._unshowable(name, "its year is not one of 1 to 9999")
         frame = self._frame.select(_for_prompt(name, schema[name]) for name in columns)
         try:
             return frame.rows()
@@ -103,17 +106,27 @@ class FrameChunk:
                 try:
                     frame[name].to_list()
                 except (*PROBLEMS, OverflowError):
-                    raise InputError(
-                        f'{self._name}: column "{name}" ({schema[name]}) holds a value that no prompt can show '
-                        f"({short(error)}); correct it, or leave the column out of the prompt"
-                    ) from None
+                    raise self._unshowable(name, short(error)) from None
             raise
+
+    def _unshowable(self, name: str, why: str) -> InputError:
+        return InputError(
+            f'{self._name}: column "{name}" ({self._frame.schema[name]}) holds a value that no prompt can show '
+            f"({why}); correct it, or leave the column out of the prompt"
+        )
+
+
+def _python_holds(times: pl.Series) -> bool:
+    """Check whether Python has all of these dates: DuckDB's 'infinity' is none, and Polars panics on its way there."""
+    return bool((times.dt.year().is_between(1, 9999).fill_null(value=False) | times.is_null()).all())
 
 
 def unreadable_in_a_prompt(dtype: pl.DataType, *, nested: bool = False) -> str | None:
     """Return why no prompt can show values of a type, None where it can."""
     if isinstance(dtype, pl.Binary):
         return "holds bytes that are not UTF-8 text: leave it out of the prompt, or convert it to text"
+    if dtype == INTERVAL:
+        return "holds calendar intervals, which a prompt can't show: convert them to text"
     if isinstance(dtype, pl.Object | pl.Unknown) or (nested and isinstance(dtype, pl.Duration)):
         return f"holds values of the type {dtype}, which a prompt can't show: convert them to text"
     problems = (unreadable_in_a_prompt(inner, nested=True) for inner in inner_types(dtype))

@@ -194,10 +194,16 @@ CSV_KINDS: dict[CsvType, CsvKind] = {
 }
 
 
+INTERVAL = pl.Struct({"months": pl.Int32(), "days": pl.Int32(), "nanoseconds": pl.Duration("ns")})
+"""How Polars names the type of calendar intervals (DuckDB: INTERVAL), which it can't read from Parquet."""
+
+
 def inner_types(dtype: pl.DataType) -> list[pl.DataType]:
-    """Return the types of which a list or a struct is made; none for any other type."""
+    """Return the types of which a list, a map or a struct is made; none for any other type."""
     if isinstance(dtype, pl.List | pl.Array):
         return [dtype.inner]  # type: ignore[list-item]
+    if isinstance(dtype, pl.Map):
+        return [dtype.key, dtype.value]  # type: ignore[list-item]
     if isinstance(dtype, pl.Struct):
         return [part.dtype for part in dtype.fields]  # type: ignore[misc]
     return []

@@ -21,7 +21,7 @@ from polars.io.plugins import register_io_source
 from batchrun.errors import StorageError, UserError
 from batchrun.job import OUTPUT_SUFFIXES, Detail
 from batchrun.records import Status, kind_of
-from batchrun.table.values import inner_types
+from batchrun.table.values import INTERVAL, inner_types
 from batchrun.table.where import column_named
 
 _ROW_GROUP = 20_000
@@ -106,6 +106,10 @@ def unwritable(dtype: pl.DataType, suffix: str, *, nested: bool = False) -> str 
     """Return why a format can't hold values of a type, None where it can."""
     if isinstance(dtype, (pl.Object, pl.Unknown)):
         return f"is of the type {dtype}, which no output can hold"
+    if dtype == INTERVAL:
+        return "holds calendar intervals, which no output can hold"
+    if isinstance(dtype, pl.Map) and suffix not in _TYPED and not isinstance(dtype.key, pl.String):
+        return f"is a map whose keys are not text, which {suffix} can't hold"
     if isinstance(dtype, pl.Binary) and nested and suffix not in _TYPED:
         return f"has bytes inside a list or a struct, which {suffix} can't hold"
     if isinstance(dtype, pl.Struct) and not dtype.fields and suffix == ".parquet":
@@ -253,8 +257,13 @@ def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
     column = column_named(name)
     if isinstance(dtype, pl.Binary):
         return column.bin.encode("base64")
-    if isinstance(dtype, (pl.Datetime, pl.Duration)):
-        return column.dt.to_string("iso:strict" if isinstance(dtype, pl.Datetime) else "iso")
+    if isinstance(dtype, pl.Duration):
+        return column.dt.to_string("iso")
+    if isinstance(dtype, (pl.Date, pl.Datetime)):
+        # DuckDB's 'infinity' is the largest number, which has no year; Polars panics where it is to be written.
+        finite = pl.when(column.dt.year().is_not_null()).then(column).dt.to_string("iso:strict")
+        endless = pl.when(column.to_physical() > 0).then(pl.lit("infinity")).otherwise(pl.lit("-infinity"))
+        return pl.when(column.is_not_null()).then(pl.coalesce(finite, endless)).alias(name)
     if table and dtype.is_nested():
         text = pl.struct(column.alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.head(-1)
         return pl.when(column.is_not_null()).then(text).alias(name)
