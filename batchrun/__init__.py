@@ -13,7 +13,6 @@ Nothing else is public. Importing is cheap.
 """
 
 import importlib
-import os
 from decimal import Decimal
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,10 +31,6 @@ from batchrun.errors import (
     StorageError,
     UserError,
 )
-
-# Without it Polars panics at the schema of a file with a calendar interval, though nobody may want that column. It reads
-# this when it is imported.
-os.environ.setdefault("POLARS_IMPORT_INTERVAL_AS_STRUCT", "1")
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -10,6 +10,9 @@ from batchrun.errors import InputError
 from batchrun.table.values import INTERVAL, inner_types
 from batchrun.table.where import PROBLEMS, column_named, short
 
+# Without it Polars panics at the schema of a file with a calendar interval, though nobody may want that column.
+pl.Config.load('{"environment": {"POLARS_IMPORT_INTERVAL_AS_STRUCT": "1"}}')
+
 
 class TableFile:
     """A Parquet or Arrow file, read by Polars.

@@ -1,5 +1,6 @@
 """Whole jobs over every shape of input: several files, short files, odd names, formats that come and go."""
 
+import base64
 import gzip
 import json
 import os
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import Command, command
 from job_running import write_job
@@ -196,6 +199,89 @@ def test_what_the_format_can_not_hold_is_refused(command: Command, server: Runni
         ended = command("job.yaml")
         assert ended.code == code
         assert code == 0 or 'column "raw" has bytes inside a list' in ended.err
+
+
+DUCKDB_INTERVAL = (
+    "UEFSMRUAFRQVGCwVBBUAFQYVBgAACiQBAAAAYQEAAABiFQAVYhUyLBUEFQAVBhUGAAAxGCEAAABBAQB2AQAsAQAAAAIAAAAAAAAAFQIZPDUAGA1k"
+    "dWNrZGJfc2NoZW1hFQQAFQwlABgBdCUAABUOFRgVAhgBZCUqABYEGRwZLCYAHBUMGRUAGRgBdBUCFgQWNhY6Jgg8GAFiGAFhFgAoAWIYAWEREQAZ"
+    "HBUAFQAVAgAAACYAHBUOGRUAGRgBZBUCFgQWhAEWVCZCSRwVABUAFQIAAAAWugEWBCYIFo4BABkcGBxkdWNrZGIuaW50ZXJ2YWxfYmxvb21fZmls"
+    "dGVyGA1ub3JtYWxpemVkLXYxABgoRHVja0RCIHZlcnNpb24gdjIuMC4xIChidWlsZCA4ZDc4MTE0ZTkwKRksHAAAHAAAAPcAAABQQVIx"
+)
+"""A Parquet file of the columns t (text) and d (interval), two rows: no other writer in Python makes such a column."""
+
+
+def test_a_calendar_interval_is_refused_by_name_and_harms_no_other_column(
+    command: Command, server: Running, tmp_path: Path
+) -> None:
+    """Neither prompt nor output can hold it, and both say so before a request; Polars' panic is not shown."""
+    (tmp_path / "in.parquet").write_bytes(base64.b64decode(DUCKDB_INTERVAL))
+    for prompt, keep, words in (
+        ("{{ d | default('') }}", ["t"], 'column "d" holds calendar intervals, which a prompt can\'t show'),
+        ("{{ t }}", "all", 'column "d" holds calendar intervals, which no output can hold'),
+        ("{{ t }}", ["t"], ""),
+    ):
+        write_job(
+            tmp_path, server.url, input={"path": "in.parquet"}, prompt={"user": prompt}, answer=None,
+            output={"path": "out.csv", "keep": keep},
+        )  # fmt: skip
+        ended = command("job.yaml")
+        assert ended.code == (2 if words else 0), ended.err
+        assert words in ended.err
+        assert "panicked" not in ended.err
+
+
+ENDLESS = pl.Series([2**31 - 1, 19_782, None, -(2**31) + 1], dtype=pl.Int32).cast(pl.Date)
+"""DuckDB's 'infinity', 2024-02-29, a null and '-infinity'."""
+
+
+@pytest.mark.parametrize("days", [[5_000_000], ENDLESS], ids=["a late year", "infinity"])
+def test_a_date_beyond_those_of_python_is_refused_by_name(
+    command: Command, server: Running, tmp_path: Path, days: list[int] | pl.Series
+) -> None:
+    """A prompt can't show it, which is said before a request."""
+    pl.DataFrame({"text": "a", "day": pl.Series(days, dtype=pl.Int32).cast(pl.Date)}).write_parquet(
+        tmp_path / "in.parquet"
+    )
+    write_job(tmp_path, server.url, input={"path": "in.parquet"}, prompt={"user": "{{ text }} {{ day }}"}, answer=None)
+    ended = command("job.yaml")
+    assert ended.code == 2
+    assert 'column "day" (Date) holds a value that no prompt can show (its year is not one of 1 to 9999)' in ended.err
+    assert "panicked" not in ended.err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_an_endless_date_that_no_prompt_reads_reaches_every_output(
+    command: Command, server: Running, tmp_path: Path, suffix: str
+) -> None:
+    """'infinity' is written as that word where the format has no such date; all is paid by then, so it can't fail."""
+    pl.DataFrame({"text": "a", "day": ENDLESS}).write_parquet(tmp_path / "in.parquet")
+    write_job(
+        tmp_path, server.url, input={"path": "in.parquet"}, prompt={"user": "{{ text }}"}, answer=None,
+        output={"path": f"out{suffix}", "keep": ["day"]},
+    )  # fmt: skip
+    assert command("job.yaml").code == 0
+    out = tmp_path / f"out{suffix}"
+    if suffix == ".parquet":
+        assert pl.read_parquet(out)["day"].equals(ENDLESS)
+    else:
+        words = (
+            pl.read_csv(out)["day"] if suffix == ".csv" else pl.Series([json.loads(line)["day"] for line in out.open()])
+        )
+        assert words.to_list() == ["infinity", "2024-02-29", None, "-infinity"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_map_with_other_keys_than_text_is_refused_by_name(
+    command: Command, server: Running, tmp_path: Path, suffix: str
+) -> None:
+    """JSON has no such thing, which is said before a request; Parquet has."""
+    pairs = pa.array([[(1, 2)], None], pa.map_(pa.int32(), pa.int32()))
+    pq.write_table(pa.table({"text": ["a", "b"], "pairs": pairs}), tmp_path / "in.parquet")
+    for path, code in ((f"out{suffix}", 2), ("out.parquet", 0)):
+        write_job(tmp_path, server.url, input={"path": "in.parquet"}, answer=None, output={"path": path})
+        ended = command("job.yaml")
+        assert ended.code == code, ended.err
+        assert code == 0 or 'column "pairs" is a map whose keys are not text' in ended.err
 
 
 @pytest.mark.parametrize(
