@@ -32,6 +32,8 @@ class Where:
 
     def __init__(self, text: str, schema: Mapping[str, pl.DataType]) -> None:
         """Compile a condition. Raises InputError for text that is not an SQL predicate over one row of this input."""
+        self._texts = [name for name, dtype in schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
+        schema = {**schema, **dict.fromkeys(self._texts, pl.String())}  # SQL's functions of text refuse categories
         # Polars reads the column names "*" and "^…$" as patterns, so such columns are renamed on the way.
         self._renamed = {name: f"\0{number}" for number, name in enumerate(schema) if _is_pattern(name)}
         for name, plain in self._renamed.items():
@@ -42,7 +44,10 @@ class Where:
 
     def mask(self, frame: pl.DataFrame) -> list[bool]:
         """Return whether each row meets the condition; null counts as no. Raises InputError where it fails on a row."""
-        plain = frame.rename({name: new for name, new in self._renamed.items() if name in frame.columns})
+        texts = (column_named(name).cast(pl.String) for name in self._texts if name in frame.columns)
+        plain = frame.with_columns(texts).rename(
+            {name: new for name, new in self._renamed.items() if name in frame.columns}
+        )
         try:
             return plain.with_columns(self._predicate)[_MASK].fill_null(value=False).to_list()
         except PROBLEMS as error:

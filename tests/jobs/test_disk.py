@@ -1,10 +1,12 @@
 """The checkpoint's disk in whole jobs: files deleted or replaced in mid-run, a dying disk, a disk that fills up."""
 
+import asyncio
 import os
 import shutil
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,9 @@ import pytest
 from crash import disk, syscalls
 from crash.harness import DONE, STORAGE, CrashJob, Ended, ended, write_job
 from crash.ledger import Ledger, serving
+from outages import Night, Server, good
+
+from batchrun.records import Reply, Request
 
 TEXTS = [f"text {number}" for number in range(3_000)]
 
@@ -105,6 +110,37 @@ def test_a_stalled_commit_bounds_what_waits_for_it(tmp_path: Path, ledger: Ledge
     assert 450 < sent - committed < 500 + 64
     assert ended(process).code == DONE
     assert set(ledger.received.values()) == {1}
+
+
+class Slow(Server):
+    """A server whose second answer takes ten minutes; it notes the version of the checkpoint's content meanwhile."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(lambda *_: good())
+        self.checkpoint, self.versions = checkpoint, list[int]()
+
+    async def __call__(self, request: Request) -> Reply:
+        reply = await super().__call__(request)
+        if len(self.received) == len(SLOW_ROWS):
+            with closing(sqlite3.connect(self.checkpoint)) as reader:
+                for _ in range(MINUTES):
+                    await asyncio.sleep(60)
+                    time.sleep(0.03)  # noqa: ASYNC251  (virtual minutes pass at once; a commit takes real time)
+                    self.versions += reader.execute("PRAGMA data_version").fetchone()
+        return reply
+
+
+SLOW_ROWS = ("fast", "slow")
+MINUTES = 10
+
+
+def test_while_nothing_changes_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for one reply leaves the disk alone: each commit is an fsync, five times a second otherwise."""
+    night = Night(tmp_path, monkeypatch, SLOW_ROWS, {"concurrency": 1})
+    server = Slow(tmp_path / ".batchrun" / "job.sqlite")
+    assert night.run(server).ok == len(SLOW_ROWS)
+    assert len(server.versions) == MINUTES
+    assert len(set(server.versions)) <= 2  # the first answer may be committed meanwhile
 
 
 @pytest.mark.timeout(300)

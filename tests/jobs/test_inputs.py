@@ -190,6 +190,19 @@ def test_binary_text_is_text(command: Command, server: Running, tmp_path: Path, 
     assert 'column "text" holds bytes that are not UTF-8 text' in ended.err
 
 
+@pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["ab", "b"])], ids=["categorical", "enum"])
+def test_a_condition_reads_categories_as_text(
+    command: Command, server: Running, tmp_path: Path, kind: pl.DataType
+) -> None:
+    """DuckDB's ENUM and Arrow's dictionaries are text to `where`, too."""
+    pl.DataFrame({"text": pl.Series(["ab", "b", None], dtype=kind)}).write_parquet(tmp_path / "in.parquet")
+    where = "text like 'a%' and length(text) = 2 and lower(text) <> 'x'"
+    write_job(tmp_path, server.url, input={"path": "in.parquet", "where": where}, answer=None)
+    ended = command("job.yaml")
+    assert ended.code == 0, ended.err
+    assert "1 of 1 row answered, 2 skipped" in ended.err
+
+
 def test_what_the_format_can_not_hold_is_refused(command: Command, server: Running, tmp_path: Path) -> None:
     """A kept column that the output's format can't hold is refused by name before a request, and fits another one."""
     frame = pl.DataFrame({"text": ["a"], "raw": [[b"\xff"]]})

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,14 @@ ARROW: dict[str, pa.DataType] = {
 }  # fmt: skip
 
 
-def encoded(kind: str, types: dict[str, str], rows: Sequence[Row]) -> bytes:
+TEXT_TYPES = {
+    "text": pa.string(), "large text": pa.large_string(), "binary": pa.binary(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+}  # fmt: skip
+"""How other tools write text to Parquet and Arrow files."""
+
+
+def encoded(kind: str, types: dict[str, str], rows: Sequence[Row], text_as: str = "text") -> bytes:
     """Return a file's bytes."""
     if kind in {"csv", "tsv"}:
         separator = "," if kind == "csv" else "\t"
@@ -32,10 +38,15 @@ def encoded(kind: str, types: dict[str, str], rows: Sequence[Row]) -> bytes:
             names = [name for name in types if row[name] is not None or number % 2 == 0]
             lines.append("{" + ", ".join(f"{_json(name)}: {_json(row[name])}" for name in names) + "}\n")
         return "".join(lines).encode()
+    found = ARROW | {"string": TEXT_TYPES[text_as]}
     table = pa.table(
-        {name: pa.array([row[name] for row in rows], ARROW[kind_]) for name, kind_ in types.items()},
-        schema=pa.schema([(name, ARROW[kind_]) for name, kind_ in types.items()]),
+        {name: pa.array([row[name] for row in rows], found[kind_]) for name, kind_ in types.items()},
+        schema=pa.schema([(name, found[kind_]) for name, kind_ in types.items()]),
     )
+    return _table_bytes(kind, table)
+
+
+def _table_bytes(kind: str, table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     if kind == "parquet":
         pa.parquet.write_table(table, sink)
@@ -45,12 +56,20 @@ def encoded(kind: str, types: dict[str, str], rows: Sequence[Row]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def with_blobs(path: Path, raw: bytes) -> bytes:
-    """Return a Parquet file with one more column, of lists of bytes."""
-    table = pa.parquet.read_table(pa.BufferReader(raw))
-    blobs = pa.array([[b"x"]] * len(table), pa.list_(pa.binary()))
-    pa.parquet.write_table(table.append_column("blobs", blobs), path)
-    return path.read_bytes()
+WRONG_COLUMNS = {
+    "unfit output": ("blobs", [b"x"], pa.list_(pa.binary())),
+    "far date": ("late", 5_000_000, pa.date32()),
+    "interval": ("gap", (1, 2, 3), pa.month_day_nano_interval()),
+}
+"""For each mistake that is a column: its name, each row's value, its type."""
+
+
+def with_wrong_column(kind: str, raw: bytes, mistake: str) -> bytes:
+    """Return a Parquet or Arrow file with one more column."""
+    source = pa.BufferReader(raw)
+    table = pa.parquet.read_table(source) if kind == "parquet" else pa.ipc.open_file(source).read_all()
+    name, value, type_ = WRONG_COLUMNS[mistake]
+    return _table_bytes(kind, table.append_column(name, pa.array([value] * len(table), type_)))
 
 
 def _written(value: Any) -> str | None:  # noqa: ANN401  (any cell)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from oracle.files import Row, encoded, with_blobs
+from oracle.files import TEXT_TYPES, WRONG_COLUMNS, Row, encoded, with_wrong_column
 from oracle.model import Number
 from oracle.server import KINDS, Weather
 from oracle.sizes import SIZES
@@ -150,6 +150,9 @@ def printed(name: str, filters: str = "") -> str:
     return "{{ " + word + filters + " }}"
 
 
+MOST_USD = 0.00003
+"""More than any request costs."""
+
 # -- steps
 
 
@@ -205,7 +208,10 @@ class Life:
     priced: bool
     billed_openly: bool
     cap: str
+    day_cap: str
     mistake: str
+    text_as: str
+    odd_name: bool
     prefix: str
     keep: tuple[int, ...]
     job_name: str
@@ -238,9 +244,9 @@ class Life:
     @property
     def mistaken(self) -> bool:
         """Whether the job has a mistake that must be found before anything is asked."""
-        return self.mistake in {"no column", "unfit output"} or (
-            self.mistake == "unfit cell" and self.format in {"csv", "tsv"}
-        )
+        if self.mistake == "unfit cell":
+            return self.format in {"csv", "tsv"}
+        return bool(self.mistake) and (self.mistake != "far date" or bool(self.rows))
 
     @property
     def knows_costs(self) -> bool:
@@ -258,6 +264,8 @@ class Life:
         if self.mistake == "no column":
             return f"{word}: {{{text}}}"
         dash = ' | default("-")'
+        if self.mistaken and self.mistake == "far date":
+            word += " {{ late }}"
         return (
             word
             + (
@@ -302,6 +310,9 @@ class Life:
         job["model"] |= {"params": {"max_tokens": 100}}
         if self.priced:
             job["model"] |= {"price": {"prompt": 1, "completion": 2}}
+        if self.day_cap:
+            job["model"] |= {"max_request_usd": MOST_USD}
+            job["limits"] |= {"max_cost_usd": {"day": float(self.day_cap)}}
         if (columns := ANSWERS[self.combination["answer"]]) is not None:
             job["answer"] = {"columns": columns, "repairs": self.repairs, "mode": self.mode}
         return job if self.combination["dedupe"] else job | {"dedupe": False}
@@ -313,7 +324,8 @@ class Life:
         shares = [list(rows[len(rows) * k // number : len(rows) * (k + 1) // number]) for k in range(number)]
         if how == "reordered":
             shares = [[dict(reversed(row.items())) for row in s] if k % 2 else s for k, s in enumerate(shares)]
-        return [(f"part{k}.{self.format}", share) for k, share in enumerate(shares)]
+        odd = "\udcff" if self.odd_name and how == "glob" else ""  # a byte that is not UTF-8
+        return [(f"part{odd}{k}.{self.format}", share) for k, share in enumerate(shares)]
 
     def write(self, folder: Path, rows: Sequence[Row]) -> None:
         """Write the input's files."""
@@ -321,13 +333,13 @@ class Life:
             names = list(self.types)
             if self.combination["files"] == "reordered" and place % 2:
                 names.reverse()
-            raw = encoded(self.format, {n: self.types[n] for n in names}, share)
+            raw = encoded(self.format, {n: self.types[n] for n in names}, share, self.text_as)
             if self.mistaken and self.mistake == "unfit cell":
                 separator = "," if self.format == "csv" else "\t"
                 cells = ["1", "late", "many", ""] if names == list(self.types) else ["", "many", "late", "1"]
                 raw += separator.join(cells).encode() + b"\n"
-            if self.mistake == "unfit output":
-                raw = with_blobs(folder / name, raw)
+            if self.mistaken and self.mistake in WRONG_COLUMNS:
+                raw = with_wrong_column(self.format, raw, self.mistake)
             (folder / name).write_bytes(raw)
 
     def first_rows(self) -> list[Row]:
@@ -365,9 +377,9 @@ class Life:
 
 # -- drawing
 
-MISTAKES = ("no column", "unfit cell", "unfit output")
-"""A prompt that uses no column; in the last row a cell that its declared type does not hold; a column of Parquet that
-the output's format does not hold."""
+MISTAKES = ("no column", "unfit cell", *WRONG_COLUMNS)
+"""A prompt that uses no column; in the last row a cell that its declared type does not hold; a column of Parquet or
+Arrow that the output's format, or the prompt, can not hold."""
 
 
 @st.composite
@@ -376,9 +388,10 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     combination = {
         name: values[0] if draw(st.integers(0, 99)) == 0 else pinned[name] for name, values in DIMENSIONS.items()
     }
-    mistake = draw(st.sampled_from(("",) * 57 + MISTAKES))
-    if mistake == "unfit output":
-        combination |= {"format": "parquet", "keep": "all", "output": "csv"}
+    mistake = draw(st.sampled_from(("",) * 75 + MISTAKES))
+    if mistake in WRONG_COLUMNS:
+        kind = "arrow" if mistake == "interval" else "parquet"
+        combination |= {"format": kind, "keep": "all", "output": "csv"}
     kind = combination["format"]
     names = draw(st.lists(st.sampled_from(NAMES), min_size=3, max_size=3, unique=True))
     extras = EXTRAS.get(kind, EXTRAS["csv" if kind == "tsv" else "parquet"])
@@ -393,6 +406,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     sizes = {} if height else {name: draw(st.sampled_from((0, 1, 2, 3, 7))) for name in SIZES}
     if steps[-1].what not in {"run", "limit", "retry"}:
         steps.append(Step("run"))
+    day_cap = draw(st.sampled_from(("",) * 7 + ("0.0002",))) if combination["flag"] != "--max-cost" else ""
     return Life(
         combination=combination,
         names=(names[0], names[1], names[2]),
@@ -401,10 +415,13 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         rows=tuple(rows),
         count=draw(st.integers(1, 4)),
         height=height,
-        priced=combination["flag"] == "--max-cost" or draw(st.sampled_from((True, True, False))),
+        priced=combination["flag"] == "--max-cost" or bool(day_cap) or draw(st.sampled_from((True, True, False))),
         billed_openly=draw(st.booleans()),
         cap=draw(st.sampled_from(("5", "0.0015"))),
+        day_cap=day_cap,
         mistake=mistake,
+        text_as=draw(st.sampled_from(("text", "text", *TEXT_TYPES))),
+        odd_name=draw(st.booleans()),
         prefix=draw(st.sampled_from(("", "llm_"))),
         keep=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))),
         job_name=draw(st.sampled_from(("job.yaml", "my job.yaml"))),

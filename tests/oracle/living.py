@@ -17,7 +17,7 @@ from pathlib import Path
 from oracle import model
 from oracle.bounds import Run
 from oracle.compare import check_output
-from oracle.files import Row
+from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, RUNS, Life, Step
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.server import Ledger, Server, Weather
@@ -40,6 +40,7 @@ class Living:
     memory: Memory = field(default_factory=Memory)
     fresh_rows: int = 1_000
     billed: Counter[int] = field(default_factory=Counter)
+    paid: Counter[int] = field(default_factory=Counter)
     lost: int = 0
     killed: bool = False
     days: int = 0
@@ -158,8 +159,10 @@ class Living:
         ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes)
         assert ended.code == 2, f"a mistake ({self.life.mistake}) ended with exit {ended.code}: {ended.err}"
         assert not ledger.received, f"{len(ledger.received)} questions were asked in spite of a mistake"
-        where = {"no column": self.life.job_name, "unfit cell": "part", "unfit output": "blobs"}[self.life.mistake]
-        assert where in ended.err, f"the message names no place: {ended.err}"
+        where = {"no column": self.life.job_name, "unfit cell": "part"} | {
+            mistake: column for mistake, (column, *_) in WRONG_COLUMNS.items()
+        }
+        assert where[self.life.mistake] in ended.err, f"the message names no place: {ended.err}"
 
     # -- one run
 
@@ -182,11 +185,12 @@ class Living:
         self.server.settle()
         what = step.what if happened.is_set() else "run"
         assert "Traceback" not in ended.err, ended.err
-        capped = "--max-cost" in words and self.life.cap != "5"
+        capped = bool(self.life.day_cap) or ("--max-cost" in words and self.life.cap != "5")
         assert ended.code in {-9, 0, 1, 2, 3} | ({4} if capped else set()), f"exit {ended.code}: {ended.err}"
-        if capped:
-            paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost])
-            assert paid <= float(self.life.cap) * 1e12, f"the cap is {self.life.cap} USD, the server billed {paid}"
+        paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost])
+        self.paid[self.days] += paid
+        for cap, sum_ in (("--max-cost" in words and self.life.cap, paid), (self.life.day_cap, self.paid[self.days])):
+            assert not cap or sum_ <= float(cap) * 1e12, f"the cap is {cap} USD, the server billed {sum_}"
         assert ended.code != 2 or what == "edited", f"exit 2: {ended.err}"
         if ledger.answered and ended.code in {0, 1} and "--json" not in words:
             assert ("$" in ended.err) == self.life.knows_costs, f"a cost that nobody knows is told: {ended.err}"
@@ -199,8 +203,9 @@ class Living:
         if what == "kill":
             self._after_kill(planned, ledger, run)
         elif what == "edited":
-            assert ended.code == 2 or (ended.code == 3 and not run.has_answers), f"exit {ended.code}: {ended.err}"
-            assert "changed" in ended.err, ended.err
+            without = ended.code == (4 if capped else 3) and (capped or not run.has_answers)
+            assert ended.code == 2 or without, f"exit {ended.code}: {ended.err}"
+            assert "changed" in ended.err or capped, ended.err
             self._observe(planned, run)
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:

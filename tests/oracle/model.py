@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from oracle.server import good_answer, kind_of
+from oracle.server import good_answer, has_two_answers, kind_of
 
 # -- reading: names, a type for each, and rows of Python values
 
@@ -70,11 +70,12 @@ def _read(file: Path, declared: dict[str, str]) -> Table:
         lines = file.read_text("utf-8").split("\n")
         rows = [json.loads(line, parse_int=Number, parse_float=Number) for line in lines if line]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return Table(
-            {name: _widest([_type(row.get(name)) for row in rows]) for name in names},
-            [{name: row.get(name) for name in names} for row in rows],
-        )
-    found = pa.parquet.read_table(file) if file.suffix == ".parquet" else pa.ipc.open_file(file).read_all()
+        typed = {name: _widest([_type(row.get(name)) for row in rows]) for name in names}
+        return Table(typed, [{name: row.get(name) for name in names} for row in rows])
+    raw = pa.BufferReader(file.read_bytes())
+    found = pa.parquet.read_table(raw) if file.suffix == ".parquet" else pa.ipc.open_file(raw).read_all()
+    texts = [pa.string() if pa.types.is_binary(one.type) else one.type for one in found.schema]
+    found = found.cast(pa.schema(zip(found.column_names, texts, strict=True)))
     types, rows = {one.name: arrow_type(one.type) for one in found.schema}, found.to_pylist()
     for name in (name for name, kind in types.items() if kind == "single"):
         rows = [{**row, name: None if row[name] is None else Single(row[name])} for row in rows]
@@ -138,7 +139,7 @@ def text(value: Any) -> str:  # noqa: ANN401  (any cell)
     if value is None:
         raise _NullError
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return str(value).lower()
     if isinstance(value, Number):
         return value.written
     if isinstance(value, Single):
@@ -204,6 +205,7 @@ def ends(question: str, job: "Job") -> tuple[End, int, int]:
     else:
         table["bad"] = (mismatch, 1 + job.repairs, 1 + job.repairs)
         table["mend"] = (OK, 2, 2) if job.repairs else (mismatch, 1, 1)
+        table["two"] = table["bad"] if has_two_answers(question, job.columns) else (OK, 1, 1)
     return table.get(kind_of(question), (OK, 1, 1))
 
 
@@ -225,8 +227,7 @@ class Job:
     repairs: int
 
 
-Question = tuple[str, int]
-"""The prompt, and which of its equals: 0 where equal rows share one answer."""
+Question = tuple[str, int]  # the prompt, and which of its equals: 0 where equal rows share one answer
 
 
 @dataclass
@@ -238,8 +239,7 @@ class Memory:
 
     def is_open(self, question: Question) -> bool:
         """Check whether a run asks this question."""
-        end = self.ends.get(question, PENDING)
-        return end.status == "pending" or (end.error or "") in ASKED_AGAIN
+        return self.ends.get(question, PENDING).status == "pending" or self.ends[question].error in ASKED_AGAIN
 
 
 def plan(job: Job, table: Table) -> list[Question | End]:

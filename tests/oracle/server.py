@@ -37,6 +37,7 @@ KINDS = {
     "mend": "fits the schema after one repair",
     "nan": "a good answer beside a field that is not JSON",
     "odd": "half an answer, with a finish reason that nobody knows",
+    "two": "two different answers that fit, and no word of which is meant",
     "whole": "a complete answer, with the finish reason `length`",
 }
 
@@ -70,6 +71,11 @@ def _value(kind: Any, number: int) -> Any:  # noqa: ANN401  (any JSON)
 def draft_of(question: str, columns: dict[str, Any] | None) -> str:
     """Return an answer that fits too, but is not the right one."""
     return json.dumps(good_answer(question + " (draft)", columns))
+
+
+def has_two_answers(question: str, columns: dict[str, Any]) -> bool:
+    """Check whether the draft says something else than the answer."""
+    return draft_of(question, columns) != json.dumps(good_answer(question, columns))
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,8 @@ def _content(question: str, kind: str | None, columns: dict[str, Any] | None, *,
         text = "I can not answer that."
     elif kind == "draft":
         text = f"<think>Perhaps {draft_of(question, columns)}? No.</think>\n{text}"
+    elif kind == "two" and columns is not None:
+        text = f"{draft_of(question, columns)}\n{text}"
     elif kind == "broken" and columns is None:
         text += "\ufffd"
     elif kind == "empty":
