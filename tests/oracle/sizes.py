@@ -19,6 +19,7 @@ CONSTANTS = {
     "batchrun.runner.plan": ("YOUNG",),
     "batchrun.table.write": ("_ROW_GROUP",),
     "batchrun.checkpoint.files": ("RESERVE",),
+    "batchrun.runner.asking": ("TICK",),
 }
 """Module and the names in it that a life may set."""
 
@@ -34,8 +35,8 @@ POOL = ("batchrun.runner.pool", "Pool")
 LOOP = ("uvloop", "new_event_loop")
 """What makes a run's event loop."""
 
-SMALL = {"RESERVE": 2**16}
-"""Sizes that are small in every life, only to save time."""
+CHEAP = {"RESERVE": 2**16, "TICK": 60.0}
+"""What every life sets only to save time: a small reserve, and one look at the progress in a minute of waiting."""
 
 SIZES = ("OUTPUT_ROWS", "BATCH", "GROUP", "_ROW_GROUP", "BATCH_ROWS")
 """What the lives draw; the other constants follow from them."""
@@ -69,7 +70,7 @@ def check() -> None:
 
 def apply(sizes: dict[str, Any], days: int) -> None:
     """Set sizes in every module that holds the constant, let waits pass at once, and move the calendar on."""
-    sizes = sizes | SMALL
+    sizes = sizes | CHEAP
     for name, constants in CONSTANTS.items():
         for constant in constants:
             if constant in sizes:
@@ -133,6 +134,7 @@ def load_all() -> None:
             importlib.import_module(found.name)
     importlib.import_module("batchrun.__main__")
     importlib.import_module("pyreqwest.client")
+    importlib.import_module("ruamel.yaml").YAML().compose("a: [1, 'b', null]")  # it compiles patterns at its first use
 
 
 def threads() -> list[str]:
