@@ -170,7 +170,16 @@ HOSTILE_STOP = answer(
 )
 
 
-@pytest.mark.parametrize("case", ["answers", "refused rows", "refused key", "job"])
+SHOWING: dict[str, list[list[str]]] = {
+    "answers": [["preview", "-n", "9"], ["run"], ["status"], ["report"]],
+    "refused rows": [["preview", "-n", "9"], ["run"], ["status"], ["report"]],
+    "refused key": [["check"], ["run"], ["status"]],
+    "job": [["preview"], ["check"], ["run"]],
+}
+"""The commands that show the rows, the server's words, or the job, of each case."""
+
+
+@pytest.mark.parametrize("case", SHOWING)
 def test_no_byte_from_data_reaches_a_terminal_raw(sim: Running, tmp_path: Path, case: str) -> None:
     """Whatever rows, column names, answers and servers hold, run, preview, status, check and report show no escape."""
     with served(Everywhere((HOSTILE_STOP if case == "refused key" else HOSTILE_ERROR,))) as server:
@@ -181,10 +190,7 @@ def test_no_byte_from_data_reaches_a_terminal_raw(sim: Running, tmp_path: Path, 
         if case == "job":
             sections |= {"prompt": {"user": "{{ txt\x1b }} {{ text.\u202e }} {{ naem }}"}}
         job = write_job(tmp_path, url, answer={"columns": {"label": "string"}}, **sections)
-        shown = [
-            on_a_terminal(tmp_path, name, str(job), *flags)
-            for name, flags in (("preview", ("-n", "9")), ("check", ()), ("run", ()), ("status", ()), ("report", ()))
-        ]
+        shown = [on_a_terminal(tmp_path, name, str(job), *flags) for name, *flags in SHOWING[case]]
     assert all(shown)
     assert "\\x1b" in "".join(shown)
     found = [match for text in shown for match in UNSEEN.findall(text.replace("\r\n", "\n"))]

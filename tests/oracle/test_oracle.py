@@ -44,6 +44,7 @@ def machine() -> Iterator[tuple[Server, Zygote]]:
         yield server, warm
 
 
+@pytest.mark.timeout(1500)  # hypothesis shrinks a failure for five minutes at most
 @pytest.mark.parametrize("share", range(SHARES))
 def test_lives(share: int, first_seed: int, machine: tuple[Server, Zygote], record_property: Note) -> None:
     """Whatever a job is and lives through, it brings what the naive batchrun expects."""
