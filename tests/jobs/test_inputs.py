@@ -278,7 +278,9 @@ def test_an_endless_date_that_no_prompt_reads_reaches_every_output(
         assert pl.read_parquet(out)["day"].equals(ENDLESS)
     else:
         words = (
-            pl.read_csv(out)["day"] if suffix == ".csv" else pl.Series([json.loads(line)["day"] for line in out.open()])
+            pl.read_csv(out)["day"]
+            if suffix == ".csv"
+            else pl.Series([json.loads(line)["day"] for line in out.read_text().splitlines()])
         )
         assert words.to_list() == ["infinity", "2024-02-29", None, "-infinity"]
 

@@ -388,10 +388,12 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     combination = {
         name: values[0] if draw(st.integers(0, 99)) == 0 else pinned[name] for name, values in DIMENSIONS.items()
     }
-    mistake = draw(st.sampled_from(("",) * 75 + MISTAKES))
+    mistake = draw(st.sampled_from(("",) * 45 + MISTAKES + ("unfit cell",)))
     if mistake in WRONG_COLUMNS:
         kind = "arrow" if mistake == "interval" else "parquet"
         combination |= {"format": kind, "keep": "all", "output": "csv"}
+    if mistake == "unfit cell" and combination["format"] not in {"csv", "tsv"}:
+        combination["format"] = "csv"
     kind = combination["format"]
     names = draw(st.lists(st.sampled_from(NAMES), min_size=3, max_size=3, unique=True))
     extras = EXTRAS.get(kind, EXTRAS["csv" if kind == "tsv" else "parquet"])
