@@ -42,6 +42,8 @@ LIBRARIES = {
     "filelock": {"checkpoint"},
     "pyreqwest": {"net", "senders"},
     "httpx": {"senders"},
+    "fastexcel": {"table"},
+    "xlsxwriter": {"table"},
     "ray": {"senders"},
     "compression": {"table"},
     "backports": {"table"},

@@ -176,7 +176,7 @@ def _columns() -> Iterator[str]:
 
 
 TEXTS = (
-    ("text, enum, categorical", "as it is; a number in JSON Lines as the line writes it (2.50)"),
+    ("text, enum, categorical", "as it is; a number in JSON Lines and JSON as the file writes it (2.50)"),
     ("integer", "its digits"),
     ("float", "the shortest digits that mean this number: 0.1; a 32-bit float as 2.7"),
     ("decimal", "its digits with all places: 1.50"),
@@ -193,7 +193,10 @@ TEXTS = (
 def _texts() -> Iterator[str]:
     yield "## How a cell becomes text in a prompt\n"
     yield 'How a row is rendered depends on that row alone. An empty cell of a CSV file and `""` are null. A column'
-    yield "of a JSON Lines file gets the narrowest type that holds all of its values; text holds mixed ones.\n"
+    yield "of a JSON Lines or JSON file gets the narrowest type that holds all of its values; text holds mixed ones."
+    yield "A cell of an Excel workbook is what Excel says it is, in a column of whatever else: 3 where a number is"
+    yield "whole, 2024-12-31 where a moment is at midnight, 23:59:59 where it has no day; a cell with an error or an"
+    yield "empty text is null. Rows without any cell are passed over.\n"
     yield from ("| type | text in a prompt |", "| --- | --- |")
     for name, text in TEXTS:
         yield f"| {name} | {text} |"

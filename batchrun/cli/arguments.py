@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchrun.runner.prepare import Prepared
 
 SUFFIXES = (".yaml", ".yml")
-_DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".gz", ".zst", ".sqlite"}
+_DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json", ".gz", ".zst", ".sqlite"}
 
 
 def _jobs_in(folder: Path) -> list[str]:

@@ -97,6 +97,8 @@ def _input(section: Input) -> Found:
         value = getattr(section.csv, name)
         if value is not None and (len(value.encode()) != 1 or value in "\r\n"):
             yield ("input", "csv", name), f"input.csv.{name} must be one character of one byte"
+    if section.csv.comment is not None and ("\n" in section.csv.comment or "\r" in section.csv.comment):
+        yield ("input", "csv", "comment"), "input.csv.comment must be in one line"
     if section.csv.separator is not None and section.csv.separator == section.csv.quote:
         yield ("input", "csv", "separator"), "input.csv.separator and input.csv.quote must differ"
     try:
@@ -167,7 +169,7 @@ def _pdfs(job: Job) -> Found:
 
 def _model(model: Model) -> Found:
     yield from _endpoint(model)
-    if model.name is None and model.endpoint != "local":
+    if model.name is None and model.endpoint not in {"local", "simulator"}:
         yield ("model", "name"), "model.name is missing"
     routed = _is_routed(model)
     if model.fallbacks and not routed:

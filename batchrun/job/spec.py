@@ -49,7 +49,7 @@ Detail = Literal[
 ]
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
-OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow")
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow", ".xlsx")
 """The formats of output files."""
 
 FREE_ENGINE: PdfEngine = "cloudflare-ai"
@@ -96,6 +96,10 @@ class CsvOptions(Section):
     """Cells that mean "no value", such as NA."""
     header: bool = True
     """Whether the first line holds the names of the columns."""
+    skip: Annotated[int, Ge(0)] = 0
+    """Lines above the header to pass over."""
+    comment: Text | None = None
+    """Lines that begin with this are passed over, such as "#"; not within a quoted cell."""
     columns: Mapping[str, CsvType] = field(default_factory=dict)
     """Types of columns by name (int, float, bool, str work too); others are text, exactly as written."""
 
@@ -105,12 +109,14 @@ class Input(Section):
     """The files that hold the rows."""
 
     path: Text | Annotated[tuple[Text, ...], MinLen(1)]
-    """A file, a list of files, or a glob (sorted): .csv .tsv .jsonl .ndjson .parquet .arrow, text also .gz .zst.
-    ${VAR} expands."""
+    """A file, a list of files, or a glob (sorted): .csv .tsv .jsonl .ndjson .json .parquet .arrow .xlsx, text also
+    .gz .zst. ${VAR} expands."""
     where: Text | None = None
     """A condition in SQL over one row; rows that do not meet it are kept in the output with the status "skipped"."""
     csv: CsvOptions = CsvOptions()
     """How CSV and TSV files are read."""
+    sheet: Text | None = None
+    """The sheet of an Excel workbook, by name; the first one when absent."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -361,6 +367,8 @@ class OutputCsv(Section):
 
     escape_formulas: bool = False
     """Whether cells that a spreadsheet would run as a formula get an apostrophe before them."""
+    bom: bool = False
+    """Whether the file begins with the mark by which Excel recognises UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +376,7 @@ class Output(Section):
     """The file that is written: the input's rows with new columns."""
 
     path: Text
-    """The file: .parquet, .csv, .tsv, .jsonl, .ndjson or .arrow. ${VAR} expands."""
+    """The file: .parquet, .csv, .tsv, .jsonl, .ndjson, .arrow or .xlsx. ${VAR} expands."""
     keep: Literal["all", "none"] | tuple[Text, ...] = "all"
     """The input's columns to carry along: all, none or a list."""
     details: tuple[Detail, ...] = DEFAULT_DETAILS

@@ -184,5 +184,4 @@ def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found
         add("right", pl.String(), [row.gold for row in rows])
     schema = {name: dtype for name, (dtype, _) in columns.items()}
     frame = pl.DataFrame({name: values for name, (_, values) in columns.items()}, schema=schema)
-    escape = p.job.output.csv.escape_formulas
-    return write_output(iter([frame]), path, schema=schema, escape_formulas=escape).rows
+    return write_output(iter([frame]), path, schema=schema, csv=p.job.output.csv).rows

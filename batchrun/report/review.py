@@ -69,7 +69,7 @@ def write_todo(p: Prepared, checkpoint: Checkpoint, path: Path, count: int, name
         lines.append([str(position + 1), *map(text_of, cells.values()), *texts, *texts, "true", key])
     schema = dict.fromkeys(header, pl.String())
     frame = pl.DataFrame(lines, schema=schema, orient="row")
-    write_output(iter([frame]), path, schema=dict(schema), escape_formulas=p.job.output.csv.escape_formulas)
+    write_output(iter([frame]), path, schema=dict(schema), csv=p.job.output.csv)
     return len(lines), BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
 
 

@@ -20,21 +20,64 @@ from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
 from batchrun.runner.plan import stamps_text
 from batchrun.runner.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared
-from batchrun.table import DETAIL_TYPES, Written, answer_columns, partial_path, read_output, write_output
+from batchrun.table import (
+    DETAIL_TYPES,
+    LONGEST_CELL,
+    MOST_ROWS,
+    Written,
+    answer_columns,
+    is_long,
+    partial_path,
+    read_output,
+    write_output,
+)
+from batchrun.terminal import plural
 
 OUTPUT_ROWS = 20_000
 """Rows joined with their answers at a time."""
 
 
-def write(p: Prepared, checkpoint: Checkpoint, path: Path, *, settled: bool = False) -> Written:
+def write(
+    p: Prepared,
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    settled: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Written:
     """Write the output as the checkpoint has it now; replaced only if it would differ.
 
     `settled`: only the rows that are answered or failed, so that a look at 50 rows of millions is no file of millions.
+    `warn` is called where an Excel cell was too short for a text.
 
     Raises InputError when the input changes meanwhile, StorageError where the disk fails; the old file stays then.
     """
-    escape = p.job.output.csv.escape_formulas
-    return write_output(_frames(p, checkpoint, settled=settled), path, schema=p.schema, escape_formulas=escape)
+    written = write_output(_frames(p, checkpoint, settled=settled), path, schema=p.schema, csv=p.job.output.csv)
+    if written.cut:
+        warn(f"{plural(written.cut, 'text')} cut to {LONGEST_CELL:,} characters, the most that a cell of Excel holds")
+    return written
+
+
+def check_sheet(p: Prepared, rows: int) -> None:
+    """Refuse an Excel workbook that can't hold the input's rows and cells, before anything is paid (UserError)."""
+    name = p.job.output_path.name
+    if p.job.output_path.suffix.lower() != ".xlsx":
+        return
+    if rows > MOST_ROWS:
+        raise UserError(
+            f"output.path: a sheet holds {MOST_ROWS:,} rows, and the input has {rows:,}: write .parquet or .csv"
+        )
+    texts = [column for column in p.kept if isinstance(p.rows.schema[column], pl.String)]
+    position = 1
+    for frame in p.rows.frames(texts, OUTPUT_ROWS) if texts else ():
+        for column in texts:
+            for row, text in enumerate(frame[column], position):
+                if text is not None and is_long(text):
+                    raise UserError(
+                        f'output.path: column "{column}" has a text of {len(text):,} characters in row {row:,}, and a '
+                        f"cell of {name} holds {LONGEST_CELL:,}: leave it out of output.keep, or write .parquet or .csv"
+                    )
+        position += frame.height
 
 
 def check_plan(p: Prepared, plan: PlanInfo | None, *, any_wording: bool = False) -> None:

@@ -29,7 +29,7 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
         renderer.wording,
         renderer.columns,
         job.input.where,
-        repr(job.input.csv),
+        repr((job.input.csv, job.input.sheet)),
         job.dedupe,
         [astuple(stamp) for stamp in stamps],
     ]

@@ -23,7 +23,7 @@ from batchrun.prompt import (
     templates_of,
     uses_columns,
 )
-from batchrun.table import DETAIL_TYPES, FileStamp, Rows, dtype_of, open_rows, stamp, unwritable
+from batchrun.table import DETAIL_TYPES, FileStamp, Rows, dtype_of, open_rows, sheet_problem, stamp, unwritable
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
@@ -234,6 +234,9 @@ class _Found:
     def check_output(self, rows: Rows) -> None:
         """Check that the output's format can hold the kept columns, which no one should find out after paying."""
         suffix = self._job.output_path.suffix.lower()
+        columns = len(_kept(self._job, rows.columns)) + len(self._job.output.details)
+        if problem := sheet_problem(columns, suffix):
+            self._mistakes.append(self._loaded.mistake(("output", "path"), f"output.path: {problem}"))
         for name in _kept(self._job, rows.columns):
             if name in rows.schema and (problem := unwritable(rows.schema[name], suffix)):
                 message = (

@@ -132,6 +132,7 @@ class _Run:
             self._adopt()
             count = self._count_open(start, NOT_OUT)
         self._asked = count if self._options.limit is None else min(count, self._options.limit)
+        outputs.check_sheet(self._p, plan.rows)
         self._begin()
         try:
             if self._asked or self._is_collecting():
@@ -384,7 +385,7 @@ class _Run:
         path = self._job.output_path if finished else partial_path(self._job.output_path)
         try:
             some = self._options.is_partial and not finished and counts.rows > LARGE_ROWS
-            self._written = outputs.write(self._p, self._checkpoint, path, settled=some)
+            self._written = outputs.write(self._p, self._checkpoint, path, settled=some, warn=self._ui.warn)
             event("output_written", path=str(path), finished=finished, changed=self._written.changed)
             if finished:
                 outputs.remove_partial(self._job)

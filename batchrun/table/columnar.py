@@ -72,9 +72,12 @@ class TableFile:
             # collect_batches is marked unstable: this is its only use.
             for chunk in lazy.collect_batches(chunk_size=size, lazy=True):
                 for frame in chunk.iter_slices(size):
-                    yield FrameChunk(self.name, frame)
+                    yield self._chunk(frame)
         except PROBLEMS as error:
             raise self._unreadable(error) from None
+
+    def _chunk(self, frame: pl.DataFrame) -> "FrameChunk":
+        return FrameChunk(self.name, frame)
 
     def _unreadable(self, error: BaseException) -> InputError:
         return InputError(f"{self.name}: can't be read: {short(error)}")

@@ -23,26 +23,23 @@ from batchrun.job import Input
 BLOCK_BYTES = 1 << 20
 """Bytes of a text file that are read at a time."""
 
-TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+TEXT = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 COMPRESSED = {".gz", ".zst"}
-BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
+BINARY = {".parquet": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow", ".xlsx": "excel"}
 READ_PROBLEMS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 """What reading or decompressing bytes raises."""
 
 PIPES = "batchrun-pipes-"
 """How the private folder is called in which a file stands for standard input."""
 
-_SUFFIXES = ".csv .tsv .jsonl .ndjson (also .gz .zst) .parquet .arrow"
-_EXCEL = "save the sheet as CSV (UTF-8) and name that file"
+_SUFFIXES = ".csv .tsv .jsonl .ndjson .json (also .gz .zst) .parquet .arrow .xlsx"
 _ADVICE = {
-    ".xlsx": f"is an Excel workbook: {_EXCEL}",
-    ".xls": f"is an Excel workbook: {_EXCEL}",
-    ".json": "is JSON: write one object a line (jq -c '.[]' FILE > FILE.jsonl) and name that file",
+    ".xls": "is an old Excel workbook: save it as .xlsx",
     ".zip": "is a ZIP archive: unpack it and name the file inside",
 }
 _MAGIC = (
-    (b"PK\x03\x04", f"is a ZIP archive or an Excel workbook (.xlsx), not text: {_EXCEL}, or unpack it"),
-    (b"\xd0\xcf\x11\xe0", f"is an old Excel workbook (.xls), not text: {_EXCEL}"),
+    (b"PK\x03\x04", "is a ZIP archive or an Excel workbook, not text: name it .xlsx, or unpack it"),
+    (b"\xd0\xcf\x11\xe0", "is an old Excel workbook (.xls), not text: save it as .xlsx"),
     (b"\x1f\x8b", "is compressed by gzip: add .gz to its name"),
     (b"\x28\xb5\x2f\xfd", "is compressed by zstd: add .zst to its name"),
     (b"PAR1", "is a Parquet file: name it .parquet"),
@@ -108,7 +105,7 @@ def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:
 
 
 def kind_of(path: Path) -> str:
-    """Return how a file is read, by its suffix: csv, jsonl, parquet or arrow. Raises InputError for another one."""
+    """Return how a file is read, by its suffix: a value of TEXT or BINARY. Raises InputError for another one."""
     if path.is_dir():
         raise InputError(f'input.path: {path} is a folder; name its files, as "{path.name}/*.csv"')
     if not path.exists():

@@ -19,7 +19,9 @@ import polars as pl
 from batchrun.errors import InputError
 from batchrun.job import Input
 from batchrun.table.columnar import FrameChunk, TableFile, unreadable_in_a_prompt
+from batchrun.table.excel import ExcelFile
 from batchrun.table.files import FileStamp, expand, kind_of, shown_name, stamp
+from batchrun.table.json_array import JsonFile
 from batchrun.table.text import CsvFile, JsonLinesFile, TextChunk
 from batchrun.table.values import JsonType
 from batchrun.table.where import Where
@@ -84,8 +86,8 @@ def open_rows(
     paths = expand(input, folder)
     stamps = stamp(paths)
     layout = Layout.of(known[stamps]) if known and stamps in known else Layout()
-    if layout.options != repr(input.csv):
-        layout = Layout(repr(input.csv))
+    if layout.options != repr((input.csv, input.sheet)):
+        layout = Layout(repr((input.csv, input.sheet)))
     with tempfile.TemporaryDirectory(prefix="batchrun-", ignore_cleanup_errors=True) as temporary:
         make = partial(_source, input_=input, folder=folder, temporary=Path(temporary))
         sources, schema = _settled([make(path) for path in paths], layout)
@@ -181,10 +183,16 @@ def _height(source: Source, enough: int) -> int:
 def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
     kind = kind_of(path)
     name = shown_name(path, folder)
+    if kind == "excel":
+        return ExcelFile(path, name, input_.sheet, Path(tempfile.mkdtemp(dir=temporary)) / "rows.arrow")
+    if input_.sheet is not None:
+        raise InputError(f"input.sheet: {name} is not an Excel workbook: remove it")
     if kind == "csv":
         return CsvFile(path, name, input_.csv)
     if kind == "jsonl":
         return JsonLinesFile(path, name)
+    if kind == "json":
+        return JsonFile(path, name, Path(tempfile.mkdtemp(dir=temporary)) / "rows.jsonl")
     return TableFile(_utf8_path(path, temporary), name, kind)
 
 
@@ -203,6 +211,7 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
     """Return the files that have rows with the schema of the first, after all others were held to it."""
     json_files = [file for file in files if isinstance(file, JsonLinesFile)]
     tables = [file for file in files if isinstance(file, TableFile)]
+    _settle_sheets([file for file in files if isinstance(file, ExcelFile)])
     if not layout.columns:
         layout.columns = _types_by_value(json_files, tables)
     types = {name: _dtype(written) for name, written in layout.columns.items()}
@@ -225,6 +234,17 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
             if dtype != first.schema[name]:
                 raise InputError(f'{source.name}: column "{name}" is {dtype}, but {first.schema[name]} in {first.name}')
     return list(sources), first.schema
+
+
+def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
+    """Give a column one type in all sheets: one file's column is empty or whole where another's is not."""
+    kinds: dict[str, set[str]] = {}
+    for sheet in sheets:
+        for name, found in sheet.kinds.items():
+            kinds.setdefault(name, set()).update(found)
+    for sheet in sheets:
+        if any(set(found) != kinds[name] for name, found in sheet.kinds.items()):
+            sheet.settle_kinds(kinds)
 
 
 _EMPTY = {

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrun.errors import StorageError
+from batchrun.table.excel import sheet_texts
 from batchrun.table.where import column_named
 
 _JSON = (pl.String, pl.Boolean, pl.Int64, pl.Float64)
@@ -23,6 +24,8 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
             case ".jsonl" | ".ndjson":
                 types = {name: _json_type(dtype) for name, dtype in schema.items()}
                 found = pl.read_ndjson(path, schema=types)
+            case ".xlsx":
+                found = sheet_texts(path)
             case suffix:
                 separator = "\t" if suffix == ".tsv" else ","
                 # Columns by position: Polars makes other names of two that are equal, and of an empty one.

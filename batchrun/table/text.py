@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from operator import itemgetter
@@ -74,7 +74,7 @@ class TextChunk:
 _TEXTS = {str, type(None)}
 
 
-class _Lines:
+class Lines:
     """The lines of a text file from a byte offset on, with their ends."""
 
     def __init__(self, path: Path, name: str, encoding: str, *, in_bytes: bool, offset: int = 0) -> None:
@@ -126,8 +126,8 @@ class TextFile:
         # Only where a line feed is one byte and never part of another character do lines have byte offsets.
         self._in_bytes = _is_ascii_like(self.encoding) and not lone_returns
 
-    def _lines(self, offset: int = 0) -> _Lines:
-        return _Lines(self.path, self.name, self.encoding, in_bytes=self._in_bytes, offset=offset)
+    def _lines(self, offset: int = 0) -> Lines:
+        return Lines(self.path, self.name, self.encoding, in_bytes=self._in_bytes, offset=offset)
 
     def _changed(self) -> NoReturn:
         raise InputError(f"{self.name}: changed while it was read; run again")
@@ -147,6 +147,7 @@ class CsvFile(TextFile):
         self._types = {column: CSV_KINDS[kind] for column, kind in options.columns.items() if kind != "string"}
         self._nulls = frozenset(("", *options.null_values))
         self._guess = options.separator is None
+        self._above, self._comment = options.skip, options.comment
         self._skip = 0  # records before the first row: blank lines and the header
         self.columns = self._header()
         for column in options.columns if self.columns else ():
@@ -163,7 +164,8 @@ class CsvFile(TextFile):
         """
         row, offset = mark
         lines = self._lines(offset)
-        reader = self._reader(lines)
+        plain = self._comment is None and (offset or not self._above)
+        reader = self._reader(lines) if plain else self._numbered(lines, at_start=offset == 0)
         names = self.columns
         places = {name: names.index(name) for name in dict.fromkeys([*columns, *self._types])}
         try:
@@ -186,6 +188,9 @@ class CsvFile(TextFile):
         if self._quote is None:
             return csv.reader(lines, delimiter=self._separator, quoting=csv.QUOTE_NONE, strict=True)
         return csv.reader(lines, delimiter=self._separator, quotechar=self._quote, strict=True)
+
+    def _numbered(self, lines: Iterable[str], *, at_start: bool = True) -> "_Numbered":
+        return _Numbered(lines, self._reader, self._above if at_start else 0, self._comment)
 
     def _records(self, reader: Iterator[list[str]], *, at_start: bool) -> Iterator[list[str]]:
         """Return the records that are rows: an empty line is none, except that it is a null in a single column."""
@@ -214,7 +219,7 @@ class CsvFile(TextFile):
 
     def _header(self) -> tuple[str, ...]:
         """Take the columns' names from the first record, or number them."""
-        reader = self._reader(self._lines())
+        reader = self._numbered(self._lines())
         try:
             for record in reader:
                 if record:
@@ -223,8 +228,8 @@ class CsvFile(TextFile):
             else:
                 return ()
         except (csv.Error, UnicodeError) as error:
-            self._refuse(error, 1 + self._skip, reader.line_num)
-        line = 1 + self._skip
+            self._refuse(error, reader.begin, reader.line_num)
+        line = reader.begin
         if any("\0" in cell for cell in record):
             self._fail(line, "NUL bytes in the first line; set input.csv.encoding (utf-16?) if this is a text file")
         if not self._has_header:
@@ -253,21 +258,20 @@ class CsvFile(TextFile):
 
     def _explain(self) -> NoReturn:
         """Read from the start, one record after the other, and raise InputError for the first flaw."""
-        reader = self._reader(self._lines())
-        line, width, number = 1, len(self.columns), 0
+        reader = self._numbered(self._lines())
+        width, number = len(self.columns), 0
         try:
             for record in reader:
                 number += 1
                 if number > self._skip and record and len(record) != width:
                     where = "header" if self._has_header else "first line"
                     self._fail(
-                        line,
+                        reader.begin,
                         f"{len(record)} cell{'s' * (len(record) != 1)} where the {where} has {width}; fix the line, "
                         "or set input.csv.separator or input.csv.quote",
                     )
-                line = reader.line_num + 1
         except (csv.Error, UnicodeError) as error:
-            self._refuse(error, line, reader.line_num)
+            self._refuse(error, reader.begin, reader.line_num)
         self._changed()
 
     def _refuse(self, error: Exception, line: int, read: int) -> NoReturn:
@@ -289,15 +293,50 @@ class CsvFile(TextFile):
 
     def _line_of(self, row: int) -> int:
         """Return the line (from 1) on which a row (from 0) begins."""
-        reader = self._reader(self._lines())
-        begin = 1
+        reader = self._numbered(self._lines())
         for number, record in enumerate(reader):
             if number >= self._skip and (record or len(self.columns) == 1):
                 if row == 0:
                     break
                 row -= 1
-            begin = reader.line_num + 1
-        return begin
+        return reader.begin
+
+
+class _Numbered:
+    """Records of a CSV file with the line (from 1) on which the last one begins; passes over `skip` lines and comments.
+
+    `line_num` is the number of lines that were taken.
+    """
+
+    def __init__(
+        self,
+        lines: Iterable[str],
+        reader: Callable[[Iterable[str]], Iterator[list[str]]],
+        skip: int,
+        comment: str | None,
+    ) -> None:
+        self.line_num = 0
+        self.begin = 1
+        self._lines, self._skip, self._comment = lines, skip, comment
+        self._is_first = True
+        self._reader = reader(self._wanted())
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        self._is_first = True
+        return next(self._reader)
+
+    def _wanted(self) -> Iterator[str]:
+        """Yield the lines of records: the first one of a record may be a comment, a later one is part of a cell."""
+        for line in self._lines:
+            self.line_num += 1
+            if self._is_first:
+                if self.line_num <= self._skip or (self._comment is not None and line.startswith(self._comment)):
+                    continue
+                self._is_first, self.begin = False, self.line_num
+            yield line
 
 
 class JsonLinesFile(TextFile):
@@ -336,7 +375,7 @@ class JsonLinesFile(TextFile):
             for name, kind in types.items():
                 kind.add([fields.get(name) for fields in rows])
 
-    def _texts(self, lines: _Lines, size: int) -> Iterator[tuple[list[str], int]]:
+    def _texts(self, lines: Lines, size: int) -> Iterator[tuple[list[str], int]]:
         """Yield lines that are not blank, and how many lines were taken for them so far."""
         taken = 0
         source = iter(lines)

@@ -4,6 +4,7 @@ Equal content gives equal bytes, for frames of any size. In CSV a null is an emp
 lists and objects are JSON text, dates ISO 8601, binary data Base64. JSON has no NaN and no infinity: JSONL holds null.
 """
 
+import codecs
 import filecmp
 import os
 import re
@@ -19,14 +20,16 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job import OUTPUT_SUFFIXES, Detail
+from batchrun.job import OUTPUT_SUFFIXES, Detail, OutputCsv
 from batchrun.records import Status, kind_of
+from batchrun.table.sheet import MISSING_WRITER, MOST_COLUMNS, has_writer, write_sheet
 from batchrun.table.values import INTERVAL, inner_types
 from batchrun.table.where import column_named
 
 _ROW_GROUP = 20_000
 _TYPED = (".parquet", ".arrow")
 _PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+_PLAIN_CSV = OutputCsv()
 _FORMULA = r"^[=+\-@\t\r]"
 
 DETAIL_TYPES: dict[Detail, pl.DataType] = {
@@ -70,11 +73,15 @@ DETAIL_TYPES: dict[Detail, pl.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written; `changed` is false where the file was there already, byte for byte."""
+    """What was written; `changed` is false where the file was there already, byte for byte.
+
+    `cut` counts the texts that an Excel cell is too short for.
+    """
 
     path: Path
     rows: int
     changed: bool
+    cut: int = 0
 
 
 def partial_path(path: Path) -> Path:
@@ -102,6 +109,19 @@ def check_writable(path: Path, inputs: Sequence[Path] = ()) -> None:
         raise StorageError(f"output.path: {path.parent} can't be written: {error.strerror}") from None
 
 
+def sheet_problem(columns: int, suffix: str) -> str | None:
+    """Return why no Excel workbook can be written with this many columns, None where one can, or for another format."""
+    if suffix != ".xlsx":
+        return None
+    if not has_writer():
+        return MISSING_WRITER
+    if columns > MOST_COLUMNS:
+        return (
+            f"a sheet of Excel holds {MOST_COLUMNS:,} columns, and the output has {columns:,}: write .parquet or .csv"
+        )
+    return None
+
+
 def unwritable(dtype: pl.DataType, suffix: str, *, nested: bool = False) -> str | None:
     """Return why a format can't hold values of a type, None where it can."""
     if isinstance(dtype, (pl.Object, pl.Unknown)):
@@ -118,7 +138,11 @@ def unwritable(dtype: pl.DataType, suffix: str, *, nested: bool = False) -> str 
 
 
 def write_output(
-    frames: Iterator[pl.DataFrame], path: Path, *, schema: Mapping[str, pl.DataType], escape_formulas: bool = False
+    frames: Iterator[pl.DataFrame],
+    path: Path,
+    *,
+    schema: Mapping[str, pl.DataType],
+    csv: OutputCsv = _PLAIN_CSV,
 ) -> Written:
     """Write frames of this schema, in order, to a file whose suffix names the format; replace it only by other bytes.
 
@@ -133,11 +157,11 @@ def write_output(
             mode = os.fstat(empty.fileno()).st_mode
         temporary.unlink()
         with open(temporary, "xb", opener=_private) as file:
-            _write(counted, file, path.suffix.lower(), escape_formulas=escape_formulas)
+            cut = _write(counted, file, path.suffix.lower(), csv)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)
-        return Written(path, counted.rows, _replace(temporary, path))
+        return Written(path, counted.rows, _replace(temporary, path), cut)
     except _PROBLEMS as error:
         if counted.failure is not None:
             raise counted.failure from None
@@ -200,7 +224,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: bool) -> None:
+def _write(frames: _Counted, file: IO[bytes], suffix: str, csv: OutputCsv) -> int:
+    """Write frames in the format of a suffix; return how many texts were cut."""
     if suffix in _TYPED:
         source = register_io_source(lambda *_: _row_groups(frames), schema=frames.schema)
         if suffix == ".parquet":
@@ -208,17 +233,22 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: b
         else:
             oldest = pl.CompatLevel.oldest()  # the layout that every Arrow library knows
             source.sink_ipc(file, compression="zstd", record_batch_size=_ROW_GROUP, compat_level=oldest)
-        return
+        return 0
+    if suffix == ".xlsx":
+        sheet = [_as_cell(name, dtype) for name, dtype in frames.schema.items()]
+        return write_sheet((frame.select(sheet) for frame in frames), file, frames.schema)
     table = suffix in {".csv", ".tsv"}
     separator = "\t" if suffix == ".tsv" else ","
     expressions = [_as_text(name, dtype, table=table) for name, dtype in frames.schema.items()]
-    if table and escape_formulas:
+    if table and csv.escape_formulas:
         pairs = zip(expressions, frames.schema.items(), strict=True)
         expressions = [_escaped(name, expression, dtype) for expression, (name, dtype) in pairs]
     if table:
         header = pl.DataFrame(schema=frames.schema).select(expressions)
-        if escape_formulas:
+        if csv.escape_formulas:
             header = header.rename(lambda name: f"'{name}" if re.match(_FORMULA, name) else name)
+        if csv.bom:
+            file.write(codecs.BOM_UTF8)
         header.write_csv(file, separator=separator)
     for frame in frames:
         text = frame.select(expressions)
@@ -226,6 +256,7 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, *, escape_formulas: b
             text.write_csv(file, separator=separator, include_header=False)
         else:
             text.write_ndjson(file)
+    return 0
 
 
 def _row_groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -268,6 +299,13 @@ def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
         text = pl.struct(column.alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.head(-1)
         return pl.when(column.is_not_null()).then(text).alias(name)
     return column
+
+
+def _as_cell(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Return a column in a form that Excel can hold: dates and times stay what they are."""
+    if isinstance(dtype, pl.Datetime | pl.Date | pl.Time):
+        return column_named(name)
+    return _as_text(name, dtype, table=True)
 
 
 def _escaped(name: str, expression: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -319,3 +319,54 @@ def test_a_csv_file_that_is_none_is_called_what_it_is(
     ended = command("check", "job.yaml")
     assert ended.code == 2
     assert advice in ended.out + ended.err
+
+
+def test_lines_above_the_header_and_comments(command: Command, server: Running, tmp_path: Path) -> None:
+    """Csv.skip passes over lines, csv.comment over lines that begin so, but not within a quoted cell."""
+    text = 'Export of "May\n\n# generated\ntext,n\n# a, "comment\nfine,1\n"two\n# lines",2\n\n# end\nlast,3\n#'
+    (tmp_path / "in.csv").write_text(text)
+    options = {"skip": 2, "comment": "#", "columns": {"n": "integer"}}
+    write_job(
+        tmp_path, server.url, input={"path": "in.csv", "csv": options}, answer=None, output={"path": "out.parquet"}
+    )
+    ended = command("job.yaml")
+    assert ended.code == 0, ended.err
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert found["text"].to_list() == ["fine", "two\n# lines", "last"]
+    assert found["n"].to_list() == [1, 2, 3]
+    (tmp_path / "in.csv").write_text(text + "\nx,y\n")
+    assert "in.csv:12: " in command("job.yaml").err
+    (tmp_path / "in.csv").write_text(text + "\na,b,c\n")
+    assert "in.csv:12: 3 cells where the header has 2" in command("job.yaml").err
+
+
+def test_a_resumed_run_finds_its_rows_behind_comments(command: Command, server: Running, tmp_path: Path) -> None:
+    """The byte offsets of a plan count the lines that are passed over, so that the last rows are the right ones."""
+    lines = [f"# note {row}\nt{row}\n" if row % 3 == 0 else f"t{row}\n" for row in range(60_000)]
+    (tmp_path / "in.csv").write_text("title\ntext\n" + "".join(lines))
+    os.utime(tmp_path / "in.csv", (1, 1))
+    options = {"skip": 1, "comment": "#"}
+    write_job(
+        tmp_path,
+        server.url,
+        input={"path": "in.csv", "csv": options, "where": "text in ('t1', 't59999')"},
+        answer=None,
+        output={"path": "out.parquet"},
+    )
+    assert command("job.yaml", "--limit", "1").code == 0
+    assert command("job.yaml").code == 0
+    found = pl.read_parquet(tmp_path / "out.parquet").filter(pl.col("status") == "ok")
+    assert found["text"].to_list() == ["t1", "t59999"]
+
+
+def test_a_csv_output_for_excel(command: Command, server: Running, tmp_path: Path) -> None:
+    """Csv.bom begins the file with the mark of UTF-8, which is no part of a name when it is read back."""
+    (tmp_path / "in.csv").write_text("text\nZoë\n", encoding="utf-8")
+    output = {"path": "out.csv", "details": [], "csv": {"bom": True}}
+    write_job(tmp_path, server.url, input={"path": "in.csv"}, answer=None, output=output)
+    assert command("job.yaml").code == 0
+    assert (tmp_path / "out.csv").read_bytes().startswith("\ufefftext,answer\nZoë,".encode())
+    write_job(tmp_path, server.url, input={"path": "out.csv"}, answer=None, output={"path": "b.csv", "prefix": "b_"})
+    ended = command("job.yaml")
+    assert ended.code == 0, ended.err
+    assert pl.read_csv(tmp_path / "b.csv").columns[:2] == ["text", "answer"]

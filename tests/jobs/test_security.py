@@ -34,7 +34,7 @@ from batchrun.__main__ import _guarded
 from batchrun.api import Mask
 from batchrun.cli.main import COMMANDS, Commands, cli
 from batchrun.errors import BatchrunError
-from batchrun.job import Answer, Environment, RunOptions, load
+from batchrun.job import Answer, Environment, OutputCsv, RunOptions, load
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Reply, Secret, Summary, Target
 from batchrun.runner.closing import closing_lines
@@ -407,9 +407,9 @@ def test_what_batchrun_creates_for_itself_is_its_owners_alone(
     def look() -> None:
         during.update(modes(tmp_path))
 
-    def write(frames: Any, file: IO[bytes], suffix: str, *, escape_formulas: bool) -> None:  # noqa: ANN401  (private)
+    def write(frames: Any, file: IO[bytes], suffix: str, csv: OutputCsv) -> int:  # noqa: ANN401  (private)
         look()
-        real(frames, file, suffix, escape_formulas=escape_formulas)
+        return real(frames, file, suffix, csv)
 
     monkeypatch.setattr("batchrun.table.write._write", write)
     mask = os.umask(0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nasty_files import READ, Nasty
 
 from batchrun.errors import StorageError, UserError
-from batchrun.job import OUTPUT_SUFFIXES, CsvOptions, Detail, Input
+from batchrun.job import OUTPUT_SUFFIXES, CsvOptions, Detail, Input, OutputCsv
 from batchrun.table import (
     DETAIL_TYPES,
     answer_columns,
@@ -42,7 +42,9 @@ def read(path: Path) -> tuple[tuple[str, ...], list[Row]]:
 
 
 def write(frame: pl.DataFrame, path: Path, *, escape_formulas: bool = False) -> bool:
-    return write_output(iter([frame]), path, schema=frame.schema, escape_formulas=escape_formulas).changed
+    return write_output(
+        iter([frame]), path, schema=frame.schema, csv=OutputCsv(escape_formulas=escape_formulas)
+    ).changed
 
 
 @suffixes
@@ -55,7 +57,12 @@ def test_nasty_csv_survives_to_every_format(tmp_path: Path, nasty: Nasty, suffix
     if "json" in suffix and not nasty.rows:
         assert target.read_bytes() == b""
     else:
-        assert read(target) == (nasty.columns, nasty.rows)
+        assert read(target) == (nasty.columns, in_format(nasty.rows or [], suffix))
+
+
+def in_format(rows: list[Row], suffix: str) -> list[Row]:
+    """Return the rows that a file of this format is read as: a row without any cell is none in Excel."""
+    return [row for row in rows if suffix != ".xlsx" or any(cell is not None for cell in row)]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".jsonl"])
@@ -80,10 +87,8 @@ def test_any_text_survives_to_every_format(
     folder = tmp_path_factory.mktemp("out")
     write(pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row"), folder / "in.csv")
     copy("in.csv", folder, folder / f"out{suffix}")
-    assert read(folder / f"out{suffix}") == (
-        ("a", "b"),
-        [tuple(cell or None for cell in row) for row in rows],
-    )
+    expected = in_format([tuple(cell or None for cell in row) for row in rows], suffix)
+    assert read(folder / f"out{suffix}") == (("a", "b"), expected)
 
 
 def typed() -> pl.DataFrame:

@@ -1,0 +1,110 @@
+"""Excel workbooks out: frames become one sheet, written row by row by XlsxWriter, which the extra [excel] brings."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import IO, Any
+
+import polars as pl
+
+MISSING_WRITER = "writing .xlsx needs XlsxWriter: pip install 'batchrun-llm[excel]'"
+
+MOST_ROWS = 1_048_575
+"""Rows below the header that a sheet holds."""
+
+MOST_COLUMNS = 16_384
+LONGEST_CELL = 32_767
+"""UTF-16 units of a cell's text."""
+
+_DIGITS = 10**15
+"""From here on Excel rounds whole numbers; they are written as text."""
+
+_FIRST_YEAR = 1901
+"""Excel counts a 29th of February 1900, so that earlier dates would be a day off; they are written as text."""
+
+_FORMATS = {date: "yyyy-mm-dd", time: "hh:mm:ss", datetime: "yyyy-mm-dd hh:mm:ss"}
+
+
+def has_writer() -> bool:
+    """Check whether XlsxWriter is installed."""
+    try:
+        import xlsxwriter  # noqa: F401, PLC0415  (an extra)
+    except ImportError:
+        return False
+    return True
+
+
+def is_long(text: str) -> bool:
+    """Check whether a cell can't hold a text."""
+    return len(text) > LONGEST_CELL or (
+        2 * len(text) > LONGEST_CELL and len(text.encode("utf-16-le", "surrogatepass")) // 2 > LONGEST_CELL
+    )
+
+
+def write_sheet(frames: Iterable[pl.DataFrame], file: IO[bytes], schema: Mapping[str, pl.DataType]) -> int:
+    """Write frames of this schema to one sheet; return how many texts were cut, which are longer than a cell holds.
+
+    Texts are never formulas, links or numbers. Equal frames give equal bytes.
+    """
+    import xlsxwriter  # noqa: PLC0415  (an extra)
+
+    options = {
+        "constant_memory": True,
+        "strings_to_formulas": False,
+        "strings_to_numbers": False,
+        "strings_to_urls": False,
+    }
+    book = xlsxwriter.Workbook(file, options)
+    # The time of writing would make each file another one.
+    book.set_properties({"created": datetime(2000, 1, 1)})  # noqa: DTZ001  (Excel has no time zones)
+    cells = _Cells(
+        book.add_worksheet("Rows"), {kind: book.add_format({"num_format": form}) for kind, form in _FORMATS.items()}
+    )
+    cells.sheet.freeze_panes(1, 0)
+    bold = book.add_format({"bold": True})
+    for column, name in enumerate(schema):
+        cells.sheet.write_string(0, column, name, bold)
+    row = 0
+    for frame in frames:
+        for values in frame.iter_rows():
+            row += 1
+            for column, value in enumerate(values):
+                if value is not None:
+                    cells.write(row, column, value)
+    book.close()
+    return cells.cut
+
+
+class _Cells:
+    """Writes values with their types; `cut` counts the texts that were too long."""
+
+    def __init__(self, sheet: Any, formats: Mapping[type, Any]) -> None:  # noqa: ANN401  (XlsxWriter has no types)
+        self.sheet, self._formats = sheet, formats
+        self.cut = 0
+
+    def write(self, row: int, column: int, value: Any) -> None:  # noqa: ANN401  (a cell)
+        """Write one value; what Excel has no type for is text."""
+        if isinstance(value, datetime):
+            value = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        if isinstance(value, bool):
+            self.sheet.write_boolean(row, column, value)
+        elif isinstance(value, int | float | Decimal) and _is_exact(value):
+            self.sheet.write_number(row, column, float(value))
+        elif isinstance(value, time) or (isinstance(value, date) and value.year >= _FIRST_YEAR):
+            self.sheet.write_datetime(row, column, value, self._formats[type(value)])
+        elif not (isinstance(value, float) and not math.isfinite(value)):
+            self._write_text(row, column, str(value))
+
+    def _write_text(self, row: int, column: int, text: str) -> None:
+        if is_long(text):
+            self.cut += 1
+            text = text.encode("utf-16-le", "surrogatepass")[: 2 * LONGEST_CELL].decode("utf-16-le", "ignore")
+        self.sheet.write_string(row, column, text)
+
+
+def _is_exact(value: float | Decimal) -> bool:
+    """Check whether Excel shows a number as it is: a float, or up to 15 digits."""
+    if isinstance(value, Decimal):
+        return len(value.as_tuple().digits) < 16  # noqa: PLR2004  (digits)
+    return abs(value) < _DIGITS if isinstance(value, int) else math.isfinite(value)
