@@ -113,6 +113,9 @@ _JOB_FLAGS = (
 )
 
 
+sample_option = click.option(
+    "--sample", type=click.IntRange(min=1), metavar="N", help="Ask N questions spread over the whole input."
+)
 format_option = click.option(
     "--format",
     type=click.Choice(["csv", "tsv", "jsonl"]),
@@ -141,9 +144,7 @@ _RUN_FLAGS = (
         metavar="N",
         help="Ask at most N questions in this run.",
     ),
-    click.option(
-        "--sample", type=click.IntRange(min=1), metavar="N", help="Ask N questions spread over the whole input."
-    ),
+    sample_option,
     click.option("--max-cost", type=Money(), metavar="USD", help="Hard cap on what this run may spend."),
     click.option("--concurrency", type=click.IntRange(1, 20_000), metavar="N", help="At most N requests in flight."),
     click.option(

@@ -15,6 +15,7 @@ from batchrun.cli.arguments import (
     print_json,
     print_out,
     run_options,
+    sample_option,
 )
 from batchrun.cli.pipes import piped
 from batchrun.cli.several import job_files, load_all
@@ -38,6 +39,7 @@ batchrun check jobs/reviews.yaml --schema   the answer's JSON Schema, as it is s
 @click.option("--schema", is_flag=True, help="Print only the answer's JSON Schema.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each job.")
 @job_options
+@sample_option
 @format_option
 def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Check the job file, the input, the key and the output: everything that needs no request to the model.
@@ -83,7 +85,7 @@ def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: 
             _schema(p)
             return ExitCode.DONE
         show = (lambda _: None) if as_json else _print
-        checked = Checking(p, link.environment, link.shown, show, awaited=awaited).run()
+        checked = Checking(p, link.environment, link.shown, show, awaited=awaited, sample=link.options.sample).run()
     if as_json:
         print_json(checked)
     return ExitCode.USER if checked.mistakes else ExitCode.DONE

@@ -16,6 +16,7 @@ from batchrun.cli.arguments import (
     print_json,
     print_out,
     run_options,
+    sample_option,
 )
 from batchrun.cli.pipes import piped
 from batchrun.errors import UserError
@@ -41,6 +42,7 @@ batchrun preview jobs/reviews.yaml -n 0       the sums alone
 @click.option("--row", type=click.IntRange(1), metavar="N", help="Show the request of this row in any state.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @job_options
+@sample_option
 @format_option
 def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
     """Show the exact requests of the first rows that a run would ask, then what the run would need.
@@ -63,7 +65,7 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
         p = stack.enter_context(prepared(loaded, merged(loaded.job, options), environment))
         if row is not None:
             print_out("\n".join(_row(p, row)))
-        looked = look(p, 0 if row is not None else number)
+        looked = look(p, 0 if row is not None else number, options.sample)
         if as_json:
             print_json(looked.preview(p))
             return
@@ -140,6 +142,9 @@ def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
         yield f"  {reason.error_type}: {printable(unasked_text(reason))}"
     if not found.questions:
         done = found.rows > 0 and found.answered == found.rows - found.skipped
+        if found.sample is not None:
+            yield "Nothing to do: no question of the sample is open."
+            return
         yield "Nothing to do: every row is answered." if done else "Nothing to do: no row is left to ask."
         return
     yield f"tokens: about {likely.prompt_tokens:,} of prompts, {likely.completion_tokens:,} of answers"

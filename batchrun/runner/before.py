@@ -40,6 +40,8 @@ def rows_line(found: Survey) -> str:
     states = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "to ask")
     about = "" if found.exact else "about "
     shared = " (equal questions are asked once)" if found.questions < found.open else ""
+    if found.sample is not None:
+        shared = f" of the {found.sample:,} questions of --sample"
     return f"{plural(found.rows, 'row')}: {about}{states}; {about}{plural(found.questions, 'request')}{shared}"
 
 

@@ -46,9 +46,10 @@ class Checking:
         show: Callable[[Finding], None] = lambda _: None,
         *,
         awaited: str | None = None,
+        sample: int | None = None,
     ) -> None:
         self._p, self._environment, self._shown, self._show = p, environment, shown, show
-        self._awaited = awaited
+        self._awaited, self._sample = awaited, sample
         self._findings: list[Finding] = []
 
     def run(self) -> Check:
@@ -147,7 +148,7 @@ class Checking:
                 key = self._key(served)
                 prices = prices_for(p.job, served, p.cache_dir, time.time())
                 p.check_inputs(prices.listed)
-            found = None if self._awaited else survey(p, checkpoint, prices)
+            found = None if self._awaited else survey(p, checkpoint, prices, sample=self._sample)
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))
             return

@@ -5,8 +5,8 @@ in the job's own answers, else four. The worst case is what a run reserves: no t
 """
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -66,6 +66,7 @@ class Survey:
     `rows` and `skipped` are exact; all else is extrapolated from a sample, unless `exact`. `questions` are the
     distinct open ones; `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or
     not bounded). `answer_tokens` is the mean length of this job's other answers, where none in the sample was answered.
+    With `sample`, `questions` and what follows from them are those of a run with `--sample`.
     """
 
     rows: int
@@ -81,6 +82,7 @@ class Survey:
     used: Used
     answer_tokens: int | None
     first: tuple[Shown, ...]
+    sample: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +106,17 @@ class Forecast:
     uncached: Pico | None = None
 
 
-def survey(p: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int = 0) -> Survey:
-    """Read the input once, render a sample of its rows, and return what a run would ask.
+def survey(
+    p: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int = 0, sample: int | None = None
+) -> Survey:
+    """Read the input once, render a sample of its rows, and return what a run would ask, also one with `--sample`.
 
     The first `show` requests are included. Raises InputError. Nothing is sent and nothing is written.
     """
-    sample = _Sample(p, checkpoint, worst_case(p, prices), show)
+    rows = _Sample(p, checkpoint, worst_case(p, prices), show if sample is None else 0)
     for batch in p.rows.batches(p.renderer.columns):
-        sample.take(batch)
-    return sample.survey()
+        rows.take(batch)
+    return rows.survey() if sample is None else rows.survey_of(sample, show)
 
 
 def shown(p: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowProblem:
@@ -233,6 +237,33 @@ class _Sample:
             answer_tokens=None if used.answers else self._answer_tokens(),
             first=tuple(self._first),
         )
+
+    def survey_of(self, count: int, show: int) -> Survey:
+        """Return what a run with `--sample` would ask: of the first `count` distinct questions those that are open."""
+        whole = self.survey()
+        drawn: dict[bytes, _Row] = {}
+        for row in sorted(self._rows, key=lambda row: mix(row.position)):
+            if row.key is not None and len(drawn) < count:
+                drawn.setdefault(row.key, row)
+        rows = [row for row in drawn.values() if row.is_open]
+        # Where more questions are wanted than were looked at, the others are like these.
+        share = 1.0 if whole.exact or not drawn else min(count, self._total) / len(drawn)
+        worst = Pico(round(sum(row.worst for row in rows) * share))
+        return replace(
+            whole,
+            questions=round(len(rows) * share),
+            characters=round(sum(row.characters for row in rows) * share),
+            worst=None if self._worst is None else worst,
+            first=tuple(self._requests(rows[:show])),
+            sample=count,
+        )
+
+    def _requests(self, rows: list[_Row]) -> Iterator[Shown]:
+        """Yield the requests of rows, in the input's order."""
+        for row in sorted(rows, key=lambda row: row.position):
+            batch = next(self._p.rows.batches(self._p.renderer.columns, start=row.position, size=1))
+            if isinstance(request := shown(self._p, row.position, batch.rows[0]), Shown):
+                yield request
 
     def _questions(self, rows: int) -> int:
         """Estimate the distinct questions among `rows` open rows (Chao 1984): exact where the sample is the whole."""

@@ -52,15 +52,18 @@ class Looked:
         )
 
 
-def look(p: Prepared, number: int) -> Looked:
-    """Survey a job's input and price it, with the first `number` requests. Nothing is sent to a model."""
+def look(p: Prepared, number: int, sample: int | None = None) -> Looked:
+    """Survey a job's input and price it, with the first `number` requests, also those of a run with `--sample`.
+
+    Nothing is sent to a model.
+    """
     with ExitStack() as stack:
         checkpoint = None
         if p.job.checkpoint_path.exists():
             checkpoint = stack.enter_context(Checkpoint.open(p.job.checkpoint_path, read_only=True))
         with reachable(p.endpoint) as served:
             prices = prices_for(p.job, served, p.cache_dir, time.time())
-        found = survey(p, checkpoint, prices, show=number)
+        found = survey(p, checkpoint, prices, show=number, sample=sample)
     return Looked(found, forecast(p, found, prices), prices)
 
 

@@ -335,9 +335,9 @@ def test_lines_above_the_header_and_comments(command: Command, server: Running, 
     assert found["text"].to_list() == ["fine", "two\n# lines", "last"]
     assert found["n"].to_list() == [1, 2, 3]
     (tmp_path / "in.csv").write_text(text + "\nx,y\n")
-    assert "in.csv:12: " in command("job.yaml").err
+    assert "in.csv:13: " in command("job.yaml").err
     (tmp_path / "in.csv").write_text(text + "\na,b,c\n")
-    assert "in.csv:12: 3 cells where the header has 2" in command("job.yaml").err
+    assert "in.csv:13: 3 cells where the header has 2" in command("job.yaml").err
 
 
 def test_a_resumed_run_finds_its_rows_behind_comments(command: Command, server: Running, tmp_path: Path) -> None:

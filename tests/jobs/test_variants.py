@@ -134,6 +134,18 @@ def test_a_sample_passes_over_equal_and_filtered_rows(tmp_path: Path, command: C
     assert len(asked.prompts()) == 2
 
 
+def test_check_and_preview_know_the_sample(command: Command, asked: Asked) -> None:
+    """Both count the questions of --sample, without those that are answered, and preview shows the very requests."""
+    assert "100 rows: 100 to ask; 10 requests of the 10 questions" in command("check", "job.yaml", "--sample", "10").out
+    shown = command("preview", "job.yaml", "--sample", "10", "-n", "20").out
+    assert command("job.yaml", "--sample", "10").code == 0
+    prompts = asked.prompts()
+    assert sorted(re.findall(r"Label: t\d+", shown)) == sorted(prompts)
+    assert "; 5 requests of the 15 questions of --sample" in command("preview", "job.yaml", "--sample", "15").out
+    assert "Nothing to do" in command("preview", "job.yaml", "--sample", "10").out
+    assert asked.prompts() == []
+
+
 def test_the_next_command_keeps_the_flags(command: Command, asked: Asked) -> None:
     """The command that is offered leads to the same variant."""
     flags = ["--set", "prompt.user=Sort: {{ text }}", "--variant", "sort", "--model", "small"]
