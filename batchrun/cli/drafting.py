@@ -19,7 +19,7 @@ _SEPARATORS = (";", "\t", "|")
 _ENCODINGS = ("cp1252", "latin-1")
 _TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
 _KEPT_FORMAT = {".parquet": ".parquet", ".arrow": ".arrow", ".ipc": ".arrow", ".feather": ".arrow", ".jsonl": ".jsonl",
-                ".ndjson": ".jsonl"}  # fmt: skip
+                ".ndjson": ".jsonl", ".json": ".jsonl", ".xlsx": ".xlsx"}  # fmt: skip
 _WORDS = {
     "and",
     "as",

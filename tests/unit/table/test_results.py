@@ -291,7 +291,7 @@ def test_an_output_is_checked_before_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to("in.csv")
     (tmp_path / "folder.csv").mkdir()
     for name, line in (
-        ("x.xlsx", "unknown format"),
+        ("x.ods", "unknown format"),
         ("folder.csv", "not a regular file"),
         ("link.csv", "an input file"),
     ):
