@@ -48,7 +48,7 @@ _ADDED: dict[str, dict[str, dict[str, Any]]] = {
         "max_failed": {"pattern": "^\\d{1,3}(\\.\\d{1,6})?%$", "examples": [100, "5%"]},
     },
     "Output": {
-        "path": {"pattern": "(\\.parquet|\\.csv|\\.tsv|\\.jsonl|\\.ndjson|\\.arrow|\\})$"},
+        "path": {"pattern": "(\\.parquet|\\.csv|\\.tsv|\\.jsonl|\\.ndjson|\\.arrow|\\.xlsx|\\})$"},
         "details": {"uniqueItems": True},
     },
 }
