@@ -196,7 +196,7 @@ class _Sheet:
 
     def frame(self, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
         """Return the rows with the types of their columns."""
-        return pl.DataFrame([self._typed(number, types[name]).alias(name) for name, number in self._columns.items()])
+        return pl.DataFrame({name: self._typed(number, types[name]) for name, number in self._columns.items()})
 
     def _typed(self, number: int, dtype: pl.DataType) -> pl.Series:
         def rows(cells: Sequence[pl.Series]) -> pl.Series:

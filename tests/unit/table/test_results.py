@@ -51,6 +51,8 @@ def write(frame: pl.DataFrame, path: Path, *, escape_formulas: bool = False) -> 
 @pytest.mark.parametrize("nasty", [file for file in READ if "json" not in file.name], ids=lambda nasty: nasty.name)
 def test_nasty_csv_survives_to_every_format(tmp_path: Path, nasty: Nasty, suffix: str) -> None:
     """Each cell of each nasty CSV file reads back equal from each output format, nulls and empty texts told apart."""
+    if suffix == ".xlsx" and nasty.name == "huge_cell.csv":
+        pytest.skip("a cell of Excel is too short")
     (tmp_path / nasty.name).write_bytes(nasty.data)
     target = tmp_path / f"out{suffix}"
     copy(nasty.name, tmp_path, target, **nasty.csv)
