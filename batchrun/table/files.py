@@ -107,7 +107,7 @@ def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:
 def kind_of(path: Path) -> str:
     """Return how a file is read, by its suffix: a value of TEXT or BINARY. Raises InputError for another one."""
     if path.is_dir():
-        raise InputError(f'input.path: {path} is a folder; name its files, as "{path.name}/*.csv"')
+        raise InputError(f'input.path: {path} is a folder; name its files, as "{path}/*.csv"')
     if not path.exists():
         raise InputError(f"input.path: there is no file {path}")
     is_compressed = path.suffix.lower() in COMPRESSED
