@@ -17,6 +17,8 @@ from batchrun.job.settings import PROCESS, Environment, PipeFormat, RunOptions, 
 from batchrun.job.spec import (
     DEFAULT_DETAILS,
     OUTPUT_SUFFIXES,
+    PAGE_USD,
+    PAID_ENGINE,
     Answer,
     AnswerMode,
     BatchOptions,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_DETAILS",
     "OUTPUT_SUFFIXES",
+    "PAGE_USD",
+    "PAID_ENGINE",
     "PROCESS",
     "Answer",
     "AnswerMode",

@@ -52,6 +52,10 @@ DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "er
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow", ".xlsx")
 """The formats of output files."""
 
+PAID_ENGINE: PdfEngine = "mistral-ocr"
+"""Costs PAGE_USD for each page, whoever answers."""
+PAGE_USD = Decimal("0.002")
+
 FREE_ENGINE: PdfEngine = "cloudflare-ai"
 """Set where a job names none: without one OpenRouter takes mistral-ocr, which costs."""
 

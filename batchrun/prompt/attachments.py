@@ -75,6 +75,7 @@ class LocalFiles:
         self._digest = functools.lru_cache(maxsize=10_000)(self._read_digest)
         # A preview asks for the text of one row several times, one after the other.
         self._text = functools.lru_cache(maxsize=4)(self._read_text)
+        self._pages = functools.lru_cache(maxsize=10_000)(self._read_pages)
 
     def digest(self, path: str, kind: Kind) -> str:
         """Return the SHA-256 of a file as hex. Raises PromptError where it can't be sent."""
@@ -91,6 +92,15 @@ class LocalFiles:
             return _text_of(pdf_of(written), "the PDF")
         return self._text(written, self._version(written, PDF))
 
+    def pages(self, written: str) -> int:
+        """Return the number of pages of a PDF; 0 where nobody knows: a URL, a file that pypdf can't read.
+
+        Raises PromptError where the file can't be sent.
+        """
+        if PDF.is_url(written):
+            return 0
+        return self._pages(written, self._version(written, PDF))
+
     def _version(self, path: str, kind: Kind) -> tuple[int, ...]:
         try:
             now = (self._folder / path).stat()
@@ -103,6 +113,11 @@ class LocalFiles:
 
     def _read_text(self, path: str, _version: tuple[int, ...]) -> str:
         return _text_of(self._read(path, PDF)[0], path)
+
+    def _read_pages(self, path: str, _version: tuple[int, ...]) -> int:
+        from batchrun.prompt.pdf import count_pages  # noqa: PLC0415  (pypdf belongs to an extra)
+
+        return count_pages(self._read(path, PDF)[0])
 
     def _read(self, path: str, kind: Kind) -> tuple[bytes, str]:
         """Return a file's bytes and its media type."""

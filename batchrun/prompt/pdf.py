@@ -33,6 +33,14 @@ def extract_text(data: bytes, name: str) -> str:
     return text
 
 
+def count_pages(data: bytes) -> int:
+    """Return the number of pages of a PDF, 0 where it is damaged or needs a password."""
+    try:
+        return len(pypdf.PdfReader(io.BytesIO(data)).pages)
+    except Exception:  # noqa: BLE001  (as above)
+        return 0
+
+
 def _pages(data: bytes, name: str) -> str:
     pages: list[str] = []
     size = 0

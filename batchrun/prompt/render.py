@@ -1,6 +1,7 @@
 """A row and the job -> its question, the question's key, and the body to send."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -312,6 +313,16 @@ class Renderer:
             return filled
         messages: list[dict[str, Any]] = orjson.loads(self._preview.first + filled)
         return messages
+
+    def pages(self, values: Sequence[Any]) -> int:
+        """Return how many pages a row's local PDFs have, of those that are sent as files; 0 where nobody knows."""
+        self._templates.fill(values)
+        pages = 0
+        for leaf, _ in self._body.rest:
+            if leaf.attached is PDF and not leaf.extracted:
+                with suppress(PromptError):  # then the row can't be asked
+                    pages += self._files.pages(leaf.template.text().strip())
+        return pages
 
     def _filled(self, skeleton: _Skeleton, values: Sequence[Any], attach: _Attach) -> bytes | RowProblem:
         """Return a skeleton's JSON after its first segment."""

@@ -16,10 +16,10 @@ from batchrun.api import Endpoint, Mask, Prices, in_parts
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
-from batchrun.money import to_usd
+from batchrun.money import ZERO, Pico, to_usd
 from batchrun.net import is_loopback, proxy_for
 from batchrun.records import Reply, Request, Send, Target
-from batchrun.runner.budget import Budget, Reserve, worst_case
+from batchrun.runner.budget import Budget, Reserve, page_fee, worst_case
 from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
@@ -239,6 +239,11 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
     cap = rules.cap
     capped = cap.run is not None or cap.day is not None
     reserve = Reserve(worst_case(p, asking.prices) if capped else None, ui.warn)
+    fee = page_fee(p)
+
+    def most(body: bytes, values: tuple[Any, ...]) -> Pico:
+        return Pico(reserve.amount(body) + fee(values)) if capped else ZERO
+
     asking.budget.surpassed = reserve.raise_to
     doubtful, first = asking.checkpoint.failed_before(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
     return Pool(
@@ -270,7 +275,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
         ),
         form=p.form,
         body_of=p.renderer.body,
-        worst_case=reserve.amount,
+        worst_case=most,
         time=asking.time,
     )
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from batchrun.api import Endpoint, Prices, family_of
-from batchrun.money import show, to_usd
+from batchrun.job import PAGE_USD, PAID_ENGINE
+from batchrun.money import from_usd, show, to_usd
 from batchrun.records import Unasked
 from batchrun.runner.asking import serving
 from batchrun.runner.budget import unbounded
@@ -59,6 +60,8 @@ def cost_text(p: Prepared, found: Survey, likely: Forecast, prices: Prices) -> s
         text = f"likely {show(likely.cost)}"
         if likely.uncached is not None and likely.uncached != likely.cost:
             text += f" with the prompt cache, {show(likely.uncached)} without it"
+        if p.job.prompt.pdf_engine and not likely.answers:
+            text += " and the tokens of the PDFs, which nobody knows before"
         if p.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
     if found.worst is not None:
@@ -105,6 +108,8 @@ def price_text(p: Prepared, prices: Prices, now: float) -> str | None:
         text += f", {_usd(price.request)} a request"
     if p.form.questions and prices.listed is not None and prices.listed.context is not None:
         text += f", {prices.listed.context:,} tokens of context"
+    if (engine := p.job.prompt.pdf_engine) == PAID_ENGINE:
+        text += f", {_usd(from_usd(1_000 * PAGE_USD))} per 1,000 pages that {engine} reads"
     if prices.fetched_at is not None:
         hours = max(0, int((now - prices.fetched_at) / _HOUR))
         text += f", listed {hours} h ago" if hours else ", listed just now"

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from batchrun.api import Caching, Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
-from batchrun.job import Job
+from batchrun.job import PAGE_USD, PAID_ENGINE, Job
 from batchrun.money import ZERO, Pico, Price, from_usd, show
 from batchrun.runner.prepare import Prepared
 
@@ -231,6 +232,14 @@ def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
     if caching is None or likely.cache_write is not None:
         return worst
     return replace(worst, prompt=Pico(max(worst.prompt, -(-likely.prompt * caching.write_percent // 100))))
+
+
+def page_fee(p: Prepared) -> Callable[[Sequence[Any]], Pico]:
+    """Return what the pages of a row's local PDFs cost beside the model; 0 for a row whose pages nobody knows."""
+    if p.job.prompt.pdf_engine != PAID_ENGINE or find_spec("pypdf") is None:
+        return lambda _: ZERO
+    each = from_usd(PAGE_USD)
+    return lambda values: Pico(each * p.renderer.pages(values))
 
 
 def bound(prices: Sequence[Price], *, messages: int, max_tokens: int) -> Callable[[int], Pico]:

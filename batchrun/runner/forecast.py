@@ -17,7 +17,7 @@ from batchrun.job import Limits
 from batchrun.money import ZERO, Pico, Price
 from batchrun.prompt import RowProblem
 from batchrun.records import Shown, Unasked
-from batchrun.runner.budget import worst_case
+from batchrun.runner.budget import page_fee, worst_case
 from batchrun.runner.children import LOCAL_PARALLEL
 from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
@@ -65,8 +65,9 @@ class Survey:
 
     `rows` and `skipped` are exact; all else is extrapolated from a sample, unless `exact`. `questions` are the
     distinct open ones; `characters` is what their messages hold, `worst` what they can cost at most (None: unknown or
-    not bounded). `answer_tokens` is the mean length of this job's other answers, where none in the sample was answered.
-    With `sample`, `questions` and what follows from them are those of a run with `--sample`.
+    not bounded), `fees` what of it the pages of PDFs cost. `answer_tokens` is the mean length of this job's other
+    answers, where none in the sample was answered. With `sample`, `questions` and what follows from them are those of
+    a run with `--sample`.
     """
 
     rows: int
@@ -78,6 +79,7 @@ class Survey:
     exact: bool
     characters: int
     worst: Pico | None
+    fees: Pico
     unasked: tuple[Unasked, ...]
     used: Used
     answer_tokens: int | None
@@ -142,6 +144,7 @@ class _Row:
     settled: Settled | None
     characters: int
     worst: Pico
+    fee: Pico
 
     @property
     def is_open(self) -> bool:
@@ -161,6 +164,7 @@ class _Sample:
         self._keys_of = Keys(p.renderer, dedupe=p.job.dedupe)
         # A constant bound needs no bodies; with images they would hold whole files.
         self._needs_size = worst is not None and p.job.model.max_request_usd is None
+        self._fee = page_fee(p)
         self._bound = MIXED
         self._total = self._skipped = 0
         self._rows: list[_Row] = []
@@ -201,13 +205,14 @@ class _Sample:
                     self._first.append(request)
         return rows
 
-    def _sizes(self, values: tuple[Any, ...]) -> tuple[int, Pico]:
-        """Return the characters of a row's messages, and what it can cost at most."""
+    def _sizes(self, values: tuple[Any, ...]) -> tuple[int, Pico, Pico]:
+        """Return the characters of a row's messages, what it can cost at most, and what its pages cost of that."""
         size = 0
         if self._needs_size:
             body = self._p.renderer.body(values)
             size = 0 if isinstance(body, RowProblem) else len(body)
-        return _characters(self._p, values), ZERO if self._worst is None else self._worst(size)
+        fee = self._fee(values)
+        return _characters(self._p, values), ZERO if self._worst is None else Pico(self._worst(size) + fee), fee
 
     def survey(self) -> Survey:
         """Return what the sample says of the whole input."""
@@ -232,6 +237,7 @@ class _Sample:
             exact=sampled == asked,
             characters=round(sum(row.characters for row in counted.values()) * share),
             worst=None if self._worst is None else worst,
+            fees=Pico(round(sum(row.fee for row in counted.values()) * share)),
             unasked=self._unasked(scaled),
             used=used,
             answer_tokens=None if used.answers else self._answer_tokens(),
@@ -320,7 +326,10 @@ def _characters(p: Prepared, values: tuple[Any, ...]) -> int:
 
 def forecast(p: Prepared, found: Survey, prices: Prices) -> Forecast:
     """Return what the open questions of a survey will likely need, each asked once."""
-    return _forecast(p, prices, found.questions, found.characters, found.used, found.answer_tokens)
+    likely = _forecast(p, prices, found.questions, found.characters, found.used, found.answer_tokens)
+    if likely.cost is None or likely.uncached is None:
+        return likely
+    return replace(likely, cost=Pico(likely.cost + found.fees), uncached=Pico(likely.uncached + found.fees))
 
 
 def _forecast(
@@ -386,7 +395,9 @@ def likely_cost(p: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: i
     if not works:
         return None
     characters = sum(_characters(p, work.values) for work in works)
-    return _forecast(p, prices, questions, characters * questions // len(works), Used(), None).uncached
+    fees = sum(map(page_fee(p), (work.values for work in works)))
+    cost = _forecast(p, prices, questions, characters * questions // len(works), Used(), None).uncached
+    return None if cost is None else Pico(cost + fees * questions // len(works))
 
 
 def _answer_tokens(p: Prepared) -> int:

@@ -13,7 +13,7 @@ import polars as pl
 
 from batchrun.api import Caching, Endpoint, Listed, caching_of, decision_form, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
-from batchrun.job import Detail, Environment, Job, JobPath, Loaded, check
+from batchrun.job import PAID_ENGINE, CostCap, Detail, Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import (
     AnswerForm,
     Beginning,
@@ -31,6 +31,7 @@ DEFAULT_MAX_TOKENS = 2048
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How a local model writes JSON: with the spaces that models have seen most, and no other white space."""
+INSTALL_PYPDF = "pip install 'batchrun-llm[pdf]'"
 
 NEEDS_REVIEW = "needs_review"
 """The column that output.review_below adds."""
@@ -201,12 +202,17 @@ class _Found:
         return endpoint
 
     def check_pdf_reader(self) -> None:
-        """Check that the extra is installed that reads the text of PDFs."""
-        if find_spec("pypdf") is None:
-            for path, part in self._job.prompt.placed_parts:
-                if part.is_extracted:
-                    message = "text: extracted needs pypdf: pip install 'batchrun-llm[pdf]'"
-                    self._mistakes.append(self._loaded.mistake((*path, "text"), message))
+        """Check that the extra is installed that reads the text of PDFs, and counts pages that cost."""
+        if find_spec("pypdf") is not None:
+            return
+        capped = self._job.limits.cap != CostCap()
+        for path, part in self._job.prompt.placed_parts:
+            if part.is_extracted:
+                message = f"text: extracted needs pypdf: {INSTALL_PYPDF}"
+                self._mistakes.append(self._loaded.mistake((*path, "text"), message))
+            elif part.engine == PAID_ENGINE and capped:
+                message = f"limits.max_cost_usd needs pypdf, which counts the pages for {part.engine}: {INSTALL_PYPDF}"
+                self._mistakes.append(self._loaded.mistake((*path, "engine"), message))
 
     def compiled(self) -> AnswerForm | None:
         """Compile the answer's form."""

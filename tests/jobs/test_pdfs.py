@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command_line import Command, command, job
 from job_running import run, write_job
-from pdf_files import encrypted, invoice, pdf, read_parts
+from pdf_files import encrypted, invoice, pages, pdf, read_parts
 from plain_server import completion, plain_server
 from simulator_server import running
 
@@ -160,6 +160,39 @@ def test_the_engine_is_named_to_openrouter_and_costs_are_capped(command: Command
     assert "x.pdf" in shown
 
 
+def test_the_pages_of_the_paid_engine_count_in_caps_and_in_preview(command: Command, job: Path) -> None:
+    """Each page is reserved at its price beside the most that the model can cost, and preview adds it up."""
+    (job.parent / "pdfs").mkdir()
+    (job.parent / "pdfs" / "0.pdf").write_bytes(invoice(0))
+    (job.parent / "pdfs" / "1.pdf").write_bytes(pages(10))
+    (job.parent / "rows.csv").write_text("file\n0.pdf\n1.pdf\n")
+    part = '{file: "pdfs/{{ file }}", engine: mistral-ocr}'
+    job.write_text(
+        f"input: rows.csv\nprompt: {{messages: [{{role: user, content: [{part}]}}]}}\noutput: out.csv\n"
+        "model: {endpoint: simulator, name: openai/gpt-4o-mini, max_request_usd: 0.001}\n"
+        "limits: {max_cost_usd: 0.02}\n"
+    )
+    out = command("preview", "job.yaml").out
+    assert "$2 per 1,000 pages that mistral-ocr reads" in out
+    assert "likely $0.022" in out  # 11 pages; the answers cost less than a tenth of a cent
+    assert "at most $0.024" in out
+    assert command("job.yaml").code == ExitCode.STOPPED_BY_LIMIT
+    assert "row: 2 (pending)" in command("show", "job.yaml", "--row", "2").out
+    job.write_text(job.read_text().replace("max_cost_usd: 0.02", "max_cost_usd: 0.03"))
+    assert command("job.yaml").code == 0
+
+
+def test_a_cap_needs_the_counter_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pypdf nobody knows how many pages are to be paid: that is a mistake, not a cap that does not hold."""
+    monkeypatch.setattr("batchrun.runner.prepare.find_spec", lambda _: None)
+    names = folder_of_invoices(tmp_path, 1)
+    part = FILE | {"engine": "mistral-ocr"}
+    endpoint = {"endpoint": "simulator", "name": "openai/gpt-4o-mini", "max_request_usd": 1, "api_key_env": None}
+    path = write_job(tmp_path, "", rows=names, prompt=prompt(part), model=endpoint, limits={"max_cost_usd": 5})
+    with pytest.raises(JobFileError, match="max_cost_usd needs pypdf, which counts the pages for mistral-ocr"):
+        run(path)
+
+
 @pytest.mark.parametrize(
     ("part", "sections", "message"),
     [
@@ -191,5 +224,5 @@ def test_a_missing_extra_is_a_mistake_before_anything_is_asked(tmp_path: Path, m
     monkeypatch.setattr("batchrun.runner.prepare.find_spec", lambda _: None)
     names = folder_of_invoices(tmp_path, 1)
     path = write_job(tmp_path, "http://127.0.0.1:9/v1", rows=names, prompt=prompt(TEXT))
-    with pytest.raises(JobFileError, match=r"text: extracted needs pypdf: pip install 'batchrun\[pdf\]'"):
+    with pytest.raises(JobFileError, match=r"text: extracted needs pypdf: pip install 'batchrun-llm\[pdf\]'"):
         run(path)

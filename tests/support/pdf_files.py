@@ -23,6 +23,16 @@ def invoice(number: int) -> bytes:
     return pdf("INVOICE", f"Number: {number}", f"Total: {number / 100}")
 
 
+def pages(number: int) -> bytes:
+    """Return a PDF of so many pages."""
+    writer = pypdf.PdfWriter()
+    for _ in range(number):
+        writer.append(io.BytesIO(invoice(number)))
+    written = io.BytesIO()
+    writer.write(written)
+    return written.getvalue()
+
+
 def encrypted(data: bytes) -> bytes:
     """Return a PDF that opens with a password alone."""
     writer = pypdf.PdfWriter(clone_from=io.BytesIO(data))

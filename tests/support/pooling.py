@@ -144,7 +144,7 @@ def ask(
             rules=replace(LENIENT, **{"questions": questions} | rules),
             form=form,
             body_of=lambda values: (body_of or _body)(values[0]),
-            worst_case=worst_case,
+            worst_case=lambda body, _: worst_case(body),
             time=Time(loop.time, lambda: WALL + loop.time() - BEGINNING, lambda: jitter),
         )
         for delay, action in (at or {}).items():

@@ -114,7 +114,7 @@ def follow(course: Course) -> tuple[Asked, Budget]:
         course.questions,
         form=TYPED,
         budget=budget,
-        worst_case=lambda _: WORST,
+        worst_case=lambda *_: WORST,
         jitter=course.jitter,
         at=moments,
         **course.settings,
