@@ -118,7 +118,7 @@ def test_an_image_is_shown_as_its_path(command: Command, job: Path) -> None:
         'user: "Review: {{ text }}"\n', "messages: [{role: user, content: [{text: " + parts))  # fmt: skip
     out = command("preview", str(job)).out
     assert "    fine\n    [image] x.png\n" in out
-    assert "no upper bound (an image in prompt.messages)" in out
+    assert "no upper bound (an image in the prompt)" in out
 
 
 def test_the_worst_case_holds(command: Command, job: Path, openrouter: Running) -> None:
