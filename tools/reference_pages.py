@@ -184,7 +184,8 @@ TEXTS = (
     ("date, time", "2024-12-31, 23:59:59"),
     ("datetime", "2024-12-31 23:59:59, with its offset where it has one"),
     ("duration", "ISO 8601: P1DT2H; not inside lists and structs"),
-    ("list, struct", "JSON"),
+    ("list, struct, map", "JSON"),
+    ("calendar interval (DuckDB)", "no prompt and no output can hold it; `cast(d as varchar)` can be held"),
     ("binary", "its text, if all values of the column are UTF-8; otherwise no prompt can use the column"),
     ("null", "an error of the row, unless the template has a default"),
 )
