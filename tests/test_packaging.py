@@ -15,7 +15,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-SHELL = [text for kind, text in BLOCKS if kind == "console"]
+SHELL = [text for kind, text in BLOCKS if kind == "sh"]
 
 PACKAGED = [
     "batchrun",
@@ -104,13 +104,13 @@ def test_the_blocks_of_the_readme_run_in_a_new_environment(tmp_path: Path) -> No
         return done.stdout
 
     install = next(text for text in SHELL if "pip install ." in text)
-    run(install.replace("$ ", ""))
+    run(install)
     assert run("batchrun --version").startswith(f"batchrun, version {PROJECT['version']}")
-    commands = next(text for text in SHELL if "batchrun init" in text).replace("$ ", "").splitlines()
+    commands = next(text for text in SHELL if "batchrun init" in text).splitlines()
     run("batchrun jobs/reviews2.yaml --limit 3")
     for line in commands:
         run(line)
-    openrouter = next(text for text in SHELL if "OPENROUTER_API_KEY" in text).replace("$ ", "")
+    openrouter = next(text for text in SHELL if "OPENROUTER_API_KEY" in text)
     run(re.sub(r"(batchrun \S+\.yaml)", r"\1 --endpoint simulator", openrouter))
     for kind, text in BLOCKS:
         if kind == "python":

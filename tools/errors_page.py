@@ -9,7 +9,9 @@ LOCAL = {"template_error", "request_too_large", "image_error", "file_error", "sc
 HEAD = """\
 # How a row can end
 
-This page is made from `batchrun/api/codes.py` by `python tools/errors_page.py`. The names are the values of the
+<!-- made from batchrun/api/codes.py by `python tools/errors_page.py` -->
+
+The names are the values of the
 output's column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP
 status or inside a 200, and is empty where the failure is local).
 
@@ -38,7 +40,14 @@ def errors_page() -> str:
     answered = [ending for ending in TABLE.values() if ending.name not in LOCAL]
     local = [ending for ending in TABLE.values() if ending.name in LOCAL]
     return "\n".join(
-        (HEAD, "## Told by the server or the network\n", *_table(answered), "\n## Found here\n", *_table(local), "")
+        (
+            HEAD,
+            "## Reported by the server or the network\n",
+            *_table(answered),
+            "\n## Found by batchrun\n",
+            *_table(local),
+            "",
+        )
     )
 
 

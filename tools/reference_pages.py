@@ -13,7 +13,7 @@ from batchrun.errors import ExitCode
 from batchrun.job import json_schema
 from batchrun.table import DETAIL_TYPES
 
-MADE = "This page is made from the code by `python tools/reference_pages.py`.\n"
+MADE = "<!-- made from the code by `python tools/reference_pages.py` -->\n"
 
 DETAILS: Mapping[str, str] = {
     "status": "`ok`, `failed`, `pending` (to be asked, or asked again) or `skipped` (left out by `input.where`)",
@@ -210,9 +210,9 @@ def _checkpoint() -> Iterator[str]:
     yield "The checkpoint is one SQLite file, `.batchrun/NAME.sqlite` beside the job file. Its tables are public: money"
     yield "is in picodollars (10⁻¹² USD), times are Unix seconds, a position is a row's number in the input from 0."
     yield "Read it with any tool, also during a run; only batchrun writes to it.\n"
-    yield "```console"
-    yield "$ sqlite-utils rows jobs/.batchrun/reviews.sqlite results --limit 3"
-    yield "$ datasette jobs/.batchrun/reviews.sqlite"
+    yield "```sh"
+    yield "sqlite-utils rows jobs/.batchrun/reviews.sqlite results --limit 3"
+    yield "datasette jobs/.batchrun/reviews.sqlite"
     yield "```\n"
     yield "```sql"
     yield from (f"{statement.strip()};" for statement in tables.TABLES)
