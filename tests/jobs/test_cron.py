@@ -35,7 +35,7 @@ def programs(folder: Path) -> Path:
 
 @pytest.mark.parametrize("line", CRONTAB, ids=["plain", "ping"])
 def test_crontab_lines_run_as_written(tmp_path: Path, ledger: Ledger, line: str) -> None:
-    """A line runs under cron's shell and poor environment; the ping comes after a good end, and after no other."""
+    """A line runs in cron's poor environment; the ping comes after a good end alone; only new rows are asked."""
     jobs, bin_ = tmp_path / "jobs", programs(tmp_path / "bin")
     write_job(jobs, ledger.url, ["a", "b", "bad c"])
     (jobs / "job.yaml").rename(jobs / "reviews.yaml")
@@ -56,6 +56,11 @@ def test_crontab_lines_run_as_written(tmp_path: Path, ledger: Ledger, line: str)
     assert (jobs / "reviews.log").read_text() == said, "a good night is silent"
     assert (bin_ / "pinged").exists() == ("curl" in line)
     assert set(ledger.received.values()) == {1}
+    before = sum(ledger.received.values())
+    write_job(jobs, ledger.url, ["new 1", "c", "a", "b", "new 2"])
+    (jobs / "job.yaml").rename(jobs / "reviews.yaml")
+    assert night() == 0
+    assert sum(ledger.received.values()) == before + 2, "rows were added and moved: the new ones alone are asked"
 
 
 def test_units_are_valid(tmp_path: Path) -> None:
