@@ -9,7 +9,7 @@ from batchrun.money import from_usd, show, to_usd
 from batchrun.records import Unasked
 from batchrun.runner.asking import serving
 from batchrun.runner.budget import unbounded
-from batchrun.runner.forecast import Forecast, Survey
+from batchrun.runner.forecast import Forecast, Survey, is_marked
 from batchrun.runner.prepare import Prepared
 from batchrun.terminal import duration, plural
 
@@ -127,19 +127,21 @@ def batch_price_text(likely: Forecast, prices: Prices) -> str | None:
 
 def cache_text(p: Prepared, likely: Forecast) -> str | None:
     """Return what the prompt cache can hold of this job; None where that is next to nothing."""
-    found, loose = p.beginning, round(p.beginning.loose / (likely.characters_per_token or 1))
+    loose = round(p.beginning.loose / (likely.characters_per_token or 1)) if is_marked(p) else 0
     if likely.constant + loose < _NOTABLE or p.endpoint.decisions:
         return None
-    text = f"all requests begin with the same {likely.constant:,} tokens or so"
+    text = f"all requests begin with the same text, about {likely.constant:,} tokens"
     family = family_of(p.endpoint.model) if p.endpoint.openrouter else None
     caching = p.caching or family
     if p.caching is None and (p.job.batch is not None or not p.job.model.prompt_cache):
         return f"{text}; it is not used {'in batches' if p.job.batch is not None else '(model.prompt_cache)'}"
     if caching is None:
         return f"{text}; nothing is sent for it, since this model is not known to have one"
-    text += f"; {p.endpoint.model} caches from {caching.minimum:,} on"
-    if likely.constant < caching.minimum <= likely.constant + loose and found.loose:
-        text += f", and {loose:,} more of the next text are the same: move them into prompt.system to have them cached"
+    text += f"; {p.endpoint.model} caches it from {caching.minimum:,} tokens on"
+    if p.caching is not None and p.caching.mark is not None:
+        text += " (its end is marked by cache_control)"
+    if likely.constant < caching.minimum <= likely.constant + loose:
+        text += f"; the next text begins with {loose:,} more: move them into prompt.system to have them cached"
     return text
 
 

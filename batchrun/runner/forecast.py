@@ -365,9 +365,15 @@ def _forecast(
 
 def _constant(p: Prepared) -> int:
     """Return the characters with which all requests begin, as far as a prompt cache can hold them."""
+    return p.beginning.characters + (0 if is_marked(p) else p.beginning.loose)
+
+
+def is_marked(p: Prepared) -> bool:
+    """Check whether the model caches only what a mark ends: whole texts, no part of one."""
+    if p.caching is not None:
+        return p.caching.mark is not None
     family = family_of(p.endpoint.model) if p.endpoint.openrouter else None
-    marked = p.caching.mark is not None if p.caching else family is not None and family.marked
-    return p.beginning.characters + (0 if marked else p.beginning.loose)
+    return family is not None and family.marked
 
 
 def _from_cache(p: Prepared, price: Price, constant: int, number: int) -> tuple[int, int]:

@@ -201,14 +201,16 @@ def test_the_prompt_cache_is_priced(command: Command, job: Path) -> None:
     (job.parent / "rows.csv").write_text(f"id,text\n{rows}")
     cached_job(job, "anthropic/claude-sonnet-4.5", LONG * 267, "Review: {{ text }}")
     out = command("preview", str(job)).out
-    begin = "prompt cache: all requests begin with the same"
-    assert line(out, begin) == f"{begin} 3,004 tokens or so; anthropic/claude-sonnet-4.5 caches from 1,024 on"
+    begin = "prompt cache: all requests begin with the same text, about"
+    assert line(out, begin).startswith(
+        f"{begin} 3,004 tokens; anthropic/claude-sonnet-4.5 caches it from 1,024 tokens on"
+    )
     # 100 requests of 3,055 tokens and 20 for the answer at $3 and $15; of each but one 3,004 are read at $0.3
     assert line(out, "cost: ").startswith("cost: likely $0.1345 with the prompt cache, $0.9352 without it, at most $")
     assert f"{begin} 3,004" in command("check", str(job)).out.replace("ok       ", "")
     cached_job(job, "anthropic/claude-sonnet-4.5", LONG * 267, "Review: {{ text }}", "  prompt_cache: false\n")
     out = command("preview", str(job)).out
-    assert line(out, begin).endswith("3,004 tokens or so; it is not used (model.prompt_cache)")
+    assert line(out, begin).endswith("3,004 tokens; it is not used (model.prompt_cache)")
     assert line(out, "cost: ").startswith("cost: likely $0.9352, at most $")
 
 
@@ -216,10 +218,14 @@ def test_what_could_be_cached_is_named(command: Command, job: Path) -> None:
     """Where a model caches only what is marked, rules in the text of the row are to be moved; short ones are short."""
     cached_job(job, "anthropic/claude-sonnet-4.5", LONG * 20, LONG * 200 + "Review: {{ text }}")
     found = line(command("preview", str(job)).out, "prompt cache: ")
-    assert "the same 225 tokens or so; anthropic/claude-sonnet-4.5 caches from 1,024 on, and 2,252 more" in found
-    assert found.endswith("move them into prompt.system to have them cached")
+    assert "about 225 tokens; anthropic/claude-sonnet-4.5 caches it from 1,024 tokens on; the next text" in found
+    assert found.endswith("begins with 2,252 more: move them into prompt.system to have them cached")
     cached_job(job, "openai/gpt-4.1", LONG * 20, LONG * 200 + "Review: {{ text }}")
-    assert "the same 2,477 tokens or so; openai/gpt-4.1" in line(command("preview", str(job)).out, "prompt cache: ")
+    assert "about 2,477 tokens; openai/gpt-4.1 caches it from" in line(
+        command("preview", str(job)).out, "prompt cache: "
+    )
+    cached_job(job, "openai/gpt-4.1", "You label.", LONG * 60 + "Review: {{ text }}")
+    assert line(command("preview", str(job)).out, "prompt cache: ").endswith("caches it from 1,024 tokens on")
     cached_job(job, "meta-llama/llama-3.2-1b-instruct", LONG * 200, "Review: {{ text }}")
     assert "not known to have one" in line(command("preview", str(job)).out, "prompt cache: ")
 
