@@ -122,7 +122,7 @@ def go(job: Path, *, sender: str = "reqwest", endpoint: str | None = None, looks
     words = {"stderr": ui.text, "error": problem, "environment": repr(environment)}
     if summary:
         with closing(ui.reader or sqlite3.connect(":memory:")):
-            words["--json"] = orjson.dumps(summary).decode()
+            words["--json"] = orjson.dumps(summary, default=str).decode()
             words["closing"] = "\n".join(closing_lines(summary, Path.cwd()))
             words["found"] = "\n".join(found_in(job.parent))
             wal = sum(path.stat().st_size for path in job.parent.glob(".batchrun/*-wal"))
