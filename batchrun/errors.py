@@ -38,6 +38,10 @@ class ExitCode:
     SIGTERM: ClassVar[int] = 143
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP outside the sending; like Ctrl-C, with its own exit code."""
+
+
 class BatchrunError(Exception):
     """The root of all problems that end a run."""
 

@@ -25,15 +25,23 @@ from batchrun.checkpoint import Checkpoint, running
 from batchrun.errors import BusyError, UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, merged
 from batchrun.records import Check, Preview, Summary
-from batchrun.runner.checking import Checking
-from batchrun.runner.closing import closing_lines
-from batchrun.runner.loading import load_dict, load_file
-from batchrun.runner.log import logged
-from batchrun.runner.prepare import Prepared, prepared
-from batchrun.runner.previewing import look
-from batchrun.runner.progress import NotebookBar, Quiet, Ui, chosen
-from batchrun.runner.run import run_job
-from batchrun.runner.stop import INTERRUPTS, Interrupts
+from batchrun.runner import (
+    INTERRUPTS,
+    Checking,
+    Interrupts,
+    NotebookBar,
+    Prepared,
+    Quiet,
+    Ui,
+    chosen,
+    closing_lines,
+    load_dict,
+    load_file,
+    logged,
+    look,
+    prepared,
+    run_job,
+)
 from batchrun.senders import check_installed
 from batchrun.table import unwritable, write_output
 

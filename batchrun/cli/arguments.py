@@ -12,13 +12,14 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from batchrun.cli import termination
 from batchrun.errors import UserError, nearest
 from batchrun.terminal import coloured, lines
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import Environment, Loaded, RunOptions
-    from batchrun.runner.prepare import Prepared
+    from batchrun.runner import Prepared
 
 SUFFIXES = (".yaml", ".yml")
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json", ".gz", ".zst", ".sqlite"}
@@ -87,10 +88,9 @@ debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 def load(path: Path, options: "RunOptions") -> "tuple[Loaded, Environment]":
     """Read a job file and its environment; raises JobFileError with all mistakes."""
-    from batchrun.runner.loading import load_file
-    from batchrun.runner.stop import raise_on_termination
+    from batchrun.runner import load_file
 
-    raise_on_termination()
+    termination.raise_on_termination()
     return load_file(path, os.environ, Path.cwd(), options)
 
 
@@ -211,7 +211,7 @@ def opened(path: Path, **flags: Any) -> "Iterator[tuple[Prepared, Checkpoint]]":
     """Open a job's input and its checkpoint for reading, also during a run."""
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import merged
-    from batchrun.runner.prepare import prepared
+    from batchrun.runner import prepared
 
     options = run_options(**flags)
     loaded, environment = load(path, options)

@@ -24,9 +24,7 @@ from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from batchrun.records import Finding
-    from batchrun.runner.chain import Link
-    from batchrun.runner.expected import Expected
-    from batchrun.runner.prepare import Prepared
+    from batchrun.runner import Expected, Link, Prepared
 
 EXAMPLES = """\b
 batchrun check jobs/reviews.yaml            before a long run, and in CI
@@ -53,8 +51,7 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
     Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what remains)
     and for its prices, any other server for its list of models.
     """
-    from batchrun.runner.chain import chain, worst
-    from batchrun.runner.expected import Expected
+    from batchrun.runner import Expected, chain, worst
 
     with piped(run_options(**flags)) as options, TemporaryDirectory(prefix="batchrun-") as folder:
         links = chain(load_all(job_files(jobs), options), options)
@@ -72,8 +69,7 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
 
 
 def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: bool) -> int:
-    from batchrun.runner.checking import Checking
-    from batchrun.runner.prepare import prepared
+    from batchrun.runner import Checking, prepared
     from batchrun.senders import check_installed
 
     job, awaited = (link.job, None) if expected is None else expected.job(link)

@@ -21,7 +21,7 @@ def command(job: Path, file: Path, **_: bool) -> None:
     """
     from batchrun.job import RunOptions, command_line
     from batchrun.report import read_todo
-    from batchrun.runner.corrections import Corrections
+    from batchrun.runner import Corrections
 
     with opened(job) as (p, _checkpoint):
         found = read_todo(p, file)

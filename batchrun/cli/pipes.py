@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchrun.cli import termination
 from batchrun.cli.arguments import print_err
 from batchrun.errors import StorageError
 
@@ -26,13 +27,12 @@ def piped(options: "RunOptions") -> "Iterator[RunOptions]":
 
     The folder is removed in the end. Raises StorageError where the disk is full.
     """
-    from batchrun.runner.stop import raise_on_termination
     from batchrun.table import PIPES
 
     if not (options.reads_stdin or options.writes_stdout):
         yield options
         return
-    raise_on_termination()
+    termination.raise_on_termination()
     with tempfile.TemporaryDirectory(prefix=PIPES) as folder:
         options = replace(options, pipes=Path(folder))
         if options.reads_stdin:

@@ -24,8 +24,7 @@ from batchrun.terminal import lines, printable
 
 if TYPE_CHECKING:
     from batchrun.records import Shown
-    from batchrun.runner.prepare import Prepared
-    from batchrun.runner.previewing import Looked
+    from batchrun.runner import Looked, Prepared
 
 EXAMPLES = """\b
 batchrun preview jobs/reviews.yaml            three requests, then the sums
@@ -54,8 +53,7 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
     Nothing is sent to a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
     from batchrun.job import merged
-    from batchrun.runner.prepare import prepared
-    from batchrun.runner.previewing import look
+    from batchrun.runner import look, prepared
 
     if row is not None and as_json:
         raise click.UsageError("--row is for people: --json has the requests of the first -n rows")
@@ -77,7 +75,7 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
 def _row(p: "Prepared", row: int) -> Iterator[str]:
     """Show one row in any state."""
     from batchrun.prompt import RowProblem
-    from batchrun.runner.forecast import shown
+    from batchrun.runner import shown
 
     position = row - 1
     batch = next(p.rows.batches(p.renderer.columns, start=position, size=1), None)
@@ -124,22 +122,12 @@ def _request(request: "Shown") -> Iterator[str]:
 
 
 def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
-    from batchrun.runner.before import (
-        basis_text,
-        batch_price_text,
-        cache_text,
-        cost_text,
-        flex_text,
-        price_text,
-        rows_line,
-        time_text,
-        unasked_text,
-    )
+    from batchrun.runner import before
 
     found, likely, prices = looked.survey, looked.forecast, looked.prices
-    yield rows_line(found)
+    yield before.rows_line(found)
     for reason in found.unasked:
-        yield f"  {reason.error_type}: {printable(unasked_text(reason))}"
+        yield f"  {reason.error_type}: {printable(before.unasked_text(reason))}"
     if not found.questions:
         done = found.rows > 0 and found.answered == found.rows - found.skipped
         if found.sample is not None:
@@ -148,14 +136,14 @@ def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
         yield "Nothing to do: every row is answered." if done else "Nothing to do: no row is left to ask."
         return
     yield f"tokens: about {likely.prompt_tokens:,} of prompts, {likely.completion_tokens:,} of answers"
-    yield f"  ({basis_text(likely)})"
-    if (price := price_text(p, prices, time.time())) is not None:
+    yield f"  ({before.basis_text(likely)})"
+    if (price := before.price_text(p, prices, time.time())) is not None:
         yield f"price: {price}"
-    if (batch := batch_price_text(likely, prices)) is not None:
+    if (batch := before.batch_price_text(likely, prices)) is not None:
         yield f"with --engine batch: {batch}"
-    if (cache := cache_text(p, likely)) is not None:
+    if (cache := before.cache_text(p, likely)) is not None:
         yield f"prompt cache: {cache}"
-    yield f"cost: {cost_text(p, found, likely, prices)}"
-    if (flex := flex_text(p, likely)) is not None:
+    yield f"cost: {before.cost_text(p, found, likely, prices)}"
+    if (flex := before.flex_text(p, likely)) is not None:
         yield f"service tier: {flex}"
-    yield f"time: {time_text(p, likely)}"
+    yield f"time: {before.time_text(p, likely)}"

@@ -23,7 +23,7 @@ def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click
     end: their questions are asked again, and both may be billed.
     """
     from batchrun.api import TABLE
-    from batchrun.runner.run import IN_BATCH
+    from batchrun.runner import IN_BATCH
 
     types = frozenset(name.strip() for name in only.split(",") if name.strip())
     if unknown := sorted(types - set(TABLE) - {IN_BATCH}):

@@ -20,7 +20,7 @@ from batchrun.terminal import place
 if TYPE_CHECKING:
     from batchrun.job import Environment, Loaded, RunOptions
     from batchrun.records import Summary
-    from batchrun.runner.chain import Link
+    from batchrun.runner import Link
 
 LARGEST = 1 << 20
 """Bytes of a file of a folder that are looked at."""
@@ -30,8 +30,7 @@ _INTERRUPTED = {ExitCode.SIGINT, ExitCode.SIGTERM}
 
 def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
     """Run jobs with flags, print how each ended, and return the worst exit code."""
-    from batchrun.runner.chain import chain
-    from batchrun.runner.log import logged
+    from batchrun.runner import chain, logged
 
     options = run_options(**flags)
     if as_json and options.writes_stdout:
@@ -93,9 +92,7 @@ class _Running:
 
     def run(self, link: "Link") -> "Summary | None":
         """Run one job; on a terminal ask before much is paid. None where a person then said no."""
-        from batchrun.runner.closing import closing_lines
-        from batchrun.runner.progress import chosen
-        from batchrun.runner.run import run_job
+        from batchrun.runner import chosen, closing_lines, run_job
 
         ui = chosen(quiet=self._quiet)
         try:
@@ -119,8 +116,7 @@ class _Running:
 
     def run_all(self, links: "Sequence[Link]", command: str) -> int:
         """Run jobs in order, each after those whose output it reads, with one cap; `command` runs them all again."""
-        from batchrun.runner.chain import worst
-        from batchrun.runner.following import RESUMABLE
+        from batchrun.runner import RESUMABLE, worst
 
         ended: dict[str, int] = {}
         waiting = False

@@ -53,7 +53,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.checkpoint import running, utc_day
     from batchrun.money import to_usd
     from batchrun.report import worth_a_look
-    from batchrun.runner.plan import input_changed
+    from batchrun.runner import input_changed
 
     counts, runs, plan, holder = (
         checkpoint.counts(),

@@ -8,8 +8,7 @@ import orjson
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import InputError
 from batchrun.records import Status
-from batchrun.runner import outputs
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.runner import INPUT_CHANGED, Prepared, outputs
 
 FIELDS = ("status", "question", "first", "cost", "seconds", "answer")
 BLOCK = 10_000

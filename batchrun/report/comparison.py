@@ -17,7 +17,7 @@ from batchrun.report.evaluation import Bill, Share
 from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
 from batchrun.report.show import text_of
 from batchrun.report.statistics import labels_needed, mcnemar
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Prepared
 
 MOST_LABELS = 200
 """A column with more different answers than this holds texts, not labels."""

@@ -12,7 +12,7 @@ from batchrun.report.comparison import ChangedRow, Comparison, GoldComparison, J
 from batchrun.report.evaluation import Share, money, percent, usd
 from batchrun.report.show import text_of
 from batchrun.report.texttable import Table
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Prepared
 from batchrun.table import check_writable, write_output
 from batchrun.terminal import plural
 

@@ -15,8 +15,7 @@ from batchrun.report.answered import AnsweredRow, answered_rows
 from batchrun.report.calibration import Reservoir, Scored
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores, wilson
-from batchrun.runner.corrections import Corrections
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Corrections, Prepared
 
 MOST_CLASSES, MOST_PAIRS = 200, 40_000
 """More different gold values, or pairs of gold and answer, are not labels but texts."""

@@ -24,8 +24,7 @@ from batchrun.report.comparison import Side, compared_columns, equal, normal
 from batchrun.report.evaluation import answer_of
 from batchrun.report.gold import Gold
 from batchrun.report.show import text_of
-from batchrun.runner.corrections import Correction, Corrections
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Correction, Corrections, Prepared
 
 MOST_ROWS, MOST_FAILED = 100_000, 10_000
 """Rows in the table, and how many of them may be failed ones where not all rows have room."""

@@ -12,7 +12,7 @@ from batchrun.errors import UserError, did_you_mean
 from batchrun.job import Input
 from batchrun.records import Kind, kind_of
 from batchrun.report.show import text_of
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Prepared
 from batchrun.table import open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}

@@ -25,9 +25,7 @@ from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions, gold_of
 from batchrun.report.patterns import worth_a_look
 from batchrun.report.statistics import wilson
-from batchrun.runner import outputs
-from batchrun.runner.closing import advice
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Prepared, advice, outputs
 from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent

@@ -14,8 +14,7 @@ from batchrun.job import Input
 from batchrun.records import Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
 from batchrun.report.show import text_of
-from batchrun.runner.corrections import Correction, Corrections, row_key
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Correction, Corrections, Prepared, row_key
 from batchrun.table import check_writable, open_rows, write_output
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"

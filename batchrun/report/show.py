@@ -12,8 +12,7 @@ from batchrun.errors import UserError
 from batchrun.money import cost
 from batchrun.records import Status
 from batchrun.report.answered import answer_values, answered_rows
-from batchrun.runner import outputs
-from batchrun.runner.prepare import Prepared
+from batchrun.runner import Prepared, outputs
 from batchrun.terminal import duration, when
 
 _BLOCK = 50_000

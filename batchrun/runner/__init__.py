@@ -1,1 +1,64 @@
-"""The one loop: prepare, plan, ask, keep, write."""
+"""A run: the one loop from the rows to the answers, and what surrounds it.
+
+run.py        tells a run: plan, ask, keep, write; prepare.py all mistakes before it, in one go; loading.py the job file
+plan.py       which row asks which question; sample.py: --sample; outputs.py: rows joined with their outcomes
+pool.py       tells an attempt: take, send, settle; work.py: a question on its way; queueing.py: whose turn it is
+limits.py     what a request must pass: requests in flight, waits, rates, bytes; budget.py: caps; alone.py: goes alone
+retry.py      asked again, and when; blame.py, outage.py, breaker.py: is it the row, the server or the account
+asking.py     joins sender, limits, pool and checkpoint; children.py: our servers as processes; stop.py: signals
+batches.py    the batch lane beside the pool; chunks.py: what goes out together; collecting.py: what came back
+forecast.py   what a run would need; previewing.py, checking.py and before.py: preview and check
+progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
+chain.py      several jobs in order; expected.py: outputs that are not there yet; corrections.py: what people corrected
+"""
+
+from batchrun.runner import before, outputs
+from batchrun.runner.chain import Link, chain, worst
+from batchrun.runner.checking import Checking
+from batchrun.runner.closing import advice, closing_lines
+from batchrun.runner.corrections import Correction, Corrections, row_key
+from batchrun.runner.expected import Expected
+from batchrun.runner.following import RESUMABLE
+from batchrun.runner.forecast import shown
+from batchrun.runner.loading import load_dict, load_file
+from batchrun.runner.log import logged
+from batchrun.runner.plan import input_changed
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
+from batchrun.runner.previewing import Looked, look
+from batchrun.runner.progress import NotebookBar, Quiet, Ui, chosen
+from batchrun.runner.run import IN_BATCH, run_job
+from batchrun.runner.stop import INTERRUPTS, Interrupts
+
+__all__ = [
+    "INPUT_CHANGED",
+    "INTERRUPTS",
+    "IN_BATCH",
+    "RESUMABLE",
+    "Checking",
+    "Correction",
+    "Corrections",
+    "Expected",
+    "Interrupts",
+    "Link",
+    "Looked",
+    "NotebookBar",
+    "Prepared",
+    "Quiet",
+    "Ui",
+    "advice",
+    "before",
+    "chain",
+    "chosen",
+    "closing_lines",
+    "input_changed",
+    "load_dict",
+    "load_file",
+    "logged",
+    "look",
+    "outputs",
+    "prepared",
+    "row_key",
+    "run_job",
+    "shown",
+    "worst",
+]

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from types import FrameType
-from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode
+from batchrun.errors import BatchrunError, ExitCode, Terminated
 from batchrun.runner.log import event
 
 _EXIT_CODES = {
@@ -22,10 +20,6 @@ _EXIT_CODES = {
     signal.SIGTERM: ExitCode.SIGTERM,
     signal.SIGHUP: ExitCode.SIGTERM,
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP outside the sending; like Ctrl-C, with its own exit code."""
 
 
 class Valve:
@@ -128,17 +122,6 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
             loop.remove_signal_handler(number)
             # A handler that C code installed is None here, and Python cannot install it again.
             signal.signal(number, signal.SIG_DFL if before[number] is None else before[number])
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
-def raise_on_termination() -> None:
-    """Outside the sending, make SIGTERM and SIGHUP end the program like Ctrl-C, so that everything is closed."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _terminate)
 
 
 def exit_code_of(problem: BaseException) -> int:

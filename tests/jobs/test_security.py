@@ -223,7 +223,7 @@ def test_no_echo_brings_a_secret_into_anything_that_is_left(
     for variable, value in {"KEY": KEY, "HEADER": HEADER, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(variable, value)
     # Signals belong to the test runner.
-    monkeypatch.setattr("batchrun.runner.stop.raise_on_termination", lambda: None)
+    monkeypatch.setattr("batchrun.cli.termination.raise_on_termination", lambda: None)
     words = [["report"], ["export"], ["status"], ["status", "--json"], ["preview", "--row", "1"], ["check"]]
     for command, *flags in words:
         try:

@@ -46,7 +46,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Signals belong to the test runner.
-    monkeypatch.setattr("batchrun.runner.stop.raise_on_termination", lambda: None)
+    monkeypatch.setattr("batchrun.cli.termination.raise_on_termination", lambda: None)
 
     def run(*arguments: str) -> Ended:
         capsys.readouterr()
