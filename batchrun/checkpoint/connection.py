@@ -52,7 +52,7 @@ class Connection:
             try:
                 for pragma in _PRAGMAS if read_only else _PRAGMAS + _WRITE_PRAGMAS:
                     connection.execute(pragma)
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):
                 connection.close()
                 raise
         self._conn = connection
@@ -146,6 +146,8 @@ def guarded(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise explain(error, path) from error
+    except UnicodeDecodeError as error:  # SQLite's message about a damaged schema quotes its bytes
+        raise damaged(path, "a text in it is not UTF-8") from error
 
 
 def damaged(path: Path, what: str) -> CheckpointError:

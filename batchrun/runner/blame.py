@@ -23,7 +23,10 @@ As many as may be in flight can be lost together, where a server closes all idle
 """
 
 MOST_BOUGHT = 3
-"""Replies of one question that may be billed and were lost, outside of an outage, after which the row is to blame."""
+"""Replies of one question that may be billed and were lost, outside of an outage, after which the row is to blame.
+
+Not where the server loses those of good rows, too: one that fails half of all requests would fail an eighth of them.
+"""
 
 ALONE, ALONE_SECONDS = 5, 50.0
 """Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
@@ -119,9 +122,14 @@ class Evidence:
 
     def blames(self, work: Work, ending: Ending) -> bool:
         """Check whether a question that failed so is failed now instead of being asked once more."""
-        if work.bought >= MOST_BOUGHT and self.proven and not self.outage.declared:
+        if work.bought >= MOST_BOUGHT and self.proven and not self.outage.declared and self._failure_rate <= RARE:
             return True
         return work.deferred and work.tries.charged >= self.attempts_to_blame(work, ending)
+
+    @property
+    def _failure_rate(self) -> float:
+        """The share of attempts that failed though their questions were answered in the end."""
+        return self._faults / max(1, self._faults + self._answers)
 
     def attempts_to_blame(self, work: Work, ending: Ending) -> int:
         """Return how many failures of one row the server's own rate of failures does not explain.
@@ -134,7 +142,7 @@ class Evidence:
         if self._rules.attempts == 1:
             return 1
         least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
-        rate = min(0.9, self._faults / max(1, self._faults + self._answers))
+        rate = min(0.9, self._failure_rate)
         if rate <= RARE:
             return least
         needed = math.ceil(math.log(LUCK / max(1, self._rules.questions)) / math.log(rate))

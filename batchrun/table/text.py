@@ -303,10 +303,7 @@ class CsvFile(TextFile):
 
 
 class _Numbered:
-    """Records of a CSV file with the line (from 1) on which the last one begins; passes over `skip` lines and comments.
-
-    `line_num` is the number of lines that were taken.
-    """
+    """Records of a CSV file with the line (from 1) on which the last one begins; passes over `skip` lines and comments."""
 
     def __init__(
         self,
@@ -315,28 +312,45 @@ class _Numbered:
         skip: int,
         comment: str | None,
     ) -> None:
-        self.line_num = 0
-        self.begin = 1
-        self._lines, self._skip, self._comment = lines, skip, comment
-        self._is_first = True
-        self._reader = reader(self._wanted())
+        self._place = _Place()
+        self._reader = reader(_wanted(lines, self._place, skip, comment))
+
+    @property
+    def line_num(self) -> int:
+        """The number of lines that were taken."""
+        return self._place.line
+
+    @property
+    def begin(self) -> int:
+        """The line on which the last record begins."""
+        return self._place.begin
 
     def __iter__(self) -> Iterator[list[str]]:
         return self
 
     def __next__(self) -> list[str]:
-        self._is_first = True
+        self._place.is_first = True
         return next(self._reader)
 
-    def _wanted(self) -> Iterator[str]:
-        """Yield the lines of records: the first one of a record may be a comment, a later one is part of a cell."""
-        for line in self._lines:
-            self.line_num += 1
-            if self._is_first:
-                if self.line_num <= self._skip or (self._comment is not None and line.startswith(self._comment)):
-                    continue
-                self._is_first, self.begin = False, self.line_num
-            yield line
+
+@dataclass(slots=True)
+class _Place:
+    """Where a file is read. It knows neither reader nor lines: in a cycle of references a file would stay open."""
+
+    line: int = 0
+    begin: int = 1
+    is_first: bool = True
+
+
+def _wanted(lines: Iterable[str], place: _Place, skip: int, comment: str | None) -> Iterator[str]:
+    """Yield the lines of records: the first one of a record may be a comment, a later one is part of a cell."""
+    for line in lines:
+        place.line += 1
+        if place.is_first:
+            if place.line <= skip or (comment is not None and line.startswith(comment)):
+                continue
+            place.is_first, place.begin = False, place.line
+        yield line
 
 
 class JsonLinesFile(TextFile):

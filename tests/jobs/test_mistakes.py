@@ -165,7 +165,7 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
             "--endpoint must be openrouter, local, simulator or a URL with https://",
         ),
         (["--endpoint", "http://models.example/v1"], "--endpoint sends rows and key unencrypted: write https://"),
-        (["--output", "-"], "--output must end in .parquet, .csv"),
+        (["--output", "out.txt"], "--output must end in .parquet, .csv"),
         (["--output", "rows.csv"], "--output is one of the files of input.path: write it elsewhere"),
         (["--api-key-env", "A-B"], "--api-key-env must be the name of a variable, never the key itself"),
     ],

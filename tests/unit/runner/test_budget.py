@@ -151,7 +151,7 @@ def test_a_plain_job_is_bounded() -> None:
         (job(name="m:online"), "the model variant m:online"),
         (
             job(Prompt(messages=(Message("user", (Part(text="a"), Part(image="{{ p }}"))),))),
-            "an image in prompt.messages",
+            "an image in the prompt",
         ),
     ],
 )
