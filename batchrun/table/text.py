@@ -303,7 +303,7 @@ class CsvFile(TextFile):
 
 
 class _Numbered:
-    """Records of a CSV file with the line (from 1) on which the last one begins; passes over `skip` lines and comments."""
+    """Records with the line (from 1) on which the last one begins; passes over `skip` lines and comments."""
 
     def __init__(
         self,

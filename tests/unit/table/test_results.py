@@ -53,6 +53,8 @@ def test_nasty_csv_survives_to_every_format(tmp_path: Path, nasty: Nasty, suffix
     """Each cell of each nasty CSV file reads back equal from each output format, nulls and empty texts told apart."""
     if suffix == ".xlsx" and nasty.name == "huge_cell.csv":
         pytest.skip("a cell of Excel is too short")
+    if suffix == ".xlsx" and nasty.name == "wide.csv":
+        pytest.skip("10,000 columns of a workbook are read in a minute")
     (tmp_path / nasty.name).write_bytes(nasty.data)
     target = tmp_path / f"out{suffix}"
     copy(nasty.name, tmp_path, target, **nasty.csv)
