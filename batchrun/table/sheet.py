@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from itertools import chain
 from typing import IO, Any
 
 import polars as pl
@@ -65,13 +67,16 @@ def write_sheet(frames: Iterable[pl.DataFrame], file: IO[bytes], schema: Mapping
     bold = book.add_format({"bold": True})
     for column, name in enumerate(schema):
         cells.sheet.write_string(0, column, name, bold)
-    row = 0
-    for frame in frames:
-        for values in frame.iter_rows():
-            row += 1
+    try:
+        rows = chain.from_iterable(frame.iter_rows() for frame in frames)
+        for row, values in enumerate(rows, start=1):
             for column, value in enumerate(values):
                 if value is not None:
                     cells.write(row, column, value)
+    except BaseException:
+        with suppress(Exception):  # the file is given up; this closes the temporary one beside it
+            book.close()
+        raise
     book.close()
     return cells.cut
 
