@@ -159,7 +159,7 @@ def _loaded(job: JobLike, rows: InputLike | None, flags: dict[str, Any]) -> tupl
             data["input"] = {**section, "path": str(copy)}
         return *load_dict(data, file, os.environ, options), options
     if frame is None and rows is not None:
-        options = replace(options, input=os.fspath(rows))  # type: ignore[arg-type]  # a path, since it is no frame
+        options = replace(options, input=os.fspath(rows))  # type: ignore[arg-type]  # not a frame, so it is a path
     loaded, environment = load_file(Path(job), os.environ, Path.cwd(), options)
     if frame is not None:
         loaded = replace(loaded, job=_with_frame(loaded.job, frame))

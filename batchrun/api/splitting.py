@@ -21,7 +21,7 @@ class _Parts:
     """Sends the parts of a request one after the other.
 
     A part that fails is the reply, with the usage of the parts before it. Their answers are kept, so that another
-    attempt of the same question goes on with the part that failed.
+    attempt of the same question begins with the part that failed.
     """
 
     def __init__(self, send: Send, most: int) -> None:
@@ -49,7 +49,7 @@ class _Parts:
 
 
 def _groups(questions: Any, most: int) -> Iterator[Any]:  # noqa: ANN401  (JSON)
-    """Yield the questions, a map or a list, in groups of at most so many."""
+    """Yield the questions, a map or a list, in groups of at most `most`."""
     for start in range(0, len(questions), most):
         if isinstance(questions, dict):
             yield dict(list(questions.items())[start : start + most])

@@ -2,12 +2,12 @@
 
 main.py       `cli`: the commands by name, and the help
 arguments.py  the argument JOB, its flags, and the loading of its file
-before.py     what `check` and `preview` both print: rows, cost, price and time before a run
 drafting.py   the job file that `init` writes
 pipes.py      rows through stdin, answers through stdout
 several.py    runs one job or several: folders, order, one exit code
+termination.py  SIGTERM and SIGHUP outside the sending
 run.py, retry.py, check.py, preview.py, status.py, show.py, export.py, prune.py, init.py, schema.py, simulate.py,
-report.py, eval.py, compare.py  one command each: `command`
+report.py, eval.py, compare.py, correct.py  one command each: `command`
 """
 
 from batchrun.cli.main import cli

@@ -45,8 +45,8 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
     All mistakes in the job file are reported at once, as FILE:LINE:COLUMN. Otherwise there is one line for each check:
     ok, warning or mistake. The exit code is 0, or 2 if there is a mistake.
 
-    Several jobs, or a folder of them, are checked in the order in which they would run. An input that is not there yet
-    is no mistake where another of these jobs writes it: its columns are those of that job's output.
+    Several jobs, or a folder of them, are checked in the order in which they would run. An input that does not
+    exist yet is not a mistake where another of these jobs writes it: its columns are those of that job's output.
 
     Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what remains)
     and for its prices, any other server for its list of models.

@@ -231,8 +231,8 @@ class Renderer:
 
     Values are given in the order of `columns`, the input columns that the prompt uses. What fails is a RowProblem,
     never an exception. `namespace` says who is asked, as far as that changes the answer; `body_extras` is what
-    batchrun adds by itself, which no key depends on, nor on `mark`, which goes on the last text of what all requests
-    begin with. `pdf_engine` is what reads PDFs for OpenRouter's models. `questions` are for a decision model, in a
+    batchrun adds by itself; `mark` is put on the last text of what all requests begin with. No key depends on either.
+    `pdf_engine` is what reads PDFs for OpenRouter's models. `questions` are for a decision model, in a
     server's `decision_form`. Not for use by several threads at once.
     """
 

@@ -1,8 +1,8 @@
 """A run: the one loop from the rows to the answers, and what surrounds it.
 
-run.py        tells a run: plan, ask, keep, write; prepare.py all mistakes before it, in one go; loading.py the job file
+run.py        one run: plan, ask, keep, write; prepare.py: all mistakes before it, at once; loading.py: the job file
 plan.py       which row asks which question; sample.py: --sample; outputs.py: rows joined with their outcomes
-pool.py       tells an attempt: take, send, settle; work.py: a question on its way; queueing.py: whose turn it is
+pool.py       one attempt: take, send, settle; work.py: a question on its way; queueing.py: whose turn it is
 limits.py     what a request must pass: requests in flight, waits, rates, bytes; budget.py: caps; alone.py: goes alone
 retry.py      asked again, and when; blame.py, outage.py, breaker.py: is it the row, the server or the account
 asking.py     joins sender, limits, pool and checkpoint; children.py: our servers as processes; stop.py: signals

@@ -11,7 +11,7 @@ from batchrun.runner.budget import worst_case
 from batchrun.runner.prepare import Prepared
 from batchrun.runner.work import Work
 
-_TOO_LONG = "the prompt may exceed the model's context, and a batch can't be told not to shorten it: ask this row live"
+_TOO_LONG = "the prompt may exceed the model's context, and a batch may shorten it: ask this row live"
 
 
 @dataclass(slots=True)

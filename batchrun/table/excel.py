@@ -118,7 +118,8 @@ class _Sheet:
                 if (spans := _spans(reader, index, number, moments)) is not None
             }
         except (fastexcel.FastExcelError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{name}: can't be read as an Excel workbook: {short(error)}") from None
+            problem = f"can't be read as an Excel workbook ({short(error)}): save it again as .xlsx"
+            raise InputError(f"{name}: {problem}") from None
         self._columns = self._named()
 
     def _index(self, reader: "ExcelReader", sheet: str | None) -> int:
