@@ -28,6 +28,9 @@ MOST_BOUGHT = 3
 Not where the server loses those of good rows, too: one that fails half of all requests would fail an eighth of them.
 """
 
+MANY = 20
+"""Answers without a failure before them that show that the server loses no replies of good rows."""
+
 ALONE, ALONE_SECONDS = 5, 50.0
 """Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
 
@@ -122,7 +125,13 @@ class Evidence:
 
     def blames(self, work: Work, ending: Ending) -> bool:
         """Check whether a question that failed so is failed now instead of being asked once more."""
-        if work.bought >= MOST_BOUGHT and self.proven and not self.outage.declared and self._failure_rate <= RARE:
+        if (
+            work.bought >= MOST_BOUGHT
+            and (work.deferred or self._answers >= MANY)
+            and self._failure_rate <= RARE
+            and self.proven
+            and not self.outage.declared
+        ):
             return True
         return work.deferred and work.tries.charged >= self.attempts_to_blame(work, ending)
 

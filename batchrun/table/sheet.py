@@ -1,6 +1,7 @@
 """Excel workbooks out: frames become one sheet, written row by row by XlsxWriter, which the extra [excel] brings."""
 
 import math
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
@@ -51,34 +52,50 @@ def write_sheet(frames: Iterable[pl.DataFrame], file: IO[bytes], schema: Mapping
     """
     import xlsxwriter  # noqa: PLC0415  (an extra)
 
-    options = {
-        "constant_memory": True,
-        "strings_to_formulas": False,
-        "strings_to_numbers": False,
-        "strings_to_urls": False,
-    }
-    book = xlsxwriter.Workbook(file, options)
+    # Rows wait in files, which are left behind where the disk fails: in a folder of ours they go with it.
+    with tempfile.TemporaryDirectory(prefix="batchrun-") as folder:
+        book = xlsxwriter.Workbook(file, {**_OPTIONS, "tmpdir": folder})
+        sheet = book.add_worksheet("Rows")
+        try:
+            cut = _fill(book, sheet, frames, schema)
+            book.close()
+        except BaseException:
+            _close_files(sheet)
+            raise
+    return cut
+
+
+_OPTIONS = {
+    "constant_memory": True,
+    "strings_to_formulas": False,
+    "strings_to_numbers": False,
+    "strings_to_urls": False,
+}
+
+
+def _fill(book: Any, sheet: Any, frames: Iterable[pl.DataFrame], names: Iterable[str]) -> int:  # noqa: ANN401  (XlsxWriter has no types)
+    """Write a header and rows; return how many texts were cut."""
     # The time of writing would make each file another one.
     book.set_properties({"created": datetime(2000, 1, 1)})  # noqa: DTZ001  (Excel has no time zones)
-    cells = _Cells(
-        book.add_worksheet("Rows"), {kind: book.add_format({"num_format": form}) for kind, form in _FORMATS.items()}
-    )
-    cells.sheet.freeze_panes(1, 0)
+    cells = _Cells(sheet, {kind: book.add_format({"num_format": form}) for kind, form in _FORMATS.items()})
+    sheet.freeze_panes(1, 0)
     bold = book.add_format({"bold": True})
-    for column, name in enumerate(schema):
-        cells.sheet.write_string(0, column, name, bold)
-    try:
-        rows = chain.from_iterable(frame.iter_rows() for frame in frames)
-        for row, values in enumerate(rows, start=1):
-            for column, value in enumerate(values):
-                if value is not None:
-                    cells.write(row, column, value)
-    except BaseException:
-        with suppress(Exception):  # the file is given up; this closes the temporary one beside it
-            book.close()
-        raise
-    book.close()
+    for column, name in enumerate(names):
+        sheet.write_string(0, column, name, bold)
+    rows = chain.from_iterable(frame.iter_rows() for frame in frames)
+    for row, values in enumerate(rows, start=1):
+        for column, value in enumerate(values):
+            if value is not None:
+                cells.write(row, column, value)
     return cells.cut
+
+
+def _close_files(sheet: Any) -> None:  # noqa: ANN401  (XlsxWriter has no types)
+    """Close what a sheet that is given up has open; a full disk makes even that fail."""
+    for open_file in (sheet.fh, sheet.row_data_fh):
+        if open_file is not None:
+            with suppress(OSError, ValueError):
+                open_file.close()
 
 
 class _Cells:

@@ -175,8 +175,11 @@ def small_files() -> Iterator[None]:
 
 @suffixes
 @pytest.mark.usefixtures("small_files")
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, suffix: str) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk fails the old output stays, nothing else is left, and one line says so."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"old")
     frame = pl.DataFrame({"a": [f"{number * 7919 % 100_003:x}" for number in range(50_000)]})
@@ -184,7 +187,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, suffix: str) -> None
         write(frame, path)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208  (all names, hidden ones too)
+    assert sorted(os.listdir(tmp_path)) == ["temporary", path.name]  # noqa: PTH208  (all names, hidden ones too)
+    assert not list(temporary.iterdir())
 
 
 @suffixes
