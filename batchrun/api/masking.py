@@ -28,19 +28,19 @@ class Mask:
         if password := urlsplit(proxy or "").password:
             words += [password, unquote(password)]
         self._others = _spellings(words)
+        self._every = self._key + self._others
 
     def __call__(self, reply: Reply) -> Reply:
         """Return the reply with its secrets as `***`; the same object where it holds none."""
-        every = self._key + self._others
         body = _without(reply.body, self._key)
         if self._others and (reply.status != _SUCCESS or _ERROR in body):
             body = _without(body, self._others)
         if body is not reply.body:
             reply = reply._replace(body=body)
         if reply.detail:
-            reply = reply._replace(detail=_without(reply.detail.encode("utf-8", "replace"), every).decode())
+            reply = reply._replace(detail=_without(reply.detail.encode("utf-8", "replace"), self._every).decode())
         if _KEPT_HEADER in reply.headers:
-            kept = _without(reply.headers[_KEPT_HEADER].encode("utf-8", "replace"), every).decode()
+            kept = _without(reply.headers[_KEPT_HEADER].encode("utf-8", "replace"), self._every).decode()
             reply = reply._replace(headers={**reply.headers, _KEPT_HEADER: kept})
         return reply
 

@@ -43,6 +43,9 @@ def _marks(tags: str) -> str:
     return f"(?P<opens>{opens})|(?P<closes>{closes})"
 
 
+_IN_EVERY_MARK = ("<", "[", "◁", "final")
+
+
 _MARK = re.compile(_marks(_TAGS), re.IGNORECASE)
 _PIECE = re.compile(f"(?P<start>{_START})|{_marks(_MORE_TAGS)}", re.IGNORECASE)
 _FENCE = re.compile(r"\s*+(?:```\w*+\s*+)?")
@@ -236,6 +239,8 @@ def _plain(text: str, *, finished: bool) -> str | Mismatch:
 
 def _thoughts_end(text: str) -> int:
     """Return where the answer begins: after the last end mark; thoughts that never end are the whole text."""
+    if not any(map(text.casefold().__contains__, _IN_EVERY_MARK)):
+        return 0  # nearly every text: the search below takes ten times as long
     marks = [mark for mark in _MARK.finditer(text) if not _is_quoted(mark)]
     end = max((mark.end() for mark in marks if mark["closes"]), default=0)
     unclosed = next((mark.start() for mark in marks if mark.start() >= end), None)

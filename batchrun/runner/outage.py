@@ -75,6 +75,8 @@ class Outage:
         A request that was sent before the first failure may be answered while the server takes no new ones.
         """
         self._reached = True
+        if self.waiting is None:  # nothing failed since the last success
+            return False
         if self.declared and sent_at < self._failing_since:
             return False
         ended = self.declared
