@@ -31,7 +31,6 @@ from batchrun.runner import (
     Interrupts,
     NotebookBar,
     Prepared,
-    Quiet,
     Ui,
     chosen,
     closing_lines,
@@ -39,7 +38,7 @@ from batchrun.runner import (
     load_file,
     logged,
     look,
-    prepared,
+    prepare_job,
     run_job,
 )
 from batchrun.senders import check_installed
@@ -86,7 +85,7 @@ def run(
         summary = _in_a_thread_of_its_own(lambda: run_job(loaded, options, environment, ui))
     if isinstance(job, Mapping) or _is_frame(rows):  # no command runs these again
         summary = replace(summary, next=None, commands=())
-    if type(ui) is not Quiet:
+    if type(ui) is not Ui:
         ui.say("\n".join(closing_lines(summary, Path.cwd())))
     return summary
 
@@ -139,7 +138,7 @@ def _prepared(
     job: JobLike, rows: InputLike | None, flags: dict[str, Any]
 ) -> Iterator[tuple[Prepared, Environment, str]]:
     loaded, environment, options = _loaded(job, rows, flags)
-    with prepared(loaded, merged(loaded.job, options), environment) as p:
+    with prepare_job(loaded, merged(loaded.job, options), environment) as p:
         yield p, environment, loaded.shown
 
 

@@ -17,7 +17,7 @@ from batchrun.money import Pico
 from batchrun.records import Outcome, Status
 from batchrun.runner.loading import load_file
 from batchrun.runner.plan import fill, fingerprint, stamps_text
-from batchrun.runner.prepare import prepared
+from batchrun.runner.prepare import prepare_job
 
 OPEN = 100  # one row in so many is left open
 TEXT = "positive, all told a fine thing to have around the house"
@@ -27,7 +27,7 @@ def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -
     """Plan a job and answer all its rows but the last hundredth; `answer` gives the text for a question from 1."""
     loaded, environment = load_file(job, os.environ, job.parent, RunOptions())
     with (
-        prepared(loaded, loaded.job, environment) as p,
+        prepare_job(loaded, loaded.job, environment) as p,
         Checkpoint.open(loaded.job.checkpoint_path) as checkpoint,
     ):
         now = time.time()

@@ -211,13 +211,13 @@ def opened(path: Path, **flags: Any) -> "Iterator[tuple[Prepared, Checkpoint]]":
     """Open a job's input and its checkpoint for reading, also during a run."""
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import merged
-    from batchrun.runner import prepared
+    from batchrun.runner import prepare_job
 
     options = run_options(**flags)
     loaded, environment = load(path, options)
     job = merged(loaded.job, options)
     with (
-        prepared(loaded, job, environment) as p,
+        prepare_job(loaded, job, environment) as p,
         Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint,
     ):
         yield p, checkpoint

@@ -69,12 +69,12 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
 
 
 def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: bool) -> int:
-    from batchrun.runner import Checking, prepared
+    from batchrun.runner import Checking, prepare_job
     from batchrun.senders import check_installed
 
     job, awaited = (link.job, None) if expected is None else expected.job(link)
     check_installed(job.ray)
-    with prepared(link.loaded, job, link.environment) as p:
+    with prepare_job(link.loaded, job, link.environment) as p:
         if expected is not None:
             expected.add(p)
         if schema:

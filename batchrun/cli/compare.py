@@ -88,7 +88,7 @@ def command(  # noqa: PLR0913  (a flag each)
             lines += comparison_lines(found, width=width, encoding=encoding)
             if output is not None:
                 checkpoints = sides[0].checkpoint, sides[1].checkpoint
-                written = write_changed(sides[0].p, checkpoints, found, output.absolute())
+                written = write_changed(sides[0].prepared, checkpoints, found, output.absolute())
                 print_err(f"{written:,} changed rows in {output}")
     if as_json:
         print_json(shown)

@@ -53,14 +53,14 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
     Nothing is sent to a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
     from batchrun.job import merged
-    from batchrun.runner import look, prepared
+    from batchrun.runner import look, prepare_job
 
     if row is not None and as_json:
         raise click.UsageError("--row is for people: --json has the requests of the first -n rows")
     with ExitStack() as stack:
         options = stack.enter_context(piped(run_options(**flags)))
         loaded, environment = load(job, options)
-        p = stack.enter_context(prepared(loaded, merged(loaded.job, options), environment))
+        p = stack.enter_context(prepare_job(loaded, merged(loaded.job, options), environment))
         if row is not None:
             print_out("\n".join(_row(p, row)))
         looked = look(p, 0 if row is not None else number, options.sample)

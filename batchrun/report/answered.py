@@ -37,7 +37,7 @@ class AnsweredRow(NamedTuple):
 
 
 def answered_rows(
-    p: Prepared,
+    prepared: Prepared,
     checkpoint: Checkpoint,
     columns: Sequence[str],
     start: int = 0,
@@ -52,28 +52,28 @@ def answered_rows(
     edit. Raises UserError where the input is not that of the last run, or the wording (but for `any_wording`, of a
     trial with --set), InputError if the input changes meanwhile.
     """
-    outputs.check_plan(p, checkpoint.current_plan(), any_wording=any_wording)
-    for batch in p.rows.batches(columns, start, BLOCK):
+    outputs.check_plan(prepared, checkpoint.current_plan(), any_wording=any_wording)
+    for batch in prepared.rows.batches(columns, start, BLOCK):
         outcomes = checkpoint.outcomes(batch.position, len(batch.rows), (*FIELDS, *details), before=before)
         if len(outcomes) != len(batch.rows):
             raise InputError(INPUT_CHANGED)
         for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
             status, question, first, cost, seconds, text, *more = outcome
-            values = answer_values(p, text) if status == Status.OK else ({}, {})
+            values = answer_values(prepared, text) if status == Status.OK else ({}, {})
             yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, *values, more)
 
 
-def answer_values(p: Prepared, text: str) -> tuple[dict[str, Any], dict[str, float | None]]:
+def answer_values(prepared: Prepared, text: str) -> tuple[dict[str, Any], dict[str, float | None]]:
     """Return the value of each answer column, and its probability where the model gives one.
 
     `text` is an answer as the checkpoint keeps it.
     """
-    if p.form.schema is None:
-        return dict.fromkeys(p.form.columns, text), {}
+    if prepared.form.schema is None:
+        return dict.fromkeys(prepared.form.columns, text), {}
     try:
         values = orjson.loads(text)
     except ValueError:  # an answer before an edit that made columns of a text
         values = {}
     # A chat model's column may be called NAME_prob, too.
-    probabilities = {one.name: values.get(f"{one.name}_prob") for one in p.form.questions}
-    return {name: values.get(name) for name in p.form.columns}, probabilities
+    probabilities = {one.name: values.get(f"{one.name}_prob") for one in prepared.form.questions}
+    return {name: values.get(name) for name in prepared.form.columns}, probabilities

@@ -27,7 +27,7 @@ class Side(NamedTuple):
     """One of the two jobs, open for reading."""
 
     name: str
-    p: Prepared
+    prepared: Prepared
     checkpoint: Checkpoint
     before: bool = False
     """Whether it stands for the job before its wording was edited."""
@@ -36,18 +36,22 @@ class Side(NamedTuple):
 
     def rows(self, columns: Sequence[str] = ()) -> Iterator[AnsweredRow]:
         """Yield its rows with their cells in these columns."""
-        return answered_rows(self.p, self.checkpoint, columns, before=self.before, any_wording=self.any_wording)
+        return answered_rows(self.prepared, self.checkpoint, columns, before=self.before, any_wording=self.any_wording)
+
+    def figures(self) -> "JobFigures":
+        """Return figures of the job, still without its rows."""
+        return JobFigures(self.name, cost_kind(self.prepared.job))
 
     def repeated(self) -> frozenset[int]:
         """Return its questions that stand in several rows."""
         return self.checkpoint.repeated(before=self.before)
 
 
-def before_edit(p: Prepared, checkpoint: Checkpoint) -> Side:
+def before_edit(prepared: Prepared, checkpoint: Checkpoint) -> Side:
     """Return the job before the last edit of its wording. Raises UserError where that is not kept."""
     if not checkpoint.has_before():
         raise UserError("--before: the prompt was not edited between the last two plans, or the input changed as well")
-    return Side("before", p, checkpoint, before=True)
+    return Side("before", prepared, checkpoint, before=True)
 
 
 @dataclass(slots=True)
@@ -174,24 +178,18 @@ def compare(
     `keep_rows` keeps the rows that differ, in memory. Raises UserError where rows can't be paired, or no answer column
     is common to both.
     """
-    found_gold = gold_of(first.p, gold) if gold else None
-    columns, left_out = compared_columns(first.p, second.p, found_gold)
-    walk = _Pairs(
-        Comparison(
-            (JobFigures(first.name, cost_kind(first.p.job)), JobFigures(second.name, cost_kind(second.p.job))),
-            columns,
-            left_out,
-            GoldComparison(found_gold) if found_gold else None,
-        ),
-        first.p.rows.columns if keep_rows else tuple(dict.fromkeys([*([on] if on else ()), *_source(found_gold)])),
-        (first.repeated(), second.repeated()),
-        keep_rows=keep_rows,
-    )
+    found_gold = gold_of(first.prepared, gold) if gold else None
+    columns, left_out = compared_columns(first.prepared, second.prepared, found_gold)
+    needed = [name for name in (on, found_gold and found_gold.source) if name]
+    names = first.prepared.rows.columns if keep_rows else tuple(dict.fromkeys(needed))
+    jobs = first.figures(), second.figures()
+    found = Comparison(jobs, columns, left_out, GoldComparison(found_gold) if found_gold else None)
+    walk = _Pairs(found, names, (first.repeated(), second.repeated()), keep_rows=keep_rows)
     if on is not None:
         for side in (first, second):
-            require_column(side.p, on, "--on")
+            require_column(side.prepared, on, "--on")
         _walk_joined(walk, first, second, on)
-    elif first.p.rows.files == second.p.rows.files:
+    elif first.prepared.rows.files == second.prepared.rows.files:
         for one, other in zip(first.rows(walk.names), second.rows(), strict=True):
             walk.take(one, other)
     else:
@@ -199,10 +197,6 @@ def compare(
     if not walk.found.rows:
         raise UserError("no row is settled in both jobs, so that nothing can be compared")
     return walk.found
-
-
-def _source(gold: Gold | None) -> tuple[str, ...]:
-    return (gold.source,) if gold else ()
 
 
 def compared_columns(

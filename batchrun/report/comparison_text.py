@@ -155,12 +155,12 @@ def seconds(number: float | None) -> str:
     return "-" if number is None else f"{number:.2f} s"
 
 
-def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found: Comparison, path: Path) -> int:
+def write_changed(prepared: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found: Comparison, path: Path) -> int:
     """Write the rows that differ to `path`; return their number. Raises UserError, or StorageError for a bad disk.
 
     Columns: `row` (from 1), those of the first input, each compared answer of both jobs as text, gold.
     """
-    check_writable(path, [*(Path(file.path) for file in p.rows.files), *(one.path for one in checkpoints)])
+    check_writable(path, [*(Path(file.path) for file in prepared.rows.files), *(one.path for one in checkpoints)])
     names = [job.name for job in found.jobs]
     if names[0] == names[1]:
         names = [f"{name}_{number}" for number, name in enumerate(names, 1)]
@@ -172,8 +172,8 @@ def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found
         columns[name] = (dtype, values)
 
     rows: list[ChangedRow] = found.changed
-    for name in p.rows.columns:
-        add(name, p.rows.schema[name], [row.cells[name] for row in rows])
+    for name in prepared.rows.columns:
+        add(name, prepared.rows.schema[name], [row.cells[name] for row in rows])
     add("row", pl.Int64(), [row.number for row in rows])
     for column in found.columns:
         both = [row.first for row in rows], [row.second for row in rows]
@@ -184,4 +184,4 @@ def write_changed(p: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found
         add("right", pl.String(), [row.gold for row in rows])
     schema = {name: dtype for name, (dtype, _) in columns.items()}
     frame = pl.DataFrame({name: values for name, (_, values) in columns.items()}, schema=schema)
-    return write_output(iter([frame]), path, schema=schema, csv=p.job.output.csv).rows
+    return write_output(iter([frame]), path, schema=schema, csv=prepared.job.output.csv).rows

@@ -98,32 +98,34 @@ class Evaluation:
         return sum(scores) / len(scores) if scores else None
 
 
-def evaluate(p: Prepared, checkpoint: Checkpoint, options: GoldOptions, *, any_wording: bool = False) -> Evaluation:
+def evaluate(
+    prepared: Prepared, checkpoint: Checkpoint, options: GoldOptions, *, any_wording: bool = False
+) -> Evaluation:
     """Compare a job's answers with gold; `any_wording` as for `answered_rows`.
 
     Raises UserError where no settled row has gold, and as `gold_of` does.
     """
-    gold = gold_of(p, options)
+    gold = gold_of(prepared, options)
     walk = _Questions(gold, checkpoint.repeated())
-    for row in answered_rows(p, checkpoint, (gold.source,), any_wording=any_wording):
+    for row in answered_rows(prepared, checkpoint, (gold.source,), any_wording=any_wording):
         walk.take(row, gold.of(row.cells[0], row.position))
-    return walk.evaluation(cost_kind(p.job))
+    return walk.evaluation(cost_kind(prepared.job))
 
 
-def evaluate_reviewed(p: Prepared, checkpoint: Checkpoint, name: str) -> Evaluation:
+def evaluate_reviewed(prepared: Prepared, checkpoint: Checkpoint, name: str) -> Evaluation:
     """Compare the model's answers with what a person corrected or confirmed. Raises UserError if that is nothing."""
-    corrections = Corrections(p.job)
-    answer = answer_named(tuple(p.form.columns), name, "")
-    rule = Rule(kind_of(p.form.columns[answer]), ignore_case=False, tolerance=Decimal(0))
+    corrections = Corrections(prepared.job)
+    answer = answer_named(tuple(prepared.form.columns), name, "")
+    rule = Rule(kind_of(prepared.form.columns[answer]), ignore_case=False, tolerance=Decimal(0))
     gold = Gold(answer, corrections.path.name, rule, "")
-    columns = corrections.columns(p.rows.columns)
+    columns = corrections.columns(prepared.rows.columns)
     walk = _Questions(gold, checkpoint.repeated())
-    for row in answered_rows(p, checkpoint, columns):
+    for row in answered_rows(prepared, checkpoint, columns):
         found = corrections.find(dict(zip(columns, row.cells, strict=True))) if columns else None
         value = found and found.answer.get(gold.answer)
         walk.take(row, None if value is None else gold.rule.normal(value))
     # Probabilities of the least sure answers say nothing about a threshold for all.
-    return replace(walk.evaluation(cost_kind(p.job)), reviewed=True, scored=[])
+    return replace(walk.evaluation(cost_kind(prepared.job)), reviewed=True, scored=[])
 
 
 @dataclass(slots=True)

@@ -99,16 +99,16 @@ class Gathered:
 
 
 def gather(
-    p: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, other: Side | None = None, samples: bool
+    prepared: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, other: Side | None = None, samples: bool
 ) -> Gathered:
     """Walk over all rows, next to those of the `other` job on the same input. Without `samples` no text is kept.
 
     Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
     """
     counts = checkpoint.counts()
-    walk = _Walk(p, gold, other, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
+    walk = _Walk(prepared, gold, other, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
     others: Iterable[AnsweredRow | None] = other.rows() if other else repeat(None)
-    for row, other_row in zip(answered_rows(p, checkpoint, walk.names, details=_DETAILS), others, strict=False):
+    for row, other_row in zip(answered_rows(prepared, checkpoint, walk.names, details=_DETAILS), others, strict=False):
         walk.take(row, other_row)
     walk.found.rows = base64.b64encode(walk.packed + walk.packer.flush()).decode()
     return walk.found
@@ -118,22 +118,22 @@ class _Walk:
     """Takes one row after the other."""
 
     def __init__(
-        self, p: Prepared, gold: Gold | None, other: Side | None, *, rows: int, settled: int, samples: bool
+        self, prepared: Prepared, gold: Gold | None, other: Side | None, *, rows: int, settled: int, samples: bool
     ) -> None:
-        self._p, self._gold, self._samples = p, gold, samples
-        self._inputs = tuple(p.renderer.columns or p.kept)
-        self._corrections = Corrections(p.job)
-        self._corrected_by = self._corrections.columns(p.rows.columns)
-        self._compared = compared_columns(p, other.p, gold)[0] if other else []
+        self._prepared, self._gold, self._samples = prepared, gold, samples
+        self._inputs = tuple(prepared.renderer.columns or prepared.kept)
+        self._corrections = Corrections(prepared.job)
+        self._corrected_by = self._corrections.columns(prepared.rows.columns)
+        self._compared = compared_columns(prepared, other.prepared, gold)[0] if other else []
         # Gold stands in a column of its own behind the answers, so it is read with the columns that are shown.
         self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else []), *self._corrected_by]))
         self._step = 1 if rows <= MOST_ROWS else -(-settled // (MOST_ROWS - MOST_FAILED)) or 1
-        cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(p.form.columns) + len(self._compared)) or 1
+        cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(prepared.form.columns) + len(self._compared)) or 1
         self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
         self._failed = self._settled = 0
         self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
-        probabilities = tuple(question.name for question in p.form.questions)
-        fields = ("row", "status", *self._inputs, *p.form.columns, *(f"{name}_prob" for name in probabilities))
+        probabilities = tuple(question.name for question in prepared.form.questions)
+        fields = ("row", "status", *self._inputs, *prepared.form.columns, *(f"{name}_prob" for name in probabilities))
         if self._reviews:
             fields += ("needs_review",)
         if self._corrected_by:
@@ -145,13 +145,13 @@ class _Walk:
         self.found = Gathered(
             (*fields, "$ / 1,000", "seconds", "error", "message", "reply"),
             len(self._inputs),
-            {name: Tally(_declared(schema)) for name, schema in p.form.columns.items()},
+            {name: Tally(_declared(schema)) for name, schema in prepared.form.columns.items()},
             {name: Tally() for name in probabilities},
         )
 
     @property
     def _reviews(self) -> bool:
-        return bool(self._p.form.questions) and self._p.job.output.review_below is not None
+        return bool(self._prepared.form.questions) and self._prepared.job.output.review_below is not None
 
     def take(self, row: AnsweredRow, other_row: AnsweredRow | None) -> None:
         """Count one row, and keep it for the table if it is its turn; `other_row`: the same row of the other job."""
@@ -203,7 +203,7 @@ class _Walk:
     def _line(self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]) -> list[Any]:
         """Return a row of the table, in the order of `fields`."""
         cells = dict(zip(self.names, row.cells, strict=True))
-        values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._p.form.columns]
+        values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._prepared.form.columns]
         probabilities = [row.probabilities.get(name) for name in self.found.probabilities]
         correction = self._corrections.find(cells) if self._corrected_by else None
         shown = [row.position + 1, row.status, *map(self._cell, values), *probabilities]
@@ -225,7 +225,7 @@ class _Walk:
 
     def _needs_review(self, probabilities: Sequence[float | None], correction: Correction | None) -> bool | None:
         """Return what the output's needs_review says."""
-        below = self._p.job.output.review_below
+        below = self._prepared.job.output.review_below
         if correction is not None or below is None:
             return False
         low = [None if one is None else one < below for one in probabilities]
@@ -258,7 +258,7 @@ class _Walk:
 
     def _messages(self, row: AnsweredRow) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of a row's messages; none where they can't be rendered."""
-        messages = self._p.renderer.messages(row.cells[: len(self._p.renderer.columns)])
+        messages = self._prepared.renderer.messages(row.cells[: len(self._prepared.renderer.columns)])
         if isinstance(messages, RowProblem):
             return ()
         return tuple((message["role"], cut(content_text(message["content"]), 4 * LONGEST)) for message in messages)

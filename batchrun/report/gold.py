@@ -114,18 +114,18 @@ class Gold:
             ) from None
 
 
-def gold_of(p: Prepared, options: GoldOptions) -> Gold:
+def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
     """Return the gold that the flags name. Raises UserError for a column or a file that can't be meant."""
     if (options.file is None) != (options.on is None):
         raise UserError("--gold-file needs --on COLUMN, and --on needs --gold-file: the column that both files have")
     joined = None if options.file is None or options.on is None else _joined(options, options.file, options.on)
     name, _, column = options.names.rpartition("=")
     if joined is None:
-        require_column(p, column, "--gold")
+        require_column(prepared, column, "--gold")
     elif options.on is not None:
-        require_column(p, options.on, "--on")
-    answer = answer_named(tuple(p.form.columns), name, column)
-    rule = Rule(kind_of(p.form.columns[answer]), options.ignore_case, options.tolerance)
+        require_column(prepared, options.on, "--on")
+    answer = answer_named(tuple(prepared.form.columns), name, column)
+    rule = Rule(kind_of(prepared.form.columns[answer]), options.ignore_case, options.tolerance)
     if rule.tolerance and rule.kind not in {"integer", "number"}:
         raise UserError(f'--tolerance: the answers in "{answer}" are not numbers')
     return Gold(answer, column, rule, options.on or column, joined)
@@ -142,10 +142,10 @@ def answer_named(answers: Sequence[str], name: str, column: str) -> str:
     return name
 
 
-def require_column(p: Prepared, column: str, flag: str) -> None:
+def require_column(prepared: Prepared, column: str, flag: str) -> None:
     """Raise UserError, naming the flag, if the input has no such column."""
-    if column not in p.rows.columns:
-        raise UserError(f'{flag}: the input has no column "{column}"{did_you_mean(column, p.rows.columns)}')
+    if column not in prepared.rows.columns:
+        raise UserError(f'{flag}: the input has no column "{column}"{did_you_mean(column, prepared.rows.columns)}')
 
 
 def _joined(options: GoldOptions, file: Path, on: str) -> dict[str, Any]:

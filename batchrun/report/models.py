@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchrun.api import cost_kind
 from batchrun.report.comparison import JobFigures, Side
 from batchrun.report.comparison_text import MEDIAN, SLOW, job_facts, seconds, side_money
 from batchrun.report.evaluation import Evaluation, evaluate, percent
@@ -23,12 +22,12 @@ class ModelResult:
 
 def model_result(side: Side, gold: GoldOptions | None) -> ModelResult:
     """Return the figures of one model's checkpoint. Raises UserError as `evaluate` does."""
-    figures = JobFigures(side.name, cost_kind(side.p.job))
+    figures = side.figures()
     for row in side.rows():
         figures.take(row)
     if gold is None:
         return ModelResult(figures, None)
-    return ModelResult(figures, evaluate(side.p, side.checkpoint, gold, any_wording=side.any_wording))
+    return ModelResult(figures, evaluate(side.prepared, side.checkpoint, gold, any_wording=side.any_wording))
 
 
 def cheapest(results: Sequence[ModelResult], minimum: float) -> ModelResult | None:

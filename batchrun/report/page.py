@@ -22,7 +22,7 @@ from batchrun.report.bars import Bar
 from batchrun.report.comparison import Side, compare
 from batchrun.report.evaluation import Evaluation, evaluate, percent
 from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
-from batchrun.report.gold import GoldOptions, gold_of
+from batchrun.report.gold import GoldOptions
 from batchrun.report.patterns import worth_a_look
 from batchrun.report.statistics import wilson
 from batchrun.runner import Prepared, advice, outputs
@@ -76,13 +76,13 @@ class ErrorGroup(NamedTuple):
     samples: list[FailedRow]
 
 
-def report_path(p: Prepared) -> Path:
+def report_path(prepared: Prepared) -> Path:
     """Return the report's default path: NAME.report.html next to the output NAME.SUFFIX."""
-    return p.job.output_path.with_name(f"{p.job.output_path.stem}.report.html")
+    return prepared.job.output_path.with_name(f"{prepared.job.output_path.stem}.report.html")
 
 
 def write_report(
-    p: Prepared,
+    prepared: Prepared,
     checkpoint: Checkpoint,
     path: Path,
     *,
@@ -97,18 +97,20 @@ def write_report(
     """
     if path.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"{path} is not a name for a report: write one that ends in .html")
-    outputs.check_plan(p, checkpoint.current_plan())
-    if other is not None and other.p.rows.files != p.rows.files:
+    outputs.check_plan(prepared, checkpoint.current_plan())
+    if other is not None and other.prepared.rows.files != prepared.rows.files:
         raise UserError("a report compares jobs on the same files; `batchrun compare --on COLUMN` pairs rows of others")
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
     options = GoldOptions(gold) if gold else None
-    evaluation = evaluate(p, checkpoint, options) if options else None
-    comparison = compare(other, Side(p.job.name, p, checkpoint), gold=options, on=None) if other else None
-    found = gather(p, checkpoint, gold=gold_of(p, options) if options else None, other=other, samples=samples)
+    evaluation = evaluate(prepared, checkpoint, options) if options else None
+    judged = evaluation.gold if evaluation else None
+    own = Side(prepared.job.name, prepared, checkpoint)
+    comparison = other and compare(other, own, gold=options, on=None)
+    found = gather(prepared, checkpoint, gold=judged, other=other, samples=samples)
     page = _page(
-        cost_kind(p.job),
-        job=p.job,
-        model=p.endpoint.model,
+        cost_kind(prepared.job),
+        job=prepared.job,
+        model=prepared.endpoint.model,
         counts=counts,
         runs=runs,
         exits=_EXITS,
@@ -120,7 +122,7 @@ def write_report(
         evaluation=evaluation,
         comparison=comparison,
         boxes=list(_boxes(found, other)),
-        matrix=_matrix(evaluation, found, samples=samples) if evaluation else None,
+        matrix=evaluation and _matrix(evaluation, found, samples=samples),
         patterns=worth_a_look(checkpoint, texts=samples),
         found=found,
         data=_data(found) if samples else None,

@@ -25,36 +25,38 @@ BY_PROBABILITY = "least sure first"
 BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
 
 
-def key_columns(p: Prepared, named: Sequence[str]) -> tuple[str, ...]:
+def key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
     """Return the columns whose cells a correction belongs to: the named ones, else those of the prompt."""
     for name in named:
-        if name not in p.rows.columns:
+        if name not in prepared.rows.columns:
             raise UserError(f'--id: the input has no column "{name}"')
-    columns = tuple(dict.fromkeys(named or p.renderer.columns))
+    columns = tuple(dict.fromkeys(named or prepared.renderer.columns))
     if not columns:
         raise UserError("the prompt uses no column: name one that identifies a row with --id COLUMN")
     return columns
 
 
-def write_todo(p: Prepared, checkpoint: Checkpoint, path: Path, count: int, named: Sequence[str]) -> tuple[int, str]:
+def write_todo(
+    prepared: Prepared, checkpoint: Checkpoint, path: Path, count: int, named: Sequence[str]
+) -> tuple[int, str]:
     """Write the `count` rows that most need a look and that nobody reviewed; return their number and their order.
 
     A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer beside it.
     Equal questions stand in it once, unless columns that identify a row are `named`.
     """
-    check_writable(path, [*(Path(file.path) for file in p.rows.files), checkpoint.path])
-    keys, answers = key_columns(p, named), tuple(p.form.columns)
-    shown = tuple(dict.fromkeys([*keys, *p.renderer.columns]))
+    check_writable(path, [*(Path(file.path) for file in prepared.rows.files), checkpoint.path])
+    keys, answers = key_columns(prepared, named), tuple(prepared.form.columns)
+    shown = tuple(dict.fromkeys([*keys, *prepared.renderer.columns]))
     header = [ROW, *shown, *answers, *map(MODEL.format, answers), REVIEW, KEY]
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f'the file would have two columns "{twice[0]}": rename the column of the input')
-    corrections = Corrections(p.job)
-    more = tuple(name for name in corrections.columns(p.rows.columns) if name not in shown)
+    corrections = Corrections(prepared.job)
+    more = tuple(name for name in corrections.columns(prepared.rows.columns) if name not in shown)
     chosen = heapq.nsmallest(
         count,
         (
             (_doubt(row), row.position, row)
-            for row in answered_rows(p, checkpoint, (*shown, *more), details=("attempts", "finish_reason"))
+            for row in answered_rows(prepared, checkpoint, (*shown, *more), details=("attempts", "finish_reason"))
             if row.status in {Status.OK, Status.FAILED}
             and (row.first or row.question is None or named)
             and corrections.find(dict(zip((*shown, *more), row.cells, strict=True))) is None
@@ -68,7 +70,7 @@ def write_todo(p: Prepared, checkpoint: Checkpoint, path: Path, count: int, name
         lines.append([str(position + 1), *map(text_of, cells.values()), *texts, *texts, "true", key])
     schema = dict.fromkeys(header, pl.String())
     frame = pl.DataFrame(lines, schema=schema, orient="row")
-    write_output(iter([frame]), path, schema=dict(schema), csv=p.job.output.csv)
+    write_output(iter([frame]), path, schema=dict(schema), csv=prepared.job.output.csv)
     return len(lines), BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
 
 
@@ -82,12 +84,12 @@ def _doubt(row: AnsweredRow) -> float:
     return 1.0 if finish_reason == "length" or (attempts or 0) > 1 else 2.0
 
 
-def read_todo(p: Prepared, path: Path) -> list[Correction]:
+def read_todo(prepared: Prepared, path: Path) -> list[Correction]:
     """Return what a person decided in a file of `write_todo`: edited answers, and those with needs_review cleared.
 
     Raises UserError for a file that is not one, and for an answer that the job does not allow.
     """
-    answers = tuple(p.form.columns)
+    answers = tuple(prepared.form.columns)
     needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
     if not path.exists():
         raise UserError(f"there is no file {path}")
@@ -99,17 +101,17 @@ def read_todo(p: Prepared, path: Path) -> list[Correction]:
         lines = [
             dict(zip(needed, map(text_of, line), strict=True)) for batch in rows.batches(needed) for line in batch.rows
         ]
-    return list(_decisions(p, lines))
+    return list(_decisions(prepared, lines))
 
 
-def _decisions(p: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterator[Correction]:
+def _decisions(prepared: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterator[Correction]:
     for line in lines:
-        changed = any(line[name] != line[MODEL.format(name)] for name in p.form.columns)
+        changed = any(line[name] != line[MODEL.format(name)] for name in prepared.form.columns)
         if not changed and line[REVIEW].strip().lower() not in {"", "false", "0", "no"}:
             continue
-        answer = {name: _value(line[name].strip(), kind_of(schema)) for name, schema in p.form.columns.items()}
-        if p.form.schema is not None:
-            fitting = p.form.parse_edited(orjson.dumps(answer).decode())
+        answer = {name: _value(line[name].strip(), kind_of(schema)) for name, schema in prepared.form.columns.items()}
+        if prepared.form.schema is not None:
+            fitting = prepared.form.parse_edited(orjson.dumps(answer).decode())
             if isinstance(fitting, Mismatch):
                 raise UserError(f"row {line[ROW]}: {fitting.message}")
             answer = orjson.loads(fitting)

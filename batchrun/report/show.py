@@ -32,25 +32,25 @@ class ShownRows:
     total: int
 
 
-def shown_rows(p: Prepared, checkpoint: Checkpoint, count: int, *, failed: bool) -> ShownRows:
+def shown_rows(prepared: Prepared, checkpoint: Checkpoint, count: int, *, failed: bool) -> ShownRows:
     """Return the first `count` rows that are answered, or that failed: number from 1, cells of the prompt, answer.
 
     Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
     """
-    outputs.check_plan(p, checkpoint.current_plan())
+    outputs.check_plan(prepared, checkpoint.current_plan())
     counts = checkpoint.counts()
-    columns = p.renderer.columns or p.kept
+    columns = prepared.renderer.columns or prepared.kept
     positions = list(_positions(checkpoint, Status.FAILED if failed else Status.OK, count))
     shown = []
     wanted = set(positions)
-    for row in answered_rows(p, checkpoint, columns, positions[0]) if positions else ():
+    for row in answered_rows(prepared, checkpoint, columns, positions[0]) if positions else ():
         if row.position in wanted:
             result = _problem(checkpoint, row.position) if failed else row.answer.values()
             shown.append((str(row.position + 1), *map(text_of, (*row.cells, *result))))
         if row.position >= positions[-1]:
             break
-    results = ("error_type", "error_message") if failed else tuple(p.form.columns)
-    header = ("row", *columns, *(p.job.output.prefix + name for name in results))
+    results = ("error_type", "error_message") if failed else tuple(prepared.form.columns)
+    header = ("row", *columns, *(prepared.job.output.prefix + name for name in results))
     return ShownRows(header, shown, counts.failed if failed else counts.ok)
 
 
@@ -71,26 +71,29 @@ def _problem(checkpoint: Checkpoint, position: int) -> tuple[Any, ...]:
     return checkpoint.outcomes(position, 1, ("error_type", "error_message"))[0]
 
 
-def row_record(p: Prepared, checkpoint: Checkpoint, number: int) -> list[tuple[str, str]]:
+def row_record(prepared: Prepared, checkpoint: Checkpoint, number: int) -> list[tuple[str, str]]:
     """Return names and texts of all that is known of row `number` (from 1): cells, answer, error, what it took.
 
     Raises UserError for a row that is not there, and as `shown_rows` does.
     """
-    outputs.check_plan(p, checkpoint.current_plan())
+    outputs.check_plan(prepared, checkpoint.current_plan())
     names = ("status", "answer", "cost", "seconds", "finished_at", "first", *_DETAILS)
     found = checkpoint.outcomes(number - 1, 1, names)
     if not found:
         raise UserError(f"--row: there is no row {number:,}; the input has {checkpoint.counts().rows:,} rows")
     outcome = dict(zip(names, found[0], strict=True))
-    row = next(answered_rows(p, checkpoint, p.rows.columns, number - 1))
-    pairs = [("row", f"{number} ({outcome['status']})"), *zip(p.rows.columns, map(text_of, row.cells), strict=True)]
+    row = next(answered_rows(prepared, checkpoint, prepared.rows.columns, number - 1))
+    pairs = [
+        ("row", f"{number} ({outcome['status']})"),
+        *zip(prepared.rows.columns, map(text_of, row.cells), strict=True),
+    ]
     if outcome["status"] == Status.OK:
-        answer, _ = answer_values(p, outcome["answer"])
-        pairs += [(p.job.output.prefix + name, text_of(value)) for name, value in answer.items()]
+        answer, _ = answer_values(prepared, outcome["answer"])
+        pairs += [(prepared.job.output.prefix + name, text_of(value)) for name, value in answer.items()]
     pairs += [(name, text_of(outcome[name])) for name in _DETAILS if outcome[name] is not None]
     if outcome["cost"] is not None:
         shared = "" if outcome["first"] else " (an equal row before it was asked)"
-        pairs.append(("cost", cost(outcome["cost"], cost_kind(p.job)) + shared))
+        pairs.append(("cost", cost(outcome["cost"], cost_kind(prepared.job)) + shared))
     if outcome["seconds"] is not None:
         pairs.append(("latency", _seconds(outcome["seconds"])))
     if outcome["finished_at"] is not None:

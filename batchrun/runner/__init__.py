@@ -23,9 +23,9 @@ from batchrun.runner.forecast import shown
 from batchrun.runner.loading import load_dict, load_file
 from batchrun.runner.log import logged
 from batchrun.runner.plan import input_changed
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepare_job
 from batchrun.runner.previewing import Looked, look
-from batchrun.runner.progress import NotebookBar, Quiet, Ui, chosen
+from batchrun.runner.progress import NotebookBar, Ui, chosen
 from batchrun.runner.run import IN_BATCH, run_job
 from batchrun.runner.stop import INTERRUPTS, Interrupts
 
@@ -43,7 +43,6 @@ __all__ = [
     "Looked",
     "NotebookBar",
     "Prepared",
-    "Quiet",
     "Ui",
     "advice",
     "before",
@@ -56,7 +55,7 @@ __all__ = [
     "logged",
     "look",
     "outputs",
-    "prepared",
+    "prepare_job",
     "row_key",
     "run_job",
     "shown",

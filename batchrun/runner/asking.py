@@ -3,24 +3,24 @@
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api import Endpoint, Mask, Prices, in_parts
-from batchrun.checkpoint import Checkpoint
+from batchrun.api import ASKED_AGAIN, Endpoint, Mask, Prices, in_parts
+from batchrun.checkpoint import NOT_OUT, Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
 from batchrun.money import ZERO, Pico, to_usd
 from batchrun.net import is_loopback, proxy_for
 from batchrun.records import Reply, Request, Send, Target
 from batchrun.runner.budget import Budget, Reserve, page_fee, worst_case
-from batchrun.runner.children import LOCAL_PARALLEL, local_server, simulator
+from batchrun.runner.children import local_server, most_in_flight, simulator
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
 from batchrun.runner.plan import open_work
@@ -41,28 +41,26 @@ LOG_EVERY = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What one run asks: `again`, `where` (SQL) and `start` say which questions are open, `most` how many are asked.
+    """What one run asks, in the pool or in batches: the questions that are open from position `start` on.
 
-    `moves_low_water`: what is open below the last question asked is asked by this run, none of it is out in a batch.
-    `questions` is how many that makes; `started` is when the run began, on the clock of `time`.
+    `limit` is how many of them may be asked, `questions` how many that makes in the pool, and `where` (SQL) chooses
+    them. `max_failed` counts what may still fail (None: no limit), in batches rows that failed before as well.
+    `started` is when the run began, on the clock of `time`.
     """
 
     prepared: Prepared
     checkpoint: Checkpoint
     run_id: int
     endpoint: Endpoint
-    again: frozenset[str]
-    where: str
-    moves_low_water: bool
-    start: int
-    most: int | None
-    questions: int
-    max_failed: int | None
-    budget: Budget
     prices: Prices
-    sender: str | None
+    start: int
+    limit: int | None
+    max_failed: int | None
     started: float
     time: Time
+    questions: int = 0
+    where: str = NOT_OUT
+    budget: Budget = field(default_factory=Budget)
 
 
 def ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
@@ -78,8 +76,7 @@ def _scheduled_as_batch() -> Iterator[None]:
     Otherwise each reply that arrives stops the event loop for the thread that reads it, and both find cold caches: on
     one core that costs an eighth of all CPU.
     """
-    given = os.sched_getscheduler(0) if sys.platform == "linux" else None
-    if given != getattr(os, "SCHED_OTHER", -1):
+    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
         yield
         return
     with suppress(OSError):  # a sandbox may forbid it
@@ -102,22 +99,22 @@ async def _ask(asking: Asking, valve: Valve, ui: Ui) -> Tally:
         try:
             async with AsyncExitStack() as stack:
                 send = await _opened(stack, asking, valve, ui)
-                tally = Tally() if send is None else await _asked(asking, send, valve, ui)
+                tally = await _asked(asking, send, valve, ui) if send else Tally()
         finally:
             writer.close()
     event("asking_ended", **_facts(tally), lost=writer.lost)
     if writer.lost:
         valve.close(ExitCode.STORAGE, str(writer.failure))
-        ui.warn(f"{writer.lost} outcomes could not be kept; these questions are asked (and may be paid) again")
+        ui.warn(f"{writer.lost} outcomes could not be kept; these questions are asked again (and may be billed twice)")
     return tally
 
 
 async def _opened(stack: AsyncExitStack, asking: Asking, valve: Valve, ui: Ui) -> Send | None:
-    """Open the sender, which on Ray takes seconds to minutes; give None if the valve is closed meanwhile."""
+    """Open the sender, which on Ray takes seconds to minutes; return None if the valve is closed meanwhile."""
     job = asking.prepared.job
     events = Events(warn=ui.warn, lost=lambda reason: valve.close(ExitCode.STORAGE, reason))
     targets = [_target(job, asking.endpoint, url) for url in asking.endpoint.urls]
-    senders = [open_sender(target, asking.sender, ray=job.ray, events=events) for target in targets]
+    senders = [open_sender(target, asking.prepared.sender, ray=job.ray, events=events) for target in targets]
     opening = asyncio.create_task(_open(stack, senders))
 
     def changed() -> None:
@@ -151,7 +148,9 @@ async def _open(stack: AsyncExitStack, senders: Sequence[AbstractAsyncContextMan
         async with lock:
             if send is first:
                 send = await stack.enter_async_context(senders[1])
-        return reply if used is send else await send(request)
+        if used is send:
+            return reply
+        return await send(request)
 
     return to_either
 
@@ -159,7 +158,15 @@ async def _open(stack: AsyncExitStack, senders: Sequence[AbstractAsyncContextMan
 async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
     limits = _limits(asking.prepared.job, asking.endpoint, asking.budget)
     pool = _pool(asking, send, valve, limits, ui)
-    ticker = asyncio.create_task(_tick(pool, limits.gate, ui, asking))
+    checkpoint = asking.checkpoint
+    # Between the rows of a sample, and of batches, others are open that this run does not ask.
+    is_whole = asking.where == NOT_OUT and not checkpoint.is_sampled and not checkpoint.batches.out()
+
+    def note_low_water() -> None:
+        if is_whole:
+            checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
+
+    ticker = asyncio.create_task(_tick(pool, limits.gate, ui, asking.time, note_low_water))
     try:
         await pool.ask(_questions(asking, valve))
     finally:
@@ -168,35 +175,30 @@ async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
             await ticker
         ui.update(pool.tally)
     pool.tally.answered_at = pool.answered_at
-    _note_low_water(pool, asking)
+    note_low_water()
     return pool.tally
 
 
-async def _tick(pool: Pool, gate: Gate, ui: Ui, asking: Asking) -> None:
+async def _tick(pool: Pool, gate: Gate, ui: Ui, time: Time, note_low_water: Callable[[], None]) -> None:
     tally, loop, closed_for = pool.tally, asyncio.get_running_loop(), 0.0
     logged_at = loop.time()
     while True:
         await asyncio.sleep(TICK)
         pool.observe()
-        before, closed_for = closed_for, gate.wait(asking.time.clock())
+        before, closed_for = closed_for, gate.wait(time.clock())
         ui.update(tally, closed_for)
         if closed_for > max(before, NOTABLE_GATE):
             event("gate_closed", why=tally.gate_why, seconds=round(closed_for, 3))
         if loop.time() - logged_at >= LOG_EVERY:
             logged_at = loop.time()
             event("progress", **_facts(tally))
-        _note_low_water(pool, asking)
+        note_low_water()
 
 
 def _facts(tally: Tally) -> dict[str, Any]:
-    """Return what the log tells of a tally."""
+    """Return the figures of a tally for the log."""
     names = ("ok", "failed", "requests", "in_flight", "waiting", "limit", "possibly_billed", "gate_why", "errors")
     return {**{name: getattr(tally, name) for name in names}, "cost_usd": to_usd(tally.cost)}
-
-
-def _note_low_water(pool: Pool, asking: Asking) -> None:
-    if asking.moves_low_water and not asking.checkpoint.is_sampled:  # between the rows of a sample others are open
-        asking.checkpoint.writer.note_low_water(max(asking.start, pool.low_water))
 
 
 def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
@@ -204,26 +206,26 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
 
     What goes wrong with them closes the valve, since replies are still under way.
     """
-    p = asking.prepared
+    prepared = asking.prepared
 
     def changed() -> bool:
-        if not p.input_changed():
+        if not prepared.input_changed():
             return False
         valve.close(ExitCode.USER, INPUT_CHANGED)
         return True
 
-    left = sys.maxsize if asking.most is None else asking.most
+    left = sys.maxsize if asking.limit is None else asking.limit
     try:
         for failed in (False, True):
             blocks = asking.checkpoint.open_questions(
                 start=asking.start,
-                again=asking.again,
-                max_tokens=p.max_tokens,
+                again=ASKED_AGAIN,
+                max_tokens=prepared.max_tokens,
                 failed=failed,
                 before=asking.run_id,
                 where=asking.where,
             )
-            for work in open_work(p.rows, p.renderer.columns, blocks, most=left, changed=changed):
+            for work in open_work(prepared.rows, prepared.renderer.columns, blocks, most=left, changed=changed):
                 left -= 1
                 work.doubtful = failed
                 yield work
@@ -233,64 +235,67 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
 
 
 def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> Pool:
-    p = asking.prepared
-    rules = p.job.limits
-    repairs = p.job.answer.repairs if p.job.answer and not p.form.questions else 0
-    cap = rules.cap
-    capped = cap.run is not None or cap.day is not None
-    reserve = Reserve(worst_case(p, asking.prices) if capped else None, ui.warn)
-    fee = page_fee(p)
-
-    def most(body: bytes, values: tuple[Any, ...]) -> Pico:
-        return Pico(reserve.amount(body) + fee(values)) if capped else ZERO
-
+    prepared = asking.prepared
+    reserve = Reserve(worst_case(prepared, asking.prices), ui.warn)
+    fee = page_fee(prepared)
     asking.budget.surpassed = reserve.raise_to
-    doubtful, first = asking.checkpoint.failed_before(start=asking.start, again=asking.again, max_tokens=p.max_tokens)
+
+    def worst(body: bytes, values: tuple[Any, ...]) -> Pico:
+        return Pico(reserve.amount(body) + fee(values))
+
     return Pool(
         send,
         asking.checkpoint.writer,
         valve,
         limits,
-        rules=Rules(
-            attempts=rules.attempts,
-            repairs=repairs,
-            breaker=rules.breaker,
-            grace=rules.timeout if rules.grace is None else rules.grace,
-            max_failed=asking.max_failed,
-            deadline=None if rules.deadline_seconds is None else asking.started + rules.deadline_seconds,
-            max_tokens=p.max_tokens,
-            openrouter=asking.endpoint.openrouter,
-            price=asking.prices.likely.get(asking.endpoint.model),
-            questions=asking.questions,
-            doubtful=doubtful,
-            first_doubtful=first,
-            patience=rules.patience_seconds,
-            loopback=is_loopback(asking.endpoint.base_url),
-            mask=Mask(asking.endpoint.key, p.job.model.headers, proxy_for(asking.endpoint.base_url)),
-            details=p.job.output.details,
-            # What a decision model costs is only an estimate before its first bill.
-            first_alone=bool(p.form.questions)
-            or not asking.checkpoint.answered_since(asking.endpoint.namespace, asking.time.wall() - KNOWN_FOR),
-            cache_life=None if p.caching is None else p.caching.life,
-        ),
-        form=p.form,
-        body_of=p.renderer.body,
-        worst_case=most,
+        rules=rules_of(asking),
+        form=prepared.form,
+        body_of=prepared.renderer.body,
+        worst_case=worst if prepared.job.limits.max_cost_usd is not None else lambda *_: ZERO,
         time=asking.time,
+    )
+
+
+def rules_of(asking: Asking) -> Rules:
+    """Return the rules for the attempts of one run."""
+    prepared, checkpoint, endpoint = asking.prepared, asking.checkpoint, asking.endpoint
+    job, limits = prepared.job, prepared.job.limits
+    is_decision = bool(prepared.form.questions)
+    doubtful, first = checkpoint.failed_before(start=asking.start, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
+    known = checkpoint.answered_since(endpoint.namespace, asking.time.wall() - KNOWN_FOR)
+    return Rules(
+        attempts=limits.attempts,
+        repairs=job.answer.repairs if job.answer and not is_decision else 0,
+        breaker=limits.breaker,
+        grace=limits.timeout if limits.grace is None else limits.grace,
+        max_failed=asking.max_failed,
+        deadline=None if limits.deadline_seconds is None else asking.started + limits.deadline_seconds,
+        max_tokens=prepared.max_tokens,
+        openrouter=endpoint.openrouter,
+        price=asking.prices.likely.get(endpoint.model),
+        questions=asking.questions,
+        doubtful=doubtful,
+        first_doubtful=first,
+        patience=limits.patience_seconds,
+        loopback=is_loopback(endpoint.base_url),
+        mask=Mask(endpoint.key, job.model.headers, proxy_for(endpoint.base_url)),
+        details=job.output.details,
+        first_alone=is_decision or not known,  # a decision model's cost is only an estimate before its first bill
+        cache_life=prepared.caching.life if prepared.caching else None,
     )
 
 
 def _limits(job: Job, endpoint: Endpoint, budget: Budget) -> Limits:
     limits = job.limits
+    ceiling = most_in_flight(job, endpoint)
     fixed = endpoint.name == "local" or not isinstance(limits.concurrency, str)
-    limit = min(limits.ceiling, LOCAL_PARALLEL) if endpoint.name == "local" else limits.ceiling
     return Limits(
-        AdaptiveLimit(limit, start=limit) if fixed else AdaptiveLimit(limit),
+        AdaptiveLimit(ceiling, start=ceiling) if fixed else AdaptiveLimit(ceiling),
         Gate(),
         budget,
         fixed=fixed,
-        requests=TokenBucket(limits.requests_per_minute) if limits.requests_per_minute else None,
-        tokens=TokenBucket(limits.tokens_per_minute) if limits.tokens_per_minute else None,
+        requests=TokenBucket.of(limits.requests_per_minute),
+        tokens=TokenBucket.of(limits.tokens_per_minute),
     )
 
 

@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -21,10 +21,7 @@ from batchrun.api import (
     TABLE,
     Action,
     Doubt,
-    Endpoint,
     Gone,
-    Mask,
-    Prices,
     Refused,
     Shown,
     Submitted,
@@ -33,21 +30,21 @@ from batchrun.api import (
     cost_kind,
     judge,
 )
-from batchrun.checkpoint import BATCH_TRIES, FOR_BATCH, Batch, Checkpoint, utc_day
+from batchrun.checkpoint import FOR_BATCH, Batch, Checkpoint, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, StorageError
 from batchrun.job import BatchOptions
 from batchrun.money import cost, from_usd, show
-from batchrun.net import proxy_for
 from batchrun.records import Status, Verdict
+from batchrun.runner.asking import Asking, rules_of
 from batchrun.runner.budget import batch_prices
 from batchrun.runner.chunks import Chunk, Chunks
 from batchrun.runner.collecting import Collected, collected
 from batchrun.runner.log import event
 from batchrun.runner.plan import open_work
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared
+from batchrun.runner.prepare import INPUT_CHANGED
 from batchrun.runner.progress import Ui
 from batchrun.runner.stop import Valve, closed_by_signals
-from batchrun.runner.work import Rules, Tally, Time, Work
+from batchrun.runner.work import Tally, Work
 from batchrun.terminal import plural
 
 FIRST_POLL, SLOWEST_POLL = 5.0, 60.0
@@ -67,33 +64,12 @@ _LOADED = "token_limit_exceeded"
 """A batch that failed so may run once others are done: the account's limit of enqueued tokens was reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submitting:
-    """What one run submits and collects.
-
-    `start` is the position below which no question is open, `limit` how many questions the run may submit,
-    `max_failed` how many rows of the job may fail (None: no limit). `started` is when the run began, on the clock of
-    `time`.
-    """
-
-    prepared: Prepared
-    checkpoint: Checkpoint
-    endpoint: Endpoint
-    prices: Prices
-    run_id: int
-    start: int
-    limit: int | None
-    max_failed: int | None
-    started: float
-    time: Time
-
-
-def run_batches(submitting: Submitting, valve: Valve, ui: Ui) -> Tally:
+def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
     """Submit, wait and collect; the valve is closed with ExitCode.WAITING where batches are still out at the end.
 
     Raises UserError where there is a cap and nobody says what a batch costs.
     """
-    lane = _Lane(submitting, valve, ui)
+    lane = _Lane(asking, valve, ui)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(lane.run())
     return lane.tally
@@ -117,43 +93,27 @@ def refuse_to_forget(path: Path) -> None:
         )
 
 
-def _rules(submitting: Submitting, prices: Prices) -> Rules:
-    limits, endpoint = submitting.prepared.job.limits, submitting.endpoint
-    deadline = limits.deadline_seconds
-    return Rules(
-        attempts=BATCH_TRIES,
-        repairs=0,
-        breaker=0,
-        grace=0.0,
-        deadline=None if deadline is None else submitting.started + deadline,
-        max_tokens=submitting.prepared.max_tokens,
-        openrouter=endpoint.openrouter,
-        price=prices.likely.get(endpoint.model),
-        details=submitting.prepared.job.output.details,
-        mask=Mask(endpoint.key, submitting.prepared.job.model.headers, proxy_for(endpoint.base_url)),
-    )
-
-
 class _Lane:
     """One run's batches. What is blocking, the calls of the API, runs in threads, one after the other."""
 
-    def __init__(self, submitting: Submitting, valve: Valve, ui: Ui) -> None:
+    def __init__(self, asking: Asking, valve: Valve, ui: Ui) -> None:
         self.tally = Tally()
-        self._s, self._valve, self._ui = submitting, valve, ui
-        self._p, self._batches = submitting.prepared, submitting.checkpoint.batches
-        job, prices = self._p.job, batch_prices(self._p, submitting.prices)
+        self._asking, self._valve, self._ui = asking, valve, ui
+        self._prepared, self._checkpoint = asking.prepared, asking.checkpoint
+        self._batches = asking.checkpoint.batches
+        job, prices = self._prepared.job, batch_prices(self._prepared, asking.prices)
         self._options = job.batch or BatchOptions()
-        self._api = batch_api(submitting.endpoint, job.model)
-        self._rules, self._cost_kind = _rules(submitting, prices), cost_kind(job)
-        self._clock, self._wall = submitting.time.clock, submitting.time.wall
+        self._api = batch_api(asking.endpoint, job.model)
+        self._rules, self._cost_kind = rules_of(replace(asking, prices=prices)), cost_kind(job)
+        self._clock, self._wall = asking.time.clock, asking.time.wall
         wait = self._options.wait_seconds
         self._until = math.inf if wait is None else self._clock() + wait
-        self._left = sys.maxsize if submitting.limit is None else submitting.limit
+        self._left = sys.maxsize if asking.limit is None else asking.limit
         self._max_bytes = MAX_BYTES
-        self._model = self._batches.last_model() or submitting.endpoint.model
-        listed = submitting.prices.batch
-        context = listed.context if listed is not None and submitting.endpoint.openrouter else None
-        self._chunks = Chunks(self._p, prices, self._options, context)
+        self._model = self._batches.last_model() or asking.endpoint.model
+        listed = asking.prices.batch
+        context = listed.context if listed is not None and asking.endpoint.openrouter else None
+        self._chunks = Chunks(self._prepared, prices, self._options, context)
         self._hold_until = 0.0
         self._held_by = ""
         self._next_look: dict[int, float] = {}
@@ -196,7 +156,7 @@ class _Lane:
         self.tally.waiting_for = self._progress()
         self._ui.update(self.tally)
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(moments) - now) / self._s.time.speed):
+            async with asyncio.timeout(max(0.0, min(moments) - now) / self._asking.time.speed):
                 await self._wake.wait()
         self._wake.clear()
         self.tally.waiting_for = ""
@@ -239,19 +199,21 @@ class _Lane:
                 if not await self._submit(chunk):
                     questions = self._open_questions()  # from the start: those of the chunk are open again
         except BatchrunError as problem:
-            changed = self._p.input_changed()
+            changed = self._prepared.input_changed()
             self._valve.close(
                 ExitCode.USER if changed else problem.exit_code, INPUT_CHANGED if changed else str(problem)
             )
 
     def _open_questions(self) -> Iterator[Work]:
-        blocks = self._s.checkpoint.open_questions(
-            start=self._s.start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens, where=FOR_BATCH
+        blocks = self._checkpoint.open_questions(
+            start=self._asking.start, again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens, where=FOR_BATCH
         )
-        return open_work(self._p.rows, self._p.renderer.columns, blocks, most=self._left, changed=self._input_changed)
+        return open_work(
+            self._prepared.rows, self._prepared.renderer.columns, blocks, most=self._left, changed=self._input_changed
+        )
 
     def _input_changed(self) -> bool:
-        if self._p.input_changed():
+        if self._prepared.input_changed():
             self._valve.close(ExitCode.USER, INPUT_CHANGED)
         return self._valve.closed
 
@@ -266,7 +228,7 @@ class _Lane:
             self._batches.leave_for_live(chunk.for_live)
         if chunk.unsent:
             self._batches.fail(
-                self._s.run_id, [work.unsent(problem, at=self._wall()) for work, problem in chunk.unsent]
+                self._asking.run_id, [work.unsent(problem, at=self._wall()) for work, problem in chunk.unsent]
             )
         for work, problem in chunk.unsent:
             self._failed.add(work.question)
@@ -279,13 +241,13 @@ class _Lane:
 
     def _room(self) -> float:
         """Return what the caps still admit, in picodollars. What open batches may cost counts as spent."""
-        cap, today, run = self._p.job.limits.cap, utc_day(self._wall()), self._s.run_id
-        spent, batches = self._s.checkpoint.spent, self._batches
+        cap, today, run = self._prepared.job.limits.cap, utc_day(self._wall()), self._asking.run_id
+        spent, batches = self._checkpoint.spent, self._batches
         rooms = [math.inf]
         if cap.run is not None:
             rooms.append(from_usd(cap.run) - spent(run_id=run) - batches.reserved(run_id=run))
         if cap.day is not None:
-            leased = self._s.checkpoint.leased(today)
+            leased = self._checkpoint.leased(today)
             rooms.append(from_usd(cap.day) - spent(day=today) - leased - batches.reserved(day=today))
         return min(rooms)
 
@@ -299,7 +261,7 @@ class _Lane:
         names = [f"{tag}-{keys[work.question].hex()}" for work in chunk.works]
         batch = self._batches.begin(
             [work.question for work in chunk.works],
-            run_id=self._s.run_id,
+            run_id=self._asking.run_id,
             model=self._model,
             tag=tag,
             reserved=chunk.reserved,
@@ -432,7 +394,7 @@ class _Lane:
                 others += 1
                 continue
             with suppress(ValueError):
-                verdict = judge(line.reply, self._p.form.parse, now=self._wall(), mask=self._rules.mask)
+                verdict = judge(line.reply, self._prepared.form.parse, now=self._wall(), mask=self._rules.mask)
                 mine.setdefault(bytes.fromhex(key), verdict)
         return mine, others
 
@@ -461,7 +423,8 @@ class _Lane:
         if brought.stop is not None:
             ending = TABLE[brought.stop.ending]
             self._valve.close(ExitCode.STOPPED_BY_API, f"{ending.means}: {brought.stop.message}", ending=ending.name)
-        self._look_at_failures()
+        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens)
+        self._valve.limit_failures(failed.rows, self._asking.max_failed)
         return bool(verdicts)
 
     def _count(self, batch: Batch, shown: Shown, brought: Collected) -> None:
@@ -480,12 +443,3 @@ class _Lane:
         parts.append(cost(brought.cost, self._cost_kind))
         problem = f" ({shown.problem})" if shown.problem else ""
         self._ui.say(f"batch {batch.number} is {shown.status}{problem}: {', '.join(parts)}")
-
-    def _look_at_failures(self) -> None:
-        accepted = self._s.max_failed
-        if accepted is None:
-            return
-        failed = self._s.checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._p.max_tokens).rows
-        if failed > accepted:
-            reason = f"{plural(failed, 'row')} failed, more than limits.max_failed accepts"
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")

@@ -51,27 +51,29 @@ def unasked_text(reason: Unasked) -> str:
     return f"{plural(reason.rows, 'row')} could not be rendered, first row {reason.row:,}: {reason.message}"
 
 
-def cost_text(p: Prepared, found: Survey, likely: Forecast, prices: Prices) -> str:
+def cost_text(prepared: Prepared, found: Survey, likely: Forecast, prices: Prices) -> str:
     """Return what the open questions will cost."""
     if likely.cost is None:
         why = f" ({prices.problem})" if prices.problem else ""
-        text = f'unknown: no price is known for "{p.endpoint.model}"{why}; set model.price'
+        text = f'unknown: no price is known for "{prepared.endpoint.model}"{why}; set model.price'
     else:
         text = f"likely {show(likely.cost)}"
         if likely.uncached is not None and likely.uncached != likely.cost:
             text += f" with the prompt cache, {show(likely.uncached)} without it"
-        if p.job.prompt.pdf_engine and not likely.answers:
+        if prepared.job.prompt.pdf_engine and not likely.answers:
             text += " and the tokens of the PDFs, which nobody knows before"
-        if p.endpoint.name == "simulator":
+        if prepared.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
     if found.worst is not None:
-        if p.form.questions:
+        if prepared.form.questions:
             return f"{text}, at most about {show(found.worst)} (the server's own templates are estimated)"
         about = "" if found.exact else "about "
         return f"{text}, at most {about}{show(found.worst)} (if every answer uses all of max_tokens)"
     if likely.cost is None:
         return text
-    causes = unbounded(p.job) or (["no max_tokens"] if p.max_tokens is None else ["a fallback without a known price"])
+    causes = unbounded(prepared.job) or (
+        ["no max_tokens"] if prepared.max_tokens is None else ["a fallback without a known price"]
+    )
     return f"{text}, with no upper bound ({', '.join(causes)})"
 
 
@@ -83,12 +85,12 @@ def basis_text(likely: Forecast) -> str:
     return f"estimated at {likely.characters_per_token:g} characters a token until there are answers"
 
 
-def time_text(p: Prepared, likely: Forecast) -> str:
+def time_text(prepared: Prepared, likely: Forecast) -> str:
     """Return how long the open questions take, and at what pace."""
-    limits = p.job.limits
+    limits = prepared.job.limits
     took = duration(max(1.0, likely.seconds))
     pace = f"{likely.in_flight:,} in flight"
-    if isinstance(limits.concurrency, str) and p.endpoint.name != "local":
+    if isinstance(limits.concurrency, str) and prepared.endpoint.name != "local":
         took, pace = f"at least {took}", f"up to {pace}, as many as the server takes"
     else:
         took = f"about {took}"
@@ -97,18 +99,18 @@ def time_text(p: Prepared, likely: Forecast) -> str:
     return f"{took} ({pace})"
 
 
-def price_text(p: Prepared, prices: Prices, now: float) -> str | None:
+def price_text(prepared: Prepared, prices: Prices, now: float) -> str | None:
     """Return what the model costs and how old that knowledge is; None where it is unknown."""
-    price = prices.likely.get(p.endpoint.model)
+    price = prices.likely.get(prepared.endpoint.model)
     if price is None:
         return None
     text = f"{_usd(price.prompt * _MILLION)} for prompts, {_usd(price.completion * _MILLION)} for answers"
     text += " per million tokens"
     if price.request:
         text += f", {_usd(price.request)} a request"
-    if p.form.questions and prices.listed is not None and prices.listed.context is not None:
+    if prepared.form.questions and prices.listed is not None and prices.listed.context is not None:
         text += f", {prices.listed.context:,} tokens of context"
-    if (engine := p.job.prompt.pdf_engine) == PAID_ENGINE:
+    if (engine := prepared.job.prompt.pdf_engine) == PAID_ENGINE:
         text += f", {_usd(from_usd(1_000 * PAGE_USD))} per 1,000 pages that {engine} reads"
     if prices.fetched_at is not None:
         hours = max(0, int((now - prices.fetched_at) / _HOUR))
@@ -125,29 +127,33 @@ def batch_price_text(likely: Forecast, prices: Prices) -> str | None:
     return f"{text} per million tokens, likely {show(price.cost(likely.prompt_tokens, likely.completion_tokens))}"
 
 
-def cache_text(p: Prepared, likely: Forecast) -> str | None:
+def cache_text(prepared: Prepared, likely: Forecast) -> str | None:
     """Return what the prompt cache can hold of this job; None where that is next to nothing."""
-    loose = round(p.beginning.loose / (likely.characters_per_token or 1)) if is_marked(p) else 0
-    if likely.constant + loose < _NOTABLE or p.endpoint.decisions:
+    loose = round(prepared.beginning.loose / (likely.characters_per_token or 1)) if is_marked(prepared) else 0
+    if likely.constant + loose < _NOTABLE or prepared.endpoint.decisions:
         return None
     text = f"all requests begin with the same text, about {likely.constant:,} tokens"
-    family = family_of(p.endpoint.model) if p.endpoint.openrouter else None
-    caching = p.caching or family
-    if p.caching is None and (p.job.batch is not None or not p.job.model.prompt_cache):
-        return f"{text}; it is not used {'in batches' if p.job.batch is not None else '(model.prompt_cache)'}"
+    family = family_of(prepared.endpoint.model) if prepared.endpoint.openrouter else None
+    caching = prepared.caching or family
+    if prepared.caching is None and (prepared.job.batch is not None or not prepared.job.model.prompt_cache):
+        return f"{text}; it is not used {'in batches' if prepared.job.batch is not None else '(model.prompt_cache)'}"
     if caching is None:
         return f"{text}; nothing is sent for it, since this model is not known to have one"
-    text += f"; {p.endpoint.model} caches it from {caching.minimum:,} tokens on"
-    if p.caching is not None and p.caching.mark is not None:
+    text += f"; {prepared.endpoint.model} caches it from {caching.minimum:,} tokens on"
+    if prepared.caching is not None and prepared.caching.mark is not None:
         text += " (its end is marked by cache_control)"
     if likely.constant < caching.minimum <= likely.constant + loose:
         text += f"; the next text begins with {loose:,} more: move them into prompt.system to have them cached"
     return text
 
 
-def flex_text(p: Prepared, likely: Forecast) -> str | None:
+def flex_text(prepared: Prepared, likely: Forecast) -> str | None:
     """Return what the flex tier costs; None where the job does not ask OpenRouter for it."""
-    if p.job.model.params.get("service_tier") != "flex" or not p.endpoint.openrouter or likely.cost is None:
+    if (
+        prepared.job.model.params.get("service_tier") != "flex"
+        or not prepared.endpoint.openrouter
+        or likely.cost is None
+    ):
         return None
     half = show(likely.cost // 2)
     return f"flex costs half at most providers, likely {half}; caps count the full price, since another tier may serve"

@@ -140,15 +140,15 @@ class Reserve:
         )
 
 
-def batch_prices(p: Prepared, prices: Prices) -> Prices:
+def batch_prices(prepared: Prepared, prices: Prices) -> Prices:
     """Return prices with those of batches in the place of the live ones.
 
     Raises UserError where there is a cap and nobody says what a batch costs.
     """
-    model, cap = p.endpoint.model, p.job.limits.cap
+    model = prepared.endpoint.model
     if prices.batch is not None:
         return replace(prices, likely={model: prices.batch.likely}, worst={model: prices.batch.worst})
-    if cap.run is not None or cap.day is not None:
+    if prepared.job.limits.max_cost_usd is not None:
         raise UserError(
             f'limits.max_cost_usd is set, but the price of "{model}" in a batch is unknown: set model.price.batch'
         )
@@ -156,17 +156,17 @@ def batch_prices(p: Prepared, prices: Prices) -> Prices:
 
 
 def budget_of(
-    p: Prepared, prices: Prices, checkpoint: Checkpoint | None, today: str, run_id: int | None = None
+    prepared: Prepared, prices: Prices, checkpoint: Checkpoint | None, today: str, run_id: int | None = None
 ) -> Budget:
     """Return the budget of a run on a UTC day; a cap that can't be kept is a UserError.
 
     What the run has spent in batches so far, and what open batches may cost, counts as spent.
     """
-    cap = p.job.limits.cap
-    if cap.run is None and cap.day is None:
+    cap = prepared.job.limits.cap
+    if prepared.job.limits.max_cost_usd is None:
         return Budget()
-    if p.job.model.max_request_usd is None:
-        _refuse_unbounded(p, prices)
+    if prepared.job.model.max_request_usd is None:
+        _refuse_unbounded(prepared, prices)
     if checkpoint is None:
         return Budget(_amount(cap.run), _amount(cap.day))
     cap_run, batches = _amount(cap.run), checkpoint.batches
@@ -190,41 +190,41 @@ def _amount(usd: Decimal | None) -> Pico | None:
     return None if usd is None else from_usd(usd)
 
 
-def _refuse_unbounded(p: Prepared, prices: Prices) -> None:
-    models = (p.endpoint.model, *p.job.model.fallbacks)
+def _refuse_unbounded(prepared: Prepared, prices: Prices) -> None:
+    models = (prepared.endpoint.model, *prepared.job.model.fallbacks)
     if unknown := [name for name in models if name not in prices.worst]:
         why = f" ({prices.problem})" if prices.problem else ""
         raise UserError(
             f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{why}: set model.price or '
             "model.max_request_usd"
         )
-    if p.max_tokens is None:
+    if prepared.max_tokens is None:
         raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")
-    if causes := unbounded(p.job):
+    if causes := unbounded(prepared.job):
         raise UserError(
             f"limits.max_cost_usd is set, but the cost of a request is not bounded ({', '.join(causes)}): set "
             "model.max_request_usd"
         )
 
 
-def worst_case(p: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
+def worst_case(prepared: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
     """Return what a body of so many bytes can cost at most, at the dearest of its models; None where nobody knows.
 
     No tokenizer makes more tokens than UTF-8 bytes. For a decision model it is an estimate: each question may be put to
     the state alone, in a template that nobody shows.
     """
-    if p.job.model.max_request_usd is not None:
-        most = from_usd(p.job.model.max_request_usd)
+    if prepared.job.model.max_request_usd is not None:
+        most = from_usd(prepared.job.model.max_request_usd)
         return lambda _: most
-    questions = len(p.form.questions)
-    models = (p.endpoint.model, *p.job.model.fallbacks)
-    if p.max_tokens is None or unbounded(p.job) or any(name not in prices.worst for name in models):
+    questions = len(prepared.form.questions)
+    models = (prepared.endpoint.model, *prepared.job.model.fallbacks)
+    if prepared.max_tokens is None or unbounded(prepared.job) or any(name not in prices.worst for name in models):
         return None
     if questions:
-        price = prices.worst[p.endpoint.model]
+        price = prices.worst[prepared.endpoint.model]
         return lambda size: price.cost(questions * (size + QUESTION_TOKENS), 0)
-    worst = [_with_writes(price, prices.likely[name], p.caching) for name, price in prices.worst.items()]
-    return bound(worst, messages=len(p.job.prompt.turns) + 1, max_tokens=p.max_tokens)
+    worst = [_with_writes(price, prices.likely[name], prepared.caching) for name, price in prices.worst.items()]
+    return bound(worst, messages=len(prepared.job.prompt.turns) + 1, max_tokens=prepared.max_tokens)
 
 
 def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
@@ -234,12 +234,12 @@ def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
     return replace(worst, prompt=Pico(max(worst.prompt, -(-likely.prompt * caching.write_percent // 100))))
 
 
-def page_fee(p: Prepared) -> Callable[[Sequence[Any]], Pico]:
+def page_fee(prepared: Prepared) -> Callable[[Sequence[Any]], Pico]:
     """Return what the pages of a row's local PDFs cost beside the model; 0 for a row whose pages nobody knows."""
-    if p.job.prompt.pdf_engine != PAID_ENGINE or find_spec("pypdf") is None:
+    if prepared.job.prompt.pdf_engine != PAID_ENGINE or find_spec("pypdf") is None:
         return lambda _: ZERO
     each = from_usd(PAGE_USD)
-    return lambda values: Pico(each * p.renderer.pages(values))
+    return lambda values: Pico(each * prepared.renderer.pages(values))
 
 
 def bound(prices: Sequence[Price], *, messages: int, max_tokens: int) -> Callable[[int], Pico]:

@@ -40,7 +40,7 @@ class Checking:
 
     def __init__(
         self,
-        p: Prepared,
+        prepared: Prepared,
         environment: Environment,
         shown: str,
         show: Callable[[Finding], None] = lambda _: None,
@@ -48,16 +48,20 @@ class Checking:
         awaited: str | None = None,
         sample: int | None = None,
     ) -> None:
-        self._p, self._environment, self._shown, self._show = p, environment, shown, show
+        self._prepared, self._environment, self._shown, self._show = prepared, environment, shown, show
         self._awaited, self._sample = awaited, sample
         self._findings: list[Finding] = []
 
     def run(self) -> Check:
         """Look at everything. Nothing is sent to the model."""
-        p = self._p
-        self._say("ok", "job file", f"{self._shown}, asks {p.endpoint.model} at {_place(p.endpoint)}")
-        self._say("ok", "input", f"{self._awaited or _files(p)}, columns {_names(p.rows.columns)}")
-        self._say("ok", "prompt", f"uses {_names(p.renderer.columns)}" if p.renderer.columns else "uses no column")
+        prepared = self._prepared
+        self._say("ok", "job file", f"{self._shown}, asks {prepared.endpoint.model} at {_place(prepared.endpoint)}")
+        self._say("ok", "input", f"{self._awaited or _files(prepared)}, columns {_names(prepared.rows.columns)}")
+        self._say(
+            "ok",
+            "prompt",
+            f"uses {_names(prepared.renderer.columns)}" if prepared.renderer.columns else "uses no column",
+        )
         self._literal_columns()
         self._say("ok", "answer", self._answer())
         self._tried("output", self._output)
@@ -66,12 +70,12 @@ class Checking:
             self._sent()
             self._requests(checkpoint)
         kinds = [finding.kind for finding in self._findings]
-        return Check(p.job.name, kinds.count("mistake"), kinds.count("warning"), tuple(self._findings))
+        return Check(prepared.job.name, kinds.count("mistake"), kinds.count("warning"), tuple(self._findings))
 
     def _literal_columns(self) -> None:
         """Warn of `{name}` where `{{ name }}` was probably meant: Jinja sends single braces as they stand."""
-        for path, source in templates_of(self._p.job):
-            written = braced_column(source, self._p.rows.columns)
+        for path, source in templates_of(self._prepared.job):
+            written = braced_column(source, self._prepared.rows.columns)
             if written is not None:
                 cell = f"{{{{ {written.strip('${} ')} }}}}"
                 place = ".".join(map(str, path))
@@ -90,27 +94,27 @@ class Checking:
             return None
 
     def _answer(self) -> str:
-        p = self._p
-        if p.form.schema is None:
-            return f'text, in column "{p.job.output.prefix}answer"'
+        prepared = self._prepared
+        if prepared.form.schema is None:
+            return f'text, in column "{prepared.job.output.prefix}answer"'
         how = {"schema": "as a strict JSON Schema", "object": "in JSON mode", "prompt": "by the prompt alone"}
-        mode = p.job.answer.mode if p.job.answer else "schema"
-        if p.form.questions:
-            return f"columns {_names(tuple(p.answers))}, from a decision model"
-        return f"columns {_names(tuple(p.answers))}, asked for {how[mode]} (--schema prints it)"
+        mode = prepared.job.answer.mode if prepared.job.answer else "schema"
+        if prepared.form.questions:
+            return f"columns {_names(tuple(prepared.answers))}, from a decision model"
+        return f"columns {_names(tuple(prepared.answers))}, asked for {how[mode]} (--schema prints it)"
 
     def _output(self) -> None:
-        path = self._p.job.output_path
+        path = self._prepared.job.output_path
         if path.is_dir():
             self._say("mistake", "output", f"{path} is a folder: name a file in it")
         elif (blocked := _unwritable(path)) is not None:
             self._say("mistake", "output", f"{blocked} can't be written")
         else:
             there = "replaced by a finished run" if path.exists() else "not there yet"
-            self._say("ok", "output", f"{path} ({there}), {len(self._p.schema):,} columns")
+            self._say("ok", "output", f"{path} ({there}), {len(self._prepared.schema):,} columns")
 
     def _checkpoint(self, stack: ExitStack) -> Checkpoint | None:
-        path = self._p.job.checkpoint_path
+        path = self._prepared.job.checkpoint_path
         check_place(path)
         if (blocked := _unwritable(path)) is not None:
             self._say("mistake", "checkpoint", f"{blocked} can't be written: set checkpoint: to a path you may write")
@@ -126,29 +130,29 @@ class Checking:
 
     def _sent(self) -> None:
         """Show what a request holds that the job file does not mention."""
-        p = self._p
-        own = any(name in p.job.model.params for name in ("max_tokens", "max_completion_tokens"))
-        if p.form.questions:
+        prepared = self._prepared
+        own = any(name in prepared.job.model.params for name in ("max_tokens", "max_completion_tokens"))
+        if prepared.form.questions:
             return
-        if p.max_tokens is None:
+        if prepared.max_tokens is None:
             self._say("warning", "max_tokens", "nothing bounds the answers; set model.params.max_tokens")
         else:
             source = "from model.params" if own else "by default; set model.params.max_tokens to change it"
-            self._say("ok", "max_tokens", f"{p.max_tokens:,}, {source}")
-        extras = body_extras(p.job, p.endpoint, p.form, p.caching)
+            self._say("ok", "max_tokens", f"{prepared.max_tokens:,}, {source}")
+        extras = body_extras(prepared.job, prepared.endpoint, prepared.form, prepared.caching)
         extras.pop("max_tokens", None)
         if extras:
             self._say("ok", "added", f"{orjson.dumps(extras).decode()} (no part of a question's identity)")
 
     def _requests(self, checkpoint: Checkpoint | None) -> None:
         """Show what a run would need, and whether key and caps allow it."""
-        p = self._p
+        prepared = self._prepared
         try:
-            with reachable(p.endpoint) as served:
+            with reachable(prepared.endpoint) as served:
                 key = self._key(served)
-                prices = prices_for(p.job, served, p.cache_dir, time.time())
-                p.check_inputs(prices.listed)
-            found = None if self._awaited else survey(p, checkpoint, prices, sample=self._sample)
+                prices = prices_for(prepared.job, served, prepared.cache_dir, time.time())
+                prepared.check_inputs(prices.listed)
+            found = None if self._awaited else survey(prepared, checkpoint, prices, sample=self._sample)
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))
             return
@@ -158,11 +162,11 @@ class Checking:
         self._bounded(prices)
         if found is None:
             return
-        likely = forecast(p, found, prices)
-        if (cache := cache_text(p, likely)) is not None:
+        likely = forecast(prepared, found, prices)
+        if (cache := cache_text(prepared, likely)) is not None:
             self._say("ok", "prompt cache", cache)
         if found.questions and likely.cost is not None:
-            self._say("ok", "cost", f"{cost_text(p, found, likely, prices)} ({basis_text(likely)})")
+            self._say("ok", "cost", f"{cost_text(prepared, found, likely, prices)} ({basis_text(likely)})")
         self._allowed(found, likely, key)
 
     def _rows(self, found: Survey) -> None:
@@ -172,7 +176,7 @@ class Checking:
 
     def _key(self, endpoint: Endpoint) -> KeyInfo | None:
         """Show where the key comes from, never the key itself, and its state at OpenRouter."""
-        variable = self._p.job.model.key_variable
+        variable = self._prepared.job.model.key_variable
         if variable is not None:
             self._say("ok", "key", f"{variable} from {self._environment.origin(variable)}")
         elif endpoint.name == "url":
@@ -202,16 +206,16 @@ class Checking:
             self._say("warning", "model", f'the server lists no model "{endpoint.model}"{near}')
 
     def _price(self, prices: Prices) -> None:
-        p = self._p
+        prepared = self._prepared
         if prices.problem:
             self._say(
                 "warning", "price", f"{prices.problem} (an older list is used)" if prices.names else prices.problem
             )
-        text = price_text(p, prices, time.time())
+        text = price_text(prepared, prices, time.time())
         if text is not None:
             self._say("ok", "price", text)
-        for name in (p.endpoint.model, *p.job.model.fallbacks):
-            if prices.names and (unlisted := _unlisted(name, prices.names, p.endpoint.name)):
+        for name in (prepared.endpoint.model, *prepared.job.model.fallbacks):
+            if prices.names and (unlisted := _unlisted(name, prices.names, prepared.endpoint.name)):
                 self._say("mistake", "model", unlisted)
             elif name not in prices.likely:
                 self._say(
@@ -221,13 +225,13 @@ class Checking:
     def _bounded(self, prices: Prices) -> None:
         """Check that the job's caps can be kept."""
         try:
-            budget_of(self._p, prices, None, "")
+            budget_of(self._prepared, prices, None, "")
         except BatchrunError as problem:
             self._say("mistake", "limits", str(problem))
 
     def _allowed(self, found: Survey, likely: Forecast, key: KeyInfo | None) -> None:
         """Hold the likely need to the job's caps and to what the key has left."""
-        cost, cap = likely.cost or 0, self._p.job.limits.cap
+        cost, cap = likely.cost or 0, self._prepared.job.limits.cap
         for name, usd in (("run", cap.run), ("day", cap.day)):
             if usd is not None and cost > from_usd(usd):
                 self._say(
@@ -237,7 +241,7 @@ class Checking:
             return
         if key.remaining is not None and cost > key.remaining:
             self._say("warning", "key", f"the likely cost is more than the {show(key.remaining)} that the key has left")
-        free = key.free_remaining if self._p.endpoint.model.endswith(":free") else None
+        free = key.free_remaining if self._prepared.endpoint.model.endswith(":free") else None
         if free is not None and found.questions > free:
             self._say("warning", "key", f"{found.questions:,} requests, but only {free:,} free ones are left today")
 
@@ -246,9 +250,9 @@ def _place(endpoint: Endpoint) -> str:
     return endpoint.base_url or f"endpoint {endpoint.name}"
 
 
-def _files(p: Prepared) -> str:
-    number = len(p.rows.files)
-    return shown_name(Path(p.rows.files[0].path)) if number == 1 else f"{number:,} files"
+def _files(prepared: Prepared) -> str:
+    number = len(prepared.rows.files)
+    return shown_name(Path(prepared.rows.files[0].path)) if number == 1 else f"{number:,} files"
 
 
 def _names(columns: tuple[str, ...]) -> str:

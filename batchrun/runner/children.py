@@ -13,7 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from batchrun.api import Endpoint
 from batchrun.errors import SenderError
+from batchrun.job import Job
 
 READY_SECONDS = 120.0
 END_SECONDS = 5.0
@@ -28,6 +30,11 @@ _INHERITED = re.compile(
     "(PATH|HOME|USER|LANG|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH)|"
     "(LC_|PYTHON|DYLD_|CUDA_|NVIDIA_|HIP_|ROCR_|VK_|GGML_|OMP_).*"
 )
+
+
+def most_in_flight(job: Job, endpoint: Endpoint) -> int:
+    """Return how many requests a run may send at once."""
+    return min(job.limits.ceiling, LOCAL_PARALLEL) if endpoint.name == "local" else job.limits.ceiling
 
 
 class Child:

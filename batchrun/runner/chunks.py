@@ -33,9 +33,9 @@ class Chunk:
 class Chunks:
     """Makes chunks. `prices` are those of batches; `context` is the model's in tokens, None where it does not count."""
 
-    def __init__(self, p: Prepared, prices: Prices, options: BatchOptions, context: int | None) -> None:
-        self._renderer, self._max_tokens = p.renderer, p.max_tokens or 0
-        self._worst = worst_case(p, prices)
+    def __init__(self, prepared: Prepared, prices: Prices, options: BatchOptions, context: int | None) -> None:
+        self._renderer, self._max_tokens = prepared.renderer, prepared.max_tokens or 0
+        self._worst = worst_case(prepared, prices)
         self._options, self._context = options, context
 
     def take(self, questions: Iterator[Work], *, room: float, max_bytes: int) -> Chunk:

@@ -20,13 +20,13 @@ class Expected:
         self._folder = folder
         self._files: dict[Path, Path] = {}
 
-    def add(self, p: Prepared) -> None:
+    def add(self, prepared: Prepared) -> None:
         """Take the columns of a job's output where there is no such file yet."""
-        output = p.job.output_path
+        output = prepared.job.output_path
         if output.exists():
             return
         untyped = output.suffix.lower() in _UNTYPED
-        schema = {name: pl.String() if untyped else dtype for name, dtype in p.schema.items()}
+        schema = {name: pl.String() if untyped else dtype for name, dtype in prepared.schema.items()}
         self._files[output] = self._folder / f"{len(self._files)}.parquet"
         pl.DataFrame(schema=schema).write_parquet(self._files[output])
 

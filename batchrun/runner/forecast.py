@@ -18,7 +18,7 @@ from batchrun.money import ZERO, Pico, Price
 from batchrun.prompt import RowProblem
 from batchrun.records import Shown, Unasked
 from batchrun.runner.budget import page_fee, worst_case
-from batchrun.runner.children import LOCAL_PARALLEL
+from batchrun.runner.children import most_in_flight
 from batchrun.runner.plan import Keys, open_work
 from batchrun.runner.prepare import Prepared
 from batchrun.runner.sample import MIXED, mix
@@ -109,22 +109,22 @@ class Forecast:
 
 
 def survey(
-    p: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int = 0, sample: int | None = None
+    prepared: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int = 0, sample: int | None = None
 ) -> Survey:
     """Read the input once, render a sample of its rows, and return what a run would ask, also one with `--sample`.
 
     The first `show` requests are included. Raises InputError. Nothing is sent and nothing is written.
     """
-    rows = _Sample(p, checkpoint, worst_case(p, prices), show if sample is None else 0)
-    for batch in p.rows.batches(p.renderer.columns):
+    rows = _Sample(prepared, checkpoint, worst_case(prepared, prices), show if sample is None else 0)
+    for batch in prepared.rows.batches(prepared.renderer.columns):
         rows.take(batch)
     return rows.survey() if sample is None else rows.survey_of(sample, show)
 
 
-def shown(p: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowProblem:
+def shown(prepared: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowProblem:
     """Return the request of the row at a position (from 0), for people."""
-    messages = p.renderer.messages(values)
-    body = p.renderer.body(values)
+    messages = prepared.renderer.messages(values)
+    body = prepared.renderer.body(values)
     if isinstance(messages, RowProblem):
         return messages
     if isinstance(body, RowProblem):
@@ -158,13 +158,13 @@ class _Sample:
     """
 
     def __init__(
-        self, p: Prepared, checkpoint: Checkpoint | None, worst: Callable[[int], Pico] | None, show: int
+        self, prepared: Prepared, checkpoint: Checkpoint | None, worst: Callable[[int], Pico] | None, show: int
     ) -> None:
-        self._p, self._checkpoint, self._worst, self._show = p, checkpoint, worst, show
-        self._keys_of = Keys(p.renderer, dedupe=p.job.dedupe)
+        self._prepared, self._checkpoint, self._worst, self._show = prepared, checkpoint, worst, show
+        self._keys_of = Keys(prepared.renderer, dedupe=prepared.job.dedupe)
         # A constant bound needs no bodies; with images they would hold whole files.
-        self._needs_size = worst is not None and p.job.model.max_request_usd is None
-        self._fee = page_fee(p)
+        self._needs_size = worst is not None and prepared.job.model.max_request_usd is None
+        self._fee = page_fee(prepared)
         self._bound = MIXED
         self._total = self._skipped = 0
         self._rows: list[_Row] = []
@@ -186,12 +186,12 @@ class _Sample:
         return mix(position) < self._bound
 
     def _rendered(self, batch: Batch, chosen: list[int]) -> list[_Row]:
-        p, values = self._p, [batch.rows[index] for index in chosen]
+        prepared, values = self._prepared, [batch.rows[index] for index in chosen]
         keys, problems = self._keys_of(Batch(0, values, None))
         settled: dict[bytes, Settled] = {}
         if self._checkpoint is not None:
             known = [key for key in keys if key is not None]
-            settled = self._checkpoint.settled(known, again=ASKED_AGAIN, max_tokens=p.max_tokens)
+            settled = self._checkpoint.settled(known, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
         shown_keys = {row.key for row in self._rows}
         rows = []
         for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
@@ -201,7 +201,7 @@ class _Sample:
             rows.append(row)
             if row.is_open and len(self._first) < self._show and key not in shown_keys:
                 shown_keys.add(key)
-                if isinstance(request := shown(p, position, values[number]), Shown):
+                if isinstance(request := shown(prepared, position, values[number]), Shown):
                     self._first.append(request)
         return rows
 
@@ -209,10 +209,10 @@ class _Sample:
         """Return the characters of a row's messages, what it can cost at most, and what its pages cost of that."""
         size = 0
         if self._needs_size:
-            body = self._p.renderer.body(values)
+            body = self._prepared.renderer.body(values)
             size = 0 if isinstance(body, RowProblem) else len(body)
         fee = self._fee(values)
-        return _characters(self._p, values), ZERO if self._worst is None else Pico(self._worst(size) + fee), fee
+        return _characters(self._prepared, values), ZERO if self._worst is None else Pico(self._worst(size) + fee), fee
 
     def survey(self) -> Survey:
         """Return what the sample says of the whole input."""
@@ -267,15 +267,15 @@ class _Sample:
     def _requests(self, rows: list[_Row]) -> Iterator[Shown]:
         """Yield the requests of rows, in the input's order."""
         for row in sorted(rows, key=lambda row: row.position):
-            batch = next(self._p.rows.batches(self._p.renderer.columns, start=row.position, size=1))
-            if isinstance(request := shown(self._p, row.position, batch.rows[0]), Shown):
+            batch = next(self._prepared.rows.batches(self._prepared.renderer.columns, start=row.position, size=1))
+            if isinstance(request := shown(self._prepared, row.position, batch.rows[0]), Shown):
                 yield request
 
     def _questions(self, rows: int) -> int:
         """Estimate the distinct questions among `rows` open rows (Chao 1984): exact where the sample is the whole."""
         often = Counter(Counter(row.key for row in self._rows if row.is_open).values())
         distinct = often.total()
-        if self._bound == MIXED or not self._p.job.dedupe:
+        if self._bound == MIXED or not self._prepared.job.dedupe:
             return distinct if self._bound == MIXED else rows
         if not often[2]:
             return rows if often[1] else distinct
@@ -312,9 +312,9 @@ class _Sample:
         return round(usage.completion_tokens / usage.answers) if usage.answers else None
 
 
-def _characters(p: Prepared, values: tuple[Any, ...]) -> int:
+def _characters(prepared: Prepared, values: tuple[Any, ...]) -> int:
     """Return the characters of a row's messages; 0 if it can't be rendered."""
-    messages = p.renderer.messages(values)
+    messages = prepared.renderer.messages(values)
     if isinstance(messages, RowProblem):
         return 0
     texts: list[str] = []
@@ -324,16 +324,16 @@ def _characters(p: Prepared, values: tuple[Any, ...]) -> int:
     return sum(map(len, texts))
 
 
-def forecast(p: Prepared, found: Survey, prices: Prices) -> Forecast:
+def forecast(prepared: Prepared, found: Survey, prices: Prices) -> Forecast:
     """Return what the open questions of a survey will likely need, each asked once."""
-    likely = _forecast(p, prices, found.questions, found.characters, found.used, found.answer_tokens)
+    likely = _forecast(prepared, prices, found.questions, found.characters, found.used, found.answer_tokens)
     if likely.cost is None or likely.uncached is None:
         return likely
     return replace(likely, cost=Pico(likely.cost + found.fees), uncached=Pico(likely.uncached + found.fees))
 
 
 def _forecast(
-    p: Prepared, prices: Prices, number: int, characters: int, used: Used, answer_tokens: int | None
+    prepared: Prepared, prices: Prices, number: int, characters: int, used: Used, answer_tokens: int | None
 ) -> Forecast:
     if used.answers and used.prompt_tokens:
         ratio = used.characters / used.prompt_tokens
@@ -341,75 +341,71 @@ def _forecast(
         completion = number * used.completion_tokens / used.answers
     else:
         ratio = CHARACTERS_PER_TOKEN
-        around = 0 if p.form.response_format is None else len(orjson.dumps(p.form.response_format))
-        prompt = (characters + number * around) / ratio + number * MESSAGE_TOKENS * len(p.job.prompt.turns)
-        completion = float(number * (_answer_tokens(p) if answer_tokens is None else answer_tokens))
-        if p.form.questions:
-            prompt = sum((characters + number * len(one.instructions)) / ratio for one in p.form.questions)
-            prompt += number * HIDDEN_TOKENS * len(p.form.questions)
-    if p.max_tokens is not None:
-        completion = min(completion, number * p.max_tokens)
-    price = prices.likely.get(p.endpoint.model)
+        around = 0 if prepared.form.response_format is None else len(orjson.dumps(prepared.form.response_format))
+        prompt = (characters + number * around) / ratio + number * MESSAGE_TOKENS * len(prepared.job.prompt.turns)
+        completion = float(number * (_answer_tokens(prepared) if answer_tokens is None else answer_tokens))
+        if prepared.form.questions:
+            prompt = sum((characters + number * len(one.instructions)) / ratio for one in prepared.form.questions)
+            prompt += number * HIDDEN_TOKENS * len(prepared.form.questions)
+    if prepared.max_tokens is not None:
+        completion = min(completion, number * prepared.max_tokens)
+    price = prices.likely.get(prepared.endpoint.model)
     tokens = (round(prompt), round(completion))
-    constant = round(_constant(p) / ratio) if ratio else 0
+    constant = round(_constant(prepared) / ratio) if ratio else 0
     cost = uncached = None
     if price is not None:
         requests = price.request * (number - 1)
-        cost = Pico(price.cost(*tokens, *_from_cache(p, price, constant, number)) + requests)
+        cost = Pico(price.cost(*tokens, *_from_cache(prepared, price, constant, number)) + requests)
         uncached = Pico(price.cost(*tokens) + requests)
     latency = used.seconds / used.answers if used.answers and used.seconds else LATENCY
-    at_once = in_flight(p)
-    seconds = likely_seconds(number, sum(tokens), latency, p.job.limits, at_once)
+    at_once = most_in_flight(prepared.job, prepared.endpoint)
+    seconds = likely_seconds(number, sum(tokens), latency, prepared.job.limits, at_once)
     return Forecast(*tokens, cost, seconds, at_once, used.answers, ratio, constant, uncached)
 
 
-def _constant(p: Prepared) -> int:
+def _constant(prepared: Prepared) -> int:
     """Return the characters with which all requests begin, as far as a prompt cache can hold them."""
-    return p.beginning.characters + (0 if is_marked(p) else p.beginning.loose)
+    return prepared.beginning.characters + (0 if is_marked(prepared) else prepared.beginning.loose)
 
 
-def is_marked(p: Prepared) -> bool:
+def is_marked(prepared: Prepared) -> bool:
     """Check whether the model caches only what a mark ends: whole texts, no part of one."""
-    if p.caching is not None:
-        return p.caching.mark is not None
-    family = family_of(p.endpoint.model) if p.endpoint.openrouter else None
+    if prepared.caching is not None:
+        return prepared.caching.mark is not None
+    family = family_of(prepared.endpoint.model) if prepared.endpoint.openrouter else None
     return family is not None and family.marked
 
 
-def _from_cache(p: Prepared, price: Price, constant: int, number: int) -> tuple[int, int]:
+def _from_cache(prepared: Prepared, price: Price, constant: int, number: int) -> tuple[int, int]:
     """Return how many tokens of that many requests are read from the prompt cache, and how many are written to it."""
-    if p.caching is None or price.cache_read is None or constant < p.caching.minimum or not number:
+    if prepared.caching is None or price.cache_read is None or constant < prepared.caching.minimum or not number:
         return 0, 0
-    return constant * (number - 1), constant if p.caching.mark is not None else 0
+    return constant * (number - 1), constant if prepared.caching.mark is not None else 0
 
 
-def in_flight(p: Prepared) -> int:
-    """Return how many requests a run sends at once, at most."""
-    ceiling = p.job.limits.ceiling
-    return min(ceiling, LOCAL_PARALLEL) if p.endpoint.name == "local" else ceiling
-
-
-def likely_cost(p: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: int, questions: int) -> Pico | None:
+def likely_cost(
+    prepared: Prepared, checkpoint: Checkpoint, prices: Prices, *, start: int, questions: int
+) -> Pico | None:
     """Return what that many open questions will likely cost, by the first ones; None where the price is unknown.
 
     No prompt cache is counted on: whether it works shows only in the run.
     """
-    if not questions or p.endpoint.model not in prices.likely:
+    if not questions or prepared.endpoint.model not in prices.likely:
         return None
-    blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=p.max_tokens, batch=_FIRST)
-    works = list(open_work(p.rows, p.renderer.columns, blocks, most=_FIRST, changed=lambda: False))
+    blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=prepared.max_tokens, batch=_FIRST)
+    works = list(open_work(prepared.rows, prepared.renderer.columns, blocks, most=_FIRST, changed=lambda: False))
     if not works:
         return None
-    characters = sum(_characters(p, work.values) for work in works)
-    fees = sum(map(page_fee(p), (work.values for work in works)))
-    cost = _forecast(p, prices, questions, characters * questions // len(works), Used(), None).uncached
+    characters = sum(_characters(prepared, work.values) for work in works)
+    fees = sum(map(page_fee(prepared), (work.values for work in works)))
+    cost = _forecast(prepared, prices, questions, characters * questions // len(works), Used(), None).uncached
     return None if cost is None else Pico(cost + fees * questions // len(works))
 
 
-def _answer_tokens(p: Prepared) -> int:
-    if p.form.schema is None:
+def _answer_tokens(prepared: Prepared) -> int:
+    if prepared.form.schema is None:
         return TEXT_TOKENS
-    return OBJECT_TOKENS + COLUMN_TOKENS * len(p.form.columns)
+    return OBJECT_TOKENS + COLUMN_TOKENS * len(prepared.form.columns)
 
 
 def likely_seconds(questions: int, tokens: int, latency: float, limits: Limits, at_once: int) -> float:

@@ -5,7 +5,7 @@ Times are seconds; `now` is monotonic and always an argument.
 
 import math
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from batchrun.api import Blame, Ending
 from batchrun.money import Pico
@@ -198,6 +198,11 @@ class TokenBucket:
         self._burst = max(1.0, self._rate if burst is None else burst)
         self._level = 1.0
         self._at = -math.inf
+
+    @classmethod
+    def of(cls, per_minute: float | None) -> Self | None:
+        """Return a bucket for a rate that may be missing."""
+        return cls(per_minute) if per_minute else None
 
     def wait(self, now: float, n: float = 1) -> float:
         """Return the seconds until `n` can be taken; 0: now."""

@@ -52,11 +52,11 @@ def _text(path: Path) -> str:
 
 
 def _raise_all(loaded: Loaded, environment: Environment, options: RunOptions) -> None:
-    from batchrun.runner.prepare import prepared  # noqa: PLC0415  (polars and Jinja, which most commands do not need)
+    from batchrun.runner.prepare import prepare_job  # noqa: PLC0415  (polars and Jinja, which most commands do not need)
 
     try:
         job = merged(loaded.job, options)
     except RuntimeError:  # the home directory of an unknown user, which is among the mistakes
         raise JobFileError(loaded.shown, loaded.mistakes) from None
-    with prepared(loaded, job, environment):
+    with prepare_job(loaded, job, environment):
         pass

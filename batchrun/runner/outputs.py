@@ -38,7 +38,7 @@ OUTPUT_ROWS = 20_000
 
 
 def write(
-    p: Prepared,
+    prepared: Prepared,
     checkpoint: Checkpoint,
     path: Path,
     *,
@@ -52,24 +52,26 @@ def write(
 
     Raises InputError when the input changes meanwhile, StorageError where the disk fails; the old file stays then.
     """
-    written = write_output(_frames(p, checkpoint, settled=settled), path, schema=p.schema, csv=p.job.output.csv)
+    written = write_output(
+        _frames(prepared, checkpoint, settled=settled), path, schema=prepared.schema, csv=prepared.job.output.csv
+    )
     if written.cut:
         warn(f"{plural(written.cut, 'text')} cut to {LONGEST_CELL:,} characters, the most that a cell of Excel holds")
     return written
 
 
-def check_sheet(p: Prepared, rows: int) -> None:
+def check_sheet(prepared: Prepared, rows: int) -> None:
     """Refuse an Excel workbook that can't hold the input's rows and cells, before anything is paid (UserError)."""
-    name = p.job.output_path.name
-    if p.job.output_path.suffix.lower() != ".xlsx":
+    name = prepared.job.output_path.name
+    if prepared.job.output_path.suffix.lower() != ".xlsx":
         return
     if rows > MOST_ROWS:
         raise UserError(
             f"output.path: a sheet holds {MOST_ROWS:,} rows, and the input has {rows:,}: write .parquet or .csv"
         )
-    texts = [column for column in p.kept if isinstance(p.rows.schema[column], pl.String)]
+    texts = [column for column in prepared.kept if isinstance(prepared.rows.schema[column], pl.String)]
     position = 1
-    for frame in p.rows.frames(texts, OUTPUT_ROWS) if texts else ():
+    for frame in prepared.rows.frames(texts, OUTPUT_ROWS) if texts else ():
         for column in texts:
             for row, text in enumerate(frame[column], position):
                 if text is not None and is_long(text):
@@ -80,23 +82,23 @@ def check_sheet(p: Prepared, rows: int) -> None:
         position += frame.height
 
 
-def check_plan(p: Prepared, plan: PlanInfo | None, *, any_wording: bool = False) -> None:
+def check_plan(prepared: Prepared, plan: PlanInfo | None, *, any_wording: bool = False) -> None:
     """Raise UserError if rows would be joined with answers of another input or, but for `any_wording`, prompt."""
     if plan is None:
         raise UserError("the job has no plan yet: run it first")
-    if plan.stamps != stamps_text(p.rows.files):
+    if plan.stamps != stamps_text(prepared.rows.files):
         raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
-    if plan.wording != p.renderer.wording and not any_wording:
-        what = changed_words(plan.wording, p.renderer.wording)
+    if plan.wording != prepared.renderer.wording and not any_wording:
+        what = changed_words(plan.wording, prepared.renderer.wording)
         raise UserError(f"the {what} has changed since the last run: run the job again, or change it back")
 
 
-def _frames(p: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Iterator[pl.DataFrame]:
-    details = p.details
+def _frames(prepared: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Iterator[pl.DataFrame]:
+    details = prepared.details
     end = checkpoint.settled_end() if settled else None
     columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
-    frames = p.rows.frames(p.kept, OUTPUT_ROWS) if p.kept else repeat(None)
-    corrections = _corrections(p)
+    frames = prepared.rows.frames(prepared.kept, OUTPUT_ROWS) if prepared.kept else repeat(None)
+    corrections = _corrections(prepared)
     position = 0
     for frame in frames:
         # A file's last frame is short, so the next file's rows begin at the sum of heights.
@@ -113,38 +115,38 @@ def _frames(p: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Iterator[p
             outcomes, fixes = [outcomes[index] for index in indices], [fixes[index] for index in indices if fixes]
             kept = [frame[indices] for frame in kept]
         if outcomes or not settled:
-            yield pl.concat([*kept, *_new_columns(p, outcomes, fixes)], how="horizontal")
+            yield pl.concat([*kept, *_new_columns(prepared, outcomes, fixes)], how="horizontal")
         position += height
         if end is not None and position >= end:
             break
-    if p.input_changed():
+    if prepared.input_changed():
         raise InputError(INPUT_CHANGED)
 
 
-def _corrections(p: Prepared) -> Iterator[Correction | None]:
+def _corrections(prepared: Prepared) -> Iterator[Correction | None]:
     """Yield each row's correction; the input is read for them only if there are any."""
-    corrections = Corrections(p.job)
-    if not (names := corrections.columns(p.rows.columns)):
+    corrections = Corrections(prepared.job)
+    if not (names := corrections.columns(prepared.rows.columns)):
         yield from repeat(None)
-    for batch in p.rows.batches(names):
+    for batch in prepared.rows.batches(names):
         yield from (corrections.find(dict(zip(names, cells, strict=True))) for cells in batch.rows)
 
 
 def _new_columns(
-    p: Prepared, outcomes: Sequence[tuple[Any, ...]], corrections: Sequence[Correction | None]
+    prepared: Prepared, outcomes: Sequence[tuple[Any, ...]], corrections: Sequence[Correction | None]
 ) -> Iterator[pl.DataFrame]:
     """Yield the answer's columns and the details'; what is neither ok nor corrected has null answers."""
-    prefix = p.job.output.prefix
+    prefix = prepared.job.output.prefix
     answers = [row[1] if row[0] == "ok" else None for row in outcomes]
-    answers = [corrected(p.form, *pair) for pair in zip(answers, corrections, strict=True)]
-    if p.form.schema is None:
-        typed = pl.DataFrame(dict.fromkeys(p.answers, answers), schema=dict(p.answers))
+    answers = [corrected(prepared.form, *pair) for pair in zip(answers, corrections, strict=True)]
+    if prepared.form.schema is None:
+        typed = pl.DataFrame(dict.fromkeys(prepared.answers, answers), schema=dict(prepared.answers))
     else:
-        typed = answer_columns(answers, p.answers)
+        typed = answer_columns(answers, prepared.answers)
     yield typed.rename(lambda name: prefix + name)
-    if p.job.output.review_below is not None:
-        yield _review(p, typed, corrections)
-    names = p.details
+    if prepared.job.output.review_below is not None:
+        yield _review(prepared, typed, corrections)
+    names = prepared.details
     values = dict(zip(names, list(zip(*outcomes, strict=True))[2:] or [()] * len(names), strict=True))
     if "corrected" in values:
         values["corrected"] = tuple(one and one.changed for one in corrections)
@@ -155,13 +157,13 @@ def _new_columns(
     yield pl.DataFrame(columns)
 
 
-def _review(p: Prepared, typed: pl.DataFrame, corrections: Sequence[Correction | None]) -> pl.DataFrame:
+def _review(prepared: Prepared, typed: pl.DataFrame, corrections: Sequence[Correction | None]) -> pl.DataFrame:
     """Return the column needs_review: null where no probability is low and one is missing, false once reviewed."""
-    low = [pl.col(f"{question.name}_prob") < p.job.output.review_below for question in p.form.questions]
+    low = [pl.col(f"{question.name}_prob") < prepared.job.output.review_below for question in prepared.form.questions]
     any_low = pl.any_horizontal(low) if low else pl.repeat(None, pl.len(), dtype=pl.Boolean)
     reviewed = pl.Series([one is not None for one in corrections], dtype=pl.Boolean)
     needed = pl.when(reviewed).then(pl.lit(value=False)).otherwise(any_low)
-    return typed.select(needed.alias(p.job.output.prefix + NEEDS_REVIEW))
+    return typed.select(needed.alias(prepared.job.output.prefix + NEEDS_REVIEW))
 
 
 def _same(value: Any) -> Any:  # noqa: ANN401  (any cell)
@@ -184,23 +186,23 @@ CONVERTED: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def state(p: Prepared, plan: int) -> str:
+def state(prepared: Prepared, plan: int) -> str:
     """Return a note that is equal as long as this plan and job would write the same, and nobody touched the file."""
-    path = p.job.output_path
+    path = prepared.job.output_path
     try:
         found = path.stat()
     except OSError:
         return ""
-    job = p.job.output
-    corrections = Corrections(p.job).path
+    job = prepared.job.output
+    corrections = Corrections(prepared.job).path
     corrected_at = corrections.stat().st_mtime_ns if corrections.exists() else 0
     words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino], corrected_at]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
-def reader(p: Prepared, written: Written | None) -> Callable[[], pl.DataFrame] | None:
+def reader(prepared: Prepared, written: Written | None) -> Callable[[], pl.DataFrame] | None:
     """Return what reads the output with its types, None where none was written."""
-    return None if written is None else partial(read_output, written.path, p.schema)
+    return None if written is None else partial(read_output, written.path, prepared.schema)
 
 
 def remove_partial(job: Job) -> None:

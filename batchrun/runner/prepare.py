@@ -13,7 +13,7 @@ import polars as pl
 
 from batchrun.api import Caching, Endpoint, Listed, caching_of, decision_form, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
-from batchrun.job import PAID_ENGINE, CostCap, Detail, Environment, Job, JobPath, Loaded, check
+from batchrun.job import PAID_ENGINE, Detail, Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import (
     AnswerForm,
     Beginning,
@@ -102,7 +102,7 @@ class Prepared:
 
 
 @contextmanager
-def prepared(
+def prepare_job(
     loaded: Loaded, job: Job, environment: Environment, known: Mapping[tuple[FileStamp, ...], str] | None = None
 ) -> Iterator[Prepared]:
     """Open the input and check everything against it. `job` is the loaded one with the flags applied.
@@ -205,7 +205,7 @@ class _Found:
         """Check that the extra is installed that reads the text of PDFs, and counts pages that cost."""
         if find_spec("pypdf") is not None:
             return
-        capped = self._job.limits.cap != CostCap()
+        capped = self._job.limits.max_cost_usd is not None
         for path, part in self._job.prompt.placed_parts:
             if part.is_extracted:
                 message = f"text: extracted needs pypdf: {INSTALL_PYPDF}"

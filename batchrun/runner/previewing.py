@@ -22,14 +22,14 @@ class Looked:
     forecast: Forecast
     prices: Prices
 
-    def preview(self, p: Prepared) -> Preview:
+    def preview(self, prepared: Prepared) -> Preview:
         """Return the record for programs."""
         found, likely = self.survey, self.forecast
         batch = None
         if self.prices.batch is not None:
             batch = self.prices.batch.likely.cost(likely.prompt_tokens, likely.completion_tokens)
         return Preview(
-            job=p.job.name,
+            job=prepared.job.name,
             rows=found.rows,
             skipped=found.skipped,
             answered=found.answered,
@@ -44,7 +44,7 @@ class Looked:
             uncached_cost_usd=_usd(likely.uncached),
             max_cost_usd=_usd(found.worst),
             batch_cost_usd=_usd(batch),
-            cost_kind=cost_kind(p.job),
+            cost_kind=cost_kind(prepared.job),
             seconds=likely.seconds,
             in_flight=likely.in_flight,
             answers=likely.answers,
@@ -52,19 +52,19 @@ class Looked:
         )
 
 
-def look(p: Prepared, number: int, sample: int | None = None) -> Looked:
+def look(prepared: Prepared, number: int, sample: int | None = None) -> Looked:
     """Survey a job's input and price it, with the first `number` requests, also those of a run with `--sample`.
 
     Nothing is sent to a model.
     """
     with ExitStack() as stack:
         checkpoint = None
-        if p.job.checkpoint_path.exists():
-            checkpoint = stack.enter_context(Checkpoint.open(p.job.checkpoint_path, read_only=True))
-        with reachable(p.endpoint) as served:
-            prices = prices_for(p.job, served, p.cache_dir, time.time())
-        found = survey(p, checkpoint, prices, show=number, sample=sample)
-    return Looked(found, forecast(p, found, prices), prices)
+        if prepared.job.checkpoint_path.exists():
+            checkpoint = stack.enter_context(Checkpoint.open(prepared.job.checkpoint_path, read_only=True))
+        with reachable(prepared.endpoint) as served:
+            prices = prices_for(prepared.job, served, prepared.cache_dir, time.time())
+        found = survey(prepared, checkpoint, prices, show=number, sample=sample)
+    return Looked(found, forecast(prepared, found, prices), prices)
 
 
 def _usd(amount: Pico | None) -> Decimal | None:

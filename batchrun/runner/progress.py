@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Never, Protocol
+from typing import IO, TYPE_CHECKING, Never
 
 from batchrun.money import CostKind, cost
 from batchrun.runner.work import Tally
@@ -86,52 +86,30 @@ class Pace:
         return gate + max(allowed, measured) if allowed or measured else None
 
 
-class Ui(Protocol):
-    """Where a run shows its progress. Counts are of questions."""
-
-    def say(self, line: str) -> None:
-        """Show a notice: nothing is wrong."""
-
-    def warn(self, line: str) -> None:
-        """Show a problem."""
-
-    def plan(self, rows: int) -> None:
-        """Show that the input is read: so many rows by now."""
-
-    def start(self, goal: Goal) -> None:
-        """Begin to ask."""
-
-    def update(self, tally: Tally, gate: float = 0.0) -> None:
-        """Show where the asking stands; `gate` is how many seconds all requests are held back."""
-
-    def end(self) -> None:
-        """Stop showing."""
-
-
-class Quiet:
-    """Shows problems alone."""
+class Ui:
+    """Where a run shows its progress: here problems alone. Counts are of questions."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream
 
     def say(self, line: str) -> None:
-        """Keep it."""
+        """Show a notice: nothing is wrong."""
 
     def warn(self, line: str) -> None:
         """Print a problem; a closed stderr loses it, never the run."""
         self._print(line)
 
     def plan(self, rows: int) -> None:
-        """Show nothing."""
+        """Show how many rows of the input are read by now."""
 
     def start(self, goal: Goal) -> None:
-        """Show nothing."""
+        """Begin to ask."""
 
     def update(self, tally: Tally, gate: float = 0.0) -> None:
-        """Show nothing."""
+        """Show how far the run is; `gate` is how many seconds all requests are held back."""
 
     def end(self) -> None:
-        """Show nothing."""
+        """Stop showing."""
 
     def _print(self, line: str) -> None:
         stream = self._stream or sys.stderr
@@ -139,7 +117,7 @@ class Quiet:
             print(lines(line), file=stream, flush=True)
 
 
-class Plain(Quiet):
+class Plain(Ui):
     """A plain line after 5 seconds, then every 30, for logs."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -318,10 +296,10 @@ def line(goal: Goal, tally: Tally, pace: Pace, gate: float, width: int | None = 
 def chosen(*, quiet: bool, stream: IO[str] | None = None) -> Ui:
     """Choose how to show: nothing, a bar on a terminal, else plain lines."""
     if quiet:
-        return Quiet(stream)
+        return Ui(stream)
     target = stream or sys.stderr
     try:
         terminal = target.isatty()
     except (AttributeError, ValueError):
-        return Quiet(stream)
+        return Ui(stream)
     return Bar(stream) if terminal else Plain(stream)

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from batchrun._version import __version__
@@ -25,13 +26,13 @@ from batchrun.prompt import changed_words
 from batchrun.records import Summary
 from batchrun.runner import outputs
 from batchrun.runner.asking import Asking, ask, serving
-from batchrun.runner.batches import Submitting, refuse_to_forget, run_batches
+from batchrun.runner.batches import refuse_to_forget, run_batches
 from batchrun.runner.budget import Budget, budget_of, unsettled
 from batchrun.runner.following import Next
 from batchrun.runner.forecast import likely_cost
 from batchrun.runner.log import event, run_ended
 from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepared
+from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepare_job
 from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.sample import positions
 from batchrun.runner.stop import Valve, exit_code_of
@@ -83,16 +84,16 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         if job.checkpoint_path.exists() and not options.fresh and not loaded.mistakes:
             checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
         known = known_files(checkpoint.current_plan()) if checkpoint else {}
-        p = stack.enter_context(prepared(loaded, job, environment, known))
-        check_writable(job.output_path, [Path(file.path) for file in p.rows.files])
+        prepared = stack.enter_context(prepare_job(loaded, job, environment, known))
+        check_writable(job.output_path, [Path(file.path) for file in prepared.rows.files])
         if options.fresh and not options.yes:
             refuse_to_forget(job.checkpoint_path)
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
             ui.say(f"the old checkpoint is now {old}")
         checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
-        model, endpoint = p.endpoint.model, job.model.endpoint
+        model, endpoint = prepared.endpoint.model, job.model.endpoint
         event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
-        summary = _Run(p, checkpoint, options, ui, loaded.shown, clock).run()
+        summary = _Run(prepared, checkpoint, options, ui, loaded.shown, clock).run()
         run_ended(summary)
         return summary
 
@@ -101,11 +102,11 @@ class _Run:
     """One run of one job, with everything open."""
 
     def __init__(
-        self, p: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str, clock: Time
+        self, prepared: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str, clock: Time
     ) -> None:
-        self._time = clock
-        self._p, self._checkpoint, self._options, self._ui, self._shown = p, checkpoint, options, ui, shown
-        self._job: Job = p.job
+        self._prepared, self._checkpoint, self._options = prepared, checkpoint, options
+        self._ui, self._shown, self._time = ui, shown, clock
+        self._job: Job = prepared.job
         self._valve = Valve()
         self._started = clock.clock()
         self._tally = Tally()
@@ -123,7 +124,7 @@ class _Run:
             event("nothing_new")
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
-        warn_of_missing_probabilities(self._p, self._ui)
+        warn_of_missing_probabilities(self._prepared, self._ui)
         start = self._start(plan)
         if (sample := self._options.sample) is not None:
             self._checkpoint.choose(positions(plan.rows, sample), sample)
@@ -132,16 +133,17 @@ class _Run:
             self._adopt()
             count = self._count_open(start, NOT_OUT)
         self._asked = count if self._options.limit is None else min(count, self._options.limit)
-        outputs.check_sheet(self._p, plan.rows)
+        outputs.check_sheet(self._prepared, plan.rows)
         self._begin()
         try:
             if self._asked or self._is_collecting():
-                warn_of_little_space(self._p, self._asked, self._ui)
+                warn_of_little_space(self._prepared, self._asked, self._ui)
                 self._ask(plan, start)
                 if self._tally.ok:
-                    warn_of_several_builds(self._p, self._checkpoint, self._ui)
+                    warn_of_several_builds(self._prepared, self._checkpoint, self._ui)
             counts = self._checkpoint.counts()
-            self._look_at_failures(counts)
+            # Counted once more: several rows may share a question that failed.
+            self._valve.limit_failures(counts.failed, self._job.limits.accepted_failures(counts.rows))
             self._write(counts)
         except BaseException as problem:
             self._end(exit_code_of(problem), str(problem) or type(problem).__name__, None, plan)
@@ -154,26 +156,26 @@ class _Run:
 
     def _plan(self) -> PlanInfo:
         """Return the plan that stands, or make a new one current."""
-        p, checkpoint, now = self._p, self._checkpoint, time.time()
+        prepared, checkpoint, now = self._prepared, self._checkpoint, time.time()
         current = checkpoint.current_plan()
-        mark = fingerprint(self._job, p.renderer, p.rows.files, now=now)
+        mark = fingerprint(self._job, prepared.renderer, prepared.rows.files, now=now)
         if current is not None and mark and current.fingerprint == mark:
             if current.baseline and not self._options.is_partial:
                 self._confirm(current, current.rows, current.baseline, checkpoint.counts().ok)
                 checkpoint.confirm_plan()
             return current
-        stamps = stamps_text(p.rows.files)
-        builder = checkpoint.new_plan(fingerprint=mark, wording=p.renderer.wording, stamps=stamps, now=now)
+        stamps = stamps_text(prepared.rows.files)
+        builder = checkpoint.new_plan(fingerprint=mark, wording=prepared.renderer.wording, stamps=stamps, now=now)
         try:
-            fill(builder, p.rows, p.renderer, p.kept, dedupe=self._job.dedupe, show=self._ui.plan)
+            fill(builder, prepared.rows, prepared.renderer, prepared.kept, dedupe=self._job.dedupe, show=self._ui.plan)
         finally:
             self._ui.end()
         builder.flush()
         self._adopt()
         if current is None:
-            return builder.make_current(p.rows.layout.text())
+            return builder.make_current(prepared.rows.layout.text())
         before, after = builder.answered()
-        if current.wording == p.renderer.wording:
+        if current.wording == prepared.renderer.wording:
             before = 0
         baseline = max(current.baseline, before)
         try:
@@ -183,14 +185,14 @@ class _Run:
             raise
         if not self._options.is_partial or baseline - after <= SURPRISE:
             baseline = 0
-        return builder.make_current(p.rows.layout.text(), baseline)
+        return builder.make_current(prepared.rows.layout.text(), baseline)
 
     def _adopt(self) -> None:
         """Copy what the job's variants, or an equal job under another name, have paid for already."""
-        p = self._p
+        prepared = self._prepared
         if self._options.fresh:
             return
-        adopted = self._checkpoint.adopt(p.renderer.wording, again=ASKED_AGAIN, max_tokens=p.max_tokens)
+        adopted = self._checkpoint.adopt(prepared.renderer.wording, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
         self._adopted = sum(adopted.values())
         for path, number in adopted.items():
             self._ui.say(
@@ -210,7 +212,7 @@ class _Run:
             return
         counts = self._checkpoint.counts()
         likely = counts.cost * again // max(1, counts.ok)
-        what = changed_words(current.wording, self._p.renderer.wording)
+        what = changed_words(current.wording, self._prepared.renderer.wording)
         raise ConfirmError(
             f"the {what} changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
             "add --yes to do that, or try a few rows with --sample 20 (changing it back "
@@ -242,61 +244,47 @@ class _Run:
         counts = self._checkpoint.counts()
         if counts.pending or MAYBE_OPEN.intersection(counts.errors or ()):
             return None
-        return counts if last.output == outputs.state(self._p, plan.number) else None
+        return counts if last.output == outputs.state(self._prepared, plan.number) else None
 
     def _start(self, plan: PlanInfo) -> int:
         """Return the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
-        return 0 if self._checkpoint.has_truncated(max_tokens=self._p.max_tokens) else plan.low_water
+        return 0 if self._checkpoint.has_truncated(max_tokens=self._prepared.max_tokens) else plan.low_water
 
     # -- ask
 
-    def _failures_left(self, standing: int, plan: PlanInfo) -> int | None:
-        """Return how many more questions may fail; the rows that failed for good count against limits.max_failed."""
-        accepted = self._job.limits.accepted_failures(plan.rows)
-        if accepted is None:
-            return None
-        if standing > accepted:
-            reason = f"{plural(standing, 'row')} failed, more than limits.max_failed accepts"
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
-        return max(0, accepted - standing)
-
     def _ask(self, plan: PlanInfo, start: int) -> None:
-        """Ask what is open from position `start` on, unless something already known forbids it."""
-        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._p.max_tokens)
-        failures_left = self._failures_left(failed.rows, plan)
+        """Ask the questions that are open from position `start` on, unless something already known forbids it."""
+        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens)
+        accepted = self._job.limits.accepted_failures(plan.rows)
+        self._valve.limit_failures(failed.rows, accepted)
         if self._valve.closed:
             return
-        with serving(self._p.endpoint) as endpoint:
+        with serving(self._prepared.endpoint) as endpoint:
             if endpoint.openrouter and not self._key_is_good(endpoint):
                 return
-            prices = prices_for(self._job, endpoint, self._p.cache_dir, time.time())
-            self._p.check_inputs(prices.listed)
-            where = NOT_OUT
-            if self._job.batch is not None:
-                where = LIVE_AFTER_BATCH
-                self._asked = self._use_batches(plan, start, endpoint, prices)
-                if not self._asked:
-                    return
-            self._confirm_cost(prices, start)
-            self._budget = budget_of(self._p, prices, self._checkpoint, utc_day(time.time()), self._run_id)
+            prices = prices_for(self._job, endpoint, self._prepared.cache_dir, time.time())
+            self._prepared.check_inputs(prices.listed)
             asking = Asking(
-                self._p,
+                self._prepared,
                 self._checkpoint,
                 self._run_id or 0,
                 endpoint,
-                again=ASKED_AGAIN,
-                where=where,
-                moves_low_water=where == NOT_OUT and not self._checkpoint.batches.out(),
-                start=start,
-                most=self._options.limit,
-                questions=self._asked,
-                max_failed=failures_left,
-                prices=prices,
-                budget=self._budget,
-                sender=self._p.sender,
+                prices,
+                start,
+                limit=self._options.limit,
+                max_failed=accepted,
                 started=self._started,
                 time=self._time,
             )
+            if self._job.batch is not None:
+                self._use_batches(plan, asking)
+                if not self._asked:
+                    return
+                asking = replace(asking, where=LIVE_AFTER_BATCH)
+            self._confirm_cost(prices, start)
+            self._budget = budget_of(self._prepared, prices, self._checkpoint, utc_day(time.time()), self._run_id)
+            may_fail = None if accepted is None else accepted - failed.rows
+            asking = replace(asking, questions=self._asked, max_failed=may_fail, budget=self._budget)
             event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)
             self._ui.start(self._goal(plan.questions, failed.questions))
             try:
@@ -311,40 +299,30 @@ class _Run:
         return self._job.batch is not None and bool(self._checkpoint.batches.open())
 
     def _count_open(self, start: int, where: str) -> int:
-        return self._checkpoint.count_open(start=start, again=ASKED_AGAIN, max_tokens=self._p.max_tokens, where=where)
+        return self._checkpoint.count_open(
+            start=start, again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens, where=where
+        )
 
-    def _use_batches(self, plan: PlanInfo, start: int, endpoint: Endpoint, prices: Prices) -> int:
-        """Submit what is open in batches, wait and collect; return how many questions are left to ask live."""
-        submitting = Submitting(
-            self._p,
-            self._checkpoint,
-            endpoint,
-            prices,
-            run_id=self._run_id or 0,
-            start=start,
-            limit=self._options.limit,
-            max_failed=self._job.limits.accepted_failures(plan.rows),
-            started=self._started,
-            time=self._time,
-        )
-        self._ui.start(
-            Goal(plan.questions, plan.questions - self._count_open(start, "TRUE"), 0, None, cost_kind(self._job))
-        )
+    def _use_batches(self, plan: PlanInfo, asking: Asking) -> None:
+        """Submit the open questions in batches, wait and collect; `_asked` counts those that are left to ask live."""
+        open_now = self._count_open(asking.start, "TRUE")
+        self._ui.start(Goal(plan.questions, plan.questions - open_now, cost_kind=cost_kind(self._job)))
         try:
-            self._tally = run_batches(submitting, self._valve, self._ui)
+            self._tally = run_batches(asking, self._valve, self._ui)
         finally:
             self._ui.end()
-        return 0 if self._valve.closed else self._count_open(start, LIVE_AFTER_BATCH)
+        self._asked = 0
+        if not self._valve.closed:
+            self._asked = self._count_open(asking.start, LIVE_AFTER_BATCH)
 
     def _confirm_cost(self, prices: Prices, start: int) -> None:
         """Refuse a first run that nothing caps and that would likely cost much, unless --yes says so (ConfirmError)."""
-        cap, kind = self._job.limits.cap, cost_kind(self._job)
-        capped = cap.run is not None or cap.day is not None
-        if capped or self._options.yes or kind == CostKind.SIMULATED:
+        is_capped = self._job.limits.max_cost_usd is not None
+        if is_capped or self._options.yes or cost_kind(self._job) == CostKind.SIMULATED:
             return
         if any(run.requests for run in self._checkpoint.runs(limit=1_000)):
             return
-        likely = likely_cost(self._p, self._checkpoint, prices, start=start, questions=self._asked)
+        likely = likely_cost(self._prepared, self._checkpoint, prices, start=start, questions=self._asked)
         if likely is not None and likely > LOOK_USD * PER_USD:
             raise ConfirmError(
                 f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
@@ -368,13 +346,6 @@ class _Run:
         self._ui.warn(f"the key can't be checked beforehand: {answer.message}")
         return True
 
-    def _look_at_failures(self, counts: Counts) -> None:
-        """Count the failed rows once more: several rows may share a question that failed."""
-        accepted = self._job.limits.accepted_failures(counts.rows)
-        if accepted is not None and counts.failed > accepted:
-            reason = f"{plural(counts.failed, 'row')} failed, more than limits.max_failed accepts"
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
-
     # -- write
 
     def _write(self, counts: Counts) -> None:
@@ -385,13 +356,13 @@ class _Run:
         path = self._job.output_path if finished else partial_path(self._job.output_path)
         try:
             some = self._options.is_partial and not finished and counts.rows > LARGE_ROWS
-            self._written = outputs.write(self._p, self._checkpoint, path, settled=some, warn=self._ui.warn)
+            self._written = outputs.write(self._prepared, self._checkpoint, path, settled=some, warn=self._ui.warn)
             event("output_written", path=str(path), finished=finished, changed=self._written.changed)
             if finished:
                 outputs.remove_partial(self._job)
         except (StorageError, InputError) as problem:
             # The answers are kept whatever becomes of the output: the run ends with its summary.
-            changed = isinstance(problem, InputError) and self._p.input_changed()
+            changed = isinstance(problem, InputError) and self._prepared.input_changed()
             reason = INPUT_CHANGED if changed else str(problem)
             self._ui.warn(reason)
             self._valve.close(problem.exit_code, reason)
@@ -408,7 +379,7 @@ class _Run:
             pid=os.getpid(),
             version=__version__,
             job_text=self._job.text,
-            endpoint=self._p.endpoint.namespace,
+            endpoint=self._prepared.endpoint.namespace,
         )
 
     def _end(self, exit_code: int, reason: str, counts: Counts | None, plan: PlanInfo) -> None:
@@ -423,7 +394,7 @@ class _Run:
                 reason=reason,
                 counts=counts,
                 resume_at=self._valve.resume_at,
-                output=outputs.state(self._p, plan.number) if finished else None,
+                output=outputs.state(self._prepared, plan.number) if finished else None,
                 answered_at=self._tally.answered_at,
                 lease=Pico(self._budget.spent + self._budget.reserved),
             )
@@ -474,7 +445,7 @@ class _Run:
                 for name in counts.errors or ()
             },
             cost_kind=cost_kind(self._job),
-            _read=outputs.reader(self._p, self._written),
+            _read=outputs.reader(self._prepared, self._written),
         )
 
     def _verdict(self, counts: Counts) -> tuple[int, str]:
@@ -493,6 +464,8 @@ class _Run:
         if not self._tally.ok or counts.rows > LARGE_ROWS:
             return {}
         fixed = [
-            name for name, schema in self._p.form.columns.items() if "enum" in schema or schema.get("type") == "boolean"
+            name
+            for name, schema in self._prepared.form.columns.items()
+            if "enum" in schema or schema.get("type") == "boolean"
         ]
         return {name: self._checkpoint.answer_counts(name) for name in fixed}

@@ -14,6 +14,7 @@ from functools import partial
 
 from batchrun.errors import BatchrunError, ExitCode, Terminated
 from batchrun.runner.log import event
+from batchrun.terminal import plural
 
 _EXIT_CODES = {
     signal.SIGINT: ExitCode.SIGINT,
@@ -42,6 +43,12 @@ class Valve:
             self.exit_code, self.reason, self.ending, self.resume_at = exit_code, reason, ending, resume_at
             event("stopped", exit_code=exit_code, ending=ending, resume_at=resume_at)
         self.on_change()
+
+    def limit_failures(self, failed: int, accepted: int | None) -> None:
+        """Close where more rows failed than limits.max_failed accepts (None: no limit)."""
+        if accepted is not None and failed > accepted:
+            reason = f"{plural(failed, 'row')} failed, more than limits.max_failed accepts"
+            self.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
     def reopen(self) -> None:
         """Forget the reason, so that a better one can be given."""

@@ -10,22 +10,22 @@ ANSWER_BYTES = 1_000
 SHOWN_BUILDS = 3
 
 
-def warn_of_missing_probabilities(p: Prepared, ui: Ui) -> None:
+def warn_of_missing_probabilities(prepared: Prepared, ui: Ui) -> None:
     """Warn that a chat model's answers come without the probabilities that the output is to show."""
-    output = p.job.output
-    if not p.form.questions and (output.review_below is not None or "probabilities" in output.details):
+    output = prepared.job.output
+    if not prepared.form.questions and (output.review_below is not None or "probabilities" in output.details):
         ui.warn("a chat model gives no probabilities: needs_review is empty (answer.mode: decision has them)")
 
 
-def warn_of_several_builds(p: Prepared, checkpoint: Checkpoint, ui: Ui) -> None:
+def warn_of_several_builds(prepared: Prepared, checkpoint: Checkpoint, ui: Ui) -> None:
     """Warn where a decision model's answers come from several builds: a threshold fits one of them."""
-    if p.form.questions and len(builds := checkpoint.answering_models(SHOWN_BUILDS)) > 1:
+    if prepared.form.questions and len(builds := checkpoint.answering_models(SHOWN_BUILDS)) > 1:
         ui.warn(f"the stored answers are of different builds ({', '.join(builds)}): their probabilities don't compare")
 
 
-def warn_of_little_space(p: Prepared, questions: int, ui: Ui) -> None:
+def warn_of_little_space(prepared: Prepared, questions: int, ui: Ui) -> None:
     """Warn where the checkpoint or the output may need more room for so many answers than its disk has."""
-    needs = {p.job.checkpoint_path: 0, p.job.output_path: sum(file.size for file in p.rows.files)}
+    needs = {prepared.job.checkpoint_path: 0, prepared.job.output_path: sum(file.size for file in prepared.rows.files)}
     for path, more in needs.items():
         needed, free = more + questions * ANSWER_BYTES, free_bytes(path.parent)
         if free is not None and free < needed:

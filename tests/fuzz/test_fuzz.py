@@ -26,7 +26,7 @@ from batchrun.prompt import Renderer, RowProblem, template_mistakes
 from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.render import KEY_BYTES
 from batchrun.records import Fault, Reply
-from batchrun.runner.prepare import prepared
+from batchrun.runner.prepare import prepare_job
 from batchrun.table import open_rows
 from batchrun.terminal import printable
 
@@ -279,7 +279,7 @@ def test_first_job_file(names: list[str]) -> None:
         text = draft(seen, path)
         assert all(printable(line) == line or not line.isascii() for line in text.split("\n"))
         loaded = load(text, path, {})
-        with prepared(loaded, merged(loaded.job, RunOptions()), Environment({"test": {}})) as ready:
+        with prepare_job(loaded, merged(loaded.job, RunOptions()), Environment({"test": {}})) as ready:
             row = next(ready.rows.batches(ready.renderer.columns)).rows[0]
             body = ready.renderer.body(row)
     assert isinstance(body, bytes)

@@ -18,7 +18,7 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import Environment, RunOptions, load
 from batchrun.records import Summary
-from batchrun.runner.progress import Quiet
+from batchrun.runner.progress import Ui
 from batchrun.runner.run import run_job
 
 NOW = RunOptions(wait="0")
@@ -76,7 +76,7 @@ class Job:
         return pl.read_csv(self.folder / "out.csv")
 
 
-class _Said(Quiet):
+class _Said(Ui):
     def __init__(self, lines: list[str]) -> None:
         super().__init__()
         self._lines = lines

@@ -17,7 +17,7 @@ from simulator_server import running
 from batchrun.errors import JobFileError, UserError
 from batchrun.job import RunOptions
 from batchrun.runner.children import simulator
-from batchrun.runner.progress import Quiet
+from batchrun.runner.progress import Ui
 
 __all__ = ["command"]
 
@@ -37,7 +37,7 @@ def decide(
     *,
     rows: int | list[str] = TEXTS,
     mode: str = "decision",
-    ui: Quiet | None = None,
+    ui: Ui | None = None,
     **sections: Any,  # noqa: ANN401  (JSON)
 ) -> Ran:
     answer = {"columns": COLUMNS, "mode": mode} | sections.pop("answer", {})
@@ -45,7 +45,7 @@ def decide(
     return run(write_job(folder, url, rows=rows, answer=answer, **sections), ui=ui)
 
 
-class Heard(Quiet):
+class Heard(Ui):
     def __init__(self) -> None:
         self.warnings: list[str] = []
 

@@ -8,7 +8,7 @@ import pytest
 
 from batchrun.api.endpoints import default_model
 from batchrun.job import Environment, load
-from batchrun.runner.prepare import prepared
+from batchrun.runner.prepare import prepare_job
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 ENVIRONMENT = Environment({"test": {"OPENROUTER_API_KEY": "sk-or-v1-test"}})
@@ -41,7 +41,7 @@ def test_keys_of_the_jobs_never_change(name: str) -> None:
     if name == "triage.yaml" and not _has_sparrow():
         pytest.skip(f"sparrow-decider {SPARROW} is not installed")
     loaded = load(path.read_text(encoding="utf-8"), path, ENVIRONMENT)
-    with prepared(loaded, loaded.job, ENVIRONMENT) as p:
+    with prepare_job(loaded, loaded.job, ENVIRONMENT) as p:
         keys = [
             key
             for batch in p.rows.batches(p.renderer.columns)

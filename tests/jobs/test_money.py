@@ -17,7 +17,7 @@ from batchrun.cli.main import cli
 from batchrun.errors import ExitCode, UserError
 from batchrun.job import RunOptions
 from batchrun.runner.closing import closing_lines
-from batchrun.runner.progress import Quiet
+from batchrun.runner.progress import Ui
 from batchrun.runner.work import Tally
 
 MINI = "openai/gpt-4o-mini"
@@ -232,7 +232,7 @@ def test_a_cache_needs_shared_answers(tmp_path: Path) -> None:
 # Credit in flight
 
 
-class Limits(Quiet):
+class Limits(Ui):
     """Notes the limits of requests in flight that a run had."""
 
     def __init__(self) -> None:

@@ -17,11 +17,11 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ExitCode, JobFileError
 from batchrun.job import Environment, RunOptions, load
 from batchrun.report import write_report
-from batchrun.runner.prepare import prepared
-from batchrun.runner.progress import Quiet
+from batchrun.runner.prepare import prepare_job
+from batchrun.runner.progress import Ui
 
 
-class Heard(Quiet):
+class Heard(Ui):
     """Keeps what a run warns of."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ def report(path: Path) -> str:
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
     page = path.with_suffix(".html")
     with (
-        prepared(loaded, loaded.job, environment) as p,
+        prepare_job(loaded, loaded.job, environment) as p,
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
         write_report(p, checkpoint, page)
@@ -273,7 +273,7 @@ def first_body(path: Path) -> dict[str, Any]:
     """Give the body of a job's first row."""
     environment = Environment({"test": {"KEY": "sk-or-v1-test"}})
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
-    with prepared(loaded, loaded.job, environment) as p:
+    with prepare_job(loaded, loaded.job, environment) as p:
         rows = next(p.rows.batches(p.renderer.columns)).rows
         body = p.renderer.body(rows[0])
     assert isinstance(body, bytes)

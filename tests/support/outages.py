@@ -14,7 +14,7 @@ from virtual_time import VirtualLoop
 from batchrun.job import Environment, RunOptions, load
 from batchrun.records import Fault, Reply, Request, Summary
 from batchrun.runner import asking
-from batchrun.runner.progress import Quiet, Ui
+from batchrun.runner.progress import Ui
 from batchrun.runner.run import run_job
 from batchrun.runner.work import Time
 
@@ -123,7 +123,7 @@ class Night:
         environment = Environment({"test": {"KEY": "sk-canary", "XDG_CACHE_HOME": str(self.folder)}})
         loaded = load(self.path.read_text(), self.path, environment)
         time = Time(clock=clock, jitter=lambda: 0.5)
-        return run_job(loaded, options or RunOptions(yes=True), environment, ui or Quiet(), time)
+        return run_job(loaded, options or RunOptions(yes=True), environment, ui or Ui(), time)
 
     @property
     def kept(self) -> bool:

@@ -14,7 +14,7 @@ from batchrun.api.codes import TABLE
 from batchrun.job import RunOptions
 from batchrun.records import Summary
 from batchrun.runner.closing import closing_lines
-from batchrun.runner.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Quiet, chosen, line
+from batchrun.runner.progress import PLAIN_EVERY, Bar, Goal, Pace, Plain, Ui, chosen, line
 from batchrun.runner.work import Tally
 from batchrun.terminal import coloured
 
@@ -164,7 +164,7 @@ def test_the_bar_begins_where_earlier_runs_ended() -> None:
 
 def test_a_closed_stream_never_stops_a_run() -> None:
     """A reader of stderr that is gone loses lines, nothing else."""
-    for kind in (Quiet, Plain, Bar):
+    for kind in (Ui, Plain, Bar):
         stream = Screen()
         ui = kind(stream)
         stream.close()
@@ -175,7 +175,7 @@ def test_a_closed_stream_never_stops_a_run() -> None:
         ui.end()
 
 
-class Recording(Quiet):
+class Recording(Ui):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
