@@ -10,13 +10,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
+
+import certifi
 
 from batchrun.errors import UserError, did_you_mean
 from batchrun.records import Fault, Reply
 from batchrun.terminal import short
+
+if TYPE_CHECKING:
+    from pyreqwest.client import SyncClient
 
 ENDPOINTS = ("openrouter", "local", "simulator")
 """Endpoints that are named; any other is a URL."""
@@ -127,6 +132,11 @@ def read_certificates(file: Path) -> tuple[bytes, ...]:
     return certificates
 
 
+def bundled_certificates() -> tuple[bytes, ...]:
+    """Return the certificates that certifi brings: no client opens on a machine without any, as in a slim container."""
+    return tuple(_CERTIFICATE.findall(Path(certifi.where()).read_bytes()))
+
+
 _FAULTS = {
     Fault.DNS: "no such host ({})",
     Fault.CONNECT: "nothing answers ({})",
@@ -166,19 +176,11 @@ def call(
     Of the reply's headers only `retry-after` is kept; the body of a success goes `into` a file where there is one.
     Raises UserError for a proxy that can't be used.
     """
-    from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
-    from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415
-    from pyreqwest.proxy import ProxyBuilder  # noqa: PLC0415
+    from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
 
-    limit = timedelta(seconds=seconds)
-    builder = SyncClientBuilder().timeout(limit).connect_timeout(limit * 0.9).follow_redirects(False).no_proxy()
-    if (proxy := proxy_for(url)) is not None:
-        builder = builder.proxy(ProxyBuilder.all(proxy))
-    for certificate in certificates:
-        builder = builder.add_root_certificate_pem(certificate)
     content, size = bytearray(), 0
     try:
-        with builder.build() as client:
+        with _client(url, certificates, timedelta(seconds=seconds)) as client:
             request = client.request(method, url).headers(dict(headers))
             if body is not None:
                 request = request.body_bytes(body)
@@ -198,6 +200,24 @@ def call(
     except PyreqwestError as error:
         fault, sent, detail = fault_of(error)
         return Reply(fault=fault, sent=sent, detail=detail)
+
+
+def _client(url: str, certificates: tuple[bytes, ...], limit: timedelta) -> "SyncClient":
+    from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415
+    from pyreqwest.exceptions import BuilderError  # noqa: PLC0415
+    from pyreqwest.proxy import ProxyBuilder  # noqa: PLC0415
+
+    builder = SyncClientBuilder().timeout(limit).connect_timeout(limit * 0.9).follow_redirects(False).no_proxy()
+    if (proxy := proxy_for(url)) is not None:
+        builder = builder.proxy(ProxyBuilder.all(proxy))
+    for certificate in certificates:
+        builder = builder.add_root_certificate_pem(certificate)
+    try:
+        return builder.build()
+    except BuilderError:
+        if certificates:
+            raise
+        return _client(url, bundled_certificates(), limit)
 
 
 def fault_of(error: Any) -> tuple[Fault, bool, str]:  # noqa: ANN401  (a PyreqwestError: the import costs 20 ms)

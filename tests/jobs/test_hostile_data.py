@@ -290,6 +290,21 @@ def test_an_endpoint_that_can_not_be_reached_is_one_code(tmp_path: Path, kind: s
     assert not server.seen
 
 
+def test_a_machine_without_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container without CA certificates a job runs all the same, and checks TLS by a list that came along."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with served(Everywhere((answer(GOOD),))) as plain, served(Everywhere((answer(GOOD),)), tls=context) as untrusted:
+        ran = run(job_for(tmp_path, f"http://127.0.0.1:{plain.port}/v1"))
+        refused = run(job_for(tmp_path, f"https://127.0.0.1:{untrusted.port}/v1"))
+    assert ran.summary.exit_code == 0
+    assert "tls" in refused.count("error_type")
+    assert not untrusted.seen
+
+
 PROXIES: dict[str, Script] = {
     "answers in the server's place": (answer(GOOD),),
     "says yes and then talks": (b"HTTP/1.1 200 OK\r\n\r\n", answer(GOOD)),
