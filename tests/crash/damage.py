@@ -55,7 +55,7 @@ def _killed(folder: Path, ledger: Ledger) -> CrashJob:
     job = write_job(folder, ledger.url, sample_texts(ROWS))
     process = job.start()
     Killer(job, ledger, process.pid, "SIGKILL", ROWS)
-    process.communicate()
+    process.wait()
     ledger.on_event = None
     return job
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import forking
 
 TESTS = Path(__file__).resolve().parents[1]
 DONE, SOME_FAILED, STORAGE, BUSY = 0, 1, 5, 75
@@ -51,27 +52,25 @@ class CrashJob:
         """The distinct questions."""
         return {text for text in self.texts if text is not None}
 
-    def command(self, *flags: str) -> list[str]:
-        """Give the command that runs the job."""
-        return [sys.executable, "-m", "batchrun", str(self.path), *flags]
-
     def said_by(self, *words: str) -> str:
         """Run another command on the job, its name first, and give all that it says."""
-        command = [sys.executable, "-m", "batchrun", words[0], str(self.path), *words[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=self.folder, check=False)
+        done = forking.run(words[0], str(self.path), *words[1:], cwd=self.folder, env=environment())
         return done.stdout + done.stderr
 
-    def start(self, *flags: str, under: Sequence[str] = ()) -> "subprocess.Popen[str]":
-        """Start a run as the leader of a process group of its own, `under` another program."""
-        return subprocess.Popen(
-            [*under, *self.command(*flags)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, env=environment(), cwd=self.folder,
-        )  # fmt: skip
+    def start(self, *flags: str) -> forking.Started:
+        """Start a run as the leader of a process group of its own."""
+        return forking.start(str(self.path), *flags, cwd=self.folder, env=environment())
 
     def run(self, *flags: str, under: Sequence[str] = ()) -> "Ended":
-        """Run the job to its end."""
-        return ended(self.start(*flags, under=under))
+        """Run the job to its end, `under` another program as a process of its own from the start."""
+        if not under:
+            return ended(self.start(*flags))
+        done = subprocess.run(
+            [*under, sys.executable, "-m", "batchrun", str(self.path), *flags],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+            start_new_session=True, env=environment(), cwd=self.folder, timeout=MINUTES,
+        )  # fmt: skip
+        return Ended(done.returncode, done.stderr)
 
     def committed(self) -> set[str]:
         """Read with a connection of our own which questions are settled by what is committed."""
@@ -94,15 +93,10 @@ class Ended:
     said: str
 
 
-def ended(process: "subprocess.Popen[str]") -> Ended:
+def ended(process: forking.Started) -> Ended:
     """Wait for a process; one that hangs is killed and told."""
-    try:
-        _, said = process.communicate(timeout=MINUTES)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        _, said = process.communicate()
-        raise AssertionError(f"a run hangs: {said}") from None
-    return Ended(process.returncode, said)
+    done = process.wait(MINUTES)
+    return Ended(done.returncode, done.stderr)
 
 
 def environment() -> dict[str, str]:

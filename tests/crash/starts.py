@@ -13,7 +13,7 @@ def start_together(number: int, folder: Path) -> list[Ended]:
         job = write_job(folder, ledger.url, sample_texts(200))
         processes = [job.start() for _ in range(number)]
         patience = time.monotonic() + 180
-        while sum(process.poll() is None for process in processes) > 1 and time.monotonic() < patience:
+        while sum(process.is_running() for process in processes) > 1 and time.monotonic() < patience:
             time.sleep(0.05)
         ledger.release()
         ends = [ended(process) for process in processes]

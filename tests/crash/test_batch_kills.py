@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import forking
 import pytest
 from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 
@@ -74,9 +74,8 @@ def write_job(folder: Path, url: str, *, openai: bool, cap: float | None = None)
 
 
 def run(path: Path, instant: str = "", nth: int = 1) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", RUN, instant, str(nth), str(path), "--json"]
     variables = {**environment(), "XDG_CACHE_HOME": str(path.parent)}
-    return subprocess.run(command, capture_output=True, text=True, env=variables, check=False, timeout=120)
+    return forking.run(instant, str(nth), str(path), "--json", program=RUN, cwd=path.parent, env=variables)
 
 
 def kill_and_run_again(folder: Path, provider: Provider, instant: str, nth: int, *, openai: bool) -> None:

@@ -16,6 +16,8 @@ import xlsxwriter
 from command_line import Command, command
 from plain_server import Asked, recording_server
 
+from batchrun.table import MOST_ROWS
+
 __all__ = ["command"]
 
 FORMATS = {date: "yyyy-mm-dd", datetime: "yyyy-mm-dd hh:mm", time: "hh:mm:ss", timedelta: "[h]:mm:ss"}
@@ -231,11 +233,14 @@ def test_a_sheet_that_is_too_small_is_refused_before_the_first_question(
 ) -> None:
     """Rows, columns and kept cells that Excel can't hold end the command before anything is paid."""
     output = {"path": "out.xlsx", "details": []}
-    (tmp_path / "in.csv").write_text("text\n" + "a\n" * 1_048_576)
-    write(asked, "in.csv", "{{ text }}", output=output)
-    ended = command("job.yaml")
+    assert MOST_ROWS == 2**20 - 1, "Excel's limit, without the header"
+    with monkeypatch.context() as small:
+        small.setattr("batchrun.runner.outputs.MOST_ROWS", 3)
+        (tmp_path / "in.csv").write_text("text\n" + "a\n" * 4)
+        write(asked, "in.csv", "{{ text }}", output=output)
+        ended = command("job.yaml")
     assert ended.code == 2
-    assert "a sheet holds 1,048,575 rows, and the input has 1,048,576: write .parquet or .csv" in ended.err
+    assert "a sheet holds 3 rows, and the input has 4: write .parquet or .csv" in ended.err
     (tmp_path / "in.csv").write_text(f"text,more\na,b\nc,{'🦆' * 16_384}\n")
     ended = command("job.yaml")
     assert ended.code == 2

@@ -15,6 +15,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import forking
 import polars as pl
 import pytest
 import trustme
@@ -122,8 +123,7 @@ def test_formulas_are_exact_or_escaped(sim: Running, tmp_path: Path, *, escape: 
 def run_csv(job: Path) -> dict[str, Any]:
     """Run a job whose output is CSV, as a process."""
     environment = {**os.environ, "KEY": "sk-x", "XDG_CACHE_HOME": str(job.parent)}
-    command = [sys.executable, "-m", "batchrun", str(job), "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    ended = forking.run(str(job), "--json", cwd=job.parent, env=environment)
     assert ended.returncode in {0, 1}, ended.stderr
     return dict(json.loads(ended.stdout))
 
@@ -136,12 +136,9 @@ def on_a_terminal(folder: Path, *arguments: str) -> str:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "KEY": "sk-x", "XDG_CACHE_HOME": str(folder), "TERM": "xterm", "COLUMNS": "200"}
     environment["NO_COLOR"] = "1"  # our own colours are not bytes of the data
-    command = [sys.executable, "-m", "batchrun", *arguments]
     with ThreadPoolExecutor() as thread:
         shown = thread.submit(_read, ours)
-        subprocess.run(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment, check=False, timeout=100
-        )
+        forking.run(*arguments, cwd=folder, env=environment, terminal=theirs)
         os.close(theirs)
         text = shown.result(10)
     os.close(ours)
@@ -162,9 +159,10 @@ def _read(descriptor: int) -> bytes:
 
 HOSTILE_ERROR = answer(
     json.dumps({"error": {"code": 400, "message": "".join(ROWS), "metadata": {"provider_name": ROWS[2]}}}).encode(),
-    status="400 \x1b[2J",
+    status="400 No",
     headers=["content-type: application/json"],
 )
+HOSTILE_STATUS = answer(b"", status="400 \x1b[2J")
 HOSTILE_STOP = answer(
     json.dumps({"error": {"code": 401, "message": "".join(ROWS)}}).encode(), status="401 No", headers=[]
 )
@@ -173,6 +171,7 @@ HOSTILE_STOP = answer(
 SHOWING: dict[str, list[list[str]]] = {
     "answers": [["preview", "-n", "9"], ["run"], ["status"], ["report"]],
     "refused rows": [["preview", "-n", "9"], ["run"], ["status"], ["report"]],
+    "a hostile status": [["run"]],
     "refused key": [["check"], ["run"], ["status"]],
     "job": [["preview"], ["check"], ["run"]],
 }
@@ -182,17 +181,19 @@ SHOWING: dict[str, list[list[str]]] = {
 @pytest.mark.parametrize("case", SHOWING)
 def test_no_byte_from_data_reaches_a_terminal_raw(sim: Running, tmp_path: Path, case: str) -> None:
     """Whatever rows, column names, answers and servers hold, run, preview, status, check and report show no escape."""
-    with served(Everywhere((HOSTILE_STOP if case == "refused key" else HOSTILE_ERROR,))) as server:
+    replies = {"refused key": HOSTILE_STOP, "a hostile status": HOSTILE_STATUS}
+    with served(Everywhere((replies.get(case, HOSTILE_ERROR),))) as server:
         url = sim.url if case in {"answers", "job"} else server.url("/v1")
         columns = {"text": ROWS, "\x1b[2Jname\u202e": ROWS}
         pl.DataFrame(columns).write_parquet(tmp_path / "in.parquet")
         sections: dict[str, Any] = {"input": {"path": "in.parquet"}, "model": "sim/hostile-text"}
+        sections |= {"limits": {"patience": 1}}  # with a server whose replies are broken
         if case == "job":
             sections |= {"prompt": {"user": "{{ txt\x1b }} {{ text.\u202e }} {{ naem }}"}}
         job = write_job(tmp_path, url, answer={"columns": {"label": "string"}}, **sections)
         shown = [on_a_terminal(tmp_path, name, str(job), *flags) for name, *flags in SHOWING[case]]
     assert all(shown)
-    assert "\\x1b" in "".join(shown)
+    assert ("\\x1b" in "".join(shown)) == (case != "a hostile status")
     found = [match for text in shown for match in UNSEEN.findall(text.replace("\r\n", "\n"))]
     assert found == []
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forking
 import pytest
 from plain_server import Asked, recording_server
 
@@ -46,16 +47,8 @@ def piped(tmp_path: Path) -> Piped:
     """Return what runs `batchrun ARGUMENTS` with a text on its standard input."""
 
     def run(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "batchrun", *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)},
-            timeout=60,
-            check=False,
-        )
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+        return forking.run(*arguments, input=text, cwd=tmp_path, env=environment)
 
     return run
 

@@ -1,6 +1,7 @@
 """The Python door: paths, dicts and frames in, records and frames out, in scripts, loops, threads and notebooks."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forking
 import polars as pl
 import pytest
 from command_line import JOB, Command, command, job, openrouter, simulator
@@ -74,9 +76,7 @@ def test_a_program_may_run_a_job_inside_an_event_loop_and_in_threads(door: Path,
 
 
 def _ran(script: str, *arguments: str, cwd: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=60
-    )
+    done = forking.run(*arguments, program=script, cwd=cwd, env=os.environ)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

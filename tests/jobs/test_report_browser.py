@@ -4,12 +4,11 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import forking
 import pytest
 import report_job
 from plain_server import plain_server
@@ -39,7 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with report_job.serving() as url:
         path = report_job.write_job(folder, url)
         for arguments in (["run", str(path), "--quiet"], ["report", str(path), "--gold", "label=gold"]):
-            subprocess.run([sys.executable, "-m", "batchrun", *arguments], env=environment, check=False, timeout=60)
+            forking.run(*arguments, cwd=folder, env=environment)
     return folder / "out.report.html"
 
 
@@ -73,8 +72,7 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def run(*arguments: str) -> None:
         environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
-        command = [sys.executable, "-m", "batchrun", arguments[0], "job.yaml", *arguments[1:]]
-        subprocess.run(command, env=environment, cwd=folder, check=True, timeout=60)
+        forking.run(arguments[0], "job.yaml", *arguments[1:], env=environment, cwd=folder).check_returncode()
 
     with plain_server(decide) as url:
         for words in ("Which?", "Which one?"):

@@ -9,8 +9,6 @@ import logging
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+import forking
 import orjson
 import polars as pl
 import pytest
@@ -363,8 +362,8 @@ def test_no_argument_takes_a_key(tmp_path: Path) -> None:
             option for option in options if re.search("key|token|secret|password", option.replace("api-key-env", ""))
         ]
     job = secret_job(tmp_path, "simulator")
-    command = [sys.executable, "-m", "batchrun", str(job), "--api-key-env", "sk-or-v1-4711"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "HEADER": HEADER})
+    environment = {**os.environ, "HEADER": HEADER}
+    ended = forking.run(str(job), "--api-key-env", "sk-or-v1-4711", cwd=tmp_path, env=environment)
     assert ended.returncode == 2
     assert "never the key itself" in ended.stderr
     assert "4711" not in ended.stderr + ended.stdout
@@ -375,10 +374,9 @@ def test_a_refused_key_is_in_no_line_of_the_command(sim: Running, tmp_path: Path
     """The real process, refused by the server, tells neither canary on stdout or stderr, also with --debug."""
     job = secret_job(tmp_path, sim.url)
     environment = {**os.environ, "KEY": KEY + "wrong", "HEADER": HEADER, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "batchrun", str(job), "--log", str(tmp_path / "log"), *flags]
-    ended = subprocess.run(command, capture_output=True, check=False, env=environment)
+    ended = forking.run(str(job), "--log", str(tmp_path / "log"), *flags, cwd=tmp_path, env=environment)
     assert ended.returncode == 3
-    assert not holds(ended.stdout + ended.stderr)
+    assert not holds((ended.stdout + ended.stderr).encode())
     assert found_in(tmp_path) == []
 
 

@@ -5,14 +5,13 @@ import os
 import pty
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from command_line import Command, command  # noqa: F401  (a fixture)
 from crash.harness import CrashJob, ended, write_job
@@ -160,9 +159,7 @@ def test_on_a_terminal_a_dear_first_run_asks(tmp_path: Path, answer: str, code: 
         path = write(tmp_path, url, rows=20, model={**DEAR, "api_key_env": None})
         ours, theirs = pty.openpty()
         os.write(ours, f"{answer}\n".encode())
-        done = subprocess.run(
-            [sys.executable, "-m", "batchrun", str(path)], stdin=theirs, stderr=theirs, stdout=theirs, check=False
-        )
+        done = forking.run(str(path), cwd=tmp_path, env=os.environ, terminal=theirs)
         os.close(theirs)
         said = os.read(ours, 65_536).decode()
         os.close(ours)

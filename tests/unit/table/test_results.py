@@ -141,13 +141,15 @@ def test_csv_and_jsonl_spell_types(tmp_path: Path) -> None:
 @suffixes
 def test_equal_rows_give_equal_bytes(tmp_path: Path, suffix: str) -> None:
     """The file's bytes do not depend on how the rows arrive, and equal bytes leave the old file alone."""
-    whole = pl.concat([typed()] * 15_000, rechunk=True)
+    # Parquet and Arrow hold groups of 20,000 rows; a workbook has none, and its cells are dear.
+    rows = 900 if suffix == ".xlsx" else 45_000
+    whole = pl.concat([typed()] * (rows // 3), rechunk=True)
     path = tmp_path / f"x{suffix}"
     assert write(whole, path)
     before = (path.stat().st_ino, path.stat().st_mtime_ns)
-    for size in (7_001, 20_000, 33_333):
+    for size in (rows // 7, rows * 4 // 9, rows * 3 // 4):
         written = write_output(whole.iter_slices(size), path, schema=whole.schema)
-        assert (written.rows, written.changed) == (45_000, False)
+        assert (written.rows, written.changed) == (rows, False)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
     assert write(whole.head(5), path)
 
