@@ -102,14 +102,14 @@ def test_the_tutorial_leads_to_the_report(tmp_path: Path) -> None:
         pytest.skip("the local model is not installed")
     page = DOCS / "tutorial.md"
     shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
-    # Eight reviews, five of them first, are enough to see every step work: each takes the model seconds.
+    # Five reviews, three of them first, are enough to see every step work: each takes the model seconds.
     sample = (tmp_path / "sample_data" / "reviews.csv").read_text(encoding="utf-8")
-    (tmp_path / "sample_data" / "reviews.csv").write_text("".join(sample.splitlines(keepends=True)[:9]))
+    (tmp_path / "sample_data" / "reviews.csv").write_text("".join(sample.splitlines(keepends=True)[:6]))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "reviews.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     for text in blocks(page, "sh")[2:]:
-        script = text.replace("--limit 20", "--limit 5")
+        script = text.replace("--limit 20", "--limit 3")
         done = subprocess.run(
             ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

@@ -226,8 +226,7 @@ def waits_behind_the_gate(case: str) -> bool:
     return name is not None and TABLE[name].count is Count.TIME
 
 
-@pytest.mark.parametrize("sender", SENDERS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "sender"), cases.with_senders(SENDERS))
 def test_a_row_that_always_meets_a_case(case: str, sender: str, simulator: Running, tmp_path: Path) -> None:
     """Exactly so many requests, then this status, type, code and exit code; all that was told of money is booked."""
     simulator.reset()

@@ -160,8 +160,7 @@ def secret_job(folder: Path, url: str, **sections: Any) -> Path:  # noqa: ANN401
 # The key
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", cases.names())
+@pytest.mark.parametrize(("case", "kind"), cases.with_senders(KINDS))
 def test_no_fault_brings_a_secret_into_anything_that_is_left(
     sim: Running,
     tmp_path: Path,

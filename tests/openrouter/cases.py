@@ -5,7 +5,7 @@ A case is chosen by the model's name (`sim/429-daily`) or drawn at a seeded rate
 function of wire.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -252,6 +252,19 @@ GOOD = TABLE["good"]
 def names() -> tuple[str, ...]:
     """List all cases, as they follow `sim/` in a model's name."""
     return tuple(TABLE)
+
+
+def with_senders(senders: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the cases with who sends: in turn, and all of them where the wire itself is broken.
+
+    Other replies are whole, and their bytes are the same for every sender (tests/unit/senders holds them to that).
+    """
+    return [
+        (name, sender)
+        for place, name in enumerate(names())
+        for sender in senders
+        if TABLE[name].wire or sender == senders[place % len(senders)]
+    ]
 
 
 @lru_cache(maxsize=1024)
