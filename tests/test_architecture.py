@@ -40,6 +40,7 @@ LIBRARIES = {
     "sqlite3": {"checkpoint"},
     "sqlite_utils": {"checkpoint"},
     "filelock": {"checkpoint"},
+    "certifi": {"net"},
     "pyreqwest": {"net", "senders"},
     "httpx": {"senders"},
     "fastexcel": {"table"},
