@@ -66,7 +66,7 @@ InputLike = str | PathLike[str] | Frame
 
 def load_job(path: str | PathLike[str]) -> Job:
     """Read a job file; JobFileError with all mistakes."""
-    loaded, _ = load_file(Path(path), os.environ, Path.cwd(), RunOptions())
+    loaded, *_ = load_file(Path(path), os.environ, Path.cwd(), RunOptions())
     return loaded.job
 
 
@@ -125,7 +125,7 @@ def evaluate(
     file = None if gold_file is None else Path(gold_file)
     options = report.GoldOptions(gold or "", file, on, ignore_case, Decimal(str(tolerance)))
     with (
-        _prepared(job, rows, flags) as (p, _, _shown),
+        _prepared(job, rows, flags, reads=True) as (p, _, _shown),
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
         if reviewed:
@@ -135,18 +135,23 @@ def evaluate(
 
 @contextmanager
 def _prepared(
-    job: JobLike, rows: InputLike | None, flags: dict[str, Any]
+    job: JobLike, rows: InputLike | None, flags: dict[str, Any], *, reads: bool = False
 ) -> Iterator[tuple[Prepared, Environment, str]]:
-    loaded, environment, options = _loaded(job, rows, flags)
-    with prepare_job(loaded, merged(loaded.job, options), environment) as p:
+    loaded, environment, options = _loaded(job, rows, flags, reads=reads)
+    with prepare_job(loaded, merged(loaded.job, options), environment, sends=not reads) as p:
         yield p, environment, loaded.shown
 
 
 # The job
 
 
-def _loaded(job: JobLike, rows: InputLike | None, flags: dict[str, Any]) -> tuple[Loaded, Environment, RunOptions]:
-    """Load a job and put the rows into it: a path as its input, a frame as a file beside its checkpoint."""
+def _loaded(
+    job: JobLike, rows: InputLike | None, flags: dict[str, Any], *, reads: bool = False
+) -> tuple[Loaded, Environment, RunOptions]:
+    """Load a job and put the rows into it: a path as its input, a frame as a file beside its checkpoint.
+
+    `reads`: nothing is asked, so that a trial must be there already.
+    """
     frame = _frame(rows)
     options = _options(flags)
     if isinstance(job, Mapping):
@@ -159,7 +164,7 @@ def _loaded(job: JobLike, rows: InputLike | None, flags: dict[str, Any]) -> tupl
         return *load_dict(data, file, os.environ, options), options
     if frame is None and rows is not None:
         options = replace(options, input=os.fspath(rows))  # type: ignore[arg-type]  # not a frame, so it is a path
-    loaded, environment = load_file(Path(job), os.environ, Path.cwd(), options)
+    loaded, environment, options = load_file(Path(job), os.environ, Path.cwd(), options, reads=reads)
     if frame is not None:
         loaded = replace(loaded, job=_with_frame(loaded.job, frame))
     return loaded, environment, options

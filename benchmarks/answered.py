@@ -25,7 +25,7 @@ TEXT = "positive, all told a fine thing to have around the house"
 
 def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -> None:
     """Plan a job and answer all its rows but the last hundredth; `answer` gives the text for a question from 1."""
-    loaded, environment = load_file(job, os.environ, job.parent, RunOptions())
+    loaded, environment, _ = load_file(job, os.environ, job.parent, RunOptions())
     with (
         prepare_job(loaded, loaded.job, environment) as p,
         Checkpoint.open(loaded.job.checkpoint_path) as checkpoint,

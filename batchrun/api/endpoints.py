@@ -121,16 +121,21 @@ class KeyProblem:
     message: str
 
 
-def resolve(job: Job, environment: Mapping[str, str], where_looked: str = "the environment") -> Endpoint:
+def resolve(
+    job: Job, environment: Mapping[str, str], where_looked: str = "the environment", *, needs_key: bool = True
+) -> Endpoint:
     """Return where a job's questions go. `where_looked` names the places that should have the key's variable.
+
+    Without `needs_key` the key is not looked up, for commands that send nothing.
 
     Raises UserError for a missing or malformed key, a wrong URL, a missing model, certificate file or extra.
     """
-    made = _resolved(job, environment, where_looked)
+    variable = job.model.key_variable if needs_key and job.model.endpoint != "local" else None
+    made = _resolved(job, _key(variable, environment, where_looked))
     return replace(made, decisions=job.answer is not None and job.answer.mode == "decision")
 
 
-def _resolved(job: Job, environment: Mapping[str, str], where_looked: str) -> Endpoint:
+def _resolved(job: Job, key: Secret | None) -> Endpoint:
     if job.model.endpoint == "local" and job.model.name == DECIDER:
         weights = _decider(job)
         # The name may hold other weights in another version; the answers depend on nothing else.
@@ -139,7 +144,6 @@ def _resolved(job: Job, environment: Mapping[str, str], where_looked: str) -> En
     if job.model.endpoint == "local":
         file = _model_file(job)
         return Endpoint("local", "", f"local:{file.name}:{file.stat().st_size}", file.stem, model_file=file)
-    key = _key(job.model.key_variable, environment, where_looked)
     certificates = net.read_certificates(job.resolve(job.model.ca_file)) if job.model.ca_file else ()
     match job.model.endpoint:
         case "simulator":

@@ -433,10 +433,13 @@ class Checkpoint:
 
     # -- runs
 
-    def begin_run(self, *, now: float, host: str, pid: int, version: str, job_text: str, endpoint: str = "") -> int:
-        """Note that a run begins with the current plan; return its id."""
+    def begin_run(
+        self, *, now: float, host: str, pid: int, version: str, job_text: str, flags: str = "", endpoint: str = ""
+    ) -> int:
+        """Note that a run begins with the current plan; return its id. `flags` is a text for `Checkpoint.flags`."""
         plan = self.current_plan()
         run = {"started_at": now, "host": host, "pid": pid, "version": version, "job": job_text, "endpoint": endpoint}
+        run["flags"] = flags
         with self._connection.transaction():
             self._connection.run("UPDATE plans SET counts = NULL")
             return self._connection.insert_row("runs", {**run, "plan": plan and plan.number})
@@ -482,6 +485,10 @@ class Checkpoint:
     def last_run(self) -> RunInfo | None:
         """Return the newest run."""
         return next(iter(self.runs(1)), None)
+
+    def flags(self) -> str:
+        """Return what the newest run noted of its flags; empty where there was none."""
+        return str(self._connection.value("SELECT coalesce(flags, '') FROM runs ORDER BY id DESC LIMIT 1") or "")
 
     def verify(self) -> list[str]:
         """Check the whole file and its sums; return what is wrong, nothing when all is right."""

@@ -78,9 +78,10 @@ CREATE TABLE plans(
 _RUNS = """
 CREATE TABLE runs(
   id INTEGER PRIMARY KEY, plan INTEGER, started_at REAL NOT NULL, ended_at REAL, exit_code INTEGER, reason TEXT,
-  host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL, job TEXT NOT NULL, endpoint TEXT, answered_at REAL,
-  requests INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0, possibly_billed INTEGER NOT NULL DEFAULT 0,
-  cached INTEGER NOT NULL DEFAULT 0, counts TEXT, output TEXT, resume_at REAL)
+  host TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL, job TEXT NOT NULL, flags TEXT,
+  endpoint TEXT, answered_at REAL, requests INTEGER NOT NULL DEFAULT 0, cost INTEGER NOT NULL DEFAULT 0,
+  possibly_billed INTEGER NOT NULL DEFAULT 0, cached INTEGER NOT NULL DEFAULT 0, counts TEXT, output TEXT,
+  resume_at REAL)
 """
 
 _FAILURES = """

@@ -86,12 +86,15 @@ jobs_argument = click.argument("jobs", type=JobPath(folders=True), metavar="JOB.
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
-def load(path: Path, options: "RunOptions") -> "tuple[Loaded, Environment]":
-    """Read a job file and its environment; raises JobFileError with all mistakes."""
+def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "tuple[Loaded, Environment, RunOptions]":
+    """Read a job file and its environment, and return the flags with those of the trial that they name.
+
+    `reads`: for a command that sends nothing. Raises JobFileError with all mistakes.
+    """
     from batchrun.runner import load_file
 
     termination.raise_on_termination()
-    return load_file(path, os.environ, Path.cwd(), options)
+    return load_file(path, os.environ, Path.cwd(), options, reads=reads, say=print_err)
 
 
 _JOB_FLAGS = (
@@ -213,11 +216,10 @@ def opened(path: Path, **flags: Any) -> "Iterator[tuple[Prepared, Checkpoint]]":
     from batchrun.job import merged
     from batchrun.runner import prepare_job
 
-    options = run_options(**flags)
-    loaded, environment = load(path, options)
+    loaded, environment, options = load(path, run_options(**flags), reads=True)
     job = merged(loaded.job, options)
     with (
-        prepare_job(loaded, job, environment) as p,
+        prepare_job(loaded, job, environment, sends=False) as p,
         Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint,
     ):
         yield p, checkpoint

@@ -59,7 +59,7 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
         raise click.UsageError("--row is for people: --json has the requests of the first -n rows")
     with ExitStack() as stack:
         options = stack.enter_context(piped(run_options(**flags)))
-        loaded, environment = load(job, options)
+        loaded, environment, options = load(job, options)
         p = stack.enter_context(prepare_job(loaded, merged(loaded.job, options), environment))
         if row is not None:
             print_out("\n".join(_row(p, row)))

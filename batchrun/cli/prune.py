@@ -23,8 +23,7 @@ def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each
     from batchrun.checkpoint import Checkpoint, lock
     from batchrun.job import merged
 
-    options = run_options(**flags)
-    loaded, _environment = load(job, options)
+    loaded, _environment, options = load(job, run_options(**flags), reads=True)
     path = merged(loaded.job, options).checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)

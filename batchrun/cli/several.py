@@ -69,12 +69,15 @@ def _is_job(file: Path) -> bool:
         return is_job(opened.read(LARGEST).decode(errors="replace"))
 
 
-def load_all(paths: Sequence[Path], options: "RunOptions") -> "list[tuple[Loaded, Environment]]":
-    """Read job files; raises the first's error where one is wrong, after those of all others were printed."""
+def load_all(paths: Sequence[Path], options: "RunOptions") -> "list[tuple[Loaded, Environment, RunOptions]]":
+    """Read job files, each with the flags that hold for it.
+
+    Raises the first's error where one is wrong, after those of all others were printed.
+    """
     found, problems = [], []
     for path in paths:
         try:
-            found.append(load(path, options))
+            found.append(load(path, options, reads=options.retry is not None))
         except UserError as problem:
             problems.append(problem)
     for other in problems[:-1]:

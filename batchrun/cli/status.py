@@ -31,8 +31,7 @@ def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  #
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import merged
 
-    options = run_options(**flags)
-    loaded, _environment = load(job, options)
+    loaded, _environment, options = load(job, run_options(**flags), reads=True)
     merged_job = merged(loaded.job, options)
     with Checkpoint.open(merged_job.checkpoint_path, read_only=True) as checkpoint:
         facts = _facts(checkpoint, merged_job)

@@ -67,8 +67,7 @@ class Evaluation:
     `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
     `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
     be right if case did not count. `reviewed`: gold are corrections, of rows that were picked. `scored` holds the
-    probability of each answer that has one. Money is the mean of all settled questions, in picodollars; None where
-    unknown.
+    probability of each answer that has one. Money is in USD: the mean of all settled questions; None where unknown.
     """
 
     gold: Gold
@@ -79,17 +78,17 @@ class Evaluation:
     other_case: int
     labels: list[LabelScores]
     confusions: list[Confusion]
-    cost_per_question: float | None
+    cost_per_question_usd: float | None
     cost_kind: CostKind
     scored: list[Scored]
     reviewed: bool = False
 
     @property
-    def cost_per_right(self) -> float | None:
-        """Picodollars for each right answer."""
-        if self.cost_per_question is None or not self.accuracy.value:
+    def cost_per_right_usd(self) -> float | None:
+        """USD for each right answer."""
+        if self.cost_per_question_usd is None or not self.accuracy.value:
             return None
-        return self.cost_per_question / self.accuracy.value
+        return self.cost_per_question_usd / self.accuracy.value
 
     @property
     def macro_f1(self) -> float | None:
@@ -238,7 +237,7 @@ class _Questions:
             self._other_case,
             label_scores(self._pairs) if has_labels else [],
             self._confusions() if has_labels else [],
-            self._bill.per_question(kind),
+            usd(self._bill.per_question(kind)),
             kind,
             self._scored.scored,
         )

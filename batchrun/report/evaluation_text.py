@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchrun.money import cost
+from batchrun.money import cost, from_usd
 from batchrun.report.calibration import (
     FEW,
     FEWEST,
@@ -13,7 +13,7 @@ from batchrun.report.calibration import (
     expected_error,
     threshold_for,
 )
-from batchrun.report.evaluation import Confusion, Evaluation, money, percent, usd
+from batchrun.report.evaluation import Confusion, Evaluation, percent
 from batchrun.report.statistics import LabelScores
 from batchrun.report.texttable import Table
 from batchrun.terminal import plural
@@ -23,6 +23,7 @@ SHOWN_LABELS, SHOWN_CONFUSIONS = 20, 10
 
 def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
     """Return an evaluation for JSON: shares from 0 to 1, money in USD. `minimum`: the accuracy that is wanted."""
+    per_question = found.cost_per_question_usd
     return {
         "answer": found.gold.answer,
         "gold": found.gold.column,
@@ -40,8 +41,8 @@ def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[st
             for one in found.confusions
         ],
         "calibration": _calibration_facts(found.scored, minimum) if found.scored else None,
-        "cost_per_1000_usd": usd(found.cost_per_question, 1_000),
-        "cost_per_right_usd": usd(found.cost_per_right),
+        "cost_per_1000_usd": None if per_question is None else per_question * 1_000,
+        "cost_per_right_usd": found.cost_per_right_usd,
         "cost_kind": found.cost_kind,
     }
 
@@ -113,12 +114,12 @@ def sentences(found: Evaluation) -> Iterator[str]:
 
 
 def _money(found: Evaluation) -> str:
-    if found.cost_per_question is None:
+    if found.cost_per_question_usd is None:
         return cost(0, found.cost_kind)
-    text = f"cost: {money(found.cost_per_question * 1_000, found.cost_kind)} per 1,000 questions"
-    if found.cost_per_right is None:
+    text = f"cost: {cost(from_usd(found.cost_per_question_usd * 1_000), found.cost_kind)} per 1,000 questions"
+    if found.cost_per_right_usd is None:
         return text
-    return f"{text}, {money(found.cost_per_right, found.cost_kind)} per right answer"
+    return f"{text}, {cost(from_usd(found.cost_per_right_usd), found.cost_kind)} per right answer"
 
 
 def calibration_sentences(scored: list[Scored], minimum: float | None = None) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Inputs and answers for a terminal: some rows as a table, or one row with all that is known of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +45,11 @@ def shown_rows(prepared: Prepared, checkpoint: Checkpoint, count: int, *, failed
     wanted = set(positions)
     for row in answered_rows(prepared, checkpoint, columns, positions[0]) if positions else ():
         if row.position in wanted:
-            result = _problem(checkpoint, row.position) if failed else row.answer.values()
+            result = _problem(checkpoint, row.position) if failed else _values(row.answer, row.probabilities).values()
             shown.append((str(row.position + 1), *map(text_of, (*row.cells, *result))))
         if row.position >= positions[-1]:
             break
-    results = ("error_type", "error_message") if failed else tuple(prepared.form.columns)
+    results = ("error_type", "error_message") if failed else _values(prepared.form.columns, _asked(prepared))
     header = ("row", *columns, *(prepared.job.output.prefix + name for name in results))
     return ShownRows(header, shown, counts.failed if failed else counts.ok)
 
@@ -88,7 +88,7 @@ def row_record(prepared: Prepared, checkpoint: Checkpoint, number: int) -> list[
         *zip(prepared.rows.columns, map(text_of, row.cells), strict=True),
     ]
     if outcome["status"] == Status.OK:
-        answer, _ = answer_values(prepared, outcome["answer"])
+        answer = _values(*answer_values(prepared, outcome["answer"]))
         pairs += [(prepared.job.output.prefix + name, text_of(value)) for name, value in answer.items()]
     pairs += [(name, text_of(outcome[name])) for name in _DETAILS if outcome[name] is not None]
     if outcome["cost"] is not None:
@@ -99,6 +99,20 @@ def row_record(prepared: Prepared, checkpoint: Checkpoint, number: int) -> list[
     if outcome["finished_at"] is not None:
         pairs.append(("finished", when(outcome["finished_at"])))
     return pairs
+
+
+def _asked(prepared: Prepared) -> dict[str, float | None]:
+    return {question.name: None for question in prepared.form.questions}
+
+
+def _values(answer: Mapping[str, Any], probabilities: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return answers by their columns, with a decision model's probability beside each, as the output has them."""
+    values: dict[str, Any] = {}
+    for name, value in answer.items():
+        values[name] = value
+        if name in probabilities:
+            values[f"{name}_prob"] = probabilities[name]
+    return values
 
 
 def _seconds(seconds: float) -> str:

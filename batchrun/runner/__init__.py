@@ -9,7 +9,8 @@ asking.py     joins sender, limits, pool and checkpoint; children.py: our server
 batches.py    the batch lane beside the pool; chunks.py: what goes out together; collecting.py: what came back
 forecast.py   what a run would need; previewing.py, checking.py and before.py: preview and check
 progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
-chain.py      several jobs in order; expected.py: outputs that are not there yet; corrections.py: what people corrected
+chain.py      several jobs in order; expected.py: outputs that are not there yet; trials.py: the flags of a trial
+corrections.py  what people corrected
 """
 
 from batchrun.runner import before, outputs

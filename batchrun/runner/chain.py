@@ -51,24 +51,28 @@ def worst(codes: Sequence[int]) -> int:
     return min(codes, key=WORST_FIRST.index, default=ExitCode.DONE)
 
 
-def chain(found: Sequence[tuple[Loaded, Environment]], options: RunOptions) -> list[Link]:
+Found = tuple[Loaded, Environment, RunOptions]
+"""A job of a command with the flags that hold for it."""
+
+
+def chain(found: Sequence[Found], options: RunOptions) -> list[Link]:
     """Return the jobs in the order in which they run: as given, but a job after those whose output it reads.
 
-    Raises UserError for jobs that read each other's output in a circle, that write the same file, and for flags that
-    are for one job alone.
+    `options` are the flags as they were given. Raises UserError for jobs that read each other's output in a circle,
+    that write the same file, and for flags that are for one job alone.
     """
     if len(found) == 1:
-        return [Link(*found[0], options)]
+        return [Link(*found[0])]
     if options.input is not None or options.output is not None:
         flag = "--input" if options.input is not None else "--output"
         raise UserError(f"{flag} is for one job, and {len(found)} were named")
     links: dict[int, Link] = {}
-    sources = [_sources(loaded.job, [other.job for other, _ in found]) for loaded, _ in found]
+    sources = [_sources(loaded.job, [other.job for other, *_ in found]) for loaded, *_ in found]
     while len(links) < len(found):
         ready = next((n for n in range(len(found)) if n not in links and sources[n] <= links.keys()), None)
         if ready is None:
             raise UserError(_circle(found, sources, links))
-        links[ready] = _linked(*found[ready], options, [links[number] for number in sorted(sources[ready])])
+        links[ready] = _linked(*found[ready], [links[number] for number in sorted(sources[ready])])
     ordered = list(links.values())
     _refuse_shared_files(ordered)
     return ordered
@@ -97,7 +101,7 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) if "**" in pattern else PurePath(path).match(pattern)
 
 
-def _circle(found: Sequence[tuple[Loaded, Environment]], sources: Sequence[set[int]], done: dict[int, Link]) -> str:
+def _circle(found: Sequence[Found], sources: Sequence[set[int]], done: dict[int, Link]) -> str:
     number = next(number for number in range(len(found)) if number not in done)
     seen: list[int] = []
     while number not in seen:

@@ -83,7 +83,8 @@ def row_key(cells: Mapping[str, Any]) -> str:
 def corrected(form: AnswerForm, answer: str | None, correction: Correction | None) -> str | None:
     """Return an answer as the checkpoint would keep it with what a person said put in its place.
 
-    The model's answer stays where the correction does not fit the job's columns (they were changed since).
+    The model's answer stays where the correction does not fit the job's columns (they were changed since). A label that
+    is not the model's has no probability of the model: 0.98 beside it would speak for the other label.
     """
     if correction is None:
         return answer
@@ -91,6 +92,12 @@ def corrected(form: AnswerForm, answer: str | None, correction: Correction | Non
         text = next(iter(correction.answer.values()), None)
         return answer if text is None else str(text)
     values = orjson.loads(answer) if answer else {}
-    values |= {name: value for name, value in correction.answer.items() if name in form.columns}
-    fitting = form.parse_edited(orjson.dumps({name: values.get(name) for name in form.columns}).decode())
-    return answer if isinstance(fitting, Mismatch) else orjson.dumps(values | orjson.loads(fitting)).decode()
+    edited = values | {name: value for name, value in correction.answer.items() if name in form.columns}
+    fitting = form.parse_edited(orjson.dumps({name: edited.get(name) for name in form.columns}).decode())
+    if isinstance(fitting, Mismatch):
+        return answer
+    edited |= orjson.loads(fitting)
+    for question in form.questions:
+        if edited[question.name] != values.get(question.name):
+            edited[f"{question.name}_prob"] = None
+    return orjson.dumps(edited).decode()

@@ -1,27 +1,45 @@
 """A job file on disk -> the job and its environment, or one error with every mistake."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from batchrun.errors import JobFileError, UserError
 from batchrun.job import Environment, Loaded, RunOptions, examine, merged, read_environment
+from batchrun.runner.trials import with_kept_flags
 
 LARGEST = 2**20
 """Bytes; a larger file is not a job file, and no more of it is read."""
 
 
-def load_file(path: Path, process: Mapping[str, str], cwd: Path, options: RunOptions) -> tuple[Loaded, Environment]:
+def load_file(
+    path: Path,
+    process: Mapping[str, str],
+    cwd: Path,
+    options: RunOptions,
+    *,
+    reads: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Loaded, Environment, RunOptions]:
     """Read a job file and its environment: `process` are the variables of this process, which win over .env files.
+
+    The flags come back with those that the trial of `options` was run with; for `reads` and `say` see
+    `with_kept_flags`.
 
     Raises JobFileError with all mistakes: where the file has some, its right parts are checked against the input,
     too, with the flags of `options` applied. UserError for a file that can't be read.
     """
     environment = read_environment(path.parent, cwd, process)
-    loaded = examine(_text(path), path, environment, options.settings)
+    text = _text(path)
+    loaded = examine(text, path, environment, options.settings)
+    with suppress(RuntimeError):  # the home directory of an unknown user, which is among the mistakes
+        given, options = options, with_kept_flags(loaded.job, options, reads=reads, say=say)
+        if options.settings != given.settings:
+            loaded = examine(text, path, environment, options.settings)
     if loaded.mistakes:
         _raise_all(loaded, environment, options)
-    return loaded, environment
+    return loaded, environment, options
 
 
 def load_dict(

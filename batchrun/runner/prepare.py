@@ -103,10 +103,16 @@ class Prepared:
 
 @contextmanager
 def prepare_job(
-    loaded: Loaded, job: Job, environment: Environment, known: Mapping[tuple[FileStamp, ...], str] | None = None
+    loaded: Loaded,
+    job: Job,
+    environment: Environment,
+    known: Mapping[tuple[FileStamp, ...], str] | None = None,
+    *,
+    sends: bool = True,
 ) -> Iterator[Prepared]:
     """Open the input and check everything against it. `job` is the loaded one with the flags applied.
 
+    `sends`: whether something may be sent, which needs the key; looking at answers goes without.
     `known` is what plan.known_files returns: files that need not be read for their layout again.
 
     Raises JobFileError with all mistakes, those of the file as well; InputError for a lone problem in an input file,
@@ -115,7 +121,7 @@ def prepare_job(
     found = _Found(loaded, job)
     found.check_flags()
     found.check_pdf_reader()
-    endpoint = found.resolved(environment)
+    endpoint = found.resolved(environment, sends=sends)
     if endpoint is not None and endpoint.name == "simulator":
         job = replace(job, model=replace(job.model, name=endpoint.model))
     with ExitStack() as stack:
@@ -186,13 +192,13 @@ class _Found:
         if self._mistakes:
             raise self.error()
 
-    def resolved(self, environment: Environment) -> Endpoint | None:
-        """Return the endpoint with its key."""
+    def resolved(self, environment: Environment, *, sends: bool) -> Endpoint | None:
+        """Return the endpoint, with its key if something is sent."""
         if not self._loaded.is_right("model"):
             return None
         places = f"the environment, {self._job.folder / '.env'} and .env in the working directory"
         try:
-            endpoint = resolve(self._job, environment, places)
+            endpoint = resolve(self._job, environment, places, needs_key=sends)
         except UserError as problem:
             self._problems.append((("model",), problem))
             return None

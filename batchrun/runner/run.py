@@ -36,6 +36,7 @@ from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepare_job
 from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.sample import positions
 from batchrun.runner.stop import Valve, exit_code_of
+from batchrun.runner.trials import flags_text
 from batchrun.runner.warnings import (
     warn_of_little_space,
     warn_of_missing_probabilities,
@@ -379,6 +380,7 @@ class _Run:
             pid=os.getpid(),
             version=__version__,
             job_text=self._job.text,
+            flags=flags_text(self._job, self._options),
             endpoint=self._prepared.endpoint.namespace,
         )
 

@@ -384,3 +384,40 @@ def _charged(url: str) -> Decimal:
     """Return what the simulator has charged, in USD."""
     reply = httpx.get(f"{url}/key", headers={"authorization": "Bearer x"})
     return Decimal(str(reply.json()["data"]["usage"]))
+
+
+def test_show_has_the_probability_beside_each_answer(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table and the single row show NAME_prob after NAME, as the output does."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with deciding(SYSTEMONE) as server:
+        ran = decide(tmp_path, f"{server.url}/v1", output={"prefix": "x_"})
+    header, _, first, *_ = command("show", "job.yaml").out.splitlines()
+    one = command("show", "job.yaml", "--row", "1").out
+    names = [name for column in COLUMNS for name in (f"x_{column}", f"x_{column}_prob")]
+    assert header.split() == ["row", "text", *names]
+    assert first.split()[-6:] == [str(ran.column(name)[0]).replace("True", "true") for name in names]
+    assert f"x_is_bug_prob: {ran.column('x_is_bug_prob')[0]}" in one
+
+
+def test_a_corrected_label_has_no_probability_of_the_model(tmp_path: Path, command: Command) -> None:
+    """NAME_prob is empty beside a label that a person put in; a confirmed one, and other columns, keep the model's."""
+    with deciding(SYSTEMONE) as server:
+        before = decide(tmp_path, f"{server.url}/v1", output={"details": ["corrected", "probabilities"]})
+        assert command("show", "job.yaml", "--review", "-o", "todo.csv").code == 0
+        todo = pl.read_csv(tmp_path / "todo.csv", infer_schema=False)
+        edited = todo.with_columns(
+            team=pl.when(pl.col("row") == "1").then(pl.lit("none")).otherwise("team"),
+            needs_review=pl.when(pl.col("row") == "2").then(pl.lit("")).otherwise("needs_review"),
+        )
+        edited.write_csv(tmp_path / "todo.csv")
+        ended = command("correct", "job.yaml", "todo.csv")
+        assert "1 answer corrected, 1 confirmed" in ended.err
+        after = run(tmp_path / "job.yaml")
+        assert len(server.books.bodies) == len(TEXTS)
+    assert after.column("corrected") == [True, False, None, None]
+    assert after.column("team") == ["none", *before.column("team")[1:]]
+    assert after.column("team_prob") == [None, *before.column("team_prob")[1:]]
+    for name in ("is_bug_prob", "urgency_prob", "team_probs"):
+        assert after.column(name) == before.column(name)

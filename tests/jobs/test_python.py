@@ -228,6 +228,8 @@ def test_check_preview_and_evaluate_return_what_json_prints(door: Path, command:
     facts = json.loads(command("eval", "job.yaml", "--gold", "label=gold", "--json").out)
     assert (right.accuracy.right, right.accuracy.total) == (facts["accuracy"]["right"], facts["accuracy"]["n"])
     assert right.accuracy.total == 3
+    assert right.cost_per_question_usd == pytest.approx(facts["cost_per_1000_usd"] / 1000)
+    assert right.cost_per_right_usd == facts["cost_per_right_usd"]
     with pytest.raises(batchrun.UserError, match="name the right answers"):
         batchrun.evaluate(door)
 

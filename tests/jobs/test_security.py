@@ -280,7 +280,7 @@ def test_a_key_in_dotenv_goes_nowhere_by_itself(tmp_path: Path) -> None:
         del told["model"]["api_key_env"]
         job.write_text(json.dumps(told))
         (tmp_path / ".env").write_text(f"OPENROUTER_API_KEY={KEY}\n")
-        loaded, environment = load_file(job, {"XDG_CACHE_HOME": str(tmp_path)}, tmp_path, RunOptions())
+        loaded, environment, _ = load_file(job, {"XDG_CACHE_HOME": str(tmp_path)}, tmp_path, RunOptions())
         assert environment["OPENROUTER_API_KEY"] == KEY
         run_job(loaded, RunOptions(), environment, Plain(io.StringIO()), fast())
     assert server.seen

@@ -114,3 +114,22 @@ def test_many_columns_become_records() -> None:
     assert lines[0].startswith("column0: a long value")
     assert lines.count("") == 1
     assert max(map(len, lines)) <= 40
+
+
+def test_looking_at_answers_needs_no_key(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A colleague without the key can look at answers, judge and export them; only what sends asks for the key."""
+    with labelling({"m": wrong_on(3)}) as url:
+        monkeypatch.setenv("MY_KEY", "sk-canary")
+        file = write_job(tmp_path, url, "m")
+        job = json.loads(file.read_text())
+        job["model"]["api_key_env"] = "MY_KEY"
+        file.write_text(json.dumps(job))
+        path = str(file)
+        assert command(path, "--quiet").code == 0
+    monkeypatch.delenv("MY_KEY")
+    assert "MY_KEY is not set" in command(path).err
+    for arguments in (["show"], ["status"], ["export"], ["report"], ["eval", "--gold", "gold"]):
+        ended = command(arguments[0], path, *arguments[1:])
+        assert ended.code == 0, ended.err
+    assert command("show", path, "--review", "-o", str(tmp_path / "todo.csv")).code == 0
+    assert command("correct", path, str(tmp_path / "todo.csv")).code == 0

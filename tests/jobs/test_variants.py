@@ -12,6 +12,8 @@ import pytest
 from command_line import Command, command
 from plain_server import Asked, recording_server
 
+import batchrun
+
 __all__ = ["command"]
 
 JOB = {"prompt": "Label: {{ text }}", "input": "rows.csv", "output": "out.csv"}
@@ -227,3 +229,66 @@ def test_a_changed_model_is_called_a_changed_model(tmp_path: Path, command: Comm
     _edit(tmp_path, model={"endpoint": asked.url, "name": "small"})
     assert "the model changed: 150 answered rows" in command("job.yaml").err
     assert "the model has changed" in command("export", "job.yaml").err
+
+
+TRIAL = ["--variant", "sort", "--set", "prompt.user=Sort: {{ text }}", "--set", "answer.columns={kind: [yes, no]}"]
+
+
+@pytest.fixture
+def tried(command: Command, asked: Asked) -> Asked:
+    """Run the job, and a trial of another prompt and other answers, of which 20 questions are left."""
+    asked.text = '{"kind": "yes"}'
+    for arguments in (["job.yaml"], ["job.yaml", *TRIAL, "--limit", "80"]):
+        ended = command(*arguments)
+        assert ended.code == 0, ended.err
+    asked.prompts()
+    return asked
+
+
+def test_a_trial_is_found_by_its_name_alone(tmp_path: Path, command: Command, tried: Asked) -> None:
+    """Each command that looks at a trial knows the settings that it was run with, and so does its next run."""
+    sort = ["job.yaml", "--variant", "sort"]
+    assert "kind" in command("show", *sort).out
+    (tmp_path / "gold.csv").write_text("text,gold\n" + "".join(f"t{row},yes\n" for row in range(100)))
+    found = command("eval", *sort, "--gold", "kind=gold", "--gold-file", "gold.csv", "--on", "text", "--json")
+    assert (found.code, json.loads(found.out)["accuracy"]["right"]) == (0, 80), found.err
+    assert (
+        batchrun.evaluate("job.yaml", variant="sort", gold="kind=gold", gold_file="gold.csv", on="text").pending == 20
+    )
+    for verb in ("status", "export", "report"):
+        ended = command(verb, *sort)
+        assert (ended.code, "--set" in ended.err) == (0, False), ended.err
+    assert pl.read_csv(tmp_path / "out.sort.partial.csv")["kind"].to_list().count("yes") == 80
+    ended = command(*sort)
+    assert ended.code == 0, ended.err
+    assert "job.sort: with --set 'prompt.user=Sort: {{ text }}' --set" in ended.err
+    assert (len(prompts := tried.prompts()), prompts[0][:5]) == (20, "Sort:")
+    assert "there is nothing to retry" in command("retry", *sort).err
+
+
+def test_another_setting_of_a_trial_is_said(command: Command, tried: Asked) -> None:
+    """A flag that is not what the trial was run with wins, in one line that names both."""
+    ended = command("job.yaml", "--variant", "sort", "--set", "prompt.user=Order: {{ text }}", "--limit", "1")
+    assert ended.code == 0, ended.err
+    was, now = "--set 'prompt.user=Sort: {{ text }}'", "--set 'prompt.user=Order: {{ text }}'"
+    assert f"job.sort was last run with {was}, and now has {now}\n" in ended.err
+    assert tried.prompts() == ["Order: t0"]
+    ended = command("job.yaml", *TRIAL, "--fresh", "--limit", "1")
+    assert (ended.code, "was last run" in ended.err, tried.prompts()) == (0, False, ["Sort: t0"])
+
+
+def test_a_trial_of_another_model_is_found_by_its_name(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """--variant alone finds a trial that also had a model and an input; of two it wants the model named."""
+    asked.text = '{"kind": "yes"}'
+    (tmp_path / "in").mkdir()
+    _rows(tmp_path / "in" / "few.csv", 3)
+    more = ["--variant", "more", "--input", "in/few.csv", "--set", "answer.columns={kind: [yes, no]}", "--model"]
+    assert command("job.yaml", *more, "small").code == 0
+    ended = command("export", "job.yaml", "--variant", "more", "-o", "few.csv")
+    assert ended.code == 0, ended.err
+    assert pl.read_csv(tmp_path / "few.csv")["kind"].to_list() == ["yes"] * 3
+    assert command("job.yaml", *more, "medium").code == 0
+    ended = command("status", "job.yaml", "--variant", "more")
+    assert ended.code == 2
+    assert re.search(r"--variant more was run with --model (small|medium) --input \S+ and with --model ", ended.err)
+    assert command("status", "job.yaml", "--variant", "more", *more[2:4], "--model", "small").code == 0

@@ -47,9 +47,10 @@ def completion(text: str, **usage: Any) -> tuple[int, dict[str, Any]]:  # noqa: 
 
 @dataclass
 class Asked:
-    """A server that answers "yes", and what it was asked."""
+    """A server that answers `text`, and what it was asked."""
 
     url: str = ""
+    text: str = "yes"
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def prompts(self) -> list[str]:
@@ -61,12 +62,12 @@ class Asked:
 
 @contextmanager
 def recording_server() -> Iterator[Asked]:
-    """Serve a model that answers "yes" and reports 10 tokens in and 1 out; record what it is asked."""
+    """Serve a model that answers `text` with 10 tokens in and 1 out; record what it is asked."""
     asked = Asked()
 
     def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         asked.bodies.append(body)
-        return completion("yes", prompt_tokens=10, completion_tokens=1)
+        return completion(asked.text, prompt_tokens=10, completion_tokens=1)
 
     with plain_server(answer) as asked.url:
         yield asked

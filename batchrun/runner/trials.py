@@ -1,0 +1,105 @@
+"""The flags of a trial, kept in its checkpoint, so that other commands see the job that it asked by its name alone."""
+
+import glob
+import json
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
+from batchrun.job import Job, RunOptions, merged
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The flags of a trial's last run; `input` is an absolute path."""
+
+    settings: tuple[str, ...] = ()
+    endpoint: str | None = None
+    model: str | None = None
+    input: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The flags as they are typed, but for the settings."""
+        flags = {"--endpoint": self.endpoint, "--model": self.model, "--input": self.input}
+        return shlex.join(word for flag, value in flags.items() if value for word in (flag, value))
+
+
+def flags_text(job: Job, options: RunOptions) -> str:
+    """Return what a run notes of its flags; the input's path is relative to the job file, as those in it are."""
+    path = options.input
+    if path is not None:
+        path = None if options.reads_stdin else os.path.relpath(path, job.folder)
+    return json.dumps(
+        {"set": options.settings, "endpoint": options.endpoint, "model": options.model, "input": path},
+        ensure_ascii=False,
+    )
+
+
+def with_kept_flags(
+    job: Job, options: RunOptions, *, reads: bool, say: Callable[[str], None] = lambda _: None
+) -> RunOptions:
+    """Return the flags of a command with those of the trial that they name; the job's own checkpoint keeps none.
+
+    A setting that the command names wins over the kept one of that key, which is said in a line. `reads`: the trial
+    must be there already; --variant alone then finds one that had a model, an endpoint or an input as well. Raises
+    UserError where that could be several.
+    """
+    # `merged` refuses --input - where no pipe is; its trial has the name that the other flags make.
+    path = merged(job, replace(options, input=None) if options.reads_stdin else options).checkpoint_path
+    if path == job.checkpoint_path or options.fresh:
+        return options
+    if reads and not path.exists():
+        return _found(job, options)
+    if not path.exists():
+        return options
+    kept = _kept(job, path)
+    named = {_key(setting): setting for setting in options.settings}
+    others = [setting for setting in kept.settings if named.get(_key(setting), setting) != setting]
+    added = tuple(setting for setting in kept.settings if _key(setting) not in named)
+    if others:
+        now = [named[_key(setting)] for setting in others]
+        say(f"{path.stem} was last run with {_words(others)}, and now has {_words(now)}")
+    if added and not reads:
+        say(f"{path.stem}: with {_words(added)}, as in its last run")
+    return replace(options, settings=added + options.settings)
+
+
+def _found(job: Job, options: RunOptions) -> RunOptions:
+    """Return the flags of the one trial of this name that had other flags as well; without one, those given."""
+    if options.variant is None or (options.endpoint, options.model, options.input) != (None, None, None):
+        return options
+    own = job.checkpoint_path
+    pattern = f"{glob.escape(own.stem)}.*.{glob.escape(options.variant)}{glob.escape(own.suffix)}"
+    found = []
+    for path in sorted(own.parent.glob(pattern)):
+        kept = _kept(job, path)
+        trial = replace(options, endpoint=kept.endpoint, model=kept.model, input=kept.input)
+        if merged(job, trial).checkpoint_path == path:
+            settings = {_key(setting): setting for setting in (*kept.settings, *options.settings)}
+            found.append((kept.words, replace(trial, settings=tuple(settings.values()))))
+    if len(found) > 1:
+        raise UserError(f"--variant {options.variant} was run with {' and with '.join(words for words, _ in found)}: "
+                        "name one of them as well")  # fmt: skip
+    return found[0][1] if found else options
+
+
+def _kept(job: Job, path: Path) -> _Kept:
+    with Checkpoint.open(path, read_only=True) as checkpoint:
+        flags = json.loads(checkpoint.flags() or "{}")
+    file = flags.get("input")
+    return _Kept(
+        tuple(flags.get("set", ())), flags.get("endpoint"), flags.get("model"), file and str(job.resolve(file))
+    )
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0]
+
+
+def _words(settings: list[str] | tuple[str, ...]) -> str:
+    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
