@@ -174,18 +174,18 @@ _ENDINGS = (
            count=Count.ONCE, retry=True),
     Ending("interrupted", None, _UNKNOWN, _RETRY,
            "the model stopped for a reason that batchrun does not know, so the answer may be half of one",
-           "look at one with `batchrun show JOB --row N`; if the answer is whole, report its finish_reason",
+           "read what the model wrote (`show --row`); if the answer is whole, report its finish_reason",
            count=Count.ONCE, retry=True),
     Ending("broken_text", None, _ROW, _RETRY,
            "the answer contains broken characters (U+FFFD) that the prompt does not contain",
-           "look at one with `batchrun show JOB --row N`", count=Count.ONCE, retry=True),
+           "read what the model wrote (`show --row`)", count=Count.ONCE, retry=True),
     Ending("truncated", None, _ROW, _FAIL, "the answer was cut off at max_tokens",
            "raise model.params.max_tokens: such rows are then asked again"),
     Ending("content_filter", None, _ROW, _FAIL, "the provider's content filter cut the answer",
            "leave the row, or ask another model"),
     Ending("refused", None, _ROW, _FAIL, "the model refused to answer", "leave the row, or ask another model"),
     Ending("schema_mismatch", None, _ROW, _RETRY, "the answer does not fit the answer's schema, repairs included",
-           "look at one with `batchrun show JOB --row N`; describe the columns better, raise answer.repairs; a server "
+           "read what the model wrote (`show --row`); describe the columns better, raise answer.repairs; a server "
            "that ignores schemas needs answer.mode: prompt",
            count=Count.REPAIRS, retry=True),
     # no HTTP reply

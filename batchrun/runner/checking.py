@@ -152,9 +152,13 @@ class Checking:
                 key = self._key(served)
                 prices = prices_for(prepared.job, served, prepared.cache_dir, time.time())
                 prepared.check_inputs(prices.listed)
-            found = None if self._awaited else survey(prepared, checkpoint, prices, sample=self._sample)
         except BatchrunError as problem:
             self._say("mistake", "endpoint", str(problem))
+            return
+        try:
+            found = None if self._awaited else survey(prepared, checkpoint, prices, sample=self._sample)
+        except BatchrunError as problem:
+            self._say("mistake", "rows", str(problem))
             return
         if found is not None:
             self._rows(found)

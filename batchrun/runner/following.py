@@ -1,6 +1,6 @@
 """What a person would do after a run: advice, and commands that can be pasted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchrun.api import ASKED_AGAIN, TABLE, UNSENT
@@ -17,6 +17,10 @@ RESUMABLE = {
     ExitCode.SIGINT,
     ExitCode.SIGTERM,
 }
+
+
+WORTH_READING = frozenset({"schema_mismatch", "interrupted", "broken_text"})
+"""Failures of which the model's text says more than the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,21 @@ class Next:
         elif exit_code != ExitCode.USER:
             yield from self._retries(counts)
 
+    def show(self, failed_rows: Mapping[str, Sequence[int]]) -> tuple[tuple[str, str], ...]:
+        """Return the command that shows the text of a failed row, given rows from 1 by error_type; none without one."""
+        rows = [row for name, found in failed_rows.items() if name in WORTH_READING for row in found[:1]]
+        if self.options.reads_stdin or not rows:
+            return ()
+        return ((f"{self._looking('show')} --row {min(rows)}", "what the model wrote"),)
+
     def report(self) -> tuple[tuple[str, str], ...]:
         """Return the command that shows the answers; none where the rows came through a pipe."""
         if self.options.reads_stdin:
             return ()
+        return ((self._looking("report"), "a page to look through"),)
+
+    def _looking(self, verb: str) -> str:
+        """Return a command that sends nothing, with the flags that make the job what it is."""
         options = replace(
             self.options,
             limit=None,
@@ -59,7 +74,7 @@ class Next:
             format=None,
             yes=False,
         )
-        return ((command_line(self.shown, options, "report"), "a page to look through"),)
+        return command_line(self.shown, options, verb)
 
     def _retries(self, counts: Counts) -> Iterator[tuple[str, str]]:
         """Yield the command that asks failed rows again, where asking may help."""

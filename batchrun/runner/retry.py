@@ -9,7 +9,7 @@ LONGEST_WAIT = 3600.0
 """Seconds; a server that asks to wait longer stops the run."""
 
 BASE, CAP = 0.5, 60.0
-EMPTY_WAITS = (5.0, 20.0, 60.0)  # a cold model needs seconds to minutes
+EMPTY_WAITS = (4.0, 12.0, 30.0)  # a cold model needs seconds to minutes; one row holds a run for a minute at most
 CONFIRM_WAIT = 2.0  # long enough for a hiccup of the key check to pass
 LAST_ROUND_PAUSE = 2.0  # seconds at most between the attempts of the last round
 _LONGEST_SENT, _LONGEST_ONCE = 2, 2
@@ -118,7 +118,7 @@ def decide(
         return Decision(Action.STOP, wait, becomes=Status.PENDING)
     if action is Action.GATE:
         number = max(number, closings + 1)
-    delay = _next_delay(ending, number, wait, jitter)
+    delay = _next_delay(ending, number, wait, jitter, proven=proven)
     refused = closings and not ending.outage  # an outage has probes of its own
     gate = delay if action is Action.GATE and (wait is not None or refused) else 0.0
     if action is Action.GATE and attempts == 1 and not ending.outage:
@@ -130,10 +130,10 @@ def decide(
     return _FINAL[ending.exhausted]
 
 
-def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float) -> float:
+def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float, *, proven: bool) -> float:
     if ending.action is Action.CONFIRM:
         return CONFIRM_WAIT * (1 + jitter)
-    if ending.count is Count.EMPTY and wait is None:
+    if ending.count is Count.EMPTY and wait is None and not proven:  # a model that answers other rows is not cold
         return EMPTY_WAITS[min(number, len(EMPTY_WAITS)) - 1] * (1 + 0.2 * jitter)
     return _delay(number, wait, jitter, gated=ending.action is Action.GATE)
 

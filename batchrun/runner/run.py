@@ -411,6 +411,10 @@ class _Run:
         exit_code, reason = self._verdict(counts)
         after = Next(self._shown, self._options, self._job, self._valve.ending)
         commands = tuple(after.commands(exit_code, counts))
+        failed_rows = {
+            name: tuple(row + 1 for row in self._checkpoint.failed_rows(name, NAMED_ROWS))
+            for name in counts.errors or ()
+        }
         spent = self._checkpoint.spent
         run = self._checkpoint.last_run() if self._run_id is not None else None
         return Summary(
@@ -439,13 +443,10 @@ class _Run:
             checkpoint=str(self._checkpoint.path),
             resume_at=self._valve.resume_at,
             next=commands[0][0] if commands else None,
-            commands=commands + (after.report() if self._tally.ok else ()),
+            commands=commands + after.show(failed_rows) + (after.report() if self._tally.ok else ()),
             advice=after.advice(),
             answers=self._answers(counts),
-            failed_rows={
-                name: tuple(row + 1 for row in self._checkpoint.failed_rows(name, NAMED_ROWS))
-                for name in counts.errors or ()
-            },
+            failed_rows=failed_rows,
             cost_kind=cost_kind(self._job),
             _read=outputs.reader(self._prepared, self._written),
         )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 from command_line import JOB, KEY, Command, command, files, job, openrouter, simulator
 from simulator_server import Running
@@ -212,3 +213,13 @@ def test_a_server_that_refuses_the_key_is_a_mistake(command: Command, job: Path)
         ended = command("check", str(job))
     assert ended.code == 2
     assert "wants a key (401): name its variable in model.api_key_env" in ended.out
+
+
+def test_cells_that_are_no_text_are_a_mistake_of_the_rows(command: Command, job: Path, tmp_path: Path) -> None:
+    """What is found in the cells is named as such, and not as a mistake of the endpoint."""
+    pl.DataFrame({"text": [b"ok", b"\xff"]}).write_parquet(tmp_path / "rows.parquet")
+    job.write_text(job.read_text().replace("rows.csv", "rows.parquet"))
+    ended = command("check", "job.yaml")
+    assert ended.code == 2
+    assert 'mistake  rows: column "text" holds bytes that are not UTF-8 text' in ended.out
+    assert "mistake  endpoint" not in ended.out

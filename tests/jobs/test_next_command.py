@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import run, write_job
+from plain_server import completion, plain_server
 
 from batchrun.job import RunOptions, command_line
 
@@ -65,3 +66,17 @@ def test_a_handler_from_c_does_not_break_the_end(tmp_path: Path, monkeypatch: py
         assert run(write_job(tmp_path, "simulator", rows=2)).summary.ok == 2
     finally:
         signal.signal(signal.SIGHUP, before)  # type: ignore[arg-type]
+
+
+def test_a_row_whose_text_does_not_fit_is_shown_by_a_command(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where an answer does not fit, the last lines offer the command that shows what the model wrote."""
+    replies = lambda body: completion("maybe" if "text 1" in str(body) else '{"label": "good"}')  # noqa: E731
+    with plain_server(replies) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        write_job(tmp_path, url, model=model, answer={"columns": {"label": ["good", "bad"]}, "repairs": 0})
+        (tmp_path / "job.yaml").rename(tmp_path / "my job.yaml")
+        ended = command("my job.yaml")
+    assert ended.code == 1
+    (line,) = re.findall(r"^          (batchrun show .*?)   what the model wrote$", ended.err, re.MULTILINE)
+    assert shlex.split(line) == ["batchrun", "show", "my job.yaml", "--row", "2"]
+    assert "raw: maybe" in command(*shlex.split(line)[1:]).out

@@ -106,9 +106,12 @@ def test_a_lone_refusal_without_a_wait_closes_no_gate() -> None:
 
 
 def test_empty_answers_wait_longer() -> None:
-    """A cold model gets seconds, then a minute."""
+    """A cold model gets seconds, then half a minute; one that answers other rows is asked again soon."""
     tries = Tries()
-    assert [decide(TABLE["empty_response"], tries, attempts=9).delay for _ in range(4)] == [5, 20, 60, 0]
+    assert [decide(TABLE["empty_response"], tries, attempts=9).delay for _ in range(4)] == [4, 12, 30, 0]
+    tries = Tries()
+    delays = [decide(TABLE["empty_response"], tries, attempts=9, proven=True, jitter=1.0).delay for _ in range(4)]
+    assert delays == [0.5, 1, 2, 0]
 
 
 @given(st.lists(st.sampled_from(sorted(TABLE)), max_size=30), st.integers(1, 9), jitters)
