@@ -1,34 +1,27 @@
-"""Jobs for Python programs and notebooks: paths, dicts and frames in; the records of `--json` out."""
+"""The functions of batchrun: each loads a job with its rows and its flags, as the command of its name does."""
 
-import asyncio
-import contextvars
-import functools
 import hashlib
-import importlib
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from batchrun.checkpoint import Checkpoint, running
-from batchrun.errors import BusyError, UserError
+from batchrun.checkpoint import Checkpoint
+from batchrun.errors import UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, merged
+from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
+from batchrun.python.threads import outside_of_loops
 from batchrun.records import Check, Preview, Summary
 from batchrun.runner import (
-    INTERRUPTS,
     Checking,
-    Interrupts,
     NotebookBar,
     Prepared,
     Ui,
@@ -42,23 +35,12 @@ from batchrun.runner import (
     run_job,
 )
 from batchrun.senders import check_installed
-from batchrun.table import unwritable, write_output
 
 if TYPE_CHECKING:
     from batchrun.report import Evaluation
 
 _NOT_ASKED = {"input", "output", "limits", "engine", "checkpoint"}
 """Parts of a dict that don't change its questions: with others of these it is the same job."""
-
-_Result = TypeVar("_Result")
-
-
-class Frame(Protocol):
-    """A table in memory that speaks Arrow: a frame of Polars or pandas, a table of PyArrow."""
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Return the rows as an Arrow stream."""
-
 
 JobLike = str | PathLike[str] | Mapping[str, Any]
 InputLike = str | PathLike[str] | Frame
@@ -79,11 +61,11 @@ def run(
     **flags: Any,  # noqa: ANN401  (batchrun.run types them)
 ) -> Summary:
     """Run or resume a job; `flags` are those of RunOptions, as a Python program writes them."""
-    with logged(None if log is None else Path(log)):
+    with logged(_path(log)):
         loaded, environment, options = _loaded(job, rows, flags)
         ui = _ui(quiet=quiet)
-        summary = _in_a_thread_of_its_own(lambda: run_job(loaded, options, environment, ui))
-    if isinstance(job, Mapping) or _is_frame(rows):  # no command runs these again
+        summary = outside_of_loops(lambda: run_job(loaded, options, environment, ui))
+    if isinstance(job, Mapping) or is_frame(rows):  # no command runs these again
         summary = replace(summary, next=None, commands=())
     if type(ui) is not Ui:
         ui.say("\n".join(closing_lines(summary, Path.cwd())))
@@ -122,8 +104,7 @@ def evaluate(
         raise UserError("name the right answers: gold, or reviewed")
     if not 0 <= tolerance < float("inf"):
         raise UserError(f"tolerance must be 0 or more, not {tolerance!r}")
-    file = None if gold_file is None else Path(gold_file)
-    options = report.GoldOptions(gold or "", file, on, ignore_case, Decimal(str(tolerance)))
+    options = report.GoldOptions(gold or "", _path(gold_file), on, ignore_case, Decimal(str(tolerance)))
     with (
         _prepared(job, rows, flags, reads=True) as (p, _, _shown),
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
@@ -148,19 +129,18 @@ def _prepared(
 def _loaded(
     job: JobLike, rows: InputLike | None, flags: dict[str, Any], *, reads: bool = False
 ) -> tuple[Loaded, Environment, RunOptions]:
-    """Load a job and put the rows into it: a path as its input, a frame as a file beside its checkpoint.
+    """Load a job and put the rows into it: a path as its input, a frame as a file in its checkpoint's folder.
 
     `reads`: nothing is asked, so that a trial must be there already.
     """
-    frame = _frame(rows)
+    frame = to_polars(rows)
     options = _options(flags)
     if isinstance(job, Mapping):
         file, data = _as_file(job, rows)
         if frame is not None:
-            section = data.get("input")
-            section = {"where": section["where"]} if isinstance(section, Mapping) and "where" in section else {}
-            copy = _copied(frame, Path(data["checkpoint"]), file.stem)
-            data["input"] = {**section, "path": str(copy)}
+            copy = write_frame(frame, Path(data["checkpoint"]), file.stem)
+            where = {name: value for name, value in _section(data, "input").items() if name == "where"}
+            data["input"] = {**where, "path": str(copy)}
         return *load_dict(data, file, os.environ, options), options
     if frame is None and rows is not None:
         options = replace(options, input=os.fspath(rows))  # type: ignore[arg-type]  # not a frame, so it is a path
@@ -180,13 +160,17 @@ def _as_file(job: Mapping[str, Any], rows: InputLike | None) -> tuple[Path, dict
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:8]
     checkpoint = Path.cwd() / str(job.get("checkpoint") or f".batchrun/job-{digest}.sqlite")
     data = {**job, "checkpoint": str(checkpoint)}
-    output = data.get("output") or {}
-    if isinstance(output, Mapping) and "path" not in output:
-        data["output"] = {**output, "path": str(checkpoint.with_suffix(".parquet"))}
-    if rows is not None and not _is_frame(rows):
-        section = data.get("input")
-        data["input"] = {**(section if isinstance(section, Mapping) else {}), "path": os.fspath(rows)}  # type: ignore[arg-type]
+    if isinstance(data.get("output") or {}, Mapping):
+        data["output"] = {"path": str(checkpoint.with_suffix(".parquet")), **_section(data, "output")}
+    if rows is not None and not is_frame(rows):
+        data["input"] = {**_section(data, "input"), "path": os.fspath(rows)}  # type: ignore[arg-type]
     return Path.cwd() / f"{checkpoint.stem}.yaml", data
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a dict, empty where it is written in its short form or left out."""
+    section = data.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _with_frame(job: Job, frame: pl.DataFrame) -> Job:
@@ -194,54 +178,13 @@ def _with_frame(job: Job, frame: pl.DataFrame) -> Job:
     checkpoint, output = (
         path.with_name(f"{path.stem}.frame{path.suffix}") for path in (job.checkpoint_path, job.output_path)
     )
-    copy = _copied(frame, checkpoint, checkpoint.stem)
+    copy = write_frame(frame, checkpoint, checkpoint.stem)
     return replace(
         job,
         input=replace(job.input, path=str(copy)),
         checkpoint=str(checkpoint),
         output=replace(job.output, path=str(output)),
     )
-
-
-# Frames
-
-
-def _is_frame(rows: object) -> bool:
-    return rows is not None and not isinstance(rows, str | PathLike)
-
-
-def _frame(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a program gives)
-    """Return a frame of any library as one of Polars, None for a path. Raises UserError for anything else."""
-    if not _is_frame(rows):
-        return None
-    if isinstance(rows, pl.DataFrame):
-        return rows
-    if isinstance(rows, pl.LazyFrame):
-        return rows.collect()
-    try:
-        if type(rows).__module__.partition(".")[0] == "pandas":
-            return pl.from_pandas(rows)
-        if hasattr(rows, "__arrow_c_stream__"):
-            return pl.DataFrame(rows)
-    except ImportError:
-        raise UserError("a frame of pandas needs PyArrow: pip install pyarrow") from None
-    raise UserError(f"input must be a path or a frame of Polars or pandas, not {type(rows).__name__}")
-
-
-def _copied(frame: pl.DataFrame, checkpoint: Path, name: str) -> Path:
-    """Write a frame to NAME.input.parquet beside a checkpoint, unless the same rows are there; return the path.
-
-    The same file again is the same input, so that a cell that is run twice plans and asks nothing.
-    """
-    for column, dtype in frame.schema.items():
-        if problem := unwritable(dtype, ".parquet"):
-            raise UserError(f'input: column "{column}" {problem}')
-    if (holder := running(checkpoint)) is not None:
-        raise BusyError(f"this job is already running ({holder}): wait for it, or stop it")
-    path = checkpoint.with_name(f"{name}.input.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_output(iter([frame]), path, schema=frame.schema)
-    return path
 
 
 # Flags
@@ -267,6 +210,10 @@ def _setting(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _path(written: str | PathLike[str] | None) -> Path | None:
+    return None if written is None else Path(written)
+
+
 def _usd(cost: Decimal | float | str) -> Decimal:
     try:
         amount = Decimal(str(cost))
@@ -277,7 +224,7 @@ def _usd(cost: Decimal | float | str) -> Decimal:
     return amount
 
 
-# Where it runs
+# Progress
 
 
 def _ui(*, quiet: bool | None) -> Ui:
@@ -288,57 +235,7 @@ def _ui(*, quiet: bool | None) -> Ui:
 
 
 def _in_a_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and "IPKernelApp" in shell.config
-
-
-def _in_a_thread_of_its_own(work: Callable[[], _Result]) -> _Result:
-    """Call `work` here in a main thread without an event loop, else in a thread, to which Ctrl-C is handed on."""
-    if threading.current_thread() is threading.main_thread() and not _loop_is_running():
-        return work()
-    _load_sender()
-    interrupts = Interrupts()
-    context = contextvars.copy_context()
-    context.run(INTERRUPTS.set, interrupts)
-    with _handing_on(interrupts), ThreadPoolExecutor(1, thread_name_prefix="batchrun") as thread:
-        return thread.submit(context.run, work).result()
-
-
-@contextmanager
-def _handing_on(interrupts: Interrupts) -> Iterator[None]:
-    """Hand Ctrl-C on to a run in another thread: asyncio's own handler would wait for the run to return."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in {signal.SIG_IGN, None}:
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *_: interrupts.send())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if "IPython" not in sys.modules:
         return False
-    return True
-
-
-@functools.cache
-def _load_sender() -> None:
-    """Load the sender's library in a thread that never ends: where the one that loaded it has ended, it crashes."""
-    loaded = threading.Event()
-
-    def load() -> None:
-        try:
-            with suppress(ImportError):  # the run reports it
-                importlib.import_module("batchrun.senders.reqwest")
-        finally:
-            loaded.set()
-        threading.Event().wait()
-
-    threading.Thread(target=load, name="batchrun-sender", daemon=True).start()
-    loaded.wait()
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config

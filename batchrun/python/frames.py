@@ -1,0 +1,57 @@
+"""Frames of any library as frames of Polars, and a frame as an input file."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from batchrun.checkpoint import running
+from batchrun.errors import BusyError, UserError
+from batchrun.table import unwritable, write_output
+
+
+class Frame(Protocol):
+    """A table in memory that speaks Arrow: a frame of Polars or pandas, a table of PyArrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the rows as an Arrow stream."""
+
+
+def is_frame(rows: object) -> bool:
+    """Check whether rows are given as a frame, neither as a path nor by the job alone."""
+    return rows is not None and not isinstance(rows, str | PathLike)
+
+
+def to_polars(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a program gives)
+    """Return a frame of any library as one of Polars, None for a path. Raises UserError for anything else."""
+    if not is_frame(rows):
+        return None
+    if isinstance(rows, pl.DataFrame):
+        return rows
+    if isinstance(rows, pl.LazyFrame):
+        return rows.collect()
+    try:
+        if type(rows).__module__.partition(".")[0] == "pandas":
+            return pl.from_pandas(rows)
+        if hasattr(rows, "__arrow_c_stream__"):
+            return pl.DataFrame(rows)
+    except ImportError:
+        raise UserError("a frame of pandas needs PyArrow: pip install pyarrow") from None
+    raise UserError(f"input must be a path or a frame of Polars or pandas, not {type(rows).__name__}")
+
+
+def write_frame(frame: pl.DataFrame, checkpoint: Path, name: str) -> Path:
+    """Write a frame to NAME.input.parquet in a checkpoint's folder, unless the same rows are there; return the path.
+
+    The same file again is the same input, so that a cell that is run twice plans and asks nothing.
+    """
+    for column, dtype in frame.schema.items():
+        if problem := unwritable(dtype, ".parquet"):
+            raise UserError(f'input: column "{column}" {problem}')
+    if (holder := running(checkpoint)) is not None:
+        raise BusyError(f"this job is already running ({holder}): wait for it, or stop it")
+    path = checkpoint.with_name(f"{name}.input.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_output(iter([frame]), path, schema=frame.schema)
+    return path
