@@ -20,8 +20,6 @@ from batchrun.job.spec import (
     Output,
     Part,
     Prompt,
-    parse_duration,
-    parse_wait,
 )
 from batchrun.job.tree import SHOWN, VARIABLE_NAME, JobPath, dotted
 from batchrun.net import ENDPOINTS, header_problem, parse_endpoint
@@ -138,8 +136,7 @@ def _parts(message: Message, path: JobPath) -> Found:
         if len(part.templates) != 1 or (part.is_extracted and part.text != "extracted"):
             yield (*path, number), f"a part is one of {_PARTS}"
         elif part.text is None and message.role in {"system", "developer"}:
-            noun = "an image" if part.file is None else "a PDF"
-            yield (*path, number), f"{noun} is not possible in a {message.role} message: move it to a user message"
+            yield (*path, number), f"a {message.role} message holds only text: move this part to a user message"
         elif part.engine is not None and (part.file is None or part.is_extracted):
             yield (*path, number, "engine"), "engine is for a file that is sent as it is: remove it"
 
@@ -149,22 +146,22 @@ _PARTS = "{text: …}, {image: …}, {file: …} and {file: …, text: extracted
 
 def _pdfs(job: Job) -> Found:
     """Yield what does not go together with PDFs that are sent as files."""
-    engines: set[str] = set()
+    engine = job.prompt.pdf_engine
     for path, part in job.prompt.placed_parts:
         if part.file is None or part.is_extracted:
             continue
         if part.engine is not None and not _is_routed(job.model):
             yield (*path, "engine"), "engine works only with openrouter and simulator: remove it"
-        elif part.engine is not None and engines - {part.engine}:
-            yield (*path, "engine"), f"one engine reads all PDFs of a job, and another part has {min(engines)}"
+        elif part.engine not in {None, engine}:
+            yield (*path, "engine"), f"one engine reads all PDFs of a job, and another part has {engine}"
         if job.batch is not None:
             yield (*path, "file"), "a batch takes no files: add text: extracted, or send live"
-        engines |= {part.engine} if part.engine else set()
-    plugins = job.model.params.get("plugins")
-    plugins = plugins if isinstance(plugins, list) else []
-    named = [plugin.get("id") for plugin in plugins if isinstance(plugin, dict)]
-    if "file-parser" in named and job.prompt.pdf_engine:
-        yield ("model", "params", "plugins"), "replace the plugin file-parser by engine, beside file in the prompt"
+    match job.model.params.get("plugins"):
+        case list(plugins) if engine and any(isinstance(one, dict) and one.get("id") == _PARSER for one in plugins):
+            yield ("model", "params", "plugins"), f"replace the plugin {_PARSER} by engine, next to file in the prompt"
+
+
+_PARSER = "file-parser"
 
 
 def _model(model: Model) -> Found:
@@ -189,7 +186,8 @@ def _model(model: Model) -> Found:
         if name in RESERVED:
             yield path, f"model.params may not contain {name}: {RESERVED[name]}"
         elif name in _PARAMS and value is not None and not _fits(value, _PARAMS[name]):
-            yield path, f"model.params.{name} must be {_PARAM_WORDS[_PARAMS[name]]}, not {_shown(value)}"
+            written = short(json.dumps(value, ensure_ascii=False), SHOWN)
+            yield path, f"model.params.{name} must be {_PARAM_WORDS[_PARAMS[name]]}, not {written}"
 
 
 def _is_routed(model: Model) -> bool:
@@ -201,11 +199,7 @@ def _fits(value: Any, kind: type) -> bool:  # noqa: ANN401  (any JSON)
     """Check whether a parameter has its type; a whole number will do for a number, true and false for neither."""
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _shown(value: Any) -> str:  # noqa: ANN401  (any JSON)
-    return _quoted(value) if isinstance(value, str) else short(json.dumps(value), SHOWN)
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
 
 
 def _endpoint(model: Model) -> Found:
@@ -264,10 +258,9 @@ def _images_to_judge(job: Job) -> Found:
     endpoint = job.model.endpoint
     if _is_routed(job.model) or endpoint.rstrip("/").endswith("/decisions"):
         return
-    where = "endpoint local takes no images" if endpoint == "local" else "images are not sent to this endpoint"
     for path, part in job.prompt.placed_parts:
         if part.image is not None:
-            yield (*path, "image"), f"{where}: take openrouter, or OpenAI's /decisions"
+            yield (*path, "image"), "images can't be sent to this endpoint: take openrouter, or OpenAI's /decisions"
 
 
 _DECISION_PARAMS = {"provider", "user", "session_id"}
@@ -279,9 +272,8 @@ def _limits(limits: Limits) -> Found:
     if limits.max_failed is not None and not _FAILURES.fullmatch(str(limits.max_failed)):
         yield ("limits", "max_failed"), "limits.max_failed must be a number of rows or a share such as 5%"
     for name in ("deadline", "patience"):
-        value = getattr(limits, name)
         try:
-            parse_duration("1s" if value is None else value)
+            getattr(limits, f"{name}_seconds")
         except ValueError:
             yield ("limits", name), f"limits.{name} must be a time with its unit, such as 90s, 2h or 1h30m"
 
@@ -290,11 +282,11 @@ def _batch(job: Job) -> Found:
     """Refuse what no provider's batch takes."""
     if job.batch is None:
         return
-    path: JobPath = ("engine", "batch", "wait") if isinstance(job.engine, EngineOptions) else ("engine",)
     try:
-        parse_wait(job.batch.wait or "0")
+        _ = job.batch.wait_seconds
     except ValueError:
-        yield path, "engine.batch.wait must be 0 or a time with its unit, such as 90s, 2h or 1h30m"
+        message = "engine.batch.wait must be 0 or a time with its unit, such as 90s, 2h or 1h30m"
+        yield ("engine", "batch", "wait"), message
     if job.answer is not None and job.answer.mode == "decision":
         yield ("answer", "mode"), "no provider takes decisions in a batch: send live"
     if job.model.fallbacks:

@@ -24,6 +24,8 @@ MAX_MISTAKES = 100
 
 _JOB = TypeAdapter(Job)
 _STAND_IN = "?"
+_MADE = {"file", "text"}
+"""Fields of a job that only the loader may set."""
 _MANY = 8
 _KINDS = {
     "string_type": "text",
@@ -103,9 +105,12 @@ def examine(
     tree = read(text, file.parent, environment, settings)
     if tree.data is None:
         raise JobFileError(str(file), tuple(tree.mistakes))
-    made = {"file": file.absolute(), "text": text if isinstance(text, str) else tree.text}
+    for name in _MADE & tree.data.keys():
+        tree.mistakes.append(tree.mistake((name,), _unknown_key((name,)), tree.key_place((name,))))
+        tree.wrong.add((name,))
+    made = {"file": file.absolute(), "text": tree.source}
     try:
-        job = _JOB.validate_python(_known(tree) | made)
+        job = _JOB.validate_python(tree.data | made)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         tree.mistakes += _worded(errors, tree)
@@ -152,11 +157,6 @@ def _fields_at(path: JobPath) -> list[str]:
     return [name for kind in kinds for name in _hints(kind)]
 
 
-def _known(tree: Tree) -> dict[str, Any]:
-    """Return the data without `file` and `text`, which only the loader may set, as unknown keys of the job."""
-    return {(f"{name} " if name in {"file", "text"} else name): value for name, value in tree.data.items()}
-
-
 def _without_wrong(tree: Tree, errors: list["ErrorDetails"]) -> dict[str, Any]:
     """Return the data without the keys that are wrong, so that one mistake hides no other.
 
@@ -165,17 +165,18 @@ def _without_wrong(tree: Tree, errors: list["ErrorDetails"]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     wrong = {_path_of(error, tree)[:2] for error in errors}
     for name, hint in _hints(Job).items():
-        value = tree.data.get(name)
-        kind = hint if is_dataclass(hint) else next(iter(_sections(hint)), None)
-        if not isinstance(kind, type) or name == "engine":
-            if name in tree.data and not any(path[0] == name for path in wrong if path):
-                data[name] = value
+        section = tree.data.get(name)
+        kinds = _sections(hint)
+        if not kinds or name == "engine":
+            if name in tree.data and not any(path[:1] == (name,) for path in wrong):
+                data[name] = section
             continue
-        if not isinstance(value, dict) and not is_dataclass(hint):
-            continue
-        entries = value.items() if isinstance(value, dict) else ()
-        data[name] = {key: inner for key, inner in entries if (name, key) not in wrong}
-        for item in fields(kind):
+        if not isinstance(section, dict):
+            if not is_dataclass(hint):
+                continue
+            section = {}
+        data[name] = {key: value for key, value in section.items() if (name, key) not in wrong}
+        for item in fields(kinds[0]):
             if item.default is MISSING and item.default_factory is MISSING:
                 data[name].setdefault(item.name, _STAND_IN)
     return data
@@ -191,7 +192,7 @@ def _worded(errors: list["ErrorDetails"], tree: Tree) -> Iterator[Mistake]:
         by_path.setdefault(_path_of(error, tree), []).append(error)
     # `promt:` is an unknown key, and `prompt` is then not missing.
     meant = {
-        (*path[:-1], nearest(str(path[-1]).strip(), _fields_at(path[:-1])))
+        (*path[:-1], nearest(str(path[-1]), _fields_at(path[:-1])))
         for path, found in by_path.items()
         if found[0]["type"] == "unexpected_keyword_argument"
     }
@@ -201,19 +202,25 @@ def _worded(errors: list["ErrorDetails"], tree: Tree) -> Iterator[Mistake]:
         # A union also complains about the forms that were not meant; the deeper complaint is about the one that was.
         if path in tree.wrong or path in inside or (missing and path in meant):
             continue
-        is_key = found[0]["type"] == "unexpected_keyword_argument"
-        yield tree.mistake(path, _message(path, found, tree), tree.key_place(path) if is_key else None)
+        place = None
+        if found[0]["type"] == "unexpected_keyword_argument":
+            place = tree.key_place(path)
+        yield tree.mistake(path, _message(path, found, tree), place)
 
 
 def _path_of(error: "ErrorDetails", tree: Tree) -> JobPath:
     """Return the path of pydantic's error in the file: without the names of a union's members."""
+    if error["type"] == "missing":
+        return (*_written_path(error["loc"][:-1], tree), error["loc"][-1])
+    return _written_path(error["loc"], tree)
+
+
+def _written_path(steps: JobPath, tree: Tree) -> JobPath:
     path: JobPath = ()
-    missing = error["type"] == "missing"
-    for step in error["loc"][:-1] if missing else error["loc"]:
-        name = step.strip() if isinstance(step, str) and not path else step
-        if (*path, name) in tree.nodes:
-            path = (*path, name)
-    return (*path, error["loc"][-1]) if missing else path
+    for step in steps:
+        if (*path, step) in tree.nodes:
+            path = (*path, step)
+    return path
 
 
 def _message(path: JobPath, errors: list["ErrorDetails"], tree: Tree) -> str:
@@ -223,22 +230,31 @@ def _message(path: JobPath, errors: list["ErrorDetails"], tree: Tree) -> str:
         return f"{name} is missing"
     if "unexpected_keyword_argument" in types:
         return _unknown_key(path)
-    written = node.value if isinstance(node, ScalarNode) else None
-    if written is not None and node is not None and _value_at(tree.data, path) is None:
-        return f"{name} is empty: give it a value or remove the key"
+    written = ""
+    if isinstance(node, ScalarNode):
+        written = node.value
+        if _value_at(tree.data, path) is None:
+            return f"{name} is empty: give it a value or remove the key"
     for error in errors:
         if error["type"] in _BOUNDS:
             return f"{name} {_BOUNDS[error['type']].format(**error.get('ctx', {}))}"
+    return _expected(path, errors, written)
+
+
+def _expected(path: JobPath, errors: list["ErrorDetails"], written: str) -> str:
+    """Return the message for a value of another type, or that is not one of those that are known."""
+    name = dotted(path)
     words: list[str] = []
     for error in errors:
         words += _choices(error) or [_KINDS.get(error["type"], error["msg"].lower())]
-    advice = did_you_mean(written, words) if written else ""
+    advice = did_you_mean(written, words)
     if advice and len(words) > _MANY:
-        return f'{name}: unknown value "{short(str(written), SHOWN)}"{advice}'
-    instead = f', not "{short(written, SHOWN)}"' if written and not advice else ""
+        return f'{name}: unknown value "{short(written, SHOWN)}"{advice}'
+    if written and not advice:
+        advice = f', not "{short(written, SHOWN)}"'
     if path in FROM_FILE:
         words += ["{file: …}"]
-    return f"{name} must be {_listed(list(dict.fromkeys(words)))}{advice or instead}"
+    return f"{name} must be {_listed(list(dict.fromkeys(words)))}{advice}"
 
 
 def _value_at(data: Any, path: JobPath) -> Any:  # noqa: ANN401  (any value of a job)
@@ -271,4 +287,4 @@ def _choices(error: "ErrorDetails") -> list[str]:
 
 
 def _listed(words: list[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))

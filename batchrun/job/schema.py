@@ -1,5 +1,6 @@
 """The job file's JSON Schema, for editors and for `batchrun schema`: pydantic's, with the descriptions of spec.py."""
 
+import re
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
@@ -7,7 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from batchrun.job.checks import RESERVED
-from batchrun.job.spec import CsvType, Job, Section
+from batchrun.job.spec import OUTPUT_SUFFIXES, CsvType, Job, Section
 from batchrun.job.tree import CSV_TYPES
 
 _TEXT = {"type": ["string", "number", "boolean", "null"]}
@@ -48,7 +49,7 @@ _ADDED: dict[str, dict[str, dict[str, Any]]] = {
         "max_failed": {"pattern": "^\\d{1,3}(\\.\\d{1,6})?%$", "examples": [100, "5%"]},
     },
     "Output": {
-        "path": {"pattern": "(\\.parquet|\\.csv|\\.tsv|\\.jsonl|\\.ndjson|\\.arrow|\\.xlsx|\\})$"},
+        "path": {"pattern": f"({'|'.join(map(re.escape, OUTPUT_SUFFIXES))}|\\}})$"},
         "details": {"uniqueItems": True},
     },
 }
@@ -92,10 +93,10 @@ def _finish(shape: dict[str, Any], added: dict[str, dict[str, Any]], definitions
         shape["properties"][name] = {"description": " ".join(words.split())} | kept
     for name, extra in added.items():
         field = shape["properties"][name]
-        reference = [{"$ref": field.pop("$ref")}] if "anyOf" in extra and "$ref" in field else []
+        reference = field.get("$ref")
         field |= extra
-        if reference:
-            field["anyOf"] = reference + extra["anyOf"]
+        if "anyOf" in extra and reference is not None:
+            field["anyOf"] = [{"$ref": field.pop("$ref")}, *extra["anyOf"]]
 
 
 def _says(key: str, value: Any) -> bool:  # noqa: ANN401  (any JSON)

@@ -218,13 +218,17 @@ def _pipes(job: Job, options: RunOptions) -> tuple[str | None, str | None]:
             raise UserError("--input - is for `batchrun JOB`, check and preview; this command takes a file")
         stdin = str(options.pipes / f"stdin.{options.format}")
     if options.writes_stdout and options.pipes is not None:
-        suffix = f".{options.format}" if options.format else job.output_path.suffix.lower()
-        stdout = str(options.pipes / f"stdout{suffix if suffix in _PIPED else '.csv'}")
+        suffix = job.output_path.suffix.lower()
+        if options.format is not None:
+            suffix = f".{options.format}"
+        elif suffix not in _PIPED:
+            suffix = ".csv"
+        stdout = str(options.pipes / f"stdout{suffix}")
     return stdin, stdout
 
 
 def _variant(job: Job, options: RunOptions) -> str:
-    """Return the name of a variant, empty for the job itself: what is readable of each flag, with a digest.
+    """Return the name of a variant, empty for the job itself: for each flag a readable part of it, with a digest.
 
     An input that is the variant of this name of the job's own input adds nothing: `b.yaml` reads `a.csv`, and with
     `--variant trial --input a.trial.csv` its output is called `b.trial.csv`.
@@ -259,9 +263,7 @@ def _named(value: str, readable: str) -> str:
 
 
 def _engine(job: Job) -> str:
-    if job.ray is not None:
-        return "ray"
-    return "batch" if job.batch is not None else "local"
+    return next((name for name in ("ray", "batch") if getattr(job, name) is not None), "local")
 
 
 def _model(model: Model, options: RunOptions) -> Model:
@@ -270,7 +272,8 @@ def _model(model: Model, options: RunOptions) -> Model:
         # Key and headers, which may hold secrets too, go only where the file names them for; a model file means
         # something to `local` alone.
         is_file = name is not None and name.endswith(".gguf")
-        name = name if options.model or is_file == (options.endpoint == "local") else None
+        if options.model is None and is_file != (options.endpoint == "local"):
+            name = None
         model = replace(model, endpoint=options.endpoint, api_key_env=None, headers={})
     price = model.price
     if options.model not in {None, model.name} and not any(one.startswith("model.price") for one in options.settings):

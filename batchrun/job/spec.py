@@ -66,17 +66,11 @@ _UNITS = (86_400, 3_600, 60, 1)
 
 def parse_duration(text: str) -> float:
     """Return a duration such as `90s`, `2h` or `1h30m` in seconds; ValueError for zero and anything else."""
-    match = _DURATION.fullmatch(text)
-    amounts = match.groups(default="0") if match else ()
-    seconds = sum(float(amount) * unit for amount, unit in zip(amounts, _UNITS, strict=False))
-    if not 0 < seconds < 1e9:  # noqa: PLR2004  (thirty years: beyond it no clock adds up)
-        raise ValueError(f"not a duration: {text!r}")
-    return seconds
-
-
-def parse_wait(text: str) -> float:
-    """Return a duration in seconds, which may be 0; ValueError for anything else."""
-    return 0.0 if text in {"0", "0s"} else parse_duration(text)
+    if match := _DURATION.fullmatch(text):
+        seconds = sum(float(amount) * unit for amount, unit in zip(match.groups("0"), _UNITS, strict=True))
+        if 0 < seconds < 1e9:  # noqa: PLR2004  (thirty years: beyond it no clock adds up)
+            return seconds
+    raise ValueError(f"not a duration: {text!r}")
 
 
 class Section:
@@ -150,8 +144,10 @@ class Part(Section):
     @property
     def templates(self) -> tuple[tuple[str, str], ...]:
         """The part's template, with its key."""
-        written = (("text", None if self.is_extracted else self.text), ("image", self.image), ("file", self.file))
-        return tuple((name, source) for name, source in written if source is not None)
+        written = {"text": self.text, "image": self.image, "file": self.file}
+        if self.is_extracted:
+            del written["text"]
+        return tuple((name, source) for name, source in written.items() if source is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +179,8 @@ class Prompt(Section):
         """The messages in order, whichever form was written."""
         if self.messages is not None:
             return self.messages
-        system = (Message("system", self.system),) if self.system is not None else ()
-        user = (Message("user", self.user),) if self.user is not None else ()
-        return system + user
+        written: tuple[tuple[Role, str | None], ...] = (("system", self.system), ("user", self.user))
+        return tuple(Message(role, text) for role, text in written if text is not None)
 
     @property
     def placed_parts(self) -> tuple[tuple[tuple[str | int, ...], Part], ...]:
@@ -208,7 +203,9 @@ class Prompt(Section):
     def pdf_engine(self) -> PdfEngine | None:
         """What reads the PDFs that are sent as files; None without any."""
         engines = [part.engine for part in self.parts if part.file is not None and not part.is_extracted]
-        return next((engine for engine in engines if engine), FREE_ENGINE) if engines else None
+        if not engines:
+            return None
+        return next(filter(None, engines), FREE_ENGINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +419,9 @@ class BatchOptions(Section):
     @property
     def wait_seconds(self) -> float | None:
         """Seconds that a run waits for its batches; None: until all are done."""
-        return None if self.wait is None else parse_wait(self.wait)
+        if self.wait in {"0", "0s"}:
+            return 0.0
+        return None if self.wait is None else parse_duration(self.wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,7 +453,7 @@ class Job(Section):
     limits: Limits = Limits()
     """How fast, how often, how long, how much."""
     checkpoint: Text | None = None
-    """The file that keeps the answers; .batchrun/NAME.sqlite beside the job file when absent. ${VAR} expands."""
+    """The file that keeps the answers; .batchrun/NAME.sqlite in the job file's folder when absent. ${VAR} expands."""
     engine: Literal["local", "ray", "batch"] | EngineOptions = "local"
     """How requests are sent: from this process, from Ray actors, or in the provider's batches at half price."""
     file: Path = field(default=Path("job.yaml"), metadata={"set_by_loader": True})
@@ -495,5 +494,5 @@ class Job(Section):
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where the checkpoint is: as written, else `.batchrun/NAME.sqlite` beside the job file."""
+        """Where the checkpoint is: as written, else `.batchrun/NAME.sqlite` in the job file's folder."""
         return self.resolve(self.checkpoint or f".batchrun/{self.name}.sqlite")

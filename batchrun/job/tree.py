@@ -91,11 +91,13 @@ def dotted(path: JobPath) -> str:
 class Tree:
     """A job file's data, the nodes behind it by path, and the mistakes found while reading.
 
+    `source` is the file's text as it is, `text` the same without a byte order mark and with line feeds alone.
     `wrong` are the paths with a mistake: nothing more needs to be said about them. `files` are the prompts that stand
     in a file of their own, with that file's name as written. `flags` are the paths that a flag of the command set.
     `is_dict`: the job is a program's dict, where places are keys.
     """
 
+    source: str
     text: str
     data: Any = None
     nodes: dict[JobPath, Node] = field(default_factory=dict)
@@ -127,14 +129,18 @@ class Tree:
         node = self.nodes.get(path)
         # An empty value (`prompt:`) has the place of what follows it, which is another line.
         if reached and isinstance(node, ScalarNode) and (node.value or node.style):
-            return self._text_place(node, line) if node.style in {"|", ">"} else _place(node.start_mark)
-        if path in self.keys:
-            return _place(self.keys[path].start_mark)
-        return _place(node.start_mark) if node is not None and path else (1, 1)
+            if node.style in {"|", ">"}:
+                return self._text_place(node, line)
+            return _place(node.start_mark)
+        if not path:
+            return 1, 1
+        return _place(self.keys.get(path, self.nodes[path]).start_mark)
 
     def key_place(self, path: JobPath) -> tuple[int, int]:
         """Return line and column of a key."""
-        return _place(self.keys[path].start_mark) if path in self.keys else self.locate(path)
+        if path not in self.keys:
+            return self.locate(path)
+        return _place(self.keys[path].start_mark)
 
     def comment_after(self, path: JobPath) -> str | None:
         """Return the comment that ends the line of an unquoted text."""
@@ -162,15 +168,16 @@ def read(
     YAML can't hold.
     """
     if isinstance(source, str):
-        text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        tree = Tree(text)
+        tree = Tree(source, source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
+        try:
+            root = _composed(tree.text)
+        except _UnreadableError as problem:
+            tree.mistakes.append(problem.mistake)
+            return tree
     else:
-        tree = Tree(json.dumps(source, indent=2, default=str, ensure_ascii=False), is_dict=True)
-    try:
-        root = _composed(tree.text) if isinstance(source, str) else _node_of(source)
-    except _UnreadableError as problem:
-        tree.mistakes.append(problem.mistake)
-        return tree
+        text = json.dumps(source, indent=2, default=str, ensure_ascii=False)
+        tree = Tree(text, text, is_dict=True)
+        root = _node_of(source)
     if isinstance(root, MappingNode):
         _expand_short_forms(root)
         for setting in settings:
@@ -178,8 +185,9 @@ def read(
         _expand_short_forms(root)
         tree.data = _Walk(tree, folder, environment).value(root, ())
         return tree
-    empty = root is None or (isinstance(root, ScalarNode) and root.style is None and root.value in _NULL)
-    shape = "is empty" if empty else "is not a mapping"
+    shape = "is not a mapping"
+    if root is None or _is_null(root):
+        shape = "is empty"
     tree.mistakes.append(Mistake(1, 1, f"the file {shape}: a job has the keys input, prompt, model and output"))
     return tree
 
@@ -223,12 +231,10 @@ _NOT_SET = {
 
 def _setting_node(path: JobPath, text: str) -> Node:
     """Return the node of a value. A prompt is taken as it is: in YAML `Label: {{ text }}` would be a mapping."""
-    node = None if path in FROM_FILE and not text.startswith("{file:") else _composed(text)
-    if node is None:
-        mark = StringMark("--set", 0, 0, 0, text, 0)
-        style = '"' if path in FROM_FILE else None
-        node = ScalarNode("tag:yaml.org,2002:str", text, mark, mark, style=style)
-    return node
+    mark = StringMark("--set", 0, 0, 0, text, 0)
+    if path in FROM_FILE and not text.startswith("{file:"):
+        return _scalar_node(text, mark)
+    return _composed(text) or _scalar_node(text, mark, style=None)
 
 
 def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
@@ -237,14 +243,14 @@ def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
     for depth, step in enumerate(path, 1):
         known = {key.value: index for index, (key, _) in enumerate(here.value)}
         if step not in known:
-            name = ScalarNode("tag:yaml.org,2002:str", str(step), node.start_mark, node.start_mark, style='"')
+            name = _scalar_node(str(step), node.start_mark)
             known[step] = len(here.value)
             here.value.append((name, name))
         key, inner = here.value[known[step]]
         if depth == len(path):
             inner = node
         elif not isinstance(inner, MappingNode):
-            inner = MappingNode("tag:yaml.org,2002:map", [], node.start_mark, node.end_mark)
+            inner = MappingNode(_MAP, [], node.start_mark, node.end_mark)
         here.value[known[step]] = key, inner
         here = inner
 
@@ -254,17 +260,29 @@ def _node_of(value: Any) -> Node:  # noqa: ANN401  (any value of a dict)
     mark = StringMark("job", 0, 0, 0, "", 0)
     if isinstance(value, Mapping):
         pairs = [(_node_of(str(name)), _node_of(inner)) for name, inner in value.items()]
-        return MappingNode("tag:yaml.org,2002:map", pairs, mark, mark)
+        return MappingNode(_MAP, pairs, mark, mark)
     if isinstance(value, list | tuple):
         return SequenceNode("tag:yaml.org,2002:seq", [_node_of(item) for item in value], mark, mark)
     if isinstance(value, str | Path):
-        return ScalarNode("tag:yaml.org,2002:str", str(value), mark, mark, style='"')
-    if value is not None and not isinstance(value, bool | int | float | Decimal):
-        raise TypeError(f"a job can't hold {value!r}: use dicts, lists, texts, numbers, True, False and None")
-    text = str(value).replace("inf", ".inf").replace("nan", ".nan")  # of floats, as YAML writes them
+        return _scalar_node(str(value), mark)
     if value is None or isinstance(value, bool):
-        text = "null" if value is None else text.lower()
-    return ScalarNode("tag:yaml.org,2002:str", text, mark, mark)
+        return _scalar_node(json.dumps(value), mark, style=None)
+    if not isinstance(value, int | float | Decimal):
+        raise TypeError(f"a job can't hold {value!r}: use dicts, lists, texts, numbers, True, False and None")
+    number = str(value).replace("inf", ".inf").replace("nan", ".nan")  # of floats, as YAML writes them
+    return _scalar_node(number, mark, style=None)
+
+
+_MAP = "tag:yaml.org,2002:map"
+
+
+def _scalar_node(text: str, mark: StringMark, *, style: str | None = '"') -> ScalarNode:
+    """Return the node of a text in quotes, or without them, where it may be a number or null."""
+    return ScalarNode("tag:yaml.org,2002:str", text, mark, mark, style=style)
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.style is None and node.value in _NULL
 
 
 class _UnreadableError(Exception):
@@ -305,13 +323,13 @@ def _composed(text: str) -> Node | None:
 def _expand_short_forms(root: MappingNode) -> None:
     """Put `{path: …}` around the value in `input: rows.csv`; the new key has the place of the value."""
     for index, (key, value) in enumerate(root.value):
-        name = SHORT_FORMS.get(key.value) if isinstance(key, ScalarNode) else None
-        is_text = isinstance(value, ScalarNode) and not (value.style is None and value.value in _NULL)
+        if not isinstance(key, ScalarNode) or key.value not in SHORT_FORMS or _has_properties(value):
+            continue
+        is_text = isinstance(value, ScalarNode) and not _is_null(value)
         is_list = isinstance(value, SequenceNode) and key.value == "input"
-        if name is not None and (is_text or is_list) and not _has_properties(value):
-            inner = ScalarNode("tag:yaml.org,2002:str", name, value.start_mark, value.start_mark, style='"')
-            pairs = [(inner, value)]
-            root.value[index] = key, MappingNode("tag:yaml.org,2002:map", pairs, value.start_mark, value.end_mark)
+        if is_text or is_list:
+            pairs = [(_scalar_node(SHORT_FORMS[key.value], value.start_mark), value)]
+            root.value[index] = key, MappingNode(_MAP, pairs, value.start_mark, value.end_mark)
 
 
 class _Walk:
@@ -340,9 +358,12 @@ class _Walk:
         if isinstance(node, SequenceNode):
             return [self.value(child, (*path, number)) for number, child in enumerate(node.value)]
         entries = dict(self._entries(node.value, path))
-        if path in FROM_FILE and (*path, "file") in self._tree.wrong:
-            self._tree.wrong.add(path)
-        return entries["file"] if path in FROM_FILE and entries.keys() == {"file"} else entries
+        if path in FROM_FILE:
+            if (*path, "file") in self._tree.wrong:
+                self._tree.wrong.add(path)
+            if entries.keys() == {"file"}:
+                return entries["file"]
+        return entries
 
     def _entries(self, pairs: list[tuple[Node, Node]], path: JobPath) -> Iterator[tuple[str, Any]]:
         for key, value in pairs:
@@ -371,14 +392,14 @@ class _Walk:
         plain = node.style is None
         if _SURROGATE.search(text):
             raise ValueError("the escapes in this text make an unpaired surrogate")
+        if plain and text in _NULL and (path[:3] != _AS_WRITTEN or not text):
+            return None
         if path[:2] == ("answer", "columns") and path[-2] == "values" and len(path) > _LABEL_DEPTH:
-            return None if plain and text in _NULL else text  # `values: [true, 1]` are names of labels
+            return text  # `values: [true, 1]` are names of labels
         if path[:2] in _AS_JSON:
             return _json_scalar(text, path) if plain else text
         if path[:3] == ("input", "csv", "columns"):
             return CSV_TYPES.get(text, text)
-        if plain and text in _NULL and (path[:3] != _AS_WRITTEN or not text):
-            return None
         if path[:2] in FROM_FILE and path[2:] == ("file",):
             self._tree.files[path[:2]] = text
             return self._file(self._expanded(text, path))
@@ -443,7 +464,7 @@ def _key_problem(key: Node) -> str | None:
         return "YAML anchors, aliases and tags are not supported in keys; remove it"
     if key.style is None and key.value == "<<":
         return "YAML merge keys (<<) are not supported; repeat the keys"
-    if key.style is None and key.value in _NULL:
+    if _is_null(key):
         return "a key must be text, not null: put it in quotes"
     if _SURROGATE.search(key.value):
         return "the escapes in this key make an unpaired surrogate"

@@ -205,7 +205,7 @@ def test_a_cap_needs_the_counter_of_pages(tmp_path: Path, monkeypatch: pytest.Mo
         (
             {"file": "{{ text }}"},
             {"model": {"params": {"plugins": [{"id": "file-parser"}]}}},
-            "replace the plugin file-parser by engine, beside file in the prompt",
+            "replace the plugin file-parser by engine, next to file in the prompt",
         ),
     ],
 )
