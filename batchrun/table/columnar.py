@@ -1,6 +1,7 @@
 """Parquet and Arrow files, read by Polars."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class TableFile:
         """Read the schema. Raises InputError."""
         self.name = name
         try:
-            lazy = pl.scan_parquet(path, glob=False) if kind == "parquet" else _arrow(path)
+            lazy = _SCANS[kind](path)
             schema = lazy.collect_schema()
             extensions = [column for column, dtype in schema.items() if isinstance(dtype, pl.BaseExtension)]
             self._lazy = lazy.with_columns(column_named(column).ext.storage() for column in extensions)
@@ -94,7 +95,9 @@ class FrameChunk:
 
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
         """Return the rows as they are in the file."""
-        return self._frame.select(map(column_named, columns)) if columns else pl.DataFrame(height=self.height)
+        if not columns:
+            return pl.DataFrame(height=self.height)
+        return self._frame.select(map(column_named, columns))
 
     def rows(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return rows of Python values. Raises InputError for a value that Python can't hold."""
@@ -123,7 +126,7 @@ class FrameChunk:
 
 
 def _python_holds(times: pl.Series) -> bool:
-    """Check whether Python has all of these dates: DuckDB's 'infinity' is none, and Polars panics on its way there."""
+    """Check whether Python has all of these dates. DuckDB's 'infinity' is not one: Polars panics as it converts it."""
     return bool((times.dt.year().is_between(1, 9999).fill_null(value=False) | times.is_null()).all())
 
 
@@ -145,7 +148,9 @@ def _for_prompt(name: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Duration):
         return column.dt.to_string("iso")
     through_text = _replaced(dtype, pl.String())
-    return column if through_text == dtype else column.cast(through_text).cast(_replaced(dtype, pl.Float64()))
+    if through_text == dtype:
+        return column
+    return column.cast(through_text).cast(_replaced(dtype, pl.Float64()))
 
 
 def _replaced(dtype: pl.DataType, other: pl.DataType) -> pl.DataType:
@@ -169,3 +174,9 @@ def _arrow(path: Path) -> pl.LazyFrame:
     except pl.exceptions.ComputeError:
         return pl.read_ipc_stream(path).lazy()
     return lazy
+
+
+_SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
+    "parquet": partial(pl.scan_parquet, glob=False),
+    "arrow": _arrow,
+}

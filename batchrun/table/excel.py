@@ -1,6 +1,6 @@
 """Excel workbooks in: a sheet becomes typed columns, read by fastexcel, which the extra [excel] brings.
 
-A cell is what Excel says it is, whatever stands above or below it: fastexcel alone would make one type of a column, so
+A cell has the type that Excel gives it, alone: fastexcel by itself would make one type of a column, so
 each column is read as text, number, boolean and date, and the four together show what a cell is. A sheet is read
 whole, since a workbook can't be read otherwise, and is kept as an Arrow file for as long as the input is open.
 """
@@ -54,7 +54,7 @@ class ExcelFile(TableFile):
         self.settle_kinds(self.kinds)
 
     def settle_kinds(self, kinds: Mapping[str, Collection[str]]) -> None:
-        """Give each column the narrowest type that holds cells of these kinds; text where no other type does."""
+        """Make each column the narrowest type that holds cells of these kinds; text where no other type does."""
         types = {name: _TYPES.get(frozenset(kinds[name]), pl.String()) for name in self.kinds}
         self._sheet.frame(types).write_ipc(self._arrow)
         super().__init__(self._arrow, self._shown, "arrow")
@@ -75,14 +75,9 @@ class _ExcelChunk(FrameChunk):
     def rows(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return rows of Python values: 3 where a float is whole, a date where a datetime is at midnight."""
         rows = super().rows(columns)
-        loose = (pl.Float64, pl.Datetime)
-        if not rows or not any(isinstance(self._frame.schema[name], loose) for name in columns):
+        if not any(isinstance(self._frame.schema[name], pl.Float64 | pl.Datetime) for name in columns):
             return rows
-        cells = [
-            list(map(_plain, values)) if isinstance(self._frame.schema[name], loose) else values
-            for name, values in zip(columns, zip(*rows, strict=True), strict=True)
-        ]
-        return list(zip(*cells, strict=True))
+        return [tuple(map(_plain, row)) for row in rows]
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  (a cell)
@@ -92,7 +87,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  (a cell)
     if isinstance(value, datetime):
         if value.date() == _DAY_ZERO:
             return value.time()
-        return value.date() if value.time() == time() else value
+        if value.time() == time():
+            return value.date()
     return value
 
 
@@ -144,7 +140,7 @@ class _Sheet:
         """Return the columns' numbers by name. Raises InputError where the first row does not name them."""
         found: dict[str, int] = {}
         for number, texts in enumerate(self._texts):
-            name = (texts[0] if len(texts) else None) or ""
+            name = next(iter(texts), None) or ""
             if not name and texts.null_count() == len(texts):
                 continue  # cells that are only formatted
             if not name and name in found:
@@ -219,18 +215,16 @@ class _Sheet:
         """Return a column as text, each cell as a prompt would show it in a column of its own type."""
         masks = self._masks(number)
         texts = self._texts[number].filter(self._is_row)
-        floats = self._floats[number].filter(self._is_row)
-        moments = self._moments[number].filter(self._is_row)
-        if (masks["whole"] | masks["float"]).any():
-            shown = pl.Series([None if value is None else str(_plain(value)) for value in floats], dtype=pl.String)
-            texts = shown.zip_with(masks["whole"] | masks["float"], texts)
-        if (is_moment := masks["time"] | masks["date"] | masks["datetime"]).any():
-            shown = pl.Series([None if value is None else str(_plain(value)) for value in moments], dtype=pl.String)
-            texts = shown.zip_with(is_moment, texts)
+        others = [
+            (self._floats[number], masks["whole"] | masks["float"]),
+            (self._moments[number], masks["time"] | masks["date"] | masks["datetime"]),
+        ]
         if number in self._spans:
-            spans = self._spans[number].filter(self._is_row)
-            shown = pl.Series([None if value is None else _clock(value) for value in spans], dtype=pl.String)
-            texts = shown.zip_with(masks["span"], texts)
+            others.append((self._spans[number], masks["span"]))
+        for cells, mask in others:
+            if mask.any():
+                shown = cells.filter(self._is_row).map_elements(_shown, return_dtype=pl.String)
+                texts = shown.zip_with(mask, texts)
         return texts
 
 
@@ -249,8 +243,10 @@ def _spans(reader: "ExcelReader", index: int, number: int, moments: pl.Series) -
     return pl.DataFrame(reader.load_sheet(index, header_row=None, use_columns=[number], dtypes="duration")).to_series()
 
 
-def _clock(value: timedelta) -> str:
-    """Return a time span as Excel shows it: 30:05:00."""
+def _shown(value: float | datetime | timedelta) -> str:
+    """Return a cell as text; a time span as Excel shows it: 30:05:00."""
+    if not isinstance(value, timedelta):
+        return str(_plain(value))
     minutes, seconds = divmod(round(value.total_seconds()), 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
 

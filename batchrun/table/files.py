@@ -88,8 +88,9 @@ def shown_name(path: Path, folder: Path | None = None) -> str:
     """Return a file's name for people: relative to a folder where it is below."""
     if path.parent.name.startswith(PIPES):
         return "standard input"
-    name = str(path.relative_to(folder)) if folder is not None and path.is_relative_to(folder) else str(path)
-    return os.fsencode(name).decode(errors="replace")
+    if folder is not None and path.is_relative_to(folder):
+        path = path.relative_to(folder)
+    return os.fsencode(path).decode(errors="replace")
 
 
 def stamp(paths: Sequence[Path]) -> tuple[FileStamp, ...]:
@@ -110,9 +111,9 @@ def kind_of(path: Path) -> str:
         raise InputError(f'input.path: {path} is a folder; name its files, as "{path}/*.csv"')
     if not path.exists():
         raise InputError(f"input.path: there is no file {path}")
-    is_compressed = path.suffix.lower() in COMPRESSED
-    suffix = (Path(path.stem) if is_compressed else path).suffix.lower()
-    kinds = TEXT if is_compressed else TEXT | BINARY
+    suffix, kinds = path.suffix.lower(), TEXT | BINARY
+    if suffix in COMPRESSED:
+        suffix, kinds = Path(path.stem).suffix.lower(), TEXT
     if suffix in _ADVICE:
         raise InputError(f"input.path: {path.name} {_ADVICE[suffix]}")
     if suffix not in kinds:

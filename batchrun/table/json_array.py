@@ -38,7 +38,7 @@ class JsonFile(JsonLinesFile):
         return Lines(self._rewritten, self.name, "utf-8", in_bytes=True, offset=offset)
 
     def _explain(self) -> NoReturn:
-        """Raise InputError for the first object that is no row."""
+        """Raise InputError for the first object that is not a row."""
         for number, line in enumerate(self._lines(), 1):
             try:
                 json_object(line.strip())
@@ -59,9 +59,8 @@ class _Objects:
 
     def __iter__(self) -> Iterator[str]:
         with open_bytes(self._path, self._name) as file:
-            encoding = "utf-8-sig" if self._encoding == "utf-8" else self._encoding
             try:
-                with codecs.getreader(encoding)(file) as stream:
+                with codecs.getreader(self._encoding.replace("utf-8", "utf-8-sig"))(file) as stream:
                     yield from self._objects(stream)
             except UnicodeDecodeError as error:
                 raise InputError(
@@ -111,7 +110,7 @@ class _Objects:
             return text
 
     def _next(self, stream: codecs.StreamReader) -> str:
-        """Step to the next character that is no white space; return it, nothing at the end."""
+        """Step over white space; return the next character, an empty text at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
             if self._at < len(self._text):
@@ -124,7 +123,7 @@ class _Objects:
             self._fail("not JSON (something follows the array)")
 
     def _read(self, stream: codecs.StreamReader, size: int) -> bool:
-        """Read more text behind what is left; False at the end of the file."""
+        """Read more text after the rest of it; False at the end of the file."""
         more = stream.read(size)
         self._line += self._text.count("\n", 0, self._at)
         self._text = self._text[self._at :] + more

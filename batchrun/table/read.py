@@ -85,9 +85,11 @@ def open_rows(
     """
     paths = expand(input, folder)
     stamps = stamp(paths)
-    layout = Layout.of(known[stamps]) if known and stamps in known else Layout()
-    if layout.options != repr((input.csv, input.sheet)):
-        layout = Layout(repr((input.csv, input.sheet)))
+    layout = Layout(repr((input.csv, input.sheet)))
+    if known and stamps in known:
+        read_before = Layout.of(known[stamps])
+        if read_before.options == layout.options:
+            layout = read_before
     with tempfile.TemporaryDirectory(prefix="batchrun-", ignore_cleanup_errors=True) as temporary:
         make = partial(_source, input_=input, folder=folder, temporary=Path(temporary))
         sources, schema = _settled([make(path) for path in paths], layout)
@@ -118,20 +120,27 @@ class Rows:
         Raises InputError for a column that no prompt can show, for a cell that does not fit its type and for a
         condition that fails on a row.
         """
-        names = list(self.columns if columns is None else columns)
+        names = self._named(columns)
         for name in names:
             if problem := unreadable_in_a_prompt(self.schema[name]):
                 raise InputError(f'column "{name}" {problem}')
-        needed = dict.fromkeys([*names, *(self._where.columns if self._where else ())])
-        for position, chunk in self._chunks(list(needed), start, size or BATCH_ROWS):
-            asked = self._where.mask(chunk.frame(self._where.columns)) if self._where else None
-            yield Batch(position, chunk.rows(names), asked)
+        where = self._where
+        if where is None:
+            for position, chunk in self._chunks(names, start, size or BATCH_ROWS):
+                yield Batch(position, chunk.rows(names), None)
+            return
+        needed = list(dict.fromkeys([*names, *where.columns]))
+        for position, chunk in self._chunks(needed, start, size or BATCH_ROWS):
+            yield Batch(position, chunk.rows(names), where.mask(chunk.frame(where.columns)))
 
     def frames(self, columns: Sequence[str] | None, size: int) -> Iterator[pl.DataFrame]:
         """Yield all rows as frames of at most `size` rows, for the output. Raises InputError as `batches` does."""
-        names = list(self.columns if columns is None else columns)
+        names = self._named(columns)
         for _, chunk in self._chunks(names, 0, size):
             yield chunk.frame(names)
+
+    def _named(self, columns: Sequence[str] | None) -> list[str]:
+        return list(self.columns if columns is None else columns)
 
     def prove(self, columns: Sequence[str]) -> None:
         """Read columns of Parquet and Arrow files that no prompt reads. Raises InputError where that fails."""
@@ -154,8 +163,8 @@ class Rows:
                     continue
             new_starts.append(position)
             first, row = position, max(0, start - position)
-            before = [mark for mark in offsets if first <= mark[0] <= start]
-            mark = (before[-1][0] - first, before[-1][1]) if before else (0, 0)
+            before = [(mark[0] - first, mark[1]) for mark in offsets if first <= mark[0] <= start]
+            mark = before[-1] if before else (0, 0)
             position += row
             noted = position
             for chunk in source.read(columns, row, size, mark):
@@ -221,8 +230,7 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
         table.settle(types)
     sources = [file for file in files if file.schema]
     if not sources:
-        what = "its objects have no fields" if any(lines.has_rows for lines in json_files) else _EMPTY[bool(json_files)]
-        raise InputError(f"{files[0].name}: {what}")
+        raise InputError(f"{files[0].name}: {_why_without_columns(json_files)}")
     first = sources[0]
     for source in sources[1:]:
         extra = [name for name in source.schema if name not in first.schema]
@@ -237,7 +245,7 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
 
 
 def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
-    """Give a column one type in all sheets: one file's column is empty or whole where another's is not."""
+    """Make a column one type in all sheets: one file's column may be empty or whole where another's is not."""
     kinds: dict[str, set[str]] = {}
     for sheet in sheets:
         for name, found in sheet.kinds.items():
@@ -247,10 +255,12 @@ def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
             sheet.settle_kinds(kinds)
 
 
-_EMPTY = {
-    False: "the file is empty; its first line must name the columns",
-    True: "the file is empty, so it names no columns; input.path needs at least one line",
-}
+def _why_without_columns(json_files: Sequence[JsonLinesFile]) -> str:
+    if not json_files:
+        return "the file is empty; its first line must name the columns"
+    if any(file.has_rows for file in json_files):
+        return "its objects have no fields"
+    return "the file is empty, so it names no columns; input.path needs at least one line"
 
 
 def _types_by_value(json_files: Sequence[JsonLinesFile], tables: Sequence[TableFile]) -> dict[str, Any]:

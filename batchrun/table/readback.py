@@ -60,6 +60,8 @@ def _typed(name: str, dtype: pl.DataType, written: pl.DataType) -> pl.Expr:
         read = column.str.to_date()
     elif isinstance(dtype, pl.Datetime):
         read = column.str.to_datetime(time_unit=dtype.time_unit, time_zone=dtype.time_zone)
+    elif dtype.is_nested():
+        read = column.str.json_decode(dtype)
     else:
-        read = column.str.json_decode(dtype) if dtype.is_nested() else column.cast(dtype)
+        read = column.cast(dtype)
     return read

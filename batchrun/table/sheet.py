@@ -4,12 +4,14 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from decimal import Decimal
 from itertools import chain
 from typing import IO, Any
 
 import polars as pl
+
+from batchrun.table.values import without_zone
 
 MISSING_WRITER = "writing .xlsx needs XlsxWriter: pip install 'batchrun-llm[excel]'"
 
@@ -108,7 +110,7 @@ class _Cells:
     def write(self, row: int, column: int, value: Any) -> None:  # noqa: ANN401  (a cell)
         """Write one value; what Excel has no type for is text."""
         if isinstance(value, datetime):
-            value = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+            value = without_zone(value)
         if isinstance(value, bool):
             self.sheet.write_boolean(row, column, value)
         elif isinstance(value, int | float | Decimal) and _is_exact(value):
@@ -129,4 +131,6 @@ def _is_exact(value: float | Decimal) -> bool:
     """Check whether Excel shows a number as it is: a float, or up to 15 digits."""
     if isinstance(value, Decimal):
         return len(value.as_tuple().digits) < 16  # noqa: PLR2004  (digits)
-    return abs(value) < _DIGITS if isinstance(value, int) else math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < _DIGITS
+    return math.isfinite(value)

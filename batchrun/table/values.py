@@ -161,8 +161,12 @@ def _date(cell: str) -> date:
 def _datetime(cell: str) -> datetime:
     if not _DATETIME.fullmatch(cell):
         raise ValueError(cell)
-    value = datetime.fromisoformat(cell)
-    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+    return without_zone(datetime.fromisoformat(cell))
+
+
+def without_zone(moment: datetime) -> datetime:
+    """Return a moment in UTC where it names an offset, else as it is; without its zone, which no column here has."""
+    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
 class CsvKind(NamedTuple):

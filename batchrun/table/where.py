@@ -56,7 +56,9 @@ class Where:
 
 def column_named(name: str) -> pl.Expr:
     """Return a column by its exact name; pl.col would take "*" for all columns."""
-    return selectors.by_name(name).as_expr() if _is_pattern(name) else pl.col(name)
+    if _is_pattern(name):
+        return selectors.by_name(name).as_expr()
+    return pl.col(name)
 
 
 def short(error: BaseException) -> str:
@@ -138,8 +140,9 @@ def _syntax(where: str, schema: Mapping[str, pl.DataType]) -> str | None:
         if found[2] is None:
             return f"not valid SQL: {what}"
         line, column = int(found[2]), int(found[3])
-        place = f"column {column - len(_BEFORE)}" if line == 1 else f"line {line}, column {column}"
-        return f"not valid SQL at {place}: {what}"
+        if line == 1:
+            return f"not valid SQL at column {column - len(_BEFORE)}: {what}"
+        return f"not valid SQL at line {line}, column {column}: {what}"
     except PROBLEMS:
         return None
     return None

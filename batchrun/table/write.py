@@ -24,7 +24,7 @@ from batchrun.job import OUTPUT_SUFFIXES, Detail, OutputCsv
 from batchrun.records import Status, kind_of
 from batchrun.table.sheet import MISSING_WRITER, MOST_COLUMNS, has_writer, write_sheet
 from batchrun.table.values import INTERVAL, inner_types
-from batchrun.table.where import column_named
+from batchrun.table.where import column_named, short
 
 _ROW_GROUP = 20_000
 _TYPED = (".parquet", ".arrow")
@@ -165,7 +165,7 @@ def write_output(
     except _PROBLEMS as error:
         if counted.failure is not None:
             raise counted.failure from None
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip().split("\n")[0]
+        reason = getattr(error, "strerror", None) or short(error)
         raise StorageError(f"{path}: can't be written: {reason}") from None
     finally:
         with suppress(FileNotFoundError):
@@ -279,8 +279,10 @@ def _clean(frame: pl.DataFrame) -> pl.DataFrame:
     To reverse is the one operation that rebuilds nested columns too; the second one puts the rows back.
     """
     copied = frame.reverse().reverse()
-    # A frame whose lists are all null comes back as lists of nothing, which an Arrow writer refuses.
-    return copied if copied.schema == frame.schema else copied.cast(dict(frame.schema))  # type: ignore[arg-type]
+    if copied.schema != frame.schema:
+        # A frame whose lists are all null comes back as lists of nothing, which an Arrow writer refuses.
+        copied = copied.cast(dict(frame.schema))  # type: ignore[arg-type]
+    return copied
 
 
 def _as_text(name: str, dtype: pl.DataType, *, table: bool) -> pl.Expr:
