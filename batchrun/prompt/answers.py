@@ -105,11 +105,14 @@ class AnswerForm:
                 return mistakes
         else:
             questions = ()
+        instructions = None
+        if answer.mode in {"object", "prompt"}:
+            instructions = _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False)
         return cls(
             schema,
             MappingProxyType(columns),
-            None if questions else _response_format(answer, schema),
-            None if questions or answer.mode == "schema" else _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False),
+            _response_format(answer, schema),
+            instructions,
             questions,
             jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
             _Shape("object", {name: _shape(column) for name, column in columns.items()}),
@@ -144,10 +147,12 @@ class AnswerForm:
                     return self._typed(value)
         if not finished:
             answer = text[_thoughts_end(text) :]
-            fence = _FENCE.match(answer)
-            value, end = _DECODER.raw_decode(answer, fence.end() if fence else 0) if answer else (None, 0)
-            if not answer or _FENCE.fullmatch(answer, end) is None:
-                return Mismatch("it is cut off", empty=not answer)
+            if not answer:
+                return Mismatch("it is cut off", empty=True)
+            begin = _FENCE.match(answer).end()  # type: ignore[union-attr]  # it matches nothing, too
+            value, end = _DECODER.raw_decode(answer, begin)
+            if _FENCE.fullmatch(answer, end) is None:
+                return Mismatch("it is cut off")
             return self._typed(value)
         written, marked = _written(text)
         if not written:
@@ -314,7 +319,11 @@ def _shape(schema: Mapping[str, Any]) -> _Shape | None:
     kind = kind_of(schema)
     if kind in ("text", "enum", "boolean"):
         return None
-    inner = schema["properties"] if kind == "object" else {"": schema["items"]} if kind == "list" else {}
+    inner: Mapping[str, Any] = {}
+    if kind == "object":
+        inner = schema["properties"]
+    elif kind == "list":
+        inner = {"": schema["items"]}
     return _Shape(kind, {name: _shape(one) for name, one in inner.items()})
 
 

@@ -157,5 +157,5 @@ def _text_of(data: bytes, name: str) -> str:
 
 
 def _unreadable(path: str, kind: Kind, error: OSError | ValueError) -> PromptError:
-    why = error.strerror if isinstance(error, OSError) and error.strerror else "no such path"
+    why = getattr(error, "strerror", None) or "no such path"
     return kind.error(f"{path} can't be read: {why}")

@@ -35,18 +35,24 @@ class Beginning:
 def beginning_of(messages: Sequence[Mapping[str, Any]], leaves: Callable[[Any], Iterable[_Leaf]]) -> Beginning:
     """Return the beginning of compiled messages; `leaves` are what a row fills in a part of them."""
     digest = blake2b(digest_size=16)
-    characters, last_text = 0, None
+    characters = 0
+    last_text: tuple[int, int] | None = None
     for number, message in enumerate(messages):
         for at, part in enumerate(_parts(message)):
             sources = [leaf.template.source for leaf in leaves(part)]
+            is_text = part["type"] == "text"
             if any(leaf.template.constant is None for leaf in leaves(part)):
-                literal = re.split(r"\{[{%#]", sources[0])[0] if part["type"] == "text" else ""
+                literal = ""
+                if is_text:
+                    literal = re.split(r"\{[{%#]", sources[0])[0]
                 digest.update(literal.encode("utf-8", "replace"))
                 return Beginning(number, at, characters, len(literal), digest.hexdigest(), last_text)
-            text = part["text"] if part["type"] == "text" and not sources else ""
+            text = ""
+            if is_text and not sources:
+                text = part["text"]
             characters += len(text)
-            is_text = part["type"] == "text" and bool(text.strip() or sources)
-            last_text = (number, at) if is_text else last_text
+            if is_text and (text.strip() or sources):
+                last_text = (number, at)
             digest.update(json.dumps([message["role"], part["type"], sources or text]).encode())
     return Beginning(len(messages), 0, characters, 0, digest.hexdigest(), last_text)
 

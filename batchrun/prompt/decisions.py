@@ -20,7 +20,7 @@ def questions_of(columns: Mapping[str, Any], schema: Schema) -> tuple[tuple[Deci
     """Return one question for each column of `answer.columns`, which `schema` is made of, and the mistakes."""
     questions, mistakes = [], list[SchemaMistake]()
     for name, column in schema["properties"].items():
-        form = columns[name] if isinstance(columns[name], Mapping) else {}
+        form = _mapping(columns[name])
         clash = next((f"{name}_{end}" for end in ("prob", "probs") if f"{name}_{end}" in columns), None)
         problem = _problem(column, ordered=form.get("ordered") is True)
         if clash is not None:
@@ -32,24 +32,31 @@ def questions_of(columns: Mapping[str, Any], schema: Schema) -> tuple[tuple[Deci
         if column["type"] == "boolean":
             questions.append(Decision(name, "boolean", text))
             continue
-        values = form.get("values")
-        meanings = values if isinstance(values, Mapping) else {}
+        meanings = _mapping(form.get("values"))
         options = tuple((label, meanings.get(label)) for label in column["enum"])
         questions.append(Decision(name, "scale" if form.get("ordered") else "choice", text, options))
     return tuple(questions), mistakes
+
+
+def _mapping(written: Any) -> Mapping[str, Any]:  # noqa: ANN401  (any JSON)
+    """Return the long form of a column or of its values, empty where another form is written."""
+    return written if isinstance(written, Mapping) else {}
 
 
 def _problem(column: Schema, *, ordered: bool) -> str | None:
     """Return why a decision model can't answer a column, None where it can."""
     if "null" in column["type"]:
         return "a decision model always answers: remove the null, or add a label such as none"
-    kind = kind_of(column)
+    kind: str = kind_of(column)
     if kind not in ("boolean", "enum"):
-        advice = "; labels are texts: write {values: [1, 2]}" if "enum" in column else ""
-        return f"a decision model answers boolean or one of values, not {kind}{advice}"
-    number, most = len(column.get("enum", "10")), MAX_LEVELS if ordered else MAX_OPTIONS
+        if "enum" in column:
+            kind += "; labels are texts: write {values: [1, 2]}"
+        return f"a decision model answers boolean or one of values, not {kind}"
+    number, most, noun = len(column.get("enum", "10")), MAX_OPTIONS, "values"
+    if ordered:
+        most, noun = MAX_LEVELS, "ordered values"
     if not 2 <= number <= most:  # noqa: PLR2004  (a choice)
-        return f"a decision model takes 2 to {most} {'ordered ' if ordered else ''}values, not {number}"
+        return f"a decision model takes 2 to {most} {noun}, not {number}"
     return None
 
 
@@ -63,13 +70,14 @@ def parse_decisions(text: str, questions: tuple[Decision, ...]) -> str | Mismatc
         given = {question.name: one for question, one in zip(questions, given, strict=False)}
     answer: dict[str, Any] = {}
     for question in questions:
-        found = given.get(question.name)
-        decided = _decided(question, found) if isinstance(found, dict) else None
+        decided = _decided(question, given.get(question.name))
         if decided is None:
             return Mismatch(f'"{question.name}" has no answer that fits its question')
         label, probabilities = decided
-        answer[question.name] = label == "true" if question.kind == "boolean" else label
-        answer[f"{question.name}_prob"] = None if probabilities is None else probabilities[label]
+        answer[question.name] = label
+        if question.kind == "boolean":
+            answer[question.name] = label == "true"
+        answer[f"{question.name}_prob"] = probabilities and probabilities[label]
         answer[f"{question.name}_probs"] = probabilities
     return orjson.dumps(answer).decode()
 
@@ -78,8 +86,10 @@ _Decided = tuple[str, dict[str, float] | None]
 """A label, and the probability of each label; these add up to 1."""
 
 
-def _decided(question: Decision, found: Mapping[str, Any]) -> _Decided | None:
-    """Return what an answer says of its question, None where it does not fit."""
+def _decided(question: Decision, found: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
+    """Return the label that an answer gives to its question, None where it does not fit."""
+    if not isinstance(found, dict):
+        return None
     match question.kind:
         case "boolean":
             return _yes_or_no(found.get("probability"))
@@ -102,12 +112,13 @@ def _choice(options: Options, chosen: Any, given: Any) -> _Decided | None:  # no
     if not isinstance(given, dict):
         return chosen, None
     # Keys that were not offered ("É" as two characters, "none" for "None") mean that labels are missing, not at 0.
-    offered = sum(label in given for label, _ in options)
-    return chosen, _normal(options, [given.get(label, 0) for label, _ in options]) if offered == len(given) else None
+    if sum(label in given for label, _ in options) != len(given):
+        return chosen, None
+    return chosen, _normal(options, [given.get(label, 0) for label, _ in options])
 
 
 def _level(options: Options, score: Any, given: Any) -> _Decided | None:  # noqa: ANN401  (any JSON)
-    normal = _normal(options, given) if isinstance(given, list) else None
+    normal = _normal(options, given)
     if normal is not None:
         return max(normal, key=normal.__getitem__), normal  # the lower one of equals
     if type(score) not in _NUMBERS or not 0 <= score <= len(options) - 1:
@@ -115,13 +126,15 @@ def _level(options: Options, score: Any, given: Any) -> _Decided | None:  # noqa
     return options[round(score)][0], None
 
 
-def _normal(options: Options, values: Sequence[Any]) -> dict[str, float] | None:
+def _normal(options: Options, values: Any) -> dict[str, float] | None:  # noqa: ANN401  (any JSON)
     """Return probabilities that add up to 1 (servers round them to two places); None where there are none."""
+    if not isinstance(values, list) or len(values) != len(options):
+        return None
     total = 0.0
     for value in values:
         if type(value) not in _NUMBERS or not 0 <= value <= 1:
             return None
         total += value
-    if not total or len(values) != len(options):
+    if not total:
         return None
     return {label: round(value / total, _DIGITS) for (label, _), value in zip(options, values, strict=True)}

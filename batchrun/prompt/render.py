@@ -78,7 +78,9 @@ class _Skeleton:
 
 def nth_key(key: bytes, n: int) -> bytes:
     """Return the key of the n-th equal row where each is asked (`dedupe: false`); 0 returns the key itself."""
-    return key if n == 0 else blake2b(key + n.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
+    if n == 0:
+        return key
+    return blake2b(key + n.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
 
 
 def template_mistakes(job: Job, columns: Sequence[str] | None) -> list[tuple[_JobPath, int, str]]:
@@ -110,8 +112,11 @@ def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
         for number, part in enumerate(turn.content):
             templates += [((*path, number, kind), source) for kind, source in part.templates]
     for name, field in (job.prompt.state or {}).items():
-        written = [((), field)] if isinstance(field, str) else [((kind,), source) for kind, source in field.templates]
-        templates += [(("prompt", "state", name, *kind), source) for kind, source in written]
+        path = ("prompt", "state", name)
+        if isinstance(field, str):
+            templates.append((path, field))
+        else:
+            templates += [((*path, kind), source) for kind, source in field.templates]
     return templates
 
 
@@ -142,11 +147,15 @@ def _messages(job: Job, templates: Templates, instructions: str | None) -> list[
     if instructions is not None and not joins:
         messages.append({"role": "system", "content": instructions})
     for number, (path, turn) in enumerate(turns):
-        added = instructions if joins and number == 0 else None
+        added = ""
+        if joins and number == 0:
+            added = instructions or ""
         messages.append({"role": turn.role, "content": _content(path, turn.content, templates, added)})
     if job.prompt.state is not None:
-        parts = _state_parts(job.prompt.state, templates)
-        messages.append({"role": "user", "content": parts if len(parts) > 1 else parts[0]["text"]})
+        content: Any = _state_parts(job.prompt.state, templates)
+        if len(content) == 1:
+            content = content[0]["text"]
+        messages.append({"role": "user", "content": content})
     return messages
 
 
@@ -183,14 +192,16 @@ def _instructed(job: Job, templates: Templates, questions: Sequence[Decision]) -
     return [replace(one, instructions=_text(system, path, suffix=f"\n\n{one.instructions}")) for one in questions]
 
 
-def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templates, added: str | None) -> Any:  # noqa: ANN401  (JSON with leaves)
+def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templates, added: str) -> Any:  # noqa: ANN401  (JSON with leaves)
     if isinstance(content, str):
-        return _text(templates.add(content), path, suffix=f"\n\n{added}" if added is not None else "")
+        return _text(templates.add(content), path, suffix=added and f"\n\n{added}")
     parts: list[dict[str, Any]] = []
     for number, part in enumerate(content):
         for kind, source in part.templates:
             parts.append(_part(templates.add(source), (*path, number, kind), extracted=part.is_extracted))
-    return parts if added is None else [*parts, {"type": "text", "text": added}]
+    if added:
+        parts.append({"type": "text", "text": added})
+    return parts
 
 
 def _part(template: Template, path: _JobPath, *, extracted: bool) -> dict[str, Any]:
@@ -265,11 +276,14 @@ class Renderer:
             asked |= answer_fields or {}
         else:
             state, instructed = _state(job, self._templates), _instructed(job, self._templates, questions)
-            images = any(part.image for part in job.prompt.parts)
-            shown = _state_parts(job.prompt.state or {}, self._templates) if images else state
+            shown: Any = state
+            if any(part.image for part in job.prompt.parts):
+                shown = _state_parts(job.prompt.state or {}, self._templates)
             sent = {**asked, **decision_form(shown, instructed)}
             # Lists keep their order in the question: the order of options moves the probabilities.
-            fields = list(state.items()) if isinstance(state, dict) else state
+            fields: Any = state
+            if isinstance(state, dict):
+                fields = list(state.items())
             asked = {**asked, "state": fields, "questions": [_as_list(question) for question in instructed]}
         extras = dict(body_extras or {})
         if pdf_engine is not None:
@@ -290,7 +304,7 @@ class Renderer:
         self._question = _Skeleton(question, option=_SORTED)
         self._hash = blake2b(orjson.dumps(namespace) + b"\n" + self._question.first, digest_size=KEY_BYTES)
         self.wording: str = "-".join(map(_digest, _parts(namespace, question)))
-        """Digests of the job's own words (model, prompt, answer, params that count), whatever the data."""
+        """Digests of the job's own words: model, prompt, answer, params that count. They depend on no row."""
 
     def key(self, values: Sequence[Any]) -> bytes | RowProblem:
         """Return the key of a row's question: KEY_BYTES bytes."""
@@ -304,7 +318,9 @@ class Renderer:
     def body(self, values: Sequence[Any]) -> bytes | RowProblem:
         """Return the JSON to send for a row; local files are read and encoded now."""
         filled = self._filled(self._body, values, self._content_of)
-        return filled if isinstance(filled, RowProblem) else self._body.first + filled
+        if isinstance(filled, RowProblem):
+            return filled
+        return self._body.first + filled
 
     def messages(self, values: Sequence[Any]) -> list[dict[str, Any]] | RowProblem:
         """Return a row's messages for people: an image or a PDF is its path or URL, unless its text is extracted."""
@@ -349,7 +365,9 @@ class Renderer:
 
     def _digest_of(self, leaf: _Leaf, kind: Kind, written: str) -> str:
         """Return what an attachment is in a question: a URL as it is, a file by its content."""
-        digest = written if _is_url(leaf, kind, written) else f"sha256:{self._files.digest(written, kind)}"
+        digest = written
+        if not _is_url(leaf, kind, written):
+            digest = f"sha256:{self._files.digest(written, kind)}"
         return f"text of {digest}" if leaf.extracted else digest
 
     def _content_of(self, leaf: _Leaf, kind: Kind, written: str) -> str:
@@ -423,7 +441,9 @@ def changed_words(before: str, after: str) -> str:
 
 def _asked(job: Job) -> dict[str, Any]:
     """Return the fields that name the models."""
-    asked: dict[str, Any] = {} if job.model.name is None else {"model": job.model.name}
+    asked: dict[str, Any] = {}
+    if job.model.name is not None:
+        asked["model"] = job.model.name
     if job.model.fallbacks:
         asked["models"] = list(job.model.fallbacks)
     return asked

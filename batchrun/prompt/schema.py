@@ -137,10 +137,9 @@ def _column(form: Any, path: Path, mistakes: list[SchemaMistake]) -> Schema:  # 
     if isinstance(form, Mapping):
         return _mapping(form, path, mistakes)
     if isinstance(form, Sequence):
-        only = form[0] if len(form) == 1 else None
-        if _is_type(only) or isinstance(only, Mapping | list | tuple):
-            return {"type": "array", "items": _column(only, (*path, 0), mistakes)}
-        if only is not None:
+        if len(form) == 1 and form[0] is not None:
+            if _is_type(form[0]) or isinstance(form[0], Mapping | list | tuple):
+                return {"type": "array", "items": _column(form[0], (*path, 0), mistakes)}
             hint = "a list of texts is [string], one fixed value {values: [x]}"
             mistakes.append((path, f"a choice needs at least two values; {hint}"))
         return _enum(form, path, mistakes)
@@ -187,7 +186,9 @@ def _named(word: str, path: Path, mistakes: list[SchemaMistake]) -> Schema:
         mistakes.append((path, f'unknown type "{word}"{hint or f"; write {_FORMS}"}'))
         return {}
     schema = dict(_TYPES[word.removesuffix("?")])
-    return _nullable(schema) if word.endswith("?") else schema
+    if word.endswith("?"):
+        return _nullable(schema)
+    return schema
 
 
 def _enum(values: Sequence[Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
@@ -195,38 +196,54 @@ def _enum(values: Sequence[Any], path: Path, mistakes: list[SchemaMistake]) -> S
     chosen = [value for value in values if value is not None]
     kinds = {type(value) for value in chosen}
     if kinds not in ({str}, {int}):
-        hint = "for true and false write boolean" if bool in kinds else "quote what should be text"
+        hint = "quote what should be text"
+        if bool in kinds:
+            hint = "for true and false write boolean"
         mistakes.append((path, f"values are all texts or all integers, at least one; {hint}"))
         return {}
     if len(set(chosen)) < len(chosen):
         twice = next(value for value in chosen if chosen.count(value) > 1)
         mistakes.append((path, f"the value {twice!r} is there twice"))
     schema = {"type": "string" if kinds == {str} else "integer", "enum": chosen}
-    return _nullable(schema) if len(chosen) < len(values) else schema
+    if len(chosen) < len(values):
+        return _nullable(schema)
+    return schema
 
 
 def _label(value: Any, schema: Schema) -> Any:  # noqa: ANN401  (as written)
     """Return one of `values`: a text as it is written (`true`, `1`), or an integer where the type says so."""
-    if isinstance(value, str) and "integer" in schema.get("type", ()):
-        return int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
+    if isinstance(value, str) and "integer" in schema.get("type", ()) and _WHOLE.fullmatch(value):
+        return int(value)
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int | float) and not schema else value
+    if isinstance(value, int | float) and not schema:
+        return str(value)
+    return value
+
+
+_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
+
+
+def _types(schema: Schema) -> list[str]:
+    """Return the types of a column's schema, of which a second one is null."""
+    types = schema["type"]
+    return types if isinstance(types, list) else [types]
 
 
 def _nullable(schema: Schema) -> Schema:
-    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    types = _types(schema)
     if "null" in types:
         return schema
-    enum = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
-    return {**schema, "type": [*types, "null"], **enum}
+    nullable = {**schema, "type": [*types, "null"]}
+    if "enum" in schema:
+        nullable["enum"] = [*schema["enum"], None]
+    return nullable
 
 
 def _long(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
     schema = _long_type(form, path, mistakes)
     if not schema:
         return {}
-    kind = schema["type"][0] if isinstance(schema["type"], list) else schema["type"]
     if form.get("nullable", False) is True:
         schema = _nullable(schema)
     elif form.get("nullable", False) is not False:
@@ -235,7 +252,7 @@ def _long(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) ->
         mistakes.append(((*path, "ordered"), "expected true or false"))
     elif form.get("ordered") and "values" not in form:
         mistakes.append(((*path, "ordered"), "ordered is for values, the lowest first"))
-    _bounds(form, kind, path, schema, mistakes)
+    _bounds(form, _types(schema)[0], path, schema, mistakes)
     for key in form.keys() & {"pattern", "description"}:
         problem = _text_problem(key, form[key], schema)
         if problem:
@@ -254,7 +271,9 @@ def _text_problem(key: str, value: Any, schema: Schema) -> str | None:  # noqa: 
         return None
     if "string" not in schema["type"] or "format" in schema or "enum" in schema:
         return "pattern is for texts"
-    return "not a valid regular expression" if _rejected({"pattern": value}, ()) else None
+    if _rejected({"pattern": value}, ()):
+        return "not a valid regular expression"
+    return None
 
 
 def _long_type(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
@@ -278,21 +297,23 @@ def _long_type(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake
     enum = _enum([_label(value, schema) for value in values], place, mistakes)
     if not schema or not enum:
         return enum
-    kinds = [one["type"] if isinstance(one["type"], list) else [one["type"]] for one in (schema, enum)]
-    if kinds[0][0] != kinds[1][0] or "format" in schema:
-        mistakes.append(((*path, "values"), f"these are not of type {inner}"))
-    return _nullable(enum) if "null" in kinds[0] else enum
+    if _types(schema)[0] != _types(enum)[0] or "format" in schema:
+        mistakes.append((place, f"these are not of type {inner}"))
+    if "null" in _types(schema):
+        return _nullable(enum)
+    return enum
 
 
 def _bounds(form: Mapping[str, Any], kind: str, path: Path, schema: Schema, mistakes: list[SchemaMistake]) -> None:
     for key, name in zip(("min", "max"), _BOUNDS.get(kind, ("", "")), strict=True):
         if key not in form:
             continue
-        number = int if kind != "number" else (int, float)
-        if not name or "enum" in schema:
-            hint = '; for a text\'s length write pattern: "^.{1,200}$"' if kind == "string" else ""
-            mistakes.append(((*path, key), f"{key} is for numbers and lists{hint}"))
-        elif isinstance(form[key], bool) or not isinstance(form[key], number) or (kind == "array" and form[key] < 0):
+        is_number = type(form[key]) is int or (kind == "number" and type(form[key]) is float)
+        if kind == "string":
+            mistakes.append(((*path, key), f"{key} is for numbers and lists; {_LENGTH}"))
+        elif not name or "enum" in schema:
+            mistakes.append(((*path, key), f"{key} is for numbers and lists"))
+        elif not is_number or (kind == "array" and form[key] < 0):
             mistakes.append(((*path, key), f"expected a number that fits, got {form[key]!r}"))
         else:
             schema[name] = form[key]

@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import (
     Environment,
     StrictUndefined,
-    TemplateError,
     TemplateSyntaxError,
     Undefined,
     meta,
@@ -119,7 +118,9 @@ def _tojson(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  (any
 
 
 def _json_value(value: Any) -> str | None:  # noqa: ANN401  (any value that JSON has no type for)
-    return None if _is_none(value) else _string(value)
+    if _is_none(value):
+        return None
+    return _string(value)
 
 
 def _bounded_join(pieces: Iterable[str]) -> str:
@@ -157,7 +158,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Call what a template calls; a null that a method returns (`row.get("x")`) is an empty cell like any other."""
         value = super().call(context, obj, *args, **kwargs)
-        return _Null(hint=_PRINTS_NULL) if value is None else value
+        if value is None:
+            return _Null(hint=_PRINTS_NULL)
+        return value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Bound `"text" * n`: n may come from a row."""
@@ -195,8 +198,7 @@ class Template:
             raise
         except Exception as error:  # the sandbox: a template may raise anything
             self._context = self._compiled.new_context(self._scope, shared=True)
-            message = error.message if isinstance(error, TemplateError) else str(error)
-            raise PromptError(message or type(error).__name__) from error
+            raise PromptError(getattr(error, "message", None) or str(error) or type(error).__name__) from error
 
 
 class Templates:
@@ -214,17 +216,24 @@ class Templates:
     def uses_columns(self, source: str) -> bool:
         """Check whether a template without mistakes uses a column."""
         used = meta.find_undeclared_variables(self._environment.parse(source))
-        return bool(used - self._environment.globals.keys() if self._is_open else used & {*self._known, ROW})
+        if self._is_open:
+            return bool(used - self._environment.globals.keys())
+        return bool(used & {*self._known, ROW})
 
     def mistakes(self, source: str) -> list[tuple[int, str]]:
         """Return the mistakes in a template before any row: (line in it, message)."""
         try:
             tree = self._environment.parse(source)
-            return sorted([*self._unknown_words(tree), *self._unknown_columns(tree)])
+            found = [*self._unknown_words(tree), *_includings(tree)]
+            if not self._is_open:
+                found += self._unknown_columns(tree)
+            return sorted(found)
         except TemplateSyntaxError as error:
             spaced = [name for name in self._known if not name.isidentifier() and name in source]
-            hint = f"; write {_spelled(spaced[0])} for that column" if spaced else ""
-            return [(error.lineno, f"template: {error.message}{hint}")]
+            message = f"template: {error.message}"
+            if spaced:
+                message += f"; write {_spelled(spaced[0])} for that column"
+            return [(error.lineno, message)]
 
     def _unknown_words(self, tree: nodes.Template) -> list[tuple[int, str]]:
         mistakes = []
@@ -242,20 +251,19 @@ class Templates:
     def _unknown_columns(self, tree: nodes.Template) -> Iterator[tuple[int, str]]:
         names = meta.find_undeclared_variables(tree)
         made = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}  # maybe only in one branch
-        for name in sorted(names - set(self._known) - made - {ROW} if not self._is_open else ()):
+        for name in sorted(names - set(self._known) - made - {ROW}):
             yield _line_of(tree, name), self._no_column(name)
-        if ROW in names and ROW not in self._known and not self._is_open:
+        if ROW in names and ROW not in self._known:
             for node, accessed in _row_accesses(tree):
                 if accessed is not None and accessed not in self._known and not hasattr(dict, accessed):
                     yield node.lineno, self._no_column(accessed)
-        for including in tree.find_all(_INCLUDING):
-            yield including.lineno, "template: a prompt can't include, import or extend another file"
 
     def _no_column(self, name: str) -> str:
         advice = did_you_mean(name, self._known)
         if self._known and not advice:
-            more = ", …" if len(self._known) > _LISTED else ""
-            advice = f"; it has {', '.join(self._known[:_LISTED])}{more}"
+            advice = f"; it has {', '.join(self._known[:_LISTED])}"
+            if len(self._known) > _LISTED:
+                advice += ", …"
         return f'the input has no column "{name}"{advice}'
 
     def add(self, source: str) -> Template:
@@ -265,7 +273,10 @@ class Templates:
         if ROW in used and ROW not in self._known:
             self._uses_row = True
             for _, name in _row_accesses(tree):
-                used |= {name} if name is not None and name in self._known else set(self._known)
+                if name is not None and name in self._known:
+                    used.add(name)
+                else:
+                    used.update(self._known)
         self.columns = tuple(name for name in self._known if name in used or name in self.columns)
         loops = any(True for _ in tree.find_all(_REPEATING))
         template = Template(self._environment.from_string(tree), self._scope, source=source, loops=loops)
@@ -312,6 +323,11 @@ def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  
 def _spelled(name: str) -> str:
     """Return a column as a template writes it."""
     return name if name.isidentifier() else f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def _includings(tree: nodes.Template) -> Iterator[tuple[int, str]]:
+    for node in tree.find_all(_INCLUDING):
+        yield node.lineno, "template: a prompt can't include, import or extend another file"
 
 
 def _line_of(tree: nodes.Template, name: str) -> int:
