@@ -22,7 +22,7 @@ from batchrun.api.judge import judge, read_cost
 from batchrun.api.masking import Mask
 from batchrun.api.prices import BATCH_VARIANT
 from batchrun.api.waits import seconds_of
-from batchrun.api.wording import clean, list_of, object_of
+from batchrun.api.wording import clean, list_of, object_of, objects_of
 from batchrun.job import Model
 from batchrun.money import Pico
 from batchrun.records import Mismatch, Reply, Verdict
@@ -145,7 +145,7 @@ class BatchApi(Protocol):
         """Yield the answers of a batch that ended; one that can't be decoded is left out. Raises UnavailableError."""
 
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
-        """Delete what was uploaded and made, as far as the provider lets us."""
+        """Delete the batch with its files, as far as the provider permits it."""
 
 
 def batch_api(endpoint: Endpoint, model: Model) -> BatchApi:
@@ -186,7 +186,7 @@ class _Caller:
 
 
 def _verdict(reply: Reply) -> Verdict:
-    """Judge a reply that is not what was asked for."""
+    """Judge a reply that is not the expected one."""
     return judge(reply, _no_answer, now=datetime.now(UTC).timestamp())
 
 
@@ -236,7 +236,6 @@ def _submission(reply: Reply, model: str, file_id: str | None = None) -> Submitt
 
 def _shown(data: Mapping[str, Any], wait: float | None = None) -> Shown:
     counts = object_of(data.get("request_counts"))
-    usage = data.get("usage")
     message, code = _problem(data)
     files = (data.get("output_file_id"), data.get("error_file_id"))
     return Shown(
@@ -245,12 +244,18 @@ def _shown(data: Mapping[str, Any], wait: float | None = None) -> Shown:
         total=_count(counts.get("total")),
         completed=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
-        cost=read_cost(usage) if isinstance(usage, dict) else None,
+        cost=read_cost(object_of(data.get("usage"))),
         problem=clean(message),
         code=code,
         wait=wait,
         files=tuple(file for file in files if isinstance(file, str) and file),
     )
+
+
+def _shown_or_gone(reply: Reply) -> Shown | Gone:
+    if reply.fault is None and reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        return Gone(_verdict(reply).message)
+    return _shown(_fetched(reply), _wait(reply))
 
 
 def _count(number: object) -> int:
@@ -260,7 +265,7 @@ def _count(number: object) -> int:
 def _problem(data: Mapping[str, Any]) -> tuple[str, str]:
     """Return a batch's message and its code: OpenRouter's `error`, or the first of OpenAI's `errors`."""
     listed = list_of(object_of(data.get("errors")).get("data"))
-    error = object_of(listed[0] if listed else data.get("error"))
+    error = object_of(next(iter(listed), data.get("error")))
     return str(error.get("message") or ""), str(error.get("code") or "")
 
 
@@ -270,15 +275,14 @@ def _line(data: Any) -> Line | None:  # noqa: ANN401  (any JSON)
         return None
     response = data.get("response")
     if isinstance(response, dict):
-        status = response.get("status_code")
         # A status of 0 on a batch that is completed was reported; it means that the request was not made.
-        status = status if isinstance(status, int) and status else HTTPStatus.INTERNAL_SERVER_ERROR.value
+        status = _count(response.get("status_code")) or HTTPStatus.INTERNAL_SERVER_ERROR.value
         return Line(data["custom_id"], Reply(status, body=orjson.dumps(response.get("body"))))
     error = object_of(data.get("error")) or {"message": "the line holds neither a response nor an error"}
     words = [str(error.get(name)) for name in ("error_type", "code", "type") if error.get(name)]
     status = next((WORD_CODES[word] for word in words if word in WORD_CODES), HTTPStatus.INTERNAL_SERVER_ERROR.value)
     message = ": ".join([*words[:1], str(error.get("message") or "no message")])
-    body = {"error": {"code": status, "message": message, "type": words[0] if words else None}}
+    body = {"error": {"code": status, "message": message, "type": next(iter(words), None)}}
     return Line(data["custom_id"], Reply(status, body=orjson.dumps(body)))
 
 
@@ -287,8 +291,9 @@ class _OpenRouter:
 
     def __init__(self, call: _Caller, provider: Any) -> None:  # noqa: ANN401  (a parameter of the API)
         self._call = call
-        given = provider if isinstance(provider, Mapping) else {}
-        self._provider = {name: given[name] for name in ("only", "allow_fallbacks") if name in given}
+        self._head: dict[str, Any] = {"endpoint": _PATH}
+        if kept := {name: one for name, one in object_of(provider).items() if name in {"only", "allow_fallbacks"}}:
+            self._head["provider"] = kept
 
     def submit(self, requests: Sequence[tuple[str, bytes]], *, model: str, tag: str) -> Submitted | Refused | Doubt:
         """Submit; the other name of the model (with or without :batch) is tried where this one is refused."""
@@ -297,15 +302,15 @@ class _OpenRouter:
         if isinstance(done, Refused) and done.verdict.ending in _WRONG_NAME:
             other = model.removesuffix(BATCH_VARIANT) if model.endswith(BATCH_VARIANT) else model + BATCH_VARIANT
             second = self._post(requests, other)
-            done = done if isinstance(second, Refused) else second
+            if not isinstance(second, Refused):
+                return second
         return done
 
     def _post(self, requests: Sequence[tuple[str, bytes]], model: str) -> Submitted | Refused | Doubt:
         # The body is parsed as a stream: every other key must stand before `requests`.
-        provider = {"provider": self._provider} if self._provider else {}
-        head = orjson.dumps({"endpoint": _PATH, "model": model, **provider})[:-1]
+        head = orjson.dumps({**self._head, "model": model})[:-1]
         lines = b",".join(
-            b'{"custom_id":%s,"body":%s}' % (orjson.dumps(name), _line_body(body, None)) for name, body in requests
+            b'{"custom_id":%s,"body":%s}' % (orjson.dumps(name), _line_body(body)) for name, body in requests
         )
         body = b'%s,"requests":[%s]}' % (head, lines)
         return _submission(self._call("POST", "batches", body, seconds=_TRANSFER_SECONDS), model)
@@ -313,11 +318,9 @@ class _OpenRouter:
     def show(self, id_: str) -> Shown | Gone:
         """Ask how a batch stands."""
         reply = self._call("GET", f"batches/{quote(id_)}", seconds=_TRANSFER_SECONDS)
-        if reply.fault is None and reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-            return Gone(_verdict(reply).message)
         if reply.status == HTTPStatus.PAYMENT_REQUIRED:
             return Shown(id_, "completed", problem=_verdict(reply).message, withheld=True)
-        return _shown(_fetched(reply), _wait(reply))
+        return _shown_or_gone(reply)
 
     def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
         """List batches of the same model and size; which job's they are is seen by their results alone."""
@@ -329,7 +332,7 @@ class _OpenRouter:
         while True:
             reply = self._call("GET", f"batches?{urlencode(query)}")
             page = _fetched(reply)
-            for data in page.get("data") or ():
+            for data in objects_of(page.get("data")):
                 name, shown = str(data.get("model") or ""), _shown(data)
                 # The total is 0 while a batch is validated.
                 if name.removesuffix(BATCH_VARIANT) == base and shown.id and shown.total in {0, requests}:
@@ -340,19 +343,19 @@ class _OpenRouter:
 
     def lines(self, shown: Shown) -> Iterator[Line]:
         """Yield the results page by page; an older API has them inside of the batch."""
-        cursor = ""
+        query: dict[str, Any] = {"limit": _PAGE}
         while True:
-            query = urlencode({"limit": _PAGE, **({"cursor": cursor} if cursor else {})})
-            reply = self._call("GET", f"batches/{quote(shown.id)}/results?{query}", seconds=_TRANSFER_SECONDS)
-            if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and not cursor:
+            path = f"batches/{quote(shown.id)}/results?{urlencode(query)}"
+            reply = self._call("GET", path, seconds=_TRANSFER_SECONDS)
+            if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and "cursor" not in query:
                 page = _fetched(self._call("GET", f"batches/{quote(shown.id)}", seconds=_TRANSFER_SECONDS))
                 page = {"data": page.get("results")}
             else:
                 page = _fetched(reply)
             yield from filter(None, map(_line, page.get("data") or ()))
-            cursor = page.get("next_cursor") or ""
-            if not page.get("has_more") or not cursor:
+            if not page.get("has_more") or not page.get("next_cursor"):
                 return
+            query["cursor"] = page["next_cursor"]
 
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
         """Delete the batch with its results; the record of the costs stays."""
@@ -370,7 +373,7 @@ class _OpenAi:
         """Upload the requests, then make a batch of the file; a lost upload leaves no doubt, since nothing runs yet."""
         lines = b"\n".join(
             b'{"custom_id":%s,"method":"POST","url":"%s","body":%s}'
-            % (orjson.dumps(name), _PATH.encode(), _line_body(body, model))
+            % (orjson.dumps(name), _PATH.encode(), _line_body(body, model=model))
             for name, body in requests
         )
         content_type, body = _form({"purpose": "batch"}, f"batchrun-{tag}.jsonl", lines)
@@ -389,10 +392,7 @@ class _OpenAi:
 
     def show(self, id_: str) -> Shown | Gone:
         """Ask how a batch stands."""
-        reply = self._call("GET", f"batches/{quote(id_)}")
-        if reply.fault is None and reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-            return Gone(_verdict(reply).message)
-        return _shown(_fetched(reply), _wait(reply))
+        return _shown_or_gone(self._call("GET", f"batches/{quote(id_)}"))
 
     def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
         """Find the batch that carries the tag; the list has no filter and is newest first."""
@@ -401,10 +401,9 @@ class _OpenAi:
         while True:
             reply = self._call("GET", f"batches?{urlencode(query)}")
             page = _fetched(reply)
-            listed = [data for data in page.get("data") or () if isinstance(data, dict)]
+            listed = objects_of(page.get("data"))
             for data in listed:
-                metadata = data.get("metadata")
-                if isinstance(metadata, dict) and metadata.get(_TAG) == tag:
+                if object_of(data.get("metadata")).get(_TAG) == tag:
                     return Found((Submitted(str(data["id"]), model, data.get("input_file_id")),))
             if not page.get("has_more") or not listed or float(listed[-1].get("created_at") or 0) < since - _BEFORE:
                 return Found((), _wait(reply))
@@ -428,17 +427,17 @@ class _OpenAi:
 
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
         """Delete the files; those of a provider that keeps them end after 30 days."""
-        for file in (*shown.files, *([file_id] if file_id else [])):
+        for file in filter(None, (*shown.files, file_id)):
             self._call("DELETE", f"files/{quote(file)}")
 
 
 _NOT_IN_A_LINE = ("model", "models", "plugins", "provider", "stream")
 
 
-def _line_body(body: bytes, model: str | None) -> bytes:
-    """Return the body of a line, with this model, or with none where the batch names it."""
+def _line_body(body: bytes, **model: str) -> bytes:
+    """Return the body of a line, with a model unless the batch names it."""
     data = {name: value for name, value in orjson.loads(body).items() if name not in _NOT_IN_A_LINE}
-    return orjson.dumps(data if model is None else {"model": model, **data})
+    return orjson.dumps({**model, **data})
 
 
 def _form(fields: Mapping[str, str], name: str, content: bytes) -> tuple[str, bytes]:

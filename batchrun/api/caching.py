@@ -1,4 +1,4 @@
-"""Providers' prompt caches: what is sent so that the beginning of a prompt that never changes is paid once.
+"""Providers' prompt caches: the fields of a request that let a constant beginning of all prompts be paid once.
 
 Each family of models has its rules (OpenRouter's guide, the providers' documentation, November 2026): some cache by
 themselves, others only what a `cache_control` mark ends. A prefix below the minimum is not cached, without a word and
@@ -85,30 +85,39 @@ def caching_of(job: Job, endpoint: Endpoint, characters: int, loose: int, name: 
     is asked, also in a batch.
     """
     own = job.model.params.get("cache_control")
-    author = "" if endpoint.openrouter else _author(endpoint)
-    family = None if author is None else family_of(author + endpoint.model)
-    if job.batch is not None or not job.model.prompt_cache:
-        # Lines of a batch run in any order and at once: each might pay for writing, and none read.
-        session: dict[str, Any] = {}
-    elif endpoint.openrouter:
-        session = {"session_id": name}
-    else:
-        session = {"prompt_cache_key": name} if author else {}
+    author = _author(endpoint)
+    family = None
+    if author is not None:
+        family = family_of(author + endpoint.model)
+    session: dict[str, Any] = {}
+    # Lines of a batch run in any order and at once: each might pay for writing, and none read.
+    if job.batch is None and job.model.prompt_cache:
+        if endpoint.openrouter:
+            session["session_id"] = name
+        elif author is not None:
+            session["prompt_cache_key"] = name
     if own is not None:
-        lasting = own.get("ttl") == "1h"
-        minimum = _MARKED.minimum if family is None else family.minimum
-        return Caching(minimum, 3_600.0 if lasting else 300.0, 200 if lasting else 125, session, own)
+        minimum = (family or _MARKED).minimum
+        if own.get("ttl") == "1h":
+            return Caching(minimum, 3_600.0, 200, session, own)
+        return Caching(minimum, 300.0, 125, session, own)
     if not session or (endpoint.openrouter and family is None):
         return None
     family = family or Family()
-    is_marked = family.marked and endpoint.openrouter
-    if characters + (0 if is_marked else loose) < family.minimum * _DENSE:
+    mark = None
+    if family.marked and endpoint.openrouter:
+        mark, loose = {"type": "ephemeral"}, 0
+    if characters + loose < family.minimum * _DENSE:
         return None
-    mark = {"type": "ephemeral"} if is_marked else None
     return Caching(family.minimum, family.life, family.write_percent, session, mark)
 
 
 def _author(endpoint: Endpoint) -> str | None:
-    """Return whose models an API serves that takes a prompt_cache_key; None for others."""
+    """Return the author of the models of an API that takes a prompt_cache_key; None for other APIs.
+
+    It is empty for OpenRouter, whose names of models begin with the author.
+    """
+    if endpoint.openrouter:
+        return ""
     host = urlsplit(endpoint.base_url).hostname or ""
     return next((author for name, author in _TAKE_A_KEY.items() if host == name or host.endswith(f".{name}")), None)

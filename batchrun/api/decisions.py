@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batchrun.api.endpoints import Endpoint
-from batchrun.api.wording import objects_of
+from batchrun.api.wording import list_of, object_of, objects_of
 from batchrun.records import Decision
 
 Form = Callable[[Any, Sequence[Decision]], dict[str, Any]]
@@ -79,21 +79,20 @@ def neutral(answers: Any) -> Any:  # noqa: ANN401  (any JSON)
     """
     if isinstance(answers, dict):
         return {name: _neutral(one) for name, one in answers.items()}
-    return [_neutral(one) for one in answers] if isinstance(answers, list) else {}
+    return [_neutral(one) for one in list_of(answers)]
 
 
 def _neutral(answer: Any) -> Any:  # noqa: ANN401  (any JSON)
     if type(answer) is not dict:
         return answer
     given = answer.get("probabilities")
+    if isinstance(given, list):
+        given = {str(one.get("value")): one.get("probability") for one in objects_of(given)}
+    given = object_of(given)
     if "choice" in answer:
-        if isinstance(given, list):
-            given = {one.get("value"): one.get("probability") for one in objects_of(given)}
         return {"chosen": answer["choice"], "probabilities": given}
     if "score" in answer:
-        if isinstance(given, list):
-            given = {str(one.get("value")): one.get("probability") for one in objects_of(given)}
-        levels = [given.get(str(level)) for level in range(len(given))] if isinstance(given, dict) else None
+        levels = [given.get(str(level)) for level in range(len(given))]
         return {"score": answer["score"], "probabilities": levels}
     if "noul" in answer or answer.get("type") == "predicate":
         return {"probability": answer.get("noul", answer.get("probability"))}
@@ -102,5 +101,6 @@ def _neutral(answer: Any) -> Any:  # noqa: ANN401  (any JSON)
 
 def refused(answers: Any) -> bool:  # noqa: ANN401  (any JSON)
     """Check whether the model declined one of the questions, as OpenAI's may."""
-    given = answers.values() if isinstance(answers, dict) else answers
-    return any(isinstance(one, dict) and one.get("type") == "refusal" for one in given)
+    if isinstance(answers, dict):
+        answers = list(answers.values())
+    return any(isinstance(one, dict) and one.get("type") == "refusal" for one in answers)

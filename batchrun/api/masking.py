@@ -12,7 +12,7 @@ _PUBLIC_HEADERS = {"user-agent", "http-referer", "referer", "x-title", "x-openro
 _ERROR = b'"error"'
 _MASK = b"***"
 _SUCCESS = 200
-_KEPT_HEADER = "x-generation-id"  # the one header whose text is kept beside an answer
+_KEPT_HEADER = "x-generation-id"  # the one header whose text is kept with an answer
 
 
 class Mask:

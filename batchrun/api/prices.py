@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchrun.api.endpoints import Endpoint, fetch, is_openrouter
-from batchrun.api.wording import objects_of, usd_of
+from batchrun.api.wording import object_of, objects_of, usd_of
 from batchrun.job import Job
 from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
 from batchrun.net import is_loopback
@@ -79,9 +79,7 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
     models: Mapping[str, Listed | None] = {}
     fetched_at, problem = None, ""
     if endpoint.openrouter:
-        models, fetched_at, problem = _list(
-            endpoint, None if is_loopback(endpoint.base_url) else cache_dir, now, offline=offline
-        )
+        models, fetched_at, problem = _list(endpoint, cache_dir, now, offline=offline)
     own = _own_price(job)
     found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}
     known = {name: listed for name, listed in found.items() if listed is not None}
@@ -111,12 +109,11 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
     for entry in objects_of(data.get("data")):
         if not isinstance(entry.get("id"), str):
             continue
-        pricing = entry.get("pricing")
-        listed = _listed(pricing) if isinstance(pricing, dict) else None
-        if listed is not None and isinstance(entry.get("context_length"), int):
-            listed = replace(listed, context=entry["context_length"])
+        listed = _listed(object_of(entry.get("pricing")))
         if listed is not None:
             listed = replace(listed, inputs=_inputs(entry))
+            if isinstance(entry.get("context_length"), int):
+                listed = replace(listed, context=entry["context_length"])
         models[entry["id"]] = listed
         slug = entry.get("canonical_slug")
         if isinstance(slug, str):
@@ -125,9 +122,10 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
 
 
 def _inputs(entry: Mapping[str, Any]) -> frozenset[str] | None:
-    architecture = entry.get("architecture")
-    inputs = architecture.get("input_modalities") if isinstance(architecture, dict) else None
-    return frozenset(one for one in inputs if isinstance(one, str)) if isinstance(inputs, list) else None
+    inputs = object_of(entry.get("architecture")).get("input_modalities")
+    if not isinstance(inputs, list):
+        return None
+    return frozenset(one for one in inputs if isinstance(one, str))
 
 
 def _listed(pricing: Mapping[str, Any]) -> Listed | None:
@@ -190,22 +188,19 @@ def _per_token(usd_per_million: Decimal) -> Pico:
 
 
 def _list(
-    endpoint: Endpoint, cache_dir: Path | None, now: float, *, offline: bool
+    endpoint: Endpoint, cache_dir: Path, now: float, *, offline: bool
 ) -> tuple[Mapping[str, Listed | None], float | None, str]:
-    file = None if cache_dir is None else cache_dir / f"models-{_file_name(endpoint)}.json"
-    kept = None if file is None else _read(file, endpoint.base_url)
-    if kept is not None and (offline or 0 <= now - kept[1] < KEPT_SECONDS):
-        return (*kept, "")
-    if offline:
-        return {}, None, ""
+    file = cache_dir / f"models-{_file_name(endpoint)}.json"
+    kept, kept_at = _read(file, endpoint.base_url)
+    if offline or (kept_at is not None and 0 <= now - kept_at < KEPT_SECONDS):
+        return kept, kept_at, ""
     page = fetch(endpoint, endpoint.models_path)
     models = {} if page.problem else parse_models(page.data)
-    if models:
-        if file is not None:
-            _write(file, {"layout": LAYOUT, "url": endpoint.base_url, "fetched_at": now, "body": page.data})
-        return models, now, ""
-    problem = page.problem or "GET /models listed no model"
-    return (*kept, problem) if kept is not None else ({}, None, problem)
+    if not models:
+        return kept, kept_at, page.problem or "GET /models listed no model"
+    if not is_loopback(endpoint.base_url):
+        _write(file, {"layout": LAYOUT, "url": endpoint.base_url, "fetched_at": now, "body": page.data})
+    return models, now, ""
 
 
 def _file_name(endpoint: Endpoint) -> str:
@@ -213,15 +208,13 @@ def _file_name(endpoint: Endpoint) -> str:
     return f"{name}-decisions" if endpoint.decisions else name
 
 
-def _read(file: Path, base_url: str) -> tuple[Mapping[str, Listed | None], float] | None:
-    """Return the models of a kept list and its Unix time; None where it is damaged or of another layout or address."""
-    try:
+def _read(file: Path, base_url: str) -> tuple[Mapping[str, Listed | None], float | None]:
+    """Return the models of a kept list and its Unix time; none where it is damaged or of another layout or address."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         kept = orjson.loads(file.read_bytes())
-        if (kept["layout"], kept["url"]) != (LAYOUT, base_url):
-            return None
-        return parse_models(kept["body"]), float(kept["fetched_at"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        if (kept["layout"], kept["url"]) == (LAYOUT, base_url):
+            return parse_models(kept["body"]), float(kept["fetched_at"])
+    return {}, None
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

@@ -97,7 +97,8 @@ def _by_circumstance(code: int | None, error: ApiError, *, waits: bool) -> str |
     if code == HTTPStatus.TOO_MANY_REQUESTS and (numbers := _LIMIT.search(error.said)):
         # OpenAI: "tokens per min (TPM): Limit 30000, Requested 36278". Waiting never makes room for such a request.
         limit, requested = (int(digits.replace(",", "")) for digits in numbers.groups())
-        return "payload_too_large" if requested > limit else None
+        if requested > limit:
+            return "payload_too_large"
     return None
 
 
@@ -108,8 +109,9 @@ def _by_text(code: int | None, error: ApiError) -> str | None:
     """Return the ending that English text names within a code; of a provider's text only what it says of the row."""
     if error.relayed and code != HTTPStatus.BAD_REQUEST:
         return None
+    text = error.upstream if error.relayed else error.said
     for codes, pattern, ending in TEXTS:
-        if (code is None or code in codes) and re.search(pattern, error.upstream if error.relayed else error.said):
+        if (code is None or code in codes) and re.search(pattern, text):
             if error.relayed and TABLE[ending].action in (Action.STOP, Action.CONFIRM):
                 return None  # the provider's own model name, key or credit
             return ending
@@ -140,8 +142,12 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
     """Bring the shapes of OpenRouter, OpenAI, Google, llama.cpp, vLLM, FastAPI and plain text into one."""
     if not isinstance(data, dict):
         page = is_page(reply.headers, reply.body)
-        shown = page_words(reply.body) if page else reply.body[: 4 * MESSAGE_LENGTH].decode("utf-8", "replace")
-        message = clean(data if isinstance(data, str) else shown)
+        if isinstance(data, str):
+            message = clean(data)
+        elif page:
+            message = page_words(reply.body)
+        else:
+            message = clean(reply.body[: 4 * MESSAGE_LENGTH].decode("utf-8", "replace"))
         return ApiError(message=message, said=message.lower(), page=page)
     inner = data.get("error")
     body = inner if isinstance(inner, dict) else data
@@ -186,7 +192,7 @@ def _violations(details: Sequence[Json]) -> Iterator[Json]:
 
 def _seconds(duration: Any) -> float | None:  # noqa: ANN401
     """Return Google's "34.07s" as seconds."""
-    return seconds_of(duration[:-1]) if isinstance(duration, str) and duration.endswith("s") else None
+    return seconds_of(str(duration).removesuffix("s"))
 
 
 def _blamed(data: Json) -> str:
@@ -200,7 +206,7 @@ def _place(data: Json) -> list[str | int]:
     """Return where in the request's body FastAPI found the first mistake: `loc` without its "body"."""
     body = object_of(data.get("error")) or data
     details = list_of(body.get("detail")) or list_of(object_of(body.get("message")).get("detail"))
-    place = object_of(details[0]).get("loc") if details else None
+    place = object_of(next(iter(details), None)).get("loc")
     return [part for part in list_of(place) if isinstance(part, str | int) and part != "body"]
 
 
@@ -231,11 +237,12 @@ def _unpack(raw: Any) -> Any:  # noqa: ANN401
 
 def _for_people(provider: str | None, words: str, meta: Json) -> str:
     """Return `[provider] its own words (reasons)`."""
-    message = f"[{provider}] {words}" if provider else words
+    message = words
+    if provider:
+        message = f"[{provider}] {words}"
     reasons = meta.get("reasons") or meta.get("patterns")
-    if isinstance(reasons, list):
-        missing = [str(reason) for reason in reasons[:20] if str(reason) not in message]
-        message += f" ({', '.join(missing)})" if missing else ""
+    if missing := [str(reason) for reason in list_of(reasons)[:20] if str(reason) not in message]:
+        message += f" ({', '.join(missing)})"
     return clean(message)
 
 
@@ -247,4 +254,6 @@ def resume_at(ending: str, error: ApiError, reset: float | None, wait: float | N
         return until
     if ending == "daily_quota" and "quota_per_day" not in error.words:  # Google's day ends elsewhere
         return midnight_after(now) if reset is None else reset
-    return None if wait is None or ending == "daily_quota" else now + wait
+    if wait is None or ending == "daily_quota":
+        return None
+    return now + wait

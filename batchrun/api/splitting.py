@@ -14,7 +14,9 @@ from batchrun.records import Reply, Request, Send, Usage
 
 def in_parts(send: Send, endpoint: Endpoint, questions: int) -> Send:
     """Return a Send for requests with that many questions: `send` itself where the server takes them at once."""
-    return _Parts(send, endpoint.most_questions).send if questions > endpoint.most_questions else send
+    if questions <= endpoint.most_questions:
+        return send
+    return _Parts(send, endpoint.most_questions).send
 
 
 class _Parts:

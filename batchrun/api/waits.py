@@ -19,8 +19,9 @@ def wait_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float, *,
     for given in (headers, inner):
         if (seconds := _delay_or_date(given.get("retry-after"), now)) is not None:
             return seconds
-    reset = reset_of(headers, inner, now) if resets else None
-    return None if reset is None else max(0.0, reset - now)
+    if not resets or (reset := reset_of(headers, inner, now)) is None:
+        return None
+    return max(0.0, reset - now)
 
 
 def reset_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float) -> float | None:

@@ -39,11 +39,12 @@ def read_json(body: bytes) -> tuple[Any, bool]:
     try:
         text, damaged = _decoded(body)
         value = _LENIENT.decode(text)
-        written = json.dumps(value, ensure_ascii=False)
-        halves = _HALF.search(written) is not None
-        return (json.loads(_HALF.sub("\ufffd", written)) if halves else value), damaged or halves
+        written, halves = _HALF.subn("\ufffd", json.dumps(value, ensure_ascii=False))
+        if halves:
+            value = json.loads(written)
     except (ValueError, RecursionError):
         return None, False
+    return value, damaged or halves > 0
 
 
 def _decoded(body: bytes) -> tuple[str, bool]:
