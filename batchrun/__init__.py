@@ -79,7 +79,7 @@ _LATER = {
 if not TYPE_CHECKING:  # a type checker would let every name through
 
     def __getattr__(name: str) -> Any:  # noqa: ANN401  (a class)
-        """Import what is rarely named when it is named."""
+        """Import a class when it is named."""
         if name in _LATER:
             return getattr(importlib.import_module(_LATER[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -123,8 +123,8 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
 
     A run that stopped raises nothing: look at the Summary's `exit_code`, `reason` and `next`. What ends it before
     the first request is raised: UserError (also JobFileError, InputError, ConfirmError), StorageError, BusyError.
-    It may be called inside a running event loop, such as a notebook's, which it blocks; Ctrl-C stops the run there,
-    too, with what is answered so far.
+    It may be called inside a running event loop, such as a notebook's, which it blocks. Ctrl-C stops the run there,
+    too, and keeps the answers so far.
     """
     from batchrun.python import run as started  # noqa: PLC0415  (as above)
 
@@ -163,7 +163,7 @@ def check(
 ) -> "Check":
     """Check everything that can be checked without calling the model, as `batchrun check JOB` does.
 
-    Mistakes of the job and its input are raised, all at once, as by `run`; the Check has what was looked at beyond.
+    Mistakes of the job and its input are raised, all at once, as by `run`. The Check lists all further checks.
     """
     from batchrun.python import check as checked  # noqa: PLC0415  (as above)
 

@@ -7,7 +7,7 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode
+from batchrun.errors import BatchrunError, ExitCode, Terminated
 from batchrun.terminal import coloured, lines
 
 STDERR = 2
@@ -60,9 +60,8 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> int:
-    terminated = type(interrupt) is not KeyboardInterrupt
     _say("interrupted; the same command resumes")
-    return ExitCode.SIGTERM if terminated else ExitCode.SIGINT
+    return ExitCode.SIGTERM if isinstance(interrupt, Terminated) else ExitCode.SIGINT
 
 
 def _other(problem: Exception, *, debug: bool) -> int:
@@ -79,9 +78,10 @@ def _other(problem: Exception, *, debug: bool) -> int:
         if isinstance(problem, click.NoSuchOption) and problem.option_name in INSTEAD:
             _say(f"error: there is no {problem.option_name}: {INSTEAD[problem.option_name]}")
             return problem.exit_code
-        context = getattr(problem, "ctx", None)
-        where = f" (see `{context.command_path} --help`)" if context is not None else ""
-        _say(f"error: {problem.format_message().rstrip('.')}{where}")
+        message = problem.format_message().rstrip(".")
+        if (context := getattr(problem, "ctx", None)) is not None:
+            message += f" (see `{context.command_path} --help`)"
+        _say(f"error: {message}")
         return problem.exit_code
     if debug:
         traceback.print_exc()

@@ -75,8 +75,9 @@ class Mistake:
         """Return the line that is printed, `jobs/x.yaml:12:3: …` or `--set input.path=x.csv: …`."""
         if self.flag:
             return f"{self.flag}: {self.message}"
-        place = f":{self.line}:{self.column}" if self.line else ""
-        return f"{path}{place}: {self.message}"
+        if self.line:
+            path = f"{path}:{self.line}:{self.column}"
+        return f"{path}: {self.message}"
 
 
 class JobFileError(UserError):
@@ -133,5 +134,6 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `, did you mean "x"?` for the known word that was probably meant, else an empty text."""
-    meant = nearest(word, known)
-    return f', did you mean "{meant}"?' if meant else ""
+    if meant := nearest(word, known):
+        return f', did you mean "{meant}"?'
+    return ""

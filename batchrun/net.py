@@ -95,7 +95,8 @@ def proxy_for(url: str) -> str | None:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy:
         return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
     if urlsplit(proxy).scheme not in {"http", "https"}:
         raise UserError("the environment names a proxy that is not http or https; set NO_PROXY for this endpoint")
     return proxy
@@ -185,8 +186,9 @@ def call(
             if body is not None:
                 request = request.body_bytes(body)
             with request.build_streamed() as reply:
-                wait = reply.headers.get("retry-after")
-                kept = {"retry-after": wait} if wait is not None else {}
+                kept = {}
+                if (wait := reply.headers.get("retry-after")) is not None:
+                    kept["retry-after"] = wait
                 while (chunk := reply.body_reader.read_chunk()) is not None:
                     size += len(chunk)
                     if size > max_bytes:
@@ -228,8 +230,9 @@ def fault_of(error: Any) -> tuple[Fault, bool, str]:  # noqa: ANN401  (a Pyreqwe
     """
     from pyreqwest.exceptions import DetailedPyreqwestError, NetworkError, RequestTimeoutError  # noqa: PLC0415
 
-    details = error.details if isinstance(error, DetailedPyreqwestError) else {"causes": None}
-    causes = [cause["message"] for cause in details["causes"] or ()][1:]
+    causes: list[str] = []
+    if isinstance(error, DetailedPyreqwestError):
+        causes = [cause["message"] for cause in error.details["causes"] or ()][1:]
     words = ": ".join(causes) or error.message
     if _NOTHING_SENT in causes:
         if "dns error" in causes:

@@ -141,8 +141,9 @@ def kind_of(schema: Mapping[str, Any]) -> Kind:
     """Return what the column of an answer holds, by its JSON Schema."""
     if "enum" in schema:
         return _kind_of_values([value for value in schema["enum"] if value is not None])
-    kinds = schema.get("type", ())
-    kinds = ({kinds} if isinstance(kinds, str) else set(kinds)) - {"null"}
+    written = schema.get("type", ())
+    kinds = {written} if isinstance(written, str) else set(written)
+    kinds.discard("null")
     if kinds == {"array"} and "items" in schema and "prefixItems" not in schema:
         return "list"
     if kinds == {"string"}:
@@ -358,7 +359,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Unasked:
-    """Rows for which no request can be made: why, how many, the first one (from 1) and what is wrong with it."""
+    """Rows for which no request can be made: why, how many, and the first one (from 1) with its problem."""
 
     error_type: str
     rows: int

@@ -45,8 +45,9 @@ class JobPath(click.ParamType[Path]):
                 return path
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
         if not os.path.lexists(path):
-            near = nearest(path.name, _jobs_in(path.parent))
-            hint = f"did you mean {path.with_name(near)}?" if near else "`batchrun init FILE` writes one for an input"
+            hint = "`batchrun init FILE` writes one for an input"
+            if near := nearest(path.name, _jobs_in(path.parent)):
+                hint = f"did you mean {path.with_name(near)}?"
             raise UserError(f"no such job file: {path}; {hint}")
         if path.suffix.lower() in _DATA:
             raise UserError(
@@ -205,7 +206,7 @@ def _written(text: str, stream: IO[str]) -> None:
     try:
         click.echo(text, file=stream)
     except OSError:
-        # Nothing more is written, not even what is buffered, when the interpreter ends.
+        # Nothing more is written, not even from the buffer when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -72,7 +72,9 @@ def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: 
     from batchrun.runner import Checking, prepare_job
     from batchrun.senders import check_installed
 
-    job, awaited = (link.job, None) if expected is None else expected.job(link)
+    job, awaited = link.job, None
+    if expected is not None:
+        job, awaited = expected.job(link)
     check_installed(job.ray)
     with prepare_job(link.loaded, job, link.environment) as p:
         if expected is not None:

@@ -16,8 +16,8 @@ def command(job: Path, file: Path, **_: bool) -> None:
     """Take answers that a person corrected or confirmed in FILE, which `batchrun show JOB --review -o FILE` wrote.
 
     An edited answer corrects the row; a cleared needs_review confirms it. The next run writes them to the output. They
-    are kept in NAME.corrections.jsonl beside the job file and hold for another prompt, model or endpoint, as long as
-    the row's cells are the same. Nothing is sent.
+    are kept in NAME.corrections.jsonl in the job file's folder and hold for another prompt, model or endpoint, as long
+    as the row's cells are the same. Nothing is sent.
     """
     from batchrun.job import RunOptions, command_line
     from batchrun.report import read_todo

@@ -186,7 +186,9 @@ answer:  # each becomes a column; without this part the text goes into the colum
 
 
 def _output(seen: Look, job: Path) -> Iterator[str]:
-    folder = Path("out") if job.parent.name != "jobs" else Path("..", "out")
+    folder = Path("out")
+    if job.parent.name == "jobs":
+        folder = Path("..", "out")
     suffix = _KEPT_FORMAT.get(seen.file.suffix.lower(), _KEPT_FORMAT.get(Path(seen.file.stem).suffix.lower(), ".csv"))
     path = folder / f"{job.stem}{suffix}"
     if (job.parent / path).resolve() == seen.file.resolve():
@@ -226,7 +228,9 @@ def _condition(column: str) -> str:
     """Return the condition that a column has a value, as a YAML scalar in the quotes that need fewest escapes."""
     name = column.replace('"', '""')
     text = f'"{name}" is not null'
-    return _quoted(text) if "'" in text or not text.isprintable() else f"'{text}'"
+    if "'" in text or not text.isprintable():
+        return _quoted(text)
+    return f"'{text}'"
 
 
 def _spelled(name: str) -> str:

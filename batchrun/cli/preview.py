@@ -63,7 +63,8 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
         p = stack.enter_context(prepare_job(loaded, merged(loaded.job, options), environment))
         if row is not None:
             print_out("\n".join(_row(p, row)))
-        looked = look(p, 0 if row is not None else number, options.sample)
+            number = 0
+        looked = look(p, number, options.sample)
         if as_json:
             print_json(looked.preview(p))
             return
@@ -129,11 +130,12 @@ def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
     for reason in found.unasked:
         yield f"  {reason.error_type}: {printable(before.unasked_text(reason))}"
     if not found.questions:
-        done = found.rows > 0 and found.answered == found.rows - found.skipped
+        why = "no row is left to ask"
         if found.sample is not None:
-            yield "Nothing to do: no question of the sample is open."
-            return
-        yield "Nothing to do: every row is answered." if done else "Nothing to do: no row is left to ask."
+            why = "no question of the sample is open"
+        elif found.rows and found.answered == found.rows - found.skipped:
+            why = "every row is answered"
+        yield f"Nothing to do: {why}."
         return
     yield f"tokens: about {likely.prompt_tokens:,} of prompts, {likely.completion_tokens:,} of answers"
     yield f"  ({before.basis_text(likely)})"

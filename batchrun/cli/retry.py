@@ -1,4 +1,4 @@
-"""`batchrun retry JOB`: asks again what failed for good."""
+"""`batchrun retry JOB`: re-asks rows that failed permanently."""
 
 import sys
 from pathlib import Path
@@ -16,11 +16,11 @@ from batchrun.errors import UserError
 @click.option("--only", metavar="TYPE,…", default="", help="Only failures of these types (the column error_type).")
 @run_flags
 def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
-    """Ask again what failed for good, then go on as `batchrun run`.
+    """Re-ask rows that failed permanently, then continue like `batchrun run`.
 
-    Failures that pass by themselves (rate limits, timeouts, server errors) are asked again by every run; this is for
-    the others, after you have changed something outside the job file. `--only in_batch` gives up batches that never
-    end: their questions are asked again, and both may be billed.
+    Every run re-asks rows that failed for a while (rate limits, timeouts, server errors). This command is for the
+    others, after you have changed something outside the job file. `--only in_batch` gives up batches that never end:
+    their questions are asked again, and both may be billed.
     """
     from batchrun.api import TABLE
     from batchrun.runner import IN_BATCH

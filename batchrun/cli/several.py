@@ -147,10 +147,14 @@ class _Running:
         except BatchrunError as problem:
             if self._debug:
                 traceback.print_exc()
-            print_err(f"{link.shown}: {problem.line}" if not isinstance(problem, JobFileError) else problem.line)
-            # What a job had spent when the disk failed is not known here: nothing more is spent under this cap.
-            lost = Decimal(0) if isinstance(problem, UserError) else link.options.max_cost
-            return problem.exit_code, lost or Decimal(0)
+            line = problem.line
+            if not isinstance(problem, JobFileError):
+                line = f"{link.shown}: {line}"
+            print_err(line)
+            if isinstance(problem, UserError):
+                return problem.exit_code, Decimal(0)
+            # Nobody knows here how much a job had spent when the disk failed: nothing more is spent under this cap.
+            return problem.exit_code, link.options.max_cost or Decimal(0)
         if summary is None:
             return ExitCode.USER, Decimal(0)
         return summary.exit_code, summary.cost_at_most_usd

@@ -55,9 +55,11 @@ def command(
             return
         shown = shown_rows(p, checkpoint, count or 10, failed=failed)
         others = checkpoint.counts().failed
-    what = "failed" if failed else "answered"
+    what, none = "answered", "no row is answered yet"
+    if failed:
+        what, none = "failed", "no row has failed"
     if not shown.rows:
-        print_err(f"no row {'has failed' if failed else 'is answered yet'}")
+        print_err(none)
     else:
         print_out("\n".join(text_table(shown.header, shown.rows, width=width, encoding=encoding, numbers={0})))
     if shown.total > len(shown.rows):

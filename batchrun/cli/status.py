@@ -54,12 +54,8 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.report import worth_a_look
     from batchrun.runner import input_changed
 
-    counts, runs, plan, holder = (
-        checkpoint.counts(),
-        checkpoint.runs(),
-        checkpoint.current_plan(),
-        running(checkpoint.path),
-    )
+    counts, runs, plan = checkpoint.counts(), checkpoint.runs(), checkpoint.current_plan()
+    holder = running(checkpoint.path)
     spent = {
         "cost_output_usd": counts.cost,
         "cost_last_run_usd": runs[0].cost if runs else 0,
@@ -122,13 +118,14 @@ def _run(run: "RunInfo") -> dict[str, Any]:
 def _now(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the differences from the last run's end: a run that is running, a job or an input that changed."""
     if running := facts["running"]:
-        since = f", since {when(running['since'])}" if running["since"] else ""
-        yield f"running now (pid {running['pid']} on {running['host']}{since})"
+        who = f"pid {running['pid']} on {running['host']}"
+        if running["since"]:
+            who += f", since {when(running['since'])}"
+        yield f"running now ({who})"
     changed = [name for name, key in (("job file", "job_changed"), ("input", "input_changed")) if facts[key]]
     if changed:
-        last = f"run {facts['runs'][0]['id']}" if facts["runs"] else "the plan was made"
-        what = " and the ".join(changed)
-        yield f"the {what} changed since {last}: what stands below is from before"
+        last = next((f"run {run['id']}" for run in facts["runs"]), "the plan was made")
+        yield f"the {' and the '.join(changed)} changed since {last}: the lines below are from before the change"
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -142,8 +139,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{facts[name]:,} {name}" for name in ("ok", "failed", "pending", "skipped"))
     yield f"{plural(facts['rows'], 'row')} ({plural(facts['questions'], 'distinct question')}): {counts}"
     for name, number in sorted(facts["errors"].items(), key=lambda item: -item[1]):
-        ending = TABLE.get(name)
-        yield f"  {number:,} {name}" + (f": {ending.means}; {ending.do}" if ending else "")
+        line = f"  {number:,} {name}"
+        if (ending := TABLE.get(name)) is not None:
+            line += f": {ending.means}; {ending.do}"
+        yield line
     yield from (f"worth a look: {printable(sentence)}" for sentence in facts["worth_a_look"])
     sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
     amounts = {name: usd(facts[f"cost_{key}_usd"]) for name, key in sums}
@@ -156,20 +155,35 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         more = plural(facts["possibly_billed"], "more request")
         yield f"{more} may have been billed: the replies were lost or named no cost"
     for batch in facts["batches"]:
-        problem = f"; {printable(batch['problem'])}" if batch["problem"] else ""
-        yield (
-            f"batch {batch['number']} is out ({printable(batch['id'] or 'not confirmed')}): "
-            f"{plural(batch['questions'], 'question')}, submitted {when(batch['submitted_at'])}, "
-            f"at most {usd(batch['reserved_usd'])}{problem}"
-        )
-    for run in facts["runs"]:
-        took = "running now" if facts["running"] and run is facts["runs"][0] else "was killed"
+        yield ", ".join(_batch_line(batch, usd(batch["reserved_usd"])))
+    for number, run in enumerate(facts["runs"]):
+        took = "was killed"
         if run["ended_at"]:
             took = duration(run["ended_at"] - run["started_at"])
-        code = "" if run["exit_code"] is None else f", exit {run['exit_code']} ({printable(run['reason'] or '')})"
-        resume = f", try again after {when(run['resume_at'])}" if run["resume_at"] else ""
-        requests = f"{plural(run['requests'], 'request')}, {usd(run['cost_usd'])}"
-        if run["cached"]:
-            requests += f", {run['cached']:,} from OpenRouter's cache at no cost"
-        yield f"run {run['id']} at {when(run['started_at'])}: {took}, {requests}{code}{resume}"
+        elif facts["running"] and number == 0:
+            took = "running now"
+        yield ", ".join(_run_line(run, took, usd(run["cost_usd"])))
     yield f"checkpoint: {place(Path(facts['checkpoint']), Path.cwd())}"
+
+
+def _batch_line(batch: dict[str, Any], at_most: str) -> Iterator[str]:
+    """Yield the parts of the line about a batch."""
+    questions = plural(batch["questions"], "question")
+    yield f"batch {batch['number']} is out ({printable(batch['id'] or 'not confirmed')}): {questions}"
+    yield f"submitted {when(batch['submitted_at'])}"
+    yield f"at most {at_most}"
+    if batch["problem"]:
+        yield printable(batch["problem"])
+
+
+def _run_line(run: dict[str, Any], took: str, cost: str) -> Iterator[str]:
+    """Yield the parts of the line about a run."""
+    yield f"run {run['id']} at {when(run['started_at'])}: {took}"
+    yield plural(run["requests"], "request")
+    yield cost
+    if run["cached"]:
+        yield f"{run['cached']:,} from OpenRouter's cache at no cost"
+    if run["exit_code"] is not None:
+        yield f"exit {run['exit_code']} ({printable(run['reason'] or '')})"
+    if run["resume_at"]:
+        yield f"try again after {when(run['resume_at'])}"

@@ -291,5 +291,9 @@ def _in_one_line(error: RayError | TimeoutError) -> str:
         return "it does not answer"
     if isinstance(error, ActorDiedError):
         cause = [line.strip() for line in str(error).splitlines() if "Error" in line and "ActorDiedError" not in line]
-        return cause[-1] if getattr(error, "actor_init_failed", False) and cause else "its process or node ended"
-    return str(error).strip().splitlines()[-1] if isinstance(error, RayTaskError) else type(error).__name__
+        if cause and getattr(error, "actor_init_failed", False):
+            return cause[-1]
+        return "its process or node ended"
+    if isinstance(error, RayTaskError):
+        return str(error).strip().splitlines()[-1]
+    return type(error).__name__

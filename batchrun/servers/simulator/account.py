@@ -110,7 +110,7 @@ class Account:
     async def generate(self, request: bytes, worst_cost: int, write: Callable[[], tuple[T, int]]) -> T:
         """Return the reply that `write` makes, with its cost billed (picodollars). Raises ApiError.
 
-        `request` is the body: equal bodies get equal faults and latencies, whatever their order.
+        `request` is the body: equal bodies get equal faults and latencies, in any order.
         """
         self._check_credit(worst_cost)
         self._check_minute()

@@ -43,7 +43,9 @@ class Simulator:
         headers = {"content-type": "application/json"}
         try:
             found = await self._route(request)
-            return Reply(200, found if isinstance(found, bytes) else orjson.dumps(found), headers)
+            if not isinstance(found, bytes):
+                found = orjson.dumps(found)
+            return Reply(200, found, headers)
         except ApiError as error:
             body = {"error": {"code": error.status, "message": error.message}}
             return Reply(error.status, orjson.dumps(body), headers | error.headers)
@@ -52,8 +54,9 @@ class Simulator:
         path, _, query = request.target.partition("?")
         route = f"{request.method} {path}"
         if route == "GET /api/v1/models":
-            wants_decisions = "output_modalities=decisions" in query
-            return {"data": models.catalogue(models.DECISIONS if wants_decisions else models.TEXT)}
+            if "output_modalities=decisions" in query:
+                return {"data": models.catalogue(models.DECISIONS)}
+            return {"data": models.catalogue(models.TEXT)}
         _check_key(request.headers.get("authorization", ""))
         match route:
             case "POST /api/v1/chat/completions":

@@ -59,8 +59,10 @@ class Batches:
         try:
             body = orjson.loads(raw)
             inline = "requests" in body
-            requests = body["requests"] if inline else _lines(self.content(body["input_file_id"]))
-            model = body["model"] if inline else requests[0]["body"]["model"]
+            if not inline:
+                body["requests"] = _lines(self.content(body["input_file_id"]))
+                body["model"] = body["requests"][0]["body"]["model"]
+            requests, model = body["requests"], body["model"]
             pairs = [(one["custom_id"], one["body"]) for one in requests]
         except (ValueError, TypeError, KeyError, IndexError):
             raise ApiError(400, "endpoint and model must stand before requests, or input_file_id") from None
@@ -102,8 +104,10 @@ class Batches:
         lines = self._find(name).lines
         start, limit = int(query.get("cursor", 0)), int(query.get("limit", 1_000))
         end = start + limit
-        page = {"object": "list", "data": lines[start:end], "has_more": end < len(lines)}
-        return {**page, "next_cursor": str(end) if end < len(lines) else None}
+        page = {"object": "list", "data": lines[start:end], "has_more": end < len(lines), "next_cursor": None}
+        if page["has_more"]:
+            page["next_cursor"] = str(end)
+        return page
 
     def _find(self, name: str) -> _Batch:
         if name not in self._batches:
@@ -129,19 +133,24 @@ class Batches:
         return {"id": f"batch_req_{name}", "custom_id": name, "response": response, "error": None}, cost
 
     def _shown(self, batch: _Batch) -> dict[str, Any]:
-        done = time.time() >= batch.created_at + self._account.config.latency[1]
-        failed = sum(not _is_good(line) for line in batch.lines)
-        counts = {"total": len(batch.lines), "completed": len(batch.lines) - failed if done else 0}
+        counts = {"total": len(batch.lines), "completed": 0, "failed": 0}
         shown: dict[str, Any] = {
             "id": batch.id, "object": "batch", "endpoint": _CHAT, "completion_window": "24h",
-            "status": "completed" if done else "in_progress", "created_at": int(batch.created_at),
-            "request_counts": {**counts, "failed": failed if done else 0},
+            "status": "in_progress", "created_at": int(batch.created_at), "request_counts": counts,
         }  # fmt: skip
         if batch.inline:
-            usage = {"cost": to_usd(batch.cost)} if done else None
-            return {**shown, "model": batch.model, "usage": usage, "results": None, "error": None}
-        output, errors = batch.files if done else ("", "")
-        return {**shown, "metadata": batch.metadata, "output_file_id": output or None, "error_file_id": errors or None}
+            shown |= {"model": batch.model, "usage": None, "results": None, "error": None}
+        else:
+            shown |= {"metadata": batch.metadata, "output_file_id": None, "error_file_id": None}
+        if time.time() >= batch.created_at + self._account.config.latency[1]:
+            shown["status"] = "completed"
+            counts["completed"] = sum(map(_is_good, batch.lines))
+            counts["failed"] = len(batch.lines) - counts["completed"]
+            if batch.inline:
+                shown["usage"] = {"cost": to_usd(batch.cost)}
+            else:
+                shown["output_file_id"], shown["error_file_id"] = batch.files
+        return shown
 
 
 def _lines(content: bytes) -> list[dict[str, Any]]:

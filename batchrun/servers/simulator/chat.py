@@ -70,7 +70,7 @@ def _count(content: str | list[Mapping[str, Any]]) -> int:
 
 
 def _documents(messages: list[Any]) -> Iterator[str]:
-    """Yield the texts of the PDFs in messages. Raises ValueError for what is not a PDF."""
+    """Yield the texts of the PDFs in messages. Raises ValueError for data that is not a PDF."""
     for message in messages:
         parts = message["content"] if isinstance(message["content"], list) else ()
         yield from (pdfs.text_of(part["file"]) for part in parts if part["type"] == "file")

@@ -66,7 +66,9 @@ def _answer(config: Config, state: Any, question: Mapping[str, Any]) -> dict[str
     if question["type"] == "noul":
         return {"type": "noul", "noul": round(config.draw(key), 4)}
     criteria = question["criteria"]
-    names = list(criteria) if question["type"] == "choice" else [str(level) for level in range(len(criteria))]
+    names = list(criteria)
+    if question["type"] == "score":
+        names = [str(level) for level in range(len(criteria))]
     # To a power, so that one option stands out as it does with a real model.
     weights = [config.draw(key, name.encode()) ** 8 + 1e-9 for name in names]
     probabilities = {name: round(weight / sum(weights), 4) for name, weight in zip(names, weights, strict=True)}

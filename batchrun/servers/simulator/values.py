@@ -113,8 +113,8 @@ class _Writer:
                 case "allOf":
                     parts = schema[key]
                 case _:
-                    ends = [option for option in schema[key] if option == {"type": "null"}]
-                    parts = ends if ends and depth > _MAX_DEPTH else [self._one_of(schema[key])]
+                    ends = [option for option in schema[key] if option == {"type": "null"} and depth > _MAX_DEPTH]
+                    parts = ends or [self._one_of(schema[key])]
             for part in parts:
                 rest = _merge(rest, part)
             schema = rest
@@ -151,7 +151,9 @@ class _Writer:
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
         low = schema.get("minItems", 0)
         high = max(low, min(schema.get("maxItems", low + 3), low + 3))
-        count = low if depth > _MAX_DEPTH else self._draw.between(max(low, min(1, high)), high)
+        count = low
+        if depth <= _MAX_DEPTH:
+            count = self._draw.between(max(low, min(1, high)), high)
         items: list[Any] = []
         for _ in range(20 * count):  # with uniqueItems some are drawn in vain
             if len(items) == count:
@@ -173,8 +175,8 @@ class _Writer:
         first, last = math.ceil(low / step), math.floor(high / step)
         first += first * step == above
         last -= last * step == below
-        number = self._draw.between(first, max(first, last)) * step
-        return number if isinstance(number, int) else round(number, 10)
+        number: float = self._draw.between(first, max(first, last)) * step
+        return round(number, 10)
 
     def _string(self, schema: Mapping[str, Any]) -> str:
         if schema.get("format") in _FORMATS:
@@ -189,9 +191,10 @@ class _Writer:
 
 def _merge(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**schema, **other}
-    for key in schema.keys() & other.keys() & {"properties", "required"}:
-        old, new = schema[key], other[key]
-        merged[key] = {**old, **new} if key == "properties" else [*old, *new]
+    if "properties" in schema and "properties" in other:
+        merged["properties"] = {**schema["properties"], **other["properties"]}
+    if "required" in schema and "required" in other:
+        merged["required"] = [*schema["required"], *other["required"]]
     return merged
 
 
