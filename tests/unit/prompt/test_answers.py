@@ -113,7 +113,7 @@ def test_the_short_form_becomes_strict_json_schema(short: object, schema: Mappin
         ([True, False], "", "for true and false write boolean"),
         (["a", 1], "", "quote what should be text"),
         (["a", "b", "a"], "", "the value 'a' is there twice"),
-        ({"type": "string", "max": 9}, ".max", 'for a text\'s length write pattern: "^.{1,200}$"'),
+        ({"type": "string", "max": 9}, ".max", 'for the length of a text write pattern: "^.{1,200}$"'),
         ({"type": "integer", "min": 5, "max": 1}, ".max", "max is below min: 1 < 5"),
         ({"type": "integer", "min": "1"}, ".min", "expected a number that fits, got '1'"),
         ({"type": ["string"], "max": -1}, ".max", "expected a number that fits, got -1"),
