@@ -46,8 +46,9 @@ class JobPath(click.ParamType[Path]):
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
         if not os.path.lexists(path):
             hint = "`batchrun init FILE` writes one for an input"
-            if near := nearest(path.name, _jobs_in(path.parent)):
-                hint = f"did you mean {path.with_name(near)}?"
+            jobs = {Path(name).stem: name for name in _jobs_in(path.parent)}
+            if near := nearest(path.stem, jobs):
+                hint = f"did you mean {path.with_name(jobs[near])}?"
             raise UserError(f"no such job file: {path}; {hint}")
         if path.suffix.lower() in _DATA:
             raise UserError(

@@ -44,6 +44,13 @@ _KINDS = {
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
 }
+_EXAMPLES = {
+    ("answer",): "{columns: {label: [good, bad]}}",
+    ("model",): "{endpoint: openrouter, name: openai/gpt-4o-mini}",
+    ("limits",): "{max_cost_usd: 5}",
+}
+"""Sections for which people write another form."""
+
 _BOUNDS = {
     "greater_than": "must be more than {gt:,g}",
     "greater_than_equal": "must be at least {ge:,g}",
@@ -254,6 +261,8 @@ def _expected(path: JobPath, errors: list["ErrorDetails"], written: str) -> str:
         advice = f', not "{short(written, SHOWN)}"'
     if path in FROM_FILE:
         words += ["{file: …}"]
+    if path in _EXAMPLES and not written:
+        advice = f", such as {_EXAMPLES[path]}"
     return f"{name} must be {_listed(list(dict.fromkeys(words)))}{advice}"
 
 

@@ -196,10 +196,12 @@ def _enum(values: Sequence[Any], path: Path, mistakes: list[SchemaMistake]) -> S
     chosen = [value for value in values if value is not None]
     kinds = {type(value) for value in chosen}
     if kinds not in ({str}, {int}):
-        hint = "quote what should be text"
+        hint = "put texts in quotes"
         if bool in kinds:
             hint = "for true and false write boolean"
-        mistakes.append((path, f"values are all texts or all integers, at least one; {hint}"))
+        if not chosen:
+            hint = "write at least one"
+        mistakes.append((path, f"the values must be all texts or all integers; {hint}"))
         return {}
     if len(set(chosen)) < len(chosen):
         twice = next(value for value in chosen if chosen.count(value) > 1)
@@ -247,9 +249,9 @@ def _long(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) ->
     if form.get("nullable", False) is True:
         schema = _nullable(schema)
     elif form.get("nullable", False) is not False:
-        mistakes.append(((*path, "nullable"), "expected true or false"))
+        mistakes.append(((*path, "nullable"), "nullable must be true or false"))
     if form.get("ordered", False) not in (True, False):
-        mistakes.append(((*path, "ordered"), "expected true or false"))
+        mistakes.append(((*path, "ordered"), "ordered must be true or false"))
     elif form.get("ordered") and "values" not in form:
         mistakes.append(((*path, "ordered"), "ordered is for values, the lowest first"))
     _bounds(form, _types(schema)[0], path, schema, mistakes)
@@ -266,7 +268,7 @@ def _long(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) ->
 
 def _text_problem(key: str, value: Any, schema: Schema) -> str | None:  # noqa: ANN401  (as written)
     if not isinstance(value, str):
-        return f"expected a text, got {value!r}"
+        return f"{key} must be a text, not {value!r}"
     if key != "pattern":
         return None
     if "string" not in schema["type"] or "format" in schema or "enum" in schema:
@@ -289,11 +291,11 @@ def _long_type(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake
         return schema
     values, place = form["values"], (*path, "values")
     if not isinstance(values, Mapping | Sequence) or isinstance(values, str):
-        mistakes.append((place, f"expected a list, or names with descriptions, got {values!r}"))
+        mistakes.append((place, f"values must be a list, or names with descriptions, not {values!r}"))
         return {}
     if isinstance(values, Mapping):
         described = ((name, meaning) for name, meaning in values.items() if not isinstance(meaning, str | None))
-        mistakes += [((*place, name), f"expected a text, got {meaning!r}") for name, meaning in described]
+        mistakes += [((*place, name), f"a description must be a text, not {meaning!r}") for name, meaning in described]
     enum = _enum([_label(value, schema) for value in values], place, mistakes)
     if not schema or not enum:
         return enum
@@ -314,7 +316,7 @@ def _bounds(form: Mapping[str, Any], kind: str, path: Path, schema: Schema, mist
         elif not name or "enum" in schema:
             mistakes.append(((*path, key), f"{key} is for numbers and lists"))
         elif not is_number or (kind == "array" and form[key] < 0):
-            mistakes.append(((*path, key), f"expected a number that fits, got {form[key]!r}"))
+            mistakes.append(((*path, key), f"{key} must be a number that fits, not {form[key]!r}"))
         else:
             schema[name] = form[key]
     low, high = (schema.get(name) for name in _BOUNDS.get(kind, ("", "")))

@@ -230,7 +230,7 @@ class Templates:
             return sorted(found)
         except TemplateSyntaxError as error:
             spaced = [name for name in self._known if not name.isidentifier() and name in source]
-            message = f"template: {error.message}"
+            message = f"template: {_plain(error.message or 'not valid')}"
             if spaced:
                 message += f"; write {_spelled(spaced[0])} for that column"
             return [(error.lineno, message)]
@@ -323,6 +323,13 @@ def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  
 def _spelled(name: str) -> str:
     """Return a column as a template writes it."""
     return name if name.isidentifier() else f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def _plain(message: str) -> str:
+    """Return Jinja's words with signs in place of its names for them."""
+    for name, sign in (("print statement", "}}"), ("statement block", "%}")):
+        message = message.replace(f"token 'end of {name}'", sign).replace(f"'end of {name}'", sign)
+    return message.rstrip(".")
 
 
 def _includings(tree: nodes.Template) -> Iterator[tuple[int, str]]:

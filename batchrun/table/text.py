@@ -153,7 +153,7 @@ class CsvFile(TextFile):
         for column in options.columns if self.columns else ():
             if column not in self.columns:
                 raise InputError(
-                    f'input.csv.columns: there is no column "{column}"{did_you_mean(column, self.columns)} in {name}'
+                    f'input.csv.columns: {name} has no column "{column}"{did_you_mean(column, self.columns)}'
                 )
         self.schema = {column: CSV_KINDS[options.columns.get(column, "string")].dtype for column in self.columns}
 

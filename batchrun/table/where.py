@@ -1,7 +1,7 @@
 """`input.where`: an SQL condition over one row, checked when the input is opened."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 from polars import selectors
@@ -24,6 +24,7 @@ _FUNCTIONS = (
 )  # fmt: skip
 """The functions of Polars' SQL that look at one row: what a misspelt one may have meant."""
 
+_LISTED = 10  # columns in a message
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
 
@@ -98,7 +99,15 @@ def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
     meant = did_you_mean(name, schema)
     if not meant and f'"{name}"' in where:
         meant = f"; a text stands in single quotes: '{name}'"
-    return f'there is no column "{name}"{meant}'
+    return f'the input has no column "{name}"{meant or _it_has(schema)}'
+
+
+def _it_has(columns: Iterable[str]) -> str:
+    names = [name for name in columns if "\0" not in name]
+    listed = ", ".join(names[:_LISTED])
+    if len(names) > _LISTED:
+        listed += ", …"
+    return f"; it has {listed}"
 
 
 def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]) -> str:

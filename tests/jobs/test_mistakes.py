@@ -70,7 +70,7 @@ MISTAKES = {
     "an input that is not there": ({"input": "rowz.csv"}, "1:8: input.path: "),
     "where": (
         {"input": "{path: rows.csv, where: lang = 'en'}"},
-        '1:32: input.where: there is no column "lang"',
+        '1:32: input.where: the input has no column "lang"',
     ),
     "the grammar of where": (
         {"input": "{path: rows.csv, where: text = = 'en'}"},
@@ -82,7 +82,7 @@ MISTAKES = {
     ),
     "a near column in where": (
         {"input": "{path: rows.csv, where: txt is not null}"},
-        '1:32: input.where: there is no column "txt", did you mean "text"?',
+        '1:32: input.where: the input has no column "txt", did you mean "text"?',
     ),
 }
 
@@ -117,7 +117,7 @@ def test_a_wrong_where_leaves_the_columns_known(command: Command) -> None:
     Path("job.yaml").write_text(written(input=where, prompt='"{{ txt }}"', output="{path: o.csv, keep: [ide]}"))
     lines = command("check", "job.yaml").err.splitlines()
     assert [line.split(": ", 1)[1].partition(",")[0] for line in lines] == [
-        'input.where: there is no column "nothing"',
+        'input.where: the input has no column "nothing"; it has text',
         'the input has no column "txt"',
         'the input has no column "ide"',
     ]

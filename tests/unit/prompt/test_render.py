@@ -374,9 +374,9 @@ def test_a_column_may_have_any_name() -> None:
         ("{{ row['tex'] }}", 1, 'the input has no column "tex", did you mean "text"?'),
         ("{{ text | uper }}", 1, 'template: there is no filter "uper", did you mean "upper"?'),
         ("{{ text is stringy }}", 1, 'template: there is no test "stringy", did you mean "string"?'),
-        ("x\n\n{{ text", 3, "template: unexpected end of template, expected 'end of print statement'."),
+        ("x\n\n{{ text", 3, "template: unexpected end of template, expected }}"),
         ("{{ first name }}", 1, (
-            "template: expected token 'end of print statement', got 'name'; write row[\"first name\"] for that column"
+            "template: expected }}, got 'name'; write row[\"first name\"] for that column"
         )),
         ("{% include 'x' %}", 1, "template: a prompt can't include, import or extend another file"),
     ],
