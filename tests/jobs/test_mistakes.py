@@ -117,7 +117,7 @@ def test_a_wrong_where_leaves_the_columns_known(command: Command) -> None:
     Path("job.yaml").write_text(written(input=where, prompt='"{{ txt }}"', output="{path: o.csv, keep: [ide]}"))
     lines = command("check", "job.yaml").err.splitlines()
     assert [line.split(": ", 1)[1].partition(",")[0] for line in lines] == [
-        'input.where: the input has no column "nothing"; it has text',
+        'input.where: the input has no column "nothing"; it has id',
         'the input has no column "txt"',
         'the input has no column "ide"',
     ]

@@ -111,7 +111,7 @@ def test_the_short_form_becomes_strict_json_schema(short: object, schema: Mappin
         ([], "", "the values must be all texts or all integers; write at least one"),
         (["text"], "", "a choice needs at least two values; a list of texts is [string]"),
         ([True, False], "", "for true and false write boolean"),
-        (["a", 1], "", "quote what should be text"),
+        (["a", 1], "", "put texts in quotes"),
         (["a", "b", "a"], "", "the value 'a' is there twice"),
         ({"type": "string", "max": 9}, ".max", 'for the length of a text write pattern: "^.{1,200}$"'),
         ({"type": "integer", "min": 5, "max": 1}, ".max", "max is below min: 1 < 5"),
@@ -127,7 +127,7 @@ def test_the_short_form_becomes_strict_json_schema(short: object, schema: Mappin
         ({"type": "integer", "ordered": True}, ".ordered", "ordered is for values, the lowest first"),
         ({"type": "string", "nullable": "yes"}, ".nullable", "nullable must be true or false"),
         ({"city": {"zip": "sting"}}, ".city.zip", 'unknown type "sting"'),
-        ([["a", 1]], ".0", "quote what should be text"),
+        ([["a", 1]], ".0", "put texts in quotes"),
     ],
 )
 def test_a_mistake_in_the_short_form_is_told_with_its_place(short: object, path: str, message: str) -> None:
