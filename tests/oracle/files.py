@@ -32,12 +32,12 @@ def encoded(kind: str, types: dict[str, str], rows: Sequence[Row], text_as: str 
         separator = "," if kind == "csv" else "\t"
         records: list[list[str | None]] = [list(types), *([_written(row[name]) for name in types] for row in rows)]
         return "".join(separator.join(_quoted(cell) for cell in record) + "\n" for record in records).encode()
-    if kind == "jsonl":
+    if kind in {"jsonl", "json"}:
         lines = []
         for number, row in enumerate(rows):  # a null may be written or left out
             names = [name for name in types if row[name] is not None or number % 2 == 0]
             lines.append("{" + ", ".join(f"{_json(name)}: {_json(row[name])}" for name in names) + "}\n")
-        return "".join(lines).encode()
+        return ("".join(lines) if kind == "jsonl" else "[\n" + ", ".join(lines) + "]\n").encode()
     found = ARROW | {"string": TEXT_TYPES[text_as]}
     table = pa.table(
         {name: pa.array([row[name] for row in rows], found[kind_]) for name, kind_ in types.items()},

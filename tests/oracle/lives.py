@@ -20,17 +20,21 @@ from oracle.sizes import SIZES
 # -- the combination: plain choices first, so that a failure shrinks to them
 
 DIMENSIONS: dict[str, tuple[Any, ...]] = {
-    "format": ("csv", "jsonl", "parquet", "tsv", "arrow"),
+    "format": ("csv", "jsonl", "parquet", "tsv", "arrow", "json"),
     "files": ("one", "list", "glob", "reordered"),
     "where": tuple(range(17)),
     "keep": ("all", "none", "some"),
     "details": ("default", "none", "many"),
     "dedupe": (True, False),
-    "answer": ("text", "enum", "typed", "loose"),
+    "answer": ("text", "enum", "typed", "loose", "decision"),
     "output": ("csv", "jsonl", "parquet", "arrow"),
     "flag": ("", "--limit", "--concurrency", "--output", "--max-cost", "--json"),
 }
+"""The two plainest come first; they are drawn twice as often."""
+
 Combination = dict[str, Any]
+JSON = {"jsonl", "json"}
+"""Formats whose files name no columns where they have no rows."""
 
 
 def covering(seed: int) -> Iterator[Combination]:
@@ -43,7 +47,8 @@ def covering(seed: int) -> Iterator[Combination]:
             # The first open pair is set, the other choices are those of some tries that cover most.
             (a, x), (b, y) = next(iter(sorted(missing, key=repr)))
             tries = [
-                {name: chance.choice(values) for name, values in DIMENSIONS.items()} | {a: x, b: y} for _ in range(12)
+                {name: chance.choice(values + values[:2]) for name, values in DIMENSIONS.items()} | {a: x, b: y}
+                for _ in range(12)
             ]
             best = max(tries, key=lambda one: len(missing & set(pairs_of(one))))
             missing -= set(pairs_of(best))
@@ -130,11 +135,19 @@ EXTRAS: dict[str, dict[str, tuple[Any, ...]]] = {
         "list": (["p"], [], ["q", 'x "y"']),
     },
 }
+
+
+def extras_of(kind: str) -> dict[str, tuple[Any, ...]]:
+    """Return the cells of the extra column by its type, in files of this format."""
+    return EXTRAS[{"tsv": "csv", "json": "jsonl", "arrow": "parquet"}.get(kind, kind)]
+
+
 ANSWERS: dict[str, dict[str, Any] | None] = {
     "text": None,
     "enum": {"label": ["good", "bad"]},
     "typed": {"label": ["good", "bad"], "count": "integer", "share": "number", "fine": "boolean", "day": "date"},
     "loose": {"note": "string", "maybe": "string?", "tags": ["string"]},
+    "decision": {"label": ["good", "bad"], "label_prob": "chance", "fine": "boolean", "fine_prob": "chance"},
 }
 DETAILS = {
     "default": ["status", "error_code", "error_type", "error_message"],
@@ -231,7 +244,7 @@ class Life:
     def cells(self, drawn: Sequence[int], number: int) -> Row:
         """Return a row: its number, a text, an integer, and a cell of the extra column."""
         text, whole, extra = drawn
-        extras = EXTRAS.get(self.format, EXTRAS["csv" if self.format == "tsv" else "parquet"])[self.extra]
+        extras = extras_of(self.format)[self.extra]
         texts = (*TEXTS, *MARKS, None)
         values = (
             str(number),
@@ -307,13 +320,18 @@ class Life:
             },
             "limits": {"attempts": self.attempts, "concurrency": self.concurrency, "timeout": 10, "grace": 1000},
         }
-        job["model"] |= {"params": {"max_tokens": 100}}
+        is_decision = self.combination["answer"] == "decision"
+        job["model"] |= {} if is_decision else {"params": {"max_tokens": 100}}
         if self.priced:
             job["model"] |= {"price": {"prompt": 1, "completion": 2}}
         if self.day_cap:
             job["model"] |= {"max_request_usd": MOST_USD}
             job["limits"] |= {"max_cost_usd": {"day": float(self.day_cap)}}
-        if (columns := ANSWERS[self.combination["answer"]]) is not None:
+        columns = ANSWERS[self.combination["answer"]]
+        if columns is not None and is_decision:
+            asked = {name: kind for name, kind in columns.items() if kind != "chance"}
+            job["answer"] = {"columns": asked, "mode": "decision"}
+        elif columns is not None:
             job["answer"] = {"columns": columns, "repairs": self.repairs, "mode": self.mode}
         return job if self.combination["dedupe"] else job | {"dedupe": False}
 
@@ -361,7 +379,7 @@ class Life:
         lines += [json.dumps(self.job(url, "A"), indent=1, ensure_ascii=False)]
         for name, share in self.files(rows):
             lines.append(f"-- {name}: {len(share)} rows")
-            if self.format in {"csv", "tsv", "jsonl"} and len(share) < 30:
+            if self.format in {"csv", "tsv", *JSON} and len(share) < 30:
                 raw = encoded(self.format, self.types, share).decode()
                 lines.append("\n".join(line[:200] for line in raw.split("\n")))
             else:
@@ -396,9 +414,9 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         combination["format"] = "csv"
     kind = combination["format"]
     names = draw(st.lists(st.sampled_from(NAMES), min_size=3, max_size=3, unique=True))
-    extras = EXTRAS.get(kind, EXTRAS["csv" if kind == "tsv" else "parquet"])
+    extras = extras_of(kind)
     steps = draw(st.lists(_steps(), min_size=1, max_size=5))
-    fewest = 4 if kind == "jsonl" else 0  # an empty JSONL file has no columns
+    fewest = 4 if kind in JSON else 0
     rows = draw(st.lists(_row(), min_size=fewest, max_size=fewest + draw(st.sampled_from((2, 4, 8, 16)))))
     # Many rows that ask few questions cross the real borders of frames, batches and row groups.
     height = draw(st.sampled_from((0,) * 158 + (19_999, 20_001))) if rows and combination["dedupe"] else 0
@@ -429,7 +447,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         job_name=draw(st.sampled_from(("job.yaml", "my job.yaml"))),
         sizes={name: size for name, size in sizes.items() if size},
         attempts=draw(st.sampled_from((5, 3))),
-        repairs=draw(st.sampled_from((1, 0))),
+        repairs=draw(st.sampled_from((1, 0))) if combination["answer"] != "decision" else 0,
         concurrency=draw(st.sampled_from((1, 2, 8))),
         mode=draw(st.sampled_from(("schema", "object", "prompt"))),
         seed=draw(st.integers(0, 99)),

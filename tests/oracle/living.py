@@ -18,7 +18,7 @@ from oracle import model
 from oracle.bounds import Run
 from oracle.compare import check_output
 from oracle.files import WRONG_COLUMNS, Row
-from oracle.lives import ANSWERS, CONDITIONS, DETAILS, RUNS, Life, Step
+from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.server import Ledger, Server, Weather
 from oracle.zygote import Ended, Zygote, fast_folder
@@ -133,7 +133,7 @@ class Living:
             self.word = "AB"[number % 2]
 
     def _fewest(self) -> int:
-        return 4 if self.life.format == "jsonl" else 0
+        return 4 if self.life.format in JSON else 0
 
     def _follow(self, ended: Ended, words: list[str]) -> None:
         """Paste and run the command that the last line offers."""

@@ -64,6 +64,7 @@ def _value(kind: Any, number: int) -> Any:  # noqa: ANN401  (any JSON)
         "boolean": number % 2 == 0,
         "date": (dt.date(2001, 1, 1) + dt.timedelta(days=number % 9_000)).isoformat(),
         "string?": None if number % 3 == 0 else f"maybe {number % 100}",
+        "chance": (17 + number % 15) / 32,
     }
     return values.get(kind, f'text {number % 1_000} é, "quoted"')
 
@@ -157,7 +158,9 @@ class Server:
             await _send(writer, 200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
             return True
         ledger, number = self.ledger, len(self.ledger.received)
-        messages = json.loads(body)["messages"]
+        asked = json.loads(body)
+        # A decision model gets a state; what else it gets, it gets in each question.
+        messages = asked.get("messages") or [{"role": "user", "content": asked["state"]}]
         repair = any(message["role"] == "assistant" for message in messages)
         question = next(message["content"] for message in messages if message["role"] == "user")
         ledger.received.append(question)
@@ -196,10 +199,14 @@ class Server:
         """Return a reply's bytes and what it is billed."""
         tokens = 10 + len(question) % 7, 5
         pico = (tokens[0] * PROMPT_PICO + tokens[1] * COMPLETION_PICO) * self.costs
-        content, finish = _content(question, kind, self.columns, repair=repair)
-        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content}}
         usage: dict[str, float] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
         usage |= {"cost": pico / 1e12} if self.billed_openly else {}
+        if "chance" in (self.columns or {}).values():
+            answers = {} if kind == "bad" else _decisions(good_answer(question, self.columns))
+            answers["other"] = {"type": "noul", "noul": 0.5}
+            return json.dumps({"id": "gen-1", "model": "m-2026", "answers": answers, "usage": usage}).encode(), pico
+        content, finish = _content(question, kind, self.columns, repair=repair)
+        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content}}
         reply = {"id": "gen-1", "object": "chat.completion", "model": "m-2026", "choices": [choice], "usage": usage}
         raw = json.dumps(reply).encode()
         if kind == "nan":
@@ -240,6 +247,16 @@ def _content(question: str, kind: str | None, columns: dict[str, Any] | None, *,
     elif kind == "whole":
         finish = "length"
     return text, finish
+
+
+def _decisions(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a decision model's answers to a label and a question of yes or no, with their probabilities."""
+    sure, (label, is_fine) = [answer["label_prob"], answer["fine_prob"]], (answer["label"], answer["fine"])
+    labels = {name: sure[0] if name == label else 1 - sure[0] for name in ("good", "bad")}
+    return {
+        "label": {"type": "choice", "choice": label, "probabilities": labels},
+        "fine": {"type": "noul", "noul": sure[1] if is_fine else 1 - sure[1]},
+    }
 
 
 def _head(status: int, length: int) -> bytes:

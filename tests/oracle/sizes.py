@@ -3,6 +3,8 @@
 Nothing else of the oracle knows names of the package. A name that is gone fails loudly: correct it here.
 """
 
+import functools
+import itertools
 import os
 import random
 import sys
@@ -38,6 +40,9 @@ LOOP = ("uvloop", "new_event_loop")
 CHEAP = {"RESERVE": 2**16, "TICK": 60.0}
 """What every life sets only to save time: a small reserve, and one look at the progress in a minute of waiting."""
 
+UNUSED = {"servers", "__main__", "pdf", "httpx"}
+"""Modules that no life needs; what is not loaded need not be copied for each child."""
+
 SIZES = ("OUTPUT_ROWS", "BATCH", "GROUP", "_ROW_GROUP", "BATCH_ROWS")
 """What the lives draw; the other constants follow from them."""
 
@@ -59,9 +64,8 @@ def attribute(holder: object, name: str) -> Any:  # noqa: ANN401  (whatever the 
 
 def check() -> None:
     """Raise LookupError for the first name that does not exist."""
-    for name, constants in CONSTANTS.items():
-        for constant in constants:
-            attribute(module(name), constant)
+    for constant in itertools.chain.from_iterable(CONSTANTS.values()):
+        holders(constant)
     for name, function, parameter in DEFAULTS.values():
         _set_default(name, function, parameter, None)
     for name, found in (CLOCK, POOL, LOOP):
@@ -71,10 +75,9 @@ def check() -> None:
 def apply(sizes: dict[str, Any], days: int) -> None:
     """Set sizes in every module that holds the constant, let waits pass at once, and move the calendar on."""
     sizes = sizes | CHEAP
-    for name, constants in CONSTANTS.items():
-        for constant in constants:
-            if constant in sizes:
-                _set_everywhere(constant, attribute(module(name), constant), sizes[constant])
+    for constant in itertools.chain.from_iterable(CONSTANTS.values()):
+        for holder in holders(constant) if constant in sizes else ():
+            setattr(holder, constant, sizes[constant])
     for label, (name, function, parameter) in DEFAULTS.items():
         if label in sizes:
             _set_default(name, function, parameter, sizes[label])
@@ -82,8 +85,7 @@ def apply(sizes: dict[str, Any], days: int) -> None:
     later = lambda: real() + days * 86_400  # noqa: E731  (two lines)
     time.time = later
     clock = Clock()
-    holder, name = module(LOOP[0]), LOOP[1]
-    setattr(holder, name, lambda: Loop(clock))
+    setattr(module(LOOP[0]), LOOP[1], lambda: Loop(clock))
     pool = attribute(module(POOL[0]), POOL[1])
     first = pool.__init__
 
@@ -99,10 +101,16 @@ def apply(sizes: dict[str, Any], days: int) -> None:
         object.__setattr__(times, name, value)
 
 
-def _set_everywhere(constant: str, old: object, new: object) -> None:
-    for loaded in list(sys.modules.values()):
-        if loaded.__name__.startswith("batchrun") and getattr(loaded, constant, None) is old:
-            setattr(loaded, constant, new)
+@functools.cache
+def holders(constant: str) -> list[ModuleType]:
+    """Return the modules of the package that hold a constant: its own, and those that imported it.
+
+    Found once, before the first fork: a look at each module of a child would copy the pages of them all.
+    """
+    home = next(module(name) for name, constants in CONSTANTS.items() if constant in constants)
+    value = attribute(home, constant)
+    loaded = [one for name, one in sys.modules.items() if name.split(".")[0] == "batchrun"]
+    return [one for one in loaded if one is home or getattr(one, constant, None) is value]
 
 
 def _set_default(name: str, path: str, parameter: str, value: object) -> None:
@@ -130,7 +138,7 @@ def load_all() -> None:
     package = importlib.import_module("batchrun")
     for found in pkgutil.walk_packages(package.__path__, "batchrun."):
         parts = found.name.split(".")
-        if not {"servers", "__main__"} & set(parts) and not parts[-1].startswith("ray"):
+        if not UNUSED & set(parts) and not parts[-1].startswith("ray"):
             importlib.import_module(found.name)
     importlib.import_module("batchrun.__main__")
     importlib.import_module("pyreqwest.client")

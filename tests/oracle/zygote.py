@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trustme
+
 from oracle import sizes
 
 _INTERNAL = 97
@@ -89,6 +91,9 @@ def zygote() -> Iterator[Zygote]:
         # Polars' allocator starts threads at import unless it is told not to; what forks must have none.
         environment = {**os.environ, "_RJEM_MALLOC_CONF": "background_thread:false", "POLARS_MAX_THREADS": "2"}
         environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which Polars imports where it is installed, starts more
+        # One certificate: a client that reads all of the system's takes longer than many a life's requests.
+        trustme.CA().cert_pem.write_to_path(f"{folder}/certificate.pem")
+        environment |= {"SSL_CERT_FILE": f"{folder}/certificate.pem", "SSL_CERT_DIR": folder}
         tests = str(Path(__file__).resolve().parents[1])
         support = str(Path(tests, "support"))
         package = os.environ.get("ORACLE_PACKAGE")
