@@ -51,6 +51,11 @@ def short(text: str, width: int) -> str:
     return shown if len(shown) <= width else shown[: width - 1] + "…"
 
 
+def aside(text: str) -> str:
+    """Return a text in brackets, with a space before it; nothing for none."""
+    return f" ({text})" if text else ""
+
+
 def plural(number: int, noun: str) -> str:
     """Return a count with its noun: `1 row`, `2 rows`, `1,200 replies`. A phrase has its noun at its end."""
     if number == 1:

@@ -25,7 +25,7 @@ from batchrun.api.batches import (
     UnavailableError,
     batch_api,
 )
-from batchrun.api.caching import Caching, caching_of, family_of
+from batchrun.api.caching import Caching, Family, caching_of, family_of
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
 from batchrun.api.decisions import form_for as decision_form
 from batchrun.api.endpoints import Endpoint, KeyInfo, KeyProblem, check_endpoint, fetch_key, resolve
@@ -47,6 +47,7 @@ __all__ = [
     "Doubt",
     "Ending",
     "Endpoint",
+    "Family",
     "Gone",
     "KeyInfo",
     "KeyProblem",

@@ -1,11 +1,11 @@
-"""All SQL: what was asked, what was answered, what it cost. One SQLite file per job.
+"""All SQL: questions, answers and their cost. One SQLite file per job.
 
 queries.py     `Checkpoint`: opens the file; questions, rows, money and runs are its methods
-records.py     what these methods return
-adopt.py       answers that other checkpoints beside this one have paid for
+records.py     the records that these methods return
+adopt.py       answers that other checkpoints in the folder have paid for
 sample.py      the questions of a sample
-plan.py        which row asks which question: a new plan is built beside the current one
-batches.py     provider batches: what is out, and the commit of what came back
+plan.py        which row asks which question: a new plan is built while the current one stays
+batches.py     provider batches: which questions are out, and the commit of their answers
 writer.py      the thread that commits outcomes, leases and low-water marks while a run asks
 fresh.py       starts over, with the old checkpoint kept under another name
 store.py       makes, opens, checks, puts aside and rescues the file

@@ -1,6 +1,6 @@
-"""Copies answers to open questions from other checkpoints beside this one: an equal key is an equal question.
+"""Copies answers to open questions from other checkpoints in the folder: an equal key is an equal question.
 
-So what was tried as a variant (`NAME.VARIANT.sqlite`), or asked under another name of the job file, is not paid again.
+So answers of a variant (`NAME.VARIANT.sqlite`), or of the job file under another name, are not paid again.
 """
 
 import re
@@ -13,8 +13,8 @@ from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.files import is_ours
 from batchrun.errors import StorageError
 
-_PUT_ASIDE = re.compile(r"\.(\d{8}-\d{6}(-\d+)?|rescued-\d+)$", re.ASCII)
-"""How the stem of a checkpoint ends that `--fresh` put aside: its answers are not wanted any more."""
+_RENAMED = re.compile(r"\.(\d{8}-\d{6}(-\d+)?|rescued-\d+)$", re.ASCII)
+"""How the stem of a checkpoint ends that `--fresh` renamed: its answers are not wanted any more."""
 
 _FOUND = ", ".join(name for name in schema.COLUMNS if name not in {"cost", "possibly_billed"})
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in schema.COLUMNS if name not in schema.ADDED_UP)
@@ -37,10 +37,10 @@ def adopt(connection: Connection, wording: str, failure: str, values: tuple[obje
     """Copy the answers that open questions have elsewhere; return how many each other checkpoint gave.
 
     `wording` is that of this job's plan; `failure` is the condition for a failed answer to be open, with its values.
-    What was copied costs nothing here and has the run number 0. A checkpoint that can't be read is passed over.
+    A copied answer costs nothing here and has the run number 0. A checkpoint that can't be read is passed over.
     """
     adopted: dict[Path, int] = {}
-    # After --fresh, only what was answered since is as fresh as that.
+    # After --fresh, answers from before it are not wanted.
     since = connection.value(
         "SELECT CASE WHEN EXISTS(SELECT 1 FROM spending WHERE run_id = 0) THEN (SELECT min(started_at) FROM runs) "
         "ELSE 0 END"
@@ -69,7 +69,7 @@ def adopt(connection: Connection, wording: str, failure: str, values: tuple[obje
 def _others(path: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the checkpoints in the same folder, and whether each is a variant of this job, or its job."""
     for other in sorted(path.parent.glob(f"*{path.suffix}")):
-        if other == path or _PUT_ASIDE.search(other.stem) or other.is_symlink() or not is_ours(other):
+        if other == path or _RENAMED.search(other.stem) or other.is_symlink() or not is_ours(other):
             continue
         yield other, f"{other.stem}.".startswith(f"{path.stem}.") or f"{path.stem}.".startswith(f"{other.stem}.")
 

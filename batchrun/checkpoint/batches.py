@@ -1,4 +1,4 @@
-"""Provider batches: what was submitted, which questions are out, what came back.
+"""Provider batches: submitted ones, the questions that are out, and their answers.
 
 A batch is committed before it is submitted, so that a kill at any moment leaves a record to look for. A question is
 out in one batch at most; while it is, nothing else asks it.
@@ -139,7 +139,7 @@ class Batches:
         )
 
     def is_foreign(self, batch: Batch) -> None:
-        """Note that what was taken for this batch is another job's; it is to be looked for again."""
+        """Note that the batch of that id is another job's, so that this one must be looked for again."""
         foreign = json.dumps(sorted(batch.foreign_ids | {batch.provider_id or ""}))
         self._connection.run(
             "UPDATE batches SET state = 'submitting', provider_id = NULL, looks = 0, looked_at = NULL, "
@@ -148,7 +148,7 @@ class Batches:
         )
 
     def warn(self, batch: Batch, problem: str) -> bool:
-        """Keep what is wrong with an open batch, for `status`; return whether it is new."""
+        """Keep the problem of an open batch, for `status`; return whether it is new."""
         sql = "UPDATE batches SET problem = ? WHERE number = ? AND problem IS NOT ?"
         return self._connection.run(sql, (problem, batch.number, problem)) > 0
 

@@ -62,7 +62,7 @@ class Connection:
         with guarded(self.path):
             return self._conn.execute(sql, values).fetchall()
 
-    def value(self, sql: str, values: Sequence[Any] = ()) -> Any:  # noqa: ANN401  (whatever the column holds)
+    def value(self, sql: str, values: Sequence[Any] = ()) -> Any:  # noqa: ANN401  (any SQL value)
         """Return the first column of the first row, or None."""
         found = self.rows(sql, values)
         return found[0][0] if found else None

@@ -1,4 +1,4 @@
-"""Builds a plan: which row asks which question. Made beside the current one, it takes its place in one commit."""
+"""Builds a plan: which row asks which question. The current one stays until a commit replaces it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

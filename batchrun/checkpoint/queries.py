@@ -1,4 +1,4 @@
-"""The checkpoint of one job: what is open, how rows stand, what it cost, which runs there were."""
+"""The checkpoint of one job: open questions, how rows stand, costs, runs."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,8 @@ _SAMPLE = 10_000
 _LOOKED_UP = 500
 """Keys in one query."""
 
-_JOIN = "rows r LEFT JOIN answers a ON a.id = r.question_id"
+_TABLES = {False: "rows", True: "rows_before"}
+_JOIN = "{} r LEFT JOIN answers a ON a.id = r.question_id"
 # SQLite would take the table itself, whose pages hold the texts.
 _NARROW_JOIN = "{} r LEFT JOIN answers a INDEXED BY answers_state ON a.id = r.question_id"
 
@@ -74,7 +75,7 @@ class Checkpoint:
 
     Whoever opens it to write holds its `lock`. Every method raises StorageError when the disk fails and
     CheckpointError when the file is damaged. Methods may be called from any thread, by one at a time; the writer
-    works beside them on a connection of its own.
+    works at the same time on a connection of its own.
 
     Of a plan's questions those are open that have no answer or are pending, that failed with a type in `again`, or
     that were truncated at fewer tokens than `max_tokens` (None: unlimited).
@@ -149,13 +150,13 @@ class Checkpoint:
         self._connection.run("UPDATE plans SET baseline = 0")
 
     def new_plan(self, *, fingerprint: str, wording: str, stamps: str, now: float) -> PlanBuilder:
-        """Begin a plan beside the current one."""
+        """Begin a plan; the current one stays until the new one is complete."""
         return PlanBuilder(self._connection, fingerprint=fingerprint, wording=wording, stamps=stamps, now=now)
 
     # -- questions
 
     def adopt(self, wording: str, *, again: Collection[str], max_tokens: int | None) -> dict[Path, int]:
-        """Copy answers to open questions from checkpoints beside this one; return how many each gave.
+        """Copy answers to open questions from other checkpoints in the folder; return how many each gave.
 
         Those of the job's variants, and of a job whose plan has the same `wording` under another name, are looked at.
         """
@@ -206,8 +207,9 @@ class Checkpoint:
             f"SELECT count(*), coalesce(min(r.position), 0) FROM {self._planned} "  # noqa: S608  (as above)
             f"WHERE r.position >= ? AND {_open(again)} AND {_FAILED}"
         )
-        any_answer = self._connection.rows("SELECT 1 FROM answers LIMIT 1")
-        return self._connection.rows(sql, (start, *_values(again, max_tokens)))[0] if any_answer else (0, 0)
+        if not self._connection.rows("SELECT 1 FROM answers LIMIT 1"):
+            return 0, 0
+        return self._connection.rows(sql, (start, *_values(again, max_tokens)))[0]
 
     def count_open(
         self, *, start: int, again: Collection[str], max_tokens: int | None, where: str = schema.NOT_OUT
@@ -226,12 +228,12 @@ class Checkpoint:
         return Failed(*self._connection.rows(sql, _values(again, max_tokens))[0])
 
     def has_truncated(self, *, max_tokens: int | None) -> bool:
-        """Check whether answers, of whatever plan, were cut off at fewer tokens than `max_tokens`."""
+        """Check whether answers, of any plan, were cut off at fewer tokens than `max_tokens`."""
         sql = "SELECT 1 FROM answers WHERE status = 'failed' AND error_type = 'truncated' AND max_tokens < ? LIMIT 1"
         return bool(self._connection.rows(sql, _values((), max_tokens)))
 
     def settled(self, keys: Sequence[bytes], *, again: Collection[str], max_tokens: int | None) -> dict[bytes, Settled]:
-        """Return what is known of those questions that are not open, by key; they need not be in the plan."""
+        """Return the state of those questions that are not open, by key; they need not be in the plan."""
         found: dict[bytes, Settled] = {}
         for start in range(0, len(keys), _LOOKED_UP):
             some = keys[start : start + _LOOKED_UP]
@@ -244,15 +246,15 @@ class Checkpoint:
             found.update((row[0], Settled(*row[1:])) for row in rows)
         return found
 
-    def reopen_failed(self, types: Collection[str] | None = None) -> int:
+    def reopen_failed(self, types: Collection[str] = ()) -> int:
         """Make failed answers of the current plan pending again: all, or of some types. Return their number."""
-        marks = "" if types is None else f"AND error_type IN ({', '.join('?' * len(types))})"
+        of_types = f"AND error_type IN ({', '.join('?' * len(types))})" if types else ""
         with self._connection.transaction():
             number = self._connection.run(
                 "UPDATE answers SET status = 'pending' WHERE id IN ("  # noqa: S608  (marks only)
                 "SELECT a.id FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id "
-                f"WHERE r.first AND a.status = 'failed') {marks}",
-                tuple(types or ()),
+                f"WHERE r.first AND a.status = 'failed') {of_types}",
+                tuple(types),
             )
             if number:
                 self._connection.run("UPDATE plans SET low_water = 0, counts = NULL")
@@ -285,7 +287,7 @@ class Checkpoint:
 
         `before`: as the plan before an edit of the wording has them; see `has_before`.
         """
-        join = _JOIN.replace("rows r", "rows_before r") if before else _JOIN
+        join = _JOIN.format(_TABLES[before])
         chosen = ", ".join(OUTCOME_COLUMNS[name] for name in columns)
         return self._connection.rows(
             f"SELECT {chosen} FROM {join} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",  # noqa: S608  (from the table)
@@ -304,8 +306,7 @@ class Checkpoint:
 
     def repeated(self, *, before: bool = False) -> frozenset[int]:
         """Return the questions that stand in several rows; `before` as for `outcomes`."""
-        table = "rows_before" if before else "rows"
-        sql = f"SELECT DISTINCT question_id FROM {table} WHERE NOT first AND question_id IS NOT NULL"  # noqa: S608  (a constant)
+        sql = f"SELECT DISTINCT question_id FROM {_TABLES[before]} WHERE NOT first AND question_id IS NOT NULL"  # noqa: S608  (a constant)
         return frozenset(question for (question,) in self._connection.rows(sql))
 
     def has_before(self) -> bool:
@@ -413,7 +414,7 @@ class Checkpoint:
         )
 
     def leased(self, day: str, *, dead: bool = False) -> Pico:
-        """Return what runs of a UTC day may have spent beyond what is known, by their leases; picodollars.
+        """Return the money that runs of a UTC day may have spent beyond the known, by their leases; picodollars.
 
         `dead`: only of runs that never ended. Call it between runs.
         """
@@ -428,7 +429,7 @@ class Checkpoint:
         )
 
     def possibly_billed(self) -> int:
-        """Count the requests of all runs whose replies were lost, so that they may be billed beyond what is known."""
+        """Count the requests of all runs whose replies were lost, so that they may be billed in addition."""
         return int(self._connection.value("SELECT coalesce(sum(possibly_billed), 0) FROM runs"))
 
     # -- runs
@@ -491,7 +492,7 @@ class Checkpoint:
         return str(self._connection.value("SELECT coalesce(flags, '') FROM runs ORDER BY id DESC LIMIT 1") or "")
 
     def verify(self) -> list[str]:
-        """Check the whole file and its sums; return what is wrong, nothing when all is right."""
+        """Check the whole file and its sums; return its faults, none when all is right."""
         found = [str(row[0]) for row in self._connection.rows("PRAGMA integrity_check(20)")]
         if found != ["ok"]:
             return found

@@ -69,9 +69,9 @@ def utc_day(at: float) -> str:
 class Writer:
     """Commits outcomes in groups on a thread of its own. Its methods are for one thread, the event loop's.
 
-    The first error is told to `on_failure` in the loop. Once the disk is full a reserve is given up, so that what is in
-    flight finds room; an error beyond that is held in `failure`, and what could not be kept is tried again until
-    `close`, which counts in `lost` what then is still not kept.
+    The first error goes to `on_failure`, in the loop. Once the disk is full a reserve is given up, so that answers in
+    flight find room; an error beyond that is held in `failure`, and the outcomes are tried again until `close`, which
+    counts in `lost` those that are still not kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,7 +124,7 @@ class Writer:
         self._take(attempt)
 
     def note_low_water(self, position: int) -> None:
-        """Store, together with what was put so far, that every row before `position` is final."""
+        """Store, together with the outcomes so far, that every row before `position` is final."""
         if position != self._low_water:
             self._low_water = position
             self._take(position)
@@ -135,7 +135,7 @@ class Writer:
         return self._leased
 
     def lease(self, amount: Pico) -> None:
-        """Commit soon that this run may have spent as much; less than before is no change."""
+        """Commit soon that this run may have spent this amount; a smaller one than before changes nothing."""
         if amount > self._lease:
             with self._changed:
                 self._lease = amount
@@ -148,7 +148,7 @@ class Writer:
                 self._changed.notify_all()
 
     async def room(self) -> None:
-        """Wait until the writer is no longer full; raises the failure once there is one."""
+        """Wait until the writer has room; raise the failure once there is one."""
         while self.failure is None and self.is_full:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -166,7 +166,7 @@ class Writer:
             raise self.failure
 
     def close(self) -> None:
-        """Commit what is left and end the thread; does not raise: `failure` and `lost` tell."""
+        """Commit the rest and end the thread; never raises: see `failure` and `lost`."""
         if self._thread is None:
             return
         with self._changed:

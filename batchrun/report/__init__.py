@@ -3,10 +3,10 @@
 page.py         the report: one self-contained HTML file (page.html.j2, page.css, page.js)
 gather.py       one walk over all rows for it; bars.py: distributions in bounded memory
 show.py         rows and one row for the terminal; review.py: rows for a person, as a file and back
-evaluation.py   answers against gold; gold.py: where gold stands and what is equal; calibration.py: probabilities
+evaluation.py   answers against gold; gold.py: where gold stands, and equality; calibration.py: probabilities
 comparison.py   two jobs row by row; models.py: several models of one job
 *_text.py       an evaluation and a comparison for people and for programs
-patterns.py     what is worth a look
+patterns.py     oddities that are worth a look
 statistics.py   the formulas
 answered.py     rows of the input with their answers; texttable.py: tables that fit a terminal
 """

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from batchrun.report.show import text_of
 
@@ -46,7 +46,7 @@ class Tally:
         elif isinstance(value, list):
             for item in value:
                 self.add(item)
-        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST:
+        elif is_number(value) and abs(value) < _LARGEST:
             self.numbers[rounded(value)] += 1
         elif (text := text_of(value).strip()) in self.counts or len(self.counts) < MOST_VALUES:
             self.counts[text] += 1
@@ -62,7 +62,9 @@ class Tally:
             counted = [(name, self.counts[name]) for name in self.declared]
             return sorted(counted, key=lambda item: -item[1])
         few = len(self.counts) <= MOST_BARS or self.counts.total() >= 2 * len(self.counts)
-        return self.counts.most_common() if all_texts and few and not self.beyond else []
+        if all_texts and few and not self.beyond:
+            return self.counts.most_common()
+        return []
 
     def bars(self, *, all_texts: bool = True, unit: str = "") -> list[Bar]:
         """Return bars for labels, or bins for numbers; labels beyond MOST_BARS share one bar."""
@@ -72,12 +74,21 @@ class Tally:
         shown = [Bar(name or "(empty)", count, [name]) for name, count in labels[:MOST_BARS]]
         if rest := labels[MOST_BARS:]:
             shown.append(Bar(f"{len(rest):,} others", sum(count for _, count in rest), None))
-        return [*shown, Bar("null", self.null, [None])] if shown and self.null else shown
+        if shown and self.null:
+            shown.append(Bar("null", self.null, [None]))
+        return shown
+
+
+def is_number(value: Any) -> TypeGuard[float]:  # noqa: ANN401  (any JSON)
+    """Check whether a JSON value is a number; true and false are none in JSON, though they are in Python."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def rounded(number: float) -> float:
     """Return a number with four significant digits; a whole one below 10,000 as it is."""
-    return number if abs(number) < 10**_DIGITS and number == int(number) else float(f"{number:.{_DIGITS}g}")
+    if abs(number) < 10**_DIGITS and number == int(number):
+        return number
+    return float(f"{number:.{_DIGITS}g}")
 
 
 def _bins(numbers: Counter[float], unit: str) -> list[Bar]:
@@ -100,14 +111,13 @@ def _bins(numbers: Counter[float], unit: str) -> list[Bar]:
     bars = []
     for place, count in enumerate(counts, start):
         low, below = place * width, (place + 1) * width
-        is_open = place == last and ordered[-1] >= below
-        if is_open:
-            name = f"{_shown(low)} or more"
-        elif whole and width == 1:
-            name = _shown(low)
-        else:
-            name = f"{_shown(low)} to {_shown(below - 1 if whole else below)}"
-        bars.append(Bar(name + unit, count, [low, None if is_open else below]))
+        if place == last and ordered[-1] >= below:
+            bars.append(Bar(f"{_shown(low)} or more{unit}", count, [low, None]))
+            continue
+        name = _shown(low)
+        if not whole or width > 1:
+            name += f" to {_shown(below - 1 if whole else below)}"
+        bars.append(Bar(name + unit, count, [low, below]))
     return bars
 
 

@@ -142,8 +142,10 @@ class GoldComparison:
         if self.p_value < 0.05:  # noqa: PLR2004  (the usual level)
             return 0
         needed = labels_needed(self.breaks, self.fixes, self.total)
+        if needed is None:
+            return None
         # The formula is an approximation: it may name fewer labels than there are though the exact test says no.
-        return None if needed is None else max(needed - self.total, 1)
+        return max(needed - self.total, 1)
 
 
 class ChangedRow(NamedTuple):
@@ -187,7 +189,7 @@ def compare(
     walk = _Pairs(found, names, (first.repeated(), second.repeated()), keep_rows=keep_rows)
     if on is not None:
         for side in (first, second):
-            require_column(side.prepared, on, "--on")
+            require_column(side.prepared.rows, on, "--on")
         _walk_joined(walk, first, second, on)
     elif first.prepared.rows.files == second.prepared.rows.files:
         for one, other in zip(first.rows(walk.names), second.rows(), strict=True):

@@ -117,7 +117,8 @@ def _advice(gold: GoldComparison, first: str, second: str) -> str:
     if more is None:
         return "no difference was seen"
     if more == 0:
-        return f"{second if gold.fixes > gold.breaks else first} is better"
+        better = second if gold.fixes > gold.breaks else first
+        return f"{better} is better"
     return f"not settled; if the difference is what it seems, about {more:,} more labels would settle it"
 
 
@@ -136,13 +137,15 @@ def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
         ("failed questions", *(f"{job.failed:,}" for job in found.jobs)),
     ]
     yield Table(("", *(job.name for job in found.jobs)), rows, {1, 2})
-    for column in found.columns if labels else ():
-        if shift := column.shift:
+    for column in found.columns:
+        if labels and (shift := column.shift):
             shown = shift[:SHOWN_LABELS]
             counts = [(name, f"{first:,}", f"{second:,}", f"{second - first:+,}") for name, first, second in shown]
-            title = f"the {SHOWN_LABELS} of {len(shift)} labels that changed most (--json has all)"
+            title = ""
+            if len(shift) > SHOWN_LABELS:
+                title = f"the {SHOWN_LABELS} of {len(shift)} labels that changed most (--json has all)"
             header = (column.name, *(job.name for job in found.jobs), "change")
-            yield Table(header, counts, {1, 2, 3}, title if len(shift) > SHOWN_LABELS else "")
+            yield Table(header, counts, {1, 2, 3}, title)
 
 
 def side_money(job: JobFigures, amount: float | None, times: int = 1) -> str:

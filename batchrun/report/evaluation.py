@@ -120,9 +120,8 @@ def evaluate_reviewed(prepared: Prepared, checkpoint: Checkpoint, name: str) -> 
     columns = corrections.columns(prepared.rows.columns)
     walk = _Questions(gold, checkpoint.repeated())
     for row in answered_rows(prepared, checkpoint, columns):
-        found = corrections.find(dict(zip(columns, row.cells, strict=True))) if columns else None
-        value = found and found.answer.get(gold.answer)
-        walk.take(row, None if value is None else gold.rule.normal(value))
+        found = corrections.find(dict(zip(columns, row.cells, strict=True)))
+        walk.take(row, gold.of(found and found.answer.get(gold.answer), row.position))
     # Probabilities of the least sure answers say nothing about a threshold for all.
     return replace(walk.evaluation(cost_kind(prepared.job)), reviewed=True, scored=[])
 
@@ -227,7 +226,9 @@ class _Questions:
             raise UserError(f"--gold: {where}, so that nothing can be compared")
         classes, pairs = len(self._golds), len(self._pairs)
         is_few = classes <= MOST_CLASSES and pairs <= MOST_PAIRS and 2 * classes <= self._total
-        has_labels = self._gold.rule.is_label() and is_few
+        if not (self._gold.rule.is_label() and is_few):  # texts or numbers, which nobody looks at one by one
+            self._pairs.clear()
+            self._rows.clear()
         return Evaluation(
             self._gold,
             Share(self._right, self._total),
@@ -235,8 +236,8 @@ class _Questions:
             self._open + len(self._pending),
             sum(len(one.golds) > 1 for one in self._repeated.values()),
             self._other_case,
-            label_scores(self._pairs) if has_labels else [],
-            self._confusions() if has_labels else [],
+            label_scores(self._pairs),
+            self._confusions(),
             usd(self._bill.per_question(kind)),
             kind,
             self._scored.scored,

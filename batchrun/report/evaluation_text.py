@@ -13,7 +13,7 @@ from batchrun.report.calibration import (
     expected_error,
     threshold_for,
 )
-from batchrun.report.evaluation import Confusion, Evaluation, percent
+from batchrun.report.evaluation import Confusion, Evaluation, Share, percent
 from batchrun.report.statistics import LabelScores
 from batchrun.report.texttable import Table
 from batchrun.terminal import plural
@@ -28,7 +28,7 @@ def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[st
         "answer": found.gold.answer,
         "gold": found.gold.column,
         "compared": str(found.gold.rule),
-        "accuracy": found.accuracy.facts() | ({"low": None, "high": None} if found.reviewed else {}),
+        "accuracy": _accuracy_facts(found),
         "reviewed": found.reviewed,
         "accuracy_answered": found.answered.facts(),
         "failed": found.accuracy.total - found.answered.total,
@@ -45,6 +45,13 @@ def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[st
         "cost_per_right_usd": found.cost_per_right_usd,
         "cost_kind": found.cost_kind,
     }
+
+
+def _accuracy_facts(found: Evaluation) -> dict[str, Any]:
+    facts = found.accuracy.facts()
+    if found.reviewed:  # rows that were picked have no interval
+        facts |= {"low": None, "high": None}
+    return facts
 
 
 def _label_facts(one: LabelScores) -> Mapping[str, Any]:
@@ -93,7 +100,7 @@ def evaluation_lines(found: Evaluation, *, width: int, encoding: str, minimum: f
 
 
 def sentences(found: Evaluation) -> Iterator[str]:
-    """Yield how many answers are right, what was counted and compared, and what a right answer costs."""
+    """Yield how many answers are right, the counts behind that, and the cost of a right answer."""
     gold = found.gold
     if found.reviewed:
         yield f'a person agrees with the model\'s "{gold.answer}" in {found.accuracy.counts("reviewed questions")}'
@@ -143,7 +150,7 @@ def calibration_sentences(scored: list[Scored], minimum: float | None = None) ->
 def calibration_table(scored: list[Scored]) -> Table:
     """Return coverage and accuracy at some thresholds."""
     rows = [
-        (f"{one.threshold:g}", percent(one.coverage), percent(one.right / one.answers if one.answers else None))
+        (f"{one.threshold:g}", percent(one.coverage), percent(Share(one.right, one.answers).value))
         for one in at_thresholds(scored)
     ]
     return Table(("at least", "coverage", "right"), rows, {0, 1, 2})
@@ -162,5 +169,7 @@ def _label_table(found: Evaluation) -> Table:
 
 
 def _rows(one: Confusion) -> str:
-    more = ", …" if one.questions > len(one.rows) else ""
-    return ", ".join(map(str, one.rows)) + more
+    shown = list(map(str, one.rows))
+    if one.questions > len(one.rows):
+        shown.append("…")
+    return ", ".join(shown)

@@ -19,8 +19,8 @@ from batchrun.money import PER_USD
 from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, answered_rows
-from batchrun.report.bars import Tally, rounded
-from batchrun.report.comparison import Side, compared_columns, equal, normal
+from batchrun.report.bars import Tally, is_number, rounded
+from batchrun.report.comparison import ColumnComparison, Side, compared_columns, equal, normal
 from batchrun.report.evaluation import answer_of
 from batchrun.report.gold import Gold
 from batchrun.report.show import text_of
@@ -45,6 +45,9 @@ _DETAILS = (
     "error_type", "error_message", "raw", "model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens",
     "cache_write_tokens",
 )  # fmt: skip
+_CHANGES = {(False, True): "fixed", (True, False): "broken", (True, True): "changed", (False, False): "changed"}
+"""What another answer means, by whether it and the one before are right: (before, now)."""
+
 _EXACT = 2**53
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 
@@ -90,7 +93,8 @@ class Gathered:
 
     def place(self, name: str) -> int:
         """Return the place of one of the values behind the answers; -1 where rows have no such value."""
-        return self.fields.index(name, self.behind) if name in self.fields[self.behind :] else -1
+        behind = self.fields[self.behind :]
+        return self.behind + behind.index(name) if name in behind else -1
 
     @property
     def behind(self) -> int:
@@ -124,10 +128,14 @@ class _Walk:
         self._inputs = tuple(prepared.renderer.columns or prepared.kept)
         self._corrections = Corrections(prepared.job)
         self._corrected_by = self._corrections.columns(prepared.rows.columns)
-        self._compared = compared_columns(prepared, other.prepared, gold)[0] if other else []
+        self._compared: list[ColumnComparison] = []
         # Gold stands in a column of its own behind the answers, so it is read with the columns that are shown.
+        if other:
+            self._compared, _ = compared_columns(prepared, other.prepared, gold)
         self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else []), *self._corrected_by]))
-        self._step = 1 if rows <= MOST_ROWS else -(-settled // (MOST_ROWS - MOST_FAILED)) or 1
+        self._step = 1
+        if rows > MOST_ROWS:
+            self._step = max(1, -(-settled // (MOST_ROWS - MOST_FAILED)))
         cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(prepared.form.columns) + len(self._compared)) or 1
         self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
         self._failed = self._settled = 0
@@ -188,8 +196,8 @@ class _Walk:
         if row.status == Status.OK and not found.first_request:
             found.first_request = self._messages(row)
         if failed and len(some := found.samples[details["error_type"]]) < SAMPLES:
-            messages = self._messages(row)
-            shown = (messages[-1][1] if messages else "", details["error_message"] or "", details["raw"] or "")
+            _, prompt = (("", ""), *self._messages(row))[-1]
+            shown = (prompt, details["error_message"] or "", details["raw"] or "")
             some.append(FailedRow(row.position + 1, *map(cut, shown)))
         if row.status == Status.PENDING and self._step > 1:
             return  # nothing to see yet: they would push answers out of the table
@@ -208,50 +216,55 @@ class _Walk:
         correction = self._corrections.find(cells) if self._corrected_by else None
         shown = [row.position + 1, row.status, *map(self._cell, values), *probabilities]
         if self._reviews:
-            shown.append(None if row.status != Status.OK else self._needs_review(probabilities, correction))
+            shown.append(self._needs_review(row, probabilities, correction))
         if self._corrected_by:
             shown += [correction and self._cell(_words(correction, row.answer)), correction and correction.changed]
-        gold = self._gold
-        right = gold.of(cells[gold.source], row.position) if gold else None
+        gold, right = self._gold, None
         if gold is not None:
-            is_judged = right is not None and row.status in {Status.OK, Status.FAILED}
-            is_right = is_judged and gold.rule.equal(right or "", answer_of(row, gold))
-            shown += [self._cell(right), not is_right if is_judged else None]
+            right = gold.of(cells[gold.source], row.position)
+            differs = None
+            if right is not None and row.status in {Status.OK, Status.FAILED}:
+                differs = not gold.rule.equal(right, answer_of(row, gold))
+            shown += [self._cell(right), differs]
         if self._compared:
             shown += self._compare(row, other_row, right)
         seconds = None if row.seconds is None else rounded(row.seconds)
         error = [details[name] and cut(details[name]) for name in ("error_type", "error_message", "raw")]
         return [*shown, _per_thousand(row.cost) if row.cost else None, seconds, *error]
 
-    def _needs_review(self, probabilities: Sequence[float | None], correction: Correction | None) -> bool | None:
-        """Return what the output's needs_review says."""
+    def _needs_review(
+        self, row: AnsweredRow, probabilities: Sequence[float | None], correction: Correction | None
+    ) -> bool | None:
+        """Return the output's value of needs_review."""
         below = self._prepared.job.output.review_below
+        if row.status != Status.OK:
+            return None
         if correction is not None or below is None:
             return False
         low = [None if one is None else one < below for one in probabilities]
-        return True if True in low else None if None in low else False
+        if None in low and True not in low:
+            return None
+        return True in low
 
     def _compare(self, row: AnsweredRow, other_row: AnsweredRow | None, right: str | None) -> list[Any]:
         """Return the other job's answers, and what this one changed: fixed or broken by gold, else only changed."""
-        answers = {} if other_row is None else other_row.answer
-        shown = [self._cell(answers.get(column.name)) for column in self._compared]
-        settled = {Status.OK, Status.FAILED}
-        if other_row is None or row.status not in settled or other_row.status not in settled:
+        if other_row is None:
+            return [None] * (len(self._compared) + 1)
+        shown = [self._cell(other_row.answer.get(column.name)) for column in self._compared]
+        if not {row.status, other_row.status} <= {Status.OK, Status.FAILED}:
             return [*shown, None]
         pairs = [(normal(column, other_row), normal(column, row)) for column in self._compared]
         if all(equal(column.rule, *pair) for column, pair in zip(self._compared, pairs, strict=True)):
             return [*shown, None]
         if self._gold is None or right is None:
             return [*shown, "changed"]
-        before, now = (self._gold.rule.equal(right, one) for one in pairs[0])
-        return [*shown, "changed" if before == now else "fixed" if now else "broken"]
+        was_right, is_right = (self._gold.rule.equal(right, one) for one in pairs[0])
+        return [*shown, _CHANGES[was_right, is_right]]
 
     def _cell(self, value: Any) -> Any:  # noqa: ANN401  (any cell or JSON value)
         """Return a value as the table holds it: a number as it is, anything else as text, a list by its items."""
-        if value is None or isinstance(value, bool):
-            return None if value is None else text_of(value)
-        if isinstance(value, int | float):
-            return value if abs(value) < _EXACT else str(value)
+        if value is None or (is_number(value) and abs(value) < _EXACT):
+            return value
         if isinstance(value, list):
             return [self._cell(item) for item in value[:20]]
         return cut(text_of(value).strip(), self._room)
@@ -291,4 +304,6 @@ def visible(text: str) -> str:
 
 def cut(text: str, longest: int = LONGEST) -> str:
     """Return text that can be shown, at most `longest` characters of it."""
-    return visible(text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)")
+    if len(text) > longest:
+        text = f"{text[:longest]}… ({len(text):,} characters)"
+    return visible(text)

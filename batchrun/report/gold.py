@@ -13,7 +13,7 @@ from batchrun.job import Input
 from batchrun.records import Kind, kind_of
 from batchrun.report.show import text_of
 from batchrun.runner import Prepared
-from batchrun.table import open_rows
+from batchrun.table import Rows, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -40,14 +40,15 @@ class Rule:
     def __str__(self) -> str:
         match self.kind:
             case "integer" | "number":
-                bound = f"if they differ by at most {self.tolerance}" if self.tolerance else "if they are the same"
-                return f"numbers are equal {bound}"
+                if self.tolerance:
+                    return f"numbers are equal if they differ by at most {self.tolerance}"
+                return "numbers are equal if they are the same"
             case "boolean":
                 return "true, yes and 1 are equal, and false, no and 0"
             case "list" | "object" | "json":
                 return "as JSON, keys in any order"
-        case = "upper and lower case are equal" if self.ignore_case else "upper and lower case differ"
-        return f"as text without spaces around it; {case}"
+        case = "are equal" if self.ignore_case else "differ"
+        return f"as text without spaces around it; upper and lower case {case}"
 
     def is_label(self) -> bool:
         """Check whether values of this kind can be classes: equal ones have one name."""
@@ -66,9 +67,11 @@ class Rule:
                     raise ValueError(f'"{text}" is not a number')
                 return f"{number.normalize() + 0:f}"
             case "boolean":
-                if text.lower() not in _TRUE | _FALSE:
-                    raise ValueError(f'"{text}" is neither true nor false')
-                return "true" if text.lower() in _TRUE else "false"
+                if text.lower() in _TRUE:
+                    return "true"
+                if text.lower() in _FALSE:
+                    return "false"
+                raise ValueError(f'"{text}" is neither true nor false')
             case "list" | "object" | "json":
                 try:
                     return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
@@ -102,7 +105,9 @@ class Gold:
 
         Raises UserError for a value that no answer could be equal to.
         """
-        value = cell if self.joined is None else self.joined.get(text_of(cell).strip())
+        value = cell
+        if self.joined is not None:
+            value = self.joined.get(text_of(cell).strip())
         if value is None or not text_of(value).strip():
             return None
         try:
@@ -116,14 +121,15 @@ class Gold:
 
 def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
     """Return the gold that the flags name. Raises UserError for a column or a file that can't be meant."""
-    if (options.file is None) != (options.on is None):
-        raise UserError("--gold-file needs --on COLUMN, and --on needs --gold-file: the column that both files have")
-    joined = None if options.file is None or options.on is None else _joined(options, options.file, options.on)
     name, _, column = options.names.rpartition("=")
-    if joined is None:
-        require_column(prepared, column, "--gold")
-    elif options.on is not None:
-        require_column(prepared, options.on, "--on")
+    joined = None
+    if options.file is not None and options.on is not None:
+        joined = _joined(options.file, options.on, column)
+        require_column(prepared.rows, options.on, "--on")
+    elif options.file is None and options.on is None:
+        require_column(prepared.rows, column, "--gold")
+    else:
+        raise UserError("--gold-file needs --on COLUMN, and --on needs --gold-file: the column that both files have")
     answer = answer_named(tuple(prepared.form.columns), name, column)
     rule = Rule(kind_of(prepared.form.columns[answer]), options.ignore_case, options.tolerance)
     if rule.tolerance and rule.kind not in {"integer", "number"}:
@@ -142,22 +148,20 @@ def answer_named(answers: Sequence[str], name: str, column: str) -> str:
     return name
 
 
-def require_column(prepared: Prepared, column: str, flag: str) -> None:
-    """Raise UserError, naming the flag, if the input has no such column."""
-    if column not in prepared.rows.columns:
-        raise UserError(f'{flag}: the input has no column "{column}"{did_you_mean(column, prepared.rows.columns)}')
+def require_column(rows: Rows, column: str, flag: str, file: str = "the input") -> None:
+    """Raise UserError, naming the flag, if the file has no such column."""
+    if column not in rows.columns:
+        raise UserError(f'{flag}: {file} has no column "{column}"{did_you_mean(column, rows.columns)}')
 
 
-def _joined(options: GoldOptions, file: Path, on: str) -> dict[str, Any]:
+def _joined(file: Path, on: str, column: str) -> dict[str, Any]:
     """Read another file's gold by its join column; it is held in memory."""
     if not file.exists():
         raise UserError(f"--gold-file: there is no file {file}")
-    column = options.names.rpartition("=")[2]
     found: dict[str, Any] = {}
     with open_rows(Input(str(file)), Path.cwd()) as rows:
-        for name, flag in ((column, "--gold"), (on, "--on")):
-            if name not in rows.columns:
-                raise UserError(f'{flag}: {file} has no column "{name}"{did_you_mean(name, rows.columns)}')
+        require_column(rows, column, "--gold", str(file))
+        require_column(rows, on, "--on", str(file))
         if column == on:
             raise UserError(f'--on: "{on}" is the gold column itself; name the column that both files have')
         for batch in rows.batches((on, column)):

@@ -1,5 +1,6 @@
 """Several models on one job: accuracy, cost and latency side by side, and the cheapest one that passes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,19 +31,25 @@ def model_result(side: Side, gold: GoldOptions | None) -> ModelResult:
     return ModelResult(figures, evaluate(side.prepared, side.checkpoint, gold, any_wording=side.any_wording))
 
 
-def cheapest(results: Sequence[ModelResult], minimum: float) -> ModelResult | None:
+def cheapest(results: Sequence[ModelResult], minimum: float | None) -> ModelResult | None:
     """Return the model with the lowest cost of a question among those whose accuracy is at least `minimum`.
 
-    A model whose cost nobody knows comes after all others.
+    A model whose cost nobody knows comes after all others. None where none passes, or no accuracy is wanted.
     """
-    passing = [one for one in results if one.evaluation and (one.evaluation.accuracy.value or 0.0) >= minimum]
-    costs = ((one.figures.cost_per_question, one) for one in passing)
-    return min(costs, key=lambda pair: (pair[0] is None, pair[0] or 0.0), default=(None, None))[1]
+    if minimum is None:
+        return None
+    passing = (one for one in results if one.evaluation and (one.evaluation.accuracy.value or 0.0) >= minimum)
+    return min(passing, key=_cost_order, default=None)
+
+
+def _cost_order(one: ModelResult) -> float:
+    cost = one.figures.cost_per_question
+    return math.inf if cost is None else cost
 
 
 def model_facts(results: Sequence[ModelResult], minimum: float | None) -> dict[str, Any]:
     """Return the table for JSON."""
-    best = None if minimum is None else cheapest(results, minimum)
+    best = cheapest(results, minimum)
     return {
         "models": [job_facts(one.figures, one.evaluation.accuracy if one.evaluation else None) for one in results],
         "min": minimum,
@@ -52,18 +59,10 @@ def model_facts(results: Sequence[ModelResult], minimum: float | None) -> dict[s
 
 def model_lines(results: Sequence[ModelResult], minimum: float | None, *, width: int, encoding: str) -> Iterator[str]:
     """Yield the table as lines for a terminal, the cheapest model first."""
-    ordered = sorted(
-        results, key=lambda one: (one.figures.cost_per_question is None, one.figures.cost_per_question or 0.0)
-    )
-    has_gold = any(one.evaluation for one in results)
-    header = [
-        "model",
-        *(("right", "95 % interval") if has_gold else ()),
-        "cost per 1,000",
-        "median",
-        "95 % within",
-        "failed",
-    ]
+    ordered = sorted(results, key=_cost_order)
+    header = ["model", "cost per 1,000", "median", "95 % within", "failed"]
+    if any(one.evaluation for one in results):
+        header[1:1] = ["right", "95 % interval"]
     rows = []
     for one in ordered:
         figures, cells = one.figures, [one.figures.name]
@@ -76,8 +75,7 @@ def model_lines(results: Sequence[ModelResult], minimum: float | None, *, width:
     if minimum is None:
         return
     best = cheapest(results, minimum)
-    yield (
-        f"the cheapest that reaches {percent(minimum)} is {best.figures.name}"
-        if best
-        else (f"none reaches {percent(minimum)}")
-    )
+    if best is None:
+        yield f"none reaches {percent(minimum)}"
+    else:
+        yield f"the cheapest that reaches {percent(minimum)} is {best.figures.name}"

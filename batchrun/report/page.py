@@ -212,20 +212,20 @@ def _errors(rows: Mapping[str, int], attempts: Mapping[str, int], found: Gathere
 def _charts(found: Gathered, *, samples: bool) -> Iterator[Chart]:
     for place, (name, tally) in enumerate(found.columns.items(), found.first_answer):
         if bars := tally.bars(all_texts=samples):
-            yield _chart(name, place, bars, f"{tally.null:,} null" if tally.null else "")
+            yield _chart(name, place, bars, tally.null)
     for place, (name, tally) in enumerate(found.probabilities.items(), found.first_answer + len(found.columns)):
         if bars := tally.bars():
-            yield _chart(f"Probability of {name}", place, bars, "")
+            yield _chart(f"Probability of {name}", place, bars)
     for name, field, tally, unit in (
         ("Latency of answers", "seconds", found.seconds, " s"),
         ("Cost of 1,000 questions like this one, USD", "$ / 1,000", found.cost, ""),
     ):
         if bars := tally.bars(unit=unit):
-            yield _chart(name, found.place(field), bars, "")
+            yield _chart(name, found.place(field), bars)
 
 
-def _chart(title: str, field: int, bars: list[Bar], note: str) -> Chart:
-    return Chart(visible(title), field, bars, note, max(bar.count for bar in bars) or 1)
+def _chart(title: str, field: int, bars: list[Bar], null: int = 0) -> Chart:
+    return Chart(visible(title), field, bars, f"{null:,} null" if null else "", max(bar.count for bar in bars) or 1)
 
 
 def _matrix(evaluation: Evaluation, found: Gathered, *, samples: bool) -> Matrix | None:

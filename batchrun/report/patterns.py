@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import orjson
 
 from batchrun.checkpoint import Checkpoint
+from batchrun.report.show import text_of
 
 LOOKED_AT = 10_000
 """Questions, the first ones of the input, so that the look takes no time on a large job."""
@@ -19,12 +20,11 @@ _REFUSED = frozenset({"content_policy", "refused"})
 
 
 def worth_a_look(checkpoint: Checkpoint, *, texts: bool = True) -> list[str]:
-    """Return what is worth a look, in sentences. Without `texts` none of them holds a part of an answer."""
+    """Return sentences on oddities in the answers. Without `texts` none of them holds a part of an answer."""
     found = checkpoint.sample(LOOKED_AT)
     answers = [one.answer for one in found if one.answer is not None]
-    refused = sum(one.error_type in _REFUSED for one in found) + sum(
-        bool(_REFUSAL.match(_text(one))) for one in answers
-    )
+    refused = sum(one.error_type in _REFUSED for one in found)
+    refused += sum(bool(_REFUSAL.match(_text(one))) for one in answers)
     cut_off = sum(one.answer is not None and one.finish_reason == "length" for one in found)
     retried = sum(one.attempts > 1 for one in found)
     models = Counter(one.model for one in found if one.model and one.answer is not None)
@@ -56,9 +56,11 @@ def _labels(answers: list[str]) -> Iterator[str]:
             values = orjson.loads(answer)
         except ValueError:
             values = answer
-        for name, value in (values if isinstance(values, dict) else {"answer": answer}).items():
+        if not isinstance(values, dict):
+            values = {"answer": answer}
+        for name, value in values.items():
             if isinstance(value, str | bool):
-                columns.setdefault(name, Counter())[str(value).lower() if isinstance(value, bool) else value] += 1
+                columns.setdefault(name, Counter())[text_of(value)] += 1
     for name, counts in columns.items():
         label, count = counts.most_common(1)[0]
         if counts.total() >= FEWEST and count > ONE_LABEL * counts.total():

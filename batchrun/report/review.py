@@ -13,13 +13,14 @@ from batchrun.errors import UserError
 from batchrun.job import Input
 from batchrun.records import Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.gold import require_column
 from batchrun.report.show import text_of
 from batchrun.runner import Correction, Corrections, Prepared, row_key
 from batchrun.table import check_writable, open_rows, write_output
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
-"""The column with the model's answer, beside the one that a person edits."""
+"""The column with the model's answer, next to the one that a person edits."""
 
 BY_PROBABILITY = "least sure first"
 BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
@@ -28,8 +29,7 @@ BY_SIGNS = "failed rows first, then answers at the length limit and retried ones
 def key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
     """Return the columns whose cells a correction belongs to: the named ones, else those of the prompt."""
     for name in named:
-        if name not in prepared.rows.columns:
-            raise UserError(f'--id: the input has no column "{name}"')
+        require_column(prepared.rows, name, "--id")
     columns = tuple(dict.fromkeys(named or prepared.renderer.columns))
     if not columns:
         raise UserError("the prompt uses no column: name one that identifies a row with --id COLUMN")
@@ -41,7 +41,7 @@ def write_todo(
 ) -> tuple[int, str]:
     """Write the `count` rows that most need a look and that nobody reviewed; return their number and their order.
 
-    A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer beside it.
+    A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer next to it.
     Equal questions stand in it once, unless columns that identify a row are `named`.
     """
     check_writable(path, [*(Path(file.path) for file in prepared.rows.files), checkpoint.path])
@@ -125,7 +125,7 @@ def _decisions(prepared: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterat
 
 
 def _value(text: str, kind: str) -> Any:  # noqa: ANN401  (any JSON value)
-    """Return a cell's text as a value of an answer column; what is not one stays text, for the parser to refuse."""
+    """Return a cell's text as a value of an answer column; another text stays, for the parser to refuse."""
     if not text:
         return None
     if kind in {"text", "enum", "date"}:

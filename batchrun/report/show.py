@@ -16,6 +16,7 @@ from batchrun.runner import Prepared, outputs
 from batchrun.terminal import duration, when
 
 _BLOCK = 50_000
+_PROBLEM = ("error_type", "error_message")
 _DETAILS = (
     "error_type", "error_code", "error_message", "raw", "model", "provider", "finish_reason", "attempts",
     "prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "service_tier",
@@ -43,13 +44,14 @@ def shown_rows(prepared: Prepared, checkpoint: Checkpoint, count: int, *, failed
     positions = list(_positions(checkpoint, Status.FAILED if failed else Status.OK, count))
     shown = []
     wanted = set(positions)
-    for row in answered_rows(prepared, checkpoint, columns, positions[0]) if positions else ():
+    for row in answered_rows(prepared, checkpoint, columns, positions[0], _PROBLEM) if positions else ():
         if row.position in wanted:
-            result = _problem(checkpoint, row.position) if failed else _values(row.answer, row.probabilities).values()
+            result = row.details if failed else _values(row.answer, row.probabilities).values()
             shown.append((str(row.position + 1), *map(text_of, (*row.cells, *result))))
-        if row.position >= positions[-1]:
+            wanted.remove(row.position)
+        if not wanted:
             break
-    results = ("error_type", "error_message") if failed else _values(prepared.form.columns, _asked(prepared))
+    results = _PROBLEM if failed else _values(prepared.form.columns, _asked(prepared))
     header = ("row", *columns, *(prepared.job.output.prefix + name for name in results))
     return ShownRows(header, shown, counts.failed if failed else counts.ok)
 
@@ -65,10 +67,6 @@ def _positions(checkpoint: Checkpoint, status: Status, count: int) -> Iterator[i
                 if not count:
                     return
         start += len(block)
-
-
-def _problem(checkpoint: Checkpoint, position: int) -> tuple[Any, ...]:
-    return checkpoint.outcomes(position, 1, ("error_type", "error_message"))[0]
 
 
 def row_record(prepared: Prepared, checkpoint: Checkpoint, number: int) -> list[tuple[str, str]]:
@@ -92,8 +90,10 @@ def row_record(prepared: Prepared, checkpoint: Checkpoint, number: int) -> list[
         pairs += [(prepared.job.output.prefix + name, text_of(value)) for name, value in answer.items()]
     pairs += [(name, text_of(outcome[name])) for name in _DETAILS if outcome[name] is not None]
     if outcome["cost"] is not None:
-        shared = "" if outcome["first"] else " (an equal row before it was asked)"
-        pairs.append(("cost", cost(outcome["cost"], cost_kind(prepared.job)) + shared))
+        text = cost(outcome["cost"], cost_kind(prepared.job))
+        if not outcome["first"]:
+            text += " (an equal row before it was asked)"
+        pairs.append(("cost", text))
     if outcome["seconds"] is not None:
         pairs.append(("latency", _seconds(outcome["seconds"])))
     if outcome["finished_at"] is not None:

@@ -46,7 +46,11 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     spread = _Z * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
     low, high = (centre - spread) / (1 + square / total), (centre + spread) / (1 + square / total)
     # Rounding would leave 1e-17 where the interval ends at 0 or 1.
-    return (0.0 if right == 0 else low), (1.0 if right == total else high)
+    if right == 0:
+        low = 0.0
+    if right == total:
+        high = 1.0
+    return low, high
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -83,7 +87,8 @@ def label_scores(pairs: Mapping[tuple[str, str | None], int]) -> list[LabelScore
         support[gold] += number
         if answer is not None:
             answered[answer] += number
-            right[gold] += number if gold == answer else 0
+        if answer == gold:
+            right[gold] += number
     labels = sorted({*support, *answered}, key=lambda label: (-support[label], label))
     return [_scores(label, support[label], answered[label], right[label]) for label in labels]
 

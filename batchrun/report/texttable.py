@@ -69,8 +69,11 @@ def display_width(text: str) -> int:
     total, last = 0, 0
     for character in text:
         # A heart and the mark that makes it an emoji take the room of a wide character.
-        last = 2 - last if character == _EMOJI_STYLE and last else _character_width(character)
-        total += last
+        width = _character_width(character)
+        if character == _EMOJI_STYLE and last:
+            width = 2 - last
+        total += width
+        last = width
     return total
 
 
@@ -94,10 +97,11 @@ def _fitted(natural: Sequence[int], room: int) -> list[int] | None:
     """Cut the widest columns to one width so that all have room; None where that is too narrow to read."""
     if sum(natural) <= room:
         return list(natural)
-    limit = max(natural)
-    while limit >= NARROWEST and sum(min(size, limit) for size in natural) > room:
-        limit -= 1
-    return [min(size, limit) for size in natural] if limit >= NARROWEST else None
+    for limit in range(max(natural), NARROWEST - 1, -1):
+        widths = [min(size, limit) for size in natural]
+        if sum(widths) <= room:
+            return widths
+    return None
 
 
 def _cell(text: str, width: int, more: str, *, right: bool) -> str:

@@ -19,7 +19,7 @@ from batchrun.job import Job
 from batchrun.money import ZERO, Pico, to_usd
 from batchrun.net import is_loopback, proxy_for
 from batchrun.records import Reply, Request, Send, Target
-from batchrun.runner.budget import Budget, Reserve, page_fee, worst_case
+from batchrun.runner.budget import Budget, Reserve, page_fee, unknown, worst_case
 from batchrun.runner.children import local_server, most_in_flight, simulator
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
@@ -236,7 +236,7 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
 
 def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> Pool:
     prepared = asking.prepared
-    reserve = Reserve(worst_case(prepared, asking.prices), ui.warn)
+    reserve = Reserve(worst_case(prepared, asking.prices) or unknown, ui.warn)
     fee = page_fee(prepared)
     asking.budget.surpassed = reserve.raise_to
 

@@ -1,7 +1,7 @@
 """The batch lane: open questions -> chunks -> submit -> wait -> collect, in the provider's batches at half price.
 
-It stands beside the pool, which is made for seconds: a batch takes minutes to a day, over several runs. It shares the
-plan, the judge, the checkpoint, the caps and the output with it. What two batches do not answer is left to the pool.
+The pool is made for seconds, and a batch takes minutes to a day, over several runs. Both lanes share plan, judge,
+checkpoint, caps and output. Questions that two batches do not answer are left to the pool.
 """
 
 import asyncio
@@ -43,9 +43,9 @@ from batchrun.runner.log import event
 from batchrun.runner.plan import open_work
 from batchrun.runner.prepare import INPUT_CHANGED
 from batchrun.runner.progress import Ui
-from batchrun.runner.stop import Valve, closed_by_signals
+from batchrun.runner.stop import Valve, closed_by_signals, reason_of
 from batchrun.runner.work import Tally, Work
-from batchrun.terminal import plural
+from batchrun.terminal import aside, plural
 
 FIRST_POLL, SLOWEST_POLL = 5.0, 60.0
 """Seconds between two looks at a batch; half as long again each time, unless the provider says when to come back."""
@@ -106,8 +106,9 @@ class _Lane:
         self._api = batch_api(asking.endpoint, job.model)
         self._rules, self._cost_kind = rules_of(replace(asking, prices=prices)), cost_kind(job)
         self._clock, self._wall = asking.time.clock, asking.time.wall
-        wait = self._options.wait_seconds
-        self._until = math.inf if wait is None else self._clock() + wait
+        self._until = math.inf
+        if self._options.wait_seconds is not None:
+            self._until = self._clock() + self._options.wait_seconds
         self._left = sys.maxsize if asking.limit is None else asking.limit
         self._max_bytes = MAX_BYTES
         self._model = self._batches.last_model() or asking.endpoint.model
@@ -123,20 +124,20 @@ class _Lane:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Collect what is done, submit what is open and wait, until nothing is out or the wait is over."""
+        """Collect batches that ended, submit open questions and wait, until nothing is out or the wait is over."""
         with closed_by_signals(self._valve, self._ui.warn):
             self._valve.on_change = self._wake.set
             while not self._valve.closed:
                 await self._look_at_batches()
                 await self._submit_open()
                 self._look_at_the_clock()
-                if not self._can_go_on():
+                if not self._can_continue():
                     break
                 await self._sleep()
             self._valve.on_change = lambda: None
         self._say_what_is_out()
 
-    def _can_go_on(self) -> bool:
+    def _can_continue(self) -> bool:
         now = self._clock()
         return not self._valve.closed and now < self._until and (bool(self._batches.open()) or self._hold_until > now)
 
@@ -165,18 +166,20 @@ class _Lane:
         """Return how far each batch is, the oldest first."""
         out = self._batches.open()
         shown = [f"batch {one.number} {self._done.get(one.number, 0):,}/{one.questions:,}" for one in out[:SHOWN]]
-        more = len(out) - SHOWN
-        return ", ".join(shown) + (f" and {plural(more, 'more batch')}" if more > 0 else "")
+        if len(out) > SHOWN:
+            shown[-1] += f" and {plural(len(out) - SHOWN, 'more batch')}"
+        return ", ".join(shown)
 
     def _say_what_is_out(self) -> None:
-        """Close the valve where the next run has to go on: batches are out, or none could be submitted."""
+        """Close the valve where the next run has to continue: batches are out, or none could be submitted."""
         self._ui.update(self.tally)
         out = self._batches.open()
         interrupted = self._valve.closed and self._valve.exit_code in _SIGNALS
         if out and (interrupted or not self._valve.closed):
             names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in out[:SHOWN])
-            more = f" and {len(out) - SHOWN:,} more" if len(out) > SHOWN else ""
-            reason = f"{plural(self._batches.out(), 'question')} in {plural(len(out), 'batch')} ({names}{more})"
+            if len(out) > SHOWN:
+                names += f" and {len(out) - SHOWN:,} more"
+            reason = f"{plural(self._batches.out(), 'question')} in {plural(len(out), 'batch')} ({names})"
             if interrupted:
                 reason += "; they can't be called back, run on, and are billed"
             self._valve.reopen()
@@ -187,7 +190,7 @@ class _Lane:
     # -- submitting
 
     async def _submit_open(self) -> None:
-        """Submit what is open, batch after batch, as far as limits, caps and the provider admit it."""
+        """Submit open questions, batch after batch, as far as limits, caps and the provider admit it."""
         if self._clock() < self._hold_until or self._left <= 0:
             return
         questions = self._open_questions()
@@ -199,10 +202,8 @@ class _Lane:
                 if not await self._submit(chunk):
                     questions = self._open_questions()  # from the start: those of the chunk are open again
         except BatchrunError as problem:
-            changed = self._prepared.input_changed()
-            self._valve.close(
-                ExitCode.USER if changed else problem.exit_code, INPUT_CHANGED if changed else str(problem)
-            )
+            if not self._input_changed():
+                self._valve.close(problem.exit_code, str(problem))
 
     def _open_questions(self) -> Iterator[Work]:
         blocks = self._checkpoint.open_questions(
@@ -252,7 +253,7 @@ class _Lane:
         return min(rooms)
 
     async def _submit(self, chunk: Chunk) -> bool:
-        """Commit a batch, then submit it: whatever happens in between, it is known that it may be there.
+        """Commit a batch, then submit it: after a kill in between, the next run knows that it may be there.
 
         Return False if it was refused.
         """
@@ -294,7 +295,7 @@ class _Lane:
             self._hold_until = self._clock() + max(verdict.wait or 0.0, FIRST_POLL)
             self._held_by = verdict.message
         else:
-            reason = f"{ending.means}: {verdict.message}" if verdict.message else ending.means
+            reason = reason_of(ending, verdict.message)
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=verdict.resume_at)
 
     # -- waiting
@@ -360,14 +361,14 @@ class _Lane:
 
     def _look_later(self, batch: Batch, wait: float | None = None) -> None:
         """Look at a batch again after the seconds that the provider asked for, else less and less often."""
-        pause = self._pause.get(batch.number, FIRST_POLL / 1.5) * 1.5
-        self._pause[batch.number] = min(pause, SLOWEST_POLL)
-        self._next_look[batch.number] = self._clock() + (self._pause[batch.number] if wait is None else wait)
+        pause = min(SLOWEST_POLL, self._pause.get(batch.number, FIRST_POLL / 1.5) * 1.5)
+        self._pause[batch.number] = pause
+        self._next_look[batch.number] = self._clock() + (pause if wait is None else wait)
 
     def _unavailable(self, batch: Batch, problem: UnavailableError) -> None:
         ending = TABLE[problem.verdict.ending]
         if ending.action in {Action.STOP, Action.FAIL_IF_PROVEN}:
-            self._valve.close(ExitCode.STOPPED_BY_API, f"{ending.means}: {problem}", ending=ending.name)
+            self._valve.close(ExitCode.STOPPED_BY_API, reason_of(ending, str(problem)), ending=ending.name)
         elif self._batches.warn(batch, str(problem)):
             self._ui.warn(f"batch {batch.number} ({batch.provider_id}) can't be asked now: {problem}")
         self._look_later(batch, problem.verdict.wait)
@@ -422,7 +423,7 @@ class _Lane:
         self._count(batch, shown, brought)
         if brought.stop is not None:
             ending = TABLE[brought.stop.ending]
-            self._valve.close(ExitCode.STOPPED_BY_API, f"{ending.means}: {brought.stop.message}", ending=ending.name)
+            self._valve.close(ExitCode.STOPPED_BY_API, reason_of(ending, brought.stop.message), ending=ending.name)
         failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens)
         self._valve.limit_failures(failed.rows, self._asking.max_failed)
         return bool(verdicts)
@@ -441,5 +442,4 @@ class _Lane:
         counts = [(ok, "answered"), (failed, "failed"), (again, "to ask again")]
         parts = [f"{number:,} {word}" for number, word in counts if number or word == "answered"]
         parts.append(cost(brought.cost, self._cost_kind))
-        problem = f" ({shown.problem})" if shown.problem else ""
-        self._ui.say(f"batch {batch.number} is {shown.status}{problem}: {', '.join(parts)}")
+        self._ui.say(f"batch {batch.number} is {shown.status}{aside(shown.problem)}: {', '.join(parts)}")

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from batchrun.api import Endpoint, Prices, family_of
+from batchrun.api import Endpoint, Prices
 from batchrun.job import PAGE_USD, PAID_ENGINE
 from batchrun.money import from_usd, show, to_usd
 from batchrun.records import Unasked
 from batchrun.runner.asking import serving
 from batchrun.runner.budget import unbounded
-from batchrun.runner.forecast import Forecast, Survey, is_marked
+from batchrun.runner.forecast import Forecast, Survey, family, is_marked
 from batchrun.runner.prepare import Prepared
-from batchrun.terminal import duration, plural
+from batchrun.terminal import aside, duration, plural
 
 _MILLION = 10**6
 _HOUR = 3600
@@ -39,11 +39,17 @@ def rows_line(found: Survey) -> str:
         (found.open, "to ask"),
     ]
     states = ", ".join(f"{number:,} {what}" for number, what in parts if number or what == "to ask")
-    about = "" if found.exact else "about "
-    shared = " (equal questions are asked once)" if found.questions < found.open else ""
+    about = _about(found)
+    text = f"{plural(found.rows, 'row')}: {about}{states}; {about}{plural(found.questions, 'request')}"
     if found.sample is not None:
-        shared = f" of the {found.sample:,} questions of --sample"
-    return f"{plural(found.rows, 'row')}: {about}{states}; {about}{plural(found.questions, 'request')}{shared}"
+        text += f" of the {found.sample:,} questions of --sample"
+    elif found.questions < found.open:
+        text += " (equal questions are asked once)"
+    return text
+
+
+def _about(found: Survey) -> str:
+    return "" if found.exact else "about "
 
 
 def unasked_text(reason: Unasked) -> str:
@@ -54,8 +60,7 @@ def unasked_text(reason: Unasked) -> str:
 def cost_text(prepared: Prepared, found: Survey, likely: Forecast, prices: Prices) -> str:
     """Return what the open questions will cost."""
     if likely.cost is None:
-        why = f" ({prices.problem})" if prices.problem else ""
-        text = f'unknown: no price is known for "{prepared.endpoint.model}"{why}; set model.price'
+        text = f'unknown: no price is known for "{prepared.endpoint.model}"{aside(prices.problem)}; set model.price'
     else:
         text = f"likely {show(likely.cost)}"
         if likely.uncached is not None and likely.uncached != likely.cost:
@@ -67,14 +72,13 @@ def cost_text(prepared: Prepared, found: Survey, likely: Forecast, prices: Price
     if found.worst is not None:
         if prepared.form.questions:
             return f"{text}, at most about {show(found.worst)} (the server's own templates are estimated)"
-        about = "" if found.exact else "about "
-        return f"{text}, at most {about}{show(found.worst)} (if every answer uses all of max_tokens)"
+        return f"{text}, at most {_about(found)}{show(found.worst)} (if every answer uses all of max_tokens)"
     if likely.cost is None:
         return text
-    causes = unbounded(prepared.job) or (
-        ["no max_tokens"] if prepared.max_tokens is None else ["a fallback without a known price"]
-    )
-    return f"{text}, with no upper bound ({', '.join(causes)})"
+    causes = ", ".join(unbounded(prepared.job)) or "a fallback without a known price"
+    if prepared.max_tokens is None:
+        causes = "no max_tokens"
+    return f"{text}, with no upper bound ({causes})"
 
 
 def basis_text(likely: Forecast) -> str:
@@ -94,8 +98,10 @@ def time_text(prepared: Prepared, likely: Forecast) -> str:
         took, pace = f"at least {took}", f"up to {pace}, as many as the server takes"
     else:
         took = f"about {took}"
-    pace += f", {plural(limits.requests_per_minute, 'request')} a minute" if limits.requests_per_minute else ""
-    pace += f", {limits.tokens_per_minute:,} tokens a minute" if limits.tokens_per_minute else ""
+    if limits.requests_per_minute:
+        pace += f", {plural(limits.requests_per_minute, 'request')} a minute"
+    if limits.tokens_per_minute:
+        pace += f", {limits.tokens_per_minute:,} tokens a minute"
     return f"{took} ({pace})"
 
 
@@ -113,8 +119,8 @@ def price_text(prepared: Prepared, prices: Prices, now: float) -> str | None:
     if (engine := prepared.job.prompt.pdf_engine) == PAID_ENGINE:
         text += f", {_usd(from_usd(1_000 * PAGE_USD))} per 1,000 pages that {engine} reads"
     if prices.fetched_at is not None:
-        hours = max(0, int((now - prices.fetched_at) / _HOUR))
-        text += f", listed {hours} h ago" if hours else ", listed just now"
+        hours = int((now - prices.fetched_at) / _HOUR)
+        text += f", listed {hours} h ago" if hours > 0 else ", listed just now"
     return text
 
 
@@ -129,14 +135,17 @@ def batch_price_text(likely: Forecast, prices: Prices) -> str | None:
 
 def cache_text(prepared: Prepared, likely: Forecast) -> str | None:
     """Return what the prompt cache can hold of this job; None where that is next to nothing."""
-    loose = round(prepared.beginning.loose / (likely.characters_per_token or 1)) if is_marked(prepared) else 0
+    loose = 0
+    if is_marked(prepared):
+        loose = round(prepared.beginning.loose / (likely.characters_per_token or 1))
     if likely.constant + loose < _NOTABLE or prepared.endpoint.decisions:
         return None
     text = f"all requests begin with the same text, about {likely.constant:,} tokens"
-    family = family_of(prepared.endpoint.model) if prepared.endpoint.openrouter else None
-    caching = prepared.caching or family
-    if prepared.caching is None and (prepared.job.batch is not None or not prepared.job.model.prompt_cache):
-        return f"{text}; it is not used {'in batches' if prepared.job.batch is not None else '(model.prompt_cache)'}"
+    caching = prepared.caching or family(prepared)
+    if prepared.caching is None and prepared.job.batch is not None:
+        return f"{text}; it is not used in batches"
+    if prepared.caching is None and not prepared.job.model.prompt_cache:
+        return f"{text}; it is not used (model.prompt_cache)"
     if caching is None:
         return f"{text}; nothing is sent for it, since this model is not known to have one"
     text += f"; {prepared.endpoint.model} caches it from {caching.minimum:,} tokens on"

@@ -7,6 +7,7 @@ from batchrun.api import TABLE, Count, Ending
 from batchrun.records import Verdict
 from batchrun.runner.outage import Outage
 from batchrun.runner.queueing import Queue
+from batchrun.runner.stop import reason_of
 from batchrun.runner.work import Rules, Work
 
 LUCK = 1e-4
@@ -172,5 +173,4 @@ class Evidence:
         waiting = self.outage.waiting
         if waiting is None:
             return ""
-        means = TABLE[waiting.ending].means
-        return f"{means}: {waiting.message}" if waiting.message not in ("", means) else means
+        return reason_of(TABLE[waiting.ending], waiting.message)

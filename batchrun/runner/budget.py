@@ -1,9 +1,9 @@
 """Caps on spending: amounts are reserved before a request and settled after it, exactly.
 
-A cap for a day must hold over SIGKILLs, which leave nobody to say what was in flight. So a run spends only what it has
-leased: what it may have spent by then at most, committed to the checkpoint beforehand. A dead run's lease counts as
-spent that day. To waste little of the cap, little is at risk: at most 3 % of the cap in the day's first run, half of
-it after each kill, and 0.7 % in the end, so that ten kills waste a tenth of it.
+A cap for a day must hold over SIGKILLs, which leave nobody to report the requests in flight. So a run spends only
+money that it has leased: the most that it may have spent by then, committed to the checkpoint beforehand. A dead run's
+lease counts as spent that day. To waste little of the cap, little is at risk: at most 3 % of the cap in the day's first
+run, half of it after each kill, and 0.7 % in the end, so that ten kills waste a tenth of it.
 """
 
 import math
@@ -19,6 +19,7 @@ from batchrun.errors import UserError
 from batchrun.job import PAGE_USD, PAID_ENGINE, Job
 from batchrun.money import ZERO, Pico, Price, from_usd, show
 from batchrun.runner.prepare import Prepared
+from batchrun.terminal import aside
 
 MESSAGE_TOKENS = 16
 """Tokens that a chat template may add to one message."""
@@ -45,13 +46,13 @@ class Lender(Protocol):
         """What this run may have spent by now, as it is committed."""
 
     def lease(self, amount: Pico) -> None:
-        """Commit soon that this run may have spent as much; less than before is no change."""
+        """Commit soon that this run may have spent this amount; a smaller one than before changes nothing."""
 
 
 class Budget:
-    """The caps of a run and of a day, in picodollars; None is no cap.
+    """The caps of a run and of a day, in picodollars; None: without a cap.
 
-    `spent` + `reserved` never exceeds a cap as long as nothing costs more than what was reserved for it.
+    `spent` + `reserved` never exceeds a cap as long as no request costs more than its reservation.
     `spent_today` is what earlier runs of this job may have spent since 00:00 UTC, `lost_today` the part of it that is
     only known from leases of dead runs. Without a `lender` nothing has to be leased.
     """
@@ -65,9 +66,12 @@ class Budget:
         lost_today: Pico = ZERO,
         lender: Lender | None = None,
     ) -> None:
-        rest_of_day = None if cap_day is None else max(0, cap_day - spent_today)
-        caps = [cap for cap in (cap_run, rest_of_day) if cap is not None]
-        self._cap = min(caps) if caps else None
+        caps: list[int] = []
+        if cap_run is not None:
+            caps.append(cap_run)
+        if cap_day is not None:
+            caps.append(max(0, cap_day - spent_today))
+        self._cap = min(caps, default=None)
         self._spent = self._in_flight = self._held = 0
         self.surpassed: Callable[[Pico, Pico], None] = lambda *_: None
         """Called where a request cost more than was reserved for it."""
@@ -119,24 +123,24 @@ class Budget:
 
 
 class Reserve:
-    """What is reserved for a body: its worst case, and more once a bill was higher than that; nothing without one."""
+    """The amount to reserve for a body: its worst case, and more once a bill was higher than that."""
 
-    def __init__(self, worst: Callable[[int], Pico] | None, warn: Callable[[str], None]) -> None:
+    def __init__(self, worst: Callable[[int], Pico], warn: Callable[[str], None]) -> None:
         self._worst, self._warn = worst, warn
         self._percent = 100
 
     def amount(self, body: bytes) -> Pico:
         """Return the amount for a request's body, in picodollars."""
-        return ZERO if self._worst is None else Pico(-(-self._worst(len(body)) * self._percent // 100))
+        return Pico(-(-self._worst(len(body)) * self._percent // 100))
 
     def raise_to(self, reserved: Pico, billed: Pico) -> None:
         """Raise all amounts so that this bill would have been covered, and report it."""
-        if self._worst is None or not reserved:
+        if not reserved:
             return
         self._percent = max(self._percent, -(-self._percent * billed // reserved))
         self._warn(
             f"a request cost {show(billed)}, more than the {show(reserved)} that was reserved for it; from here on "
-            f"{self._percent / 100:g} times the estimate is reserved, and what is in flight may pass the cap"
+            f"{self._percent / 100:g} times the estimate is reserved, and requests in flight may pass the cap"
         )
 
 
@@ -182,7 +186,7 @@ def budget_of(
 
 
 def unsettled(budget: Budget, checkpoint: Checkpoint, run_id: int | None) -> Pico:
-    """Return what a run may still be billed for beside what it is known to have spent: lost replies, open batches."""
+    """Return what a run may be billed for in addition to its known spending: lost replies, open batches."""
     return ZERO if run_id is None else Pico(budget.reserved + checkpoint.batches.reserved(run_id=run_id))
 
 
@@ -193,10 +197,9 @@ def _amount(usd: Decimal | None) -> Pico | None:
 def _refuse_unbounded(prepared: Prepared, prices: Prices) -> None:
     models = (prepared.endpoint.model, *prepared.job.model.fallbacks)
     if unknown := [name for name in models if name not in prices.worst]:
-        why = f" ({prices.problem})" if prices.problem else ""
         raise UserError(
-            f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{why}: set model.price or '
-            "model.max_request_usd"
+            f'limits.max_cost_usd is set, but the price of "{unknown[0]}" is unknown{aside(prices.problem)}: set '
+            "model.price or model.max_request_usd"
         )
     if prepared.max_tokens is None:
         raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")
@@ -208,7 +211,7 @@ def _refuse_unbounded(prepared: Prepared, prices: Prices) -> None:
 
 
 def worst_case(prepared: Prepared, prices: Prices) -> Callable[[int], Pico] | None:
-    """Return what a body of so many bytes can cost at most, at the dearest of its models; None where nobody knows.
+    """Return what a body of that many bytes can cost at most, at the dearest of its models; None where nobody knows.
 
     No tokenizer makes more tokens than UTF-8 bytes. For a decision model it is an estimate: each question may be put to
     the state alone, in a template that nobody shows.
@@ -227,6 +230,11 @@ def worst_case(prepared: Prepared, prices: Prices) -> Callable[[int], Pico] | No
     return bound(worst, messages=len(prepared.job.prompt.turns) + 1, max_tokens=prepared.max_tokens)
 
 
+def unknown(_size: int) -> Pico:
+    """Return the worst case where nobody knows it: nothing is reserved."""
+    return ZERO
+
+
 def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
     """Return a worst price that covers writing the prompt cache, also where nobody lists what that costs."""
     if caching is None or likely.cache_write is not None:
@@ -235,7 +243,7 @@ def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
 
 
 def page_fee(prepared: Prepared) -> Callable[[Sequence[Any]], Pico]:
-    """Return what the pages of a row's local PDFs cost beside the model; 0 for a row whose pages nobody knows."""
+    """Return the fee for the pages of a row's local PDFs; 0 for a row whose pages nobody knows."""
     if prepared.job.prompt.pdf_engine != PAID_ENGINE or find_spec("pypdf") is None:
         return lambda _: ZERO
     each = from_usd(PAGE_USD)
@@ -251,15 +259,19 @@ def bound(prices: Sequence[Price], *, messages: int, max_tokens: int) -> Callabl
 # What can make a request cost more than its worst case by bytes.
 
 
+def _items(value: Any) -> Sequence[Any]:  # noqa: ANN401  (JSON)
+    return value if isinstance(value, list | tuple) else ()
+
+
 def _plugins(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
-    for plugin in value if isinstance(value, list | tuple) else ():
+    for plugin in _items(value):
         name = plugin.get("id") if isinstance(plugin, dict) else plugin
         if name not in {"response-healing", "context-compression", "moderation"}:
             yield f"the plugin {name}"
 
 
 def _tools(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
-    for tool in value if isinstance(value, list | tuple) else ():
+    for tool in _items(value):
         if isinstance(tool, dict) and tool.get("type", "function") != "function":
             yield f"the tool {tool['type']}"
 
@@ -288,8 +300,11 @@ _UNBOUNDED_VARIANTS = (":online", ":nitro")
 
 def unbounded(job: Job) -> tuple[str, ...]:
     """Name what can make a request cost more than its worst case by bytes; a cap then needs model.max_request_usd."""
-    named = ["an image in the prompt"] if any(part.image for part in job.prompt.parts) else []
-    named += ["a PDF in prompt.messages"] if job.prompt.pdf_engine else []
+    named: list[str] = []
+    if any(part.image for part in job.prompt.parts):
+        named.append("an image in the prompt")
+    if job.prompt.pdf_engine:
+        named.append("a PDF in prompt.messages")
     for name, look in _UNBOUNDED.items():
         if (value := job.model.params.get(name)) is not None:
             named += look(value)

@@ -63,9 +63,9 @@ def chain(found: Sequence[Found], options: RunOptions) -> list[Link]:
     """
     if len(found) == 1:
         return [Link(*found[0])]
-    if options.input is not None or options.output is not None:
-        flag = "--input" if options.input is not None else "--output"
-        raise UserError(f"{flag} is for one job, and {len(found)} were named")
+    for flag, value in (("--input", options.input), ("--output", options.output)):
+        if value is not None:
+            raise UserError(f"{flag} is for one job, and {len(found)} were named")
     links: dict[int, Link] = {}
     sources = [_sources(loaded.job, [other.job for other, *_ in found]) for loaded, *_ in found]
     while len(links) < len(found):

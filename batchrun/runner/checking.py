@@ -29,7 +29,7 @@ from batchrun.runner.budget import budget_of
 from batchrun.runner.forecast import Forecast, Survey, forecast, survey
 from batchrun.runner.prepare import Prepared, body_extras, braced_column
 from batchrun.table import shown_name
-from batchrun.terminal import short
+from batchrun.terminal import aside, short
 
 _NAMED = 12
 _WIDTH = 60
@@ -60,7 +60,7 @@ class Checking:
         self._say(
             "ok",
             "prompt",
-            f"uses {_names(prepared.renderer.columns)}" if prepared.renderer.columns else "uses no column",
+            f"uses {_names(prepared.renderer.columns) or 'no column'}",
         )
         self._literal_columns()
         self._say("ok", "answer", self._answer())
@@ -86,6 +86,9 @@ class Checking:
         self._findings.append(finding)
         self._show(finding)
 
+    def _complain(self, what: str, text: str, *, is_fatal: bool) -> None:
+        self._say("mistake" if is_fatal else "warning", what, text)
+
     def _tried(self, what: str, look: Callable[[], Checkpoint | None]) -> Checkpoint | None:
         try:
             return look()
@@ -95,13 +98,14 @@ class Checking:
 
     def _answer(self) -> str:
         prepared = self._prepared
-        if prepared.form.schema is None:
+        answer = prepared.job.answer
+        if prepared.form.schema is None or answer is None:
             return f'text, in column "{prepared.job.output.prefix}answer"'
         how = {"schema": "as a strict JSON Schema", "object": "in JSON mode", "prompt": "by the prompt alone"}
-        mode = prepared.job.answer.mode if prepared.job.answer else "schema"
+        columns = f"columns {_names(tuple(prepared.answers))}"
         if prepared.form.questions:
-            return f"columns {_names(tuple(prepared.answers))}, from a decision model"
-        return f"columns {_names(tuple(prepared.answers))}, asked for {how[mode]} (--schema prints it)"
+            return f"{columns}, from a decision model"
+        return f"{columns}, asked for {how[answer.mode]} (--schema prints it)"
 
     def _output(self) -> None:
         path = self._prepared.job.output_path
@@ -123,21 +127,23 @@ class Checking:
             self._say("ok", "checkpoint", f"{path} (not there yet)")
             return None
         checkpoint = stack.enter_context(Checkpoint.open(path, read_only=True))
-        last = checkpoint.last_run()
-        run = f"run {last.id}, exit {last.exit_code}" if last and last.ended_at else "a run is running or was killed"
-        self._say("ok", "checkpoint", f"{path} ({run if last else 'no run yet'})")
+        run = "no run yet"
+        if (last := checkpoint.last_run()) is not None:
+            run = f"run {last.id}, exit {last.exit_code}" if last.ended_at else "a run is running or was killed"
+        self._say("ok", "checkpoint", f"{path} ({run})")
         return checkpoint
 
     def _sent(self) -> None:
         """Show what a request holds that the job file does not mention."""
         prepared = self._prepared
-        own = any(name in prepared.job.model.params for name in ("max_tokens", "max_completion_tokens"))
         if prepared.form.questions:
             return
         if prepared.max_tokens is None:
             self._say("warning", "max_tokens", "nothing bounds the answers; set model.params.max_tokens")
         else:
-            source = "from model.params" if own else "by default; set model.params.max_tokens to change it"
+            source = "from model.params"
+            if not {"max_tokens", "max_completion_tokens"} & prepared.job.model.params.keys():
+                source = "by default; set model.params.max_tokens to change it"
             self._say("ok", "max_tokens", f"{prepared.max_tokens:,}, {source}")
         extras = body_extras(prepared.job, prepared.endpoint, prepared.form, prepared.caching)
         extras.pop("max_tokens", None)
@@ -191,7 +197,7 @@ class Checking:
             return None
         answer = fetch_key(endpoint)
         if isinstance(answer, KeyProblem):
-            self._say("mistake" if answer.refused else "warning", "key", answer.message)
+            self._complain("key", answer.message, is_fatal=answer.refused)
             return None
         self._say("ok", "endpoint", f"answers, the key is good; {_key_text(answer)}")
         return answer
@@ -200,7 +206,7 @@ class Checking:
         """Ask a server that is not OpenRouter for its models, which proves address and key."""
         found = check_endpoint(endpoint)
         if found.problem:
-            self._say("mistake" if found.is_fatal else "warning", "endpoint", found.problem)
+            self._complain("endpoint", found.problem, is_fatal=found.is_fatal)
             return
         self._say("ok", "endpoint", f"{endpoint.base_url} answers")
         if found.lists_model:
@@ -212,9 +218,8 @@ class Checking:
     def _price(self, prices: Prices) -> None:
         prepared = self._prepared
         if prices.problem:
-            self._say(
-                "warning", "price", f"{prices.problem} (an older list is used)" if prices.names else prices.problem
-            )
+            older = aside("an older list is used" if prices.names else "")
+            self._say("warning", "price", prices.problem + older)
         text = price_text(prepared, prices, time.time())
         if text is not None:
             self._say("ok", "price", text)
@@ -245,8 +250,8 @@ class Checking:
             return
         if key.remaining is not None and cost > key.remaining:
             self._say("warning", "key", f"the likely cost is more than the {show(key.remaining)} that the key has left")
-        free = key.free_remaining if self._prepared.endpoint.model.endswith(":free") else None
-        if free is not None and found.questions > free:
+        free = key.free_remaining
+        if self._prepared.endpoint.model.endswith(":free") and free is not None and found.questions > free:
             self._say("warning", "key", f"{found.questions:,} requests, but only {free:,} free ones are left today")
 
 
@@ -255,21 +260,22 @@ def _place(endpoint: Endpoint) -> str:
 
 
 def _files(prepared: Prepared) -> str:
-    number = len(prepared.rows.files)
-    return shown_name(Path(prepared.rows.files[0].path)) if number == 1 else f"{number:,} files"
+    first, *others = prepared.rows.files
+    return f"{1 + len(others):,} files" if others else shown_name(Path(first.path))
 
 
 def _names(columns: tuple[str, ...]) -> str:
-    more = f" and {len(columns) - _NAMED:,} more" if len(columns) > _NAMED else ""
-    return ", ".join(short(name, _WIDTH) for name in columns[:_NAMED]) + more
+    text = ", ".join(short(name, _WIDTH) for name in columns[:_NAMED])
+    if len(columns) > _NAMED:
+        text += f" and {len(columns) - _NAMED:,} more"
+    return text
 
 
 def _unwritable(path: Path) -> Path | None:
     """Return the place that would have to be written for this file and can't be: the file, or the nearest folder."""
     place = next(place for place in (path, *path.parents) if place.exists())
-    folder = place if place.is_dir() else place.parent
-    blocked = [spot for spot in (place, folder) if not os.access(spot, os.W_OK)]
-    return blocked[0] if blocked else None
+    spots = [place] if place.is_dir() else [place, place.parent]
+    return next((spot for spot in spots if not os.access(spot, os.W_OK)), None)
 
 
 def _key_text(key: KeyInfo) -> str:

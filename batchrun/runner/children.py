@@ -120,8 +120,7 @@ class Child:
     def _why(self, what: str) -> str:
         if not self.alive:
             self._readers[1].join(END_SECONDS)
-        words = "\n".join(line for line in self._last if line)
-        return f"{self._name} {what}" + (f":\n{words}" if words else "")
+        return "\n".join([f"{self._name} {what}:", *filter(None, self._last)]).removesuffix(":")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from batchrun.api import Prices
 from batchrun.job import BatchOptions
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import RowProblem
-from batchrun.runner.budget import worst_case
+from batchrun.runner.budget import unknown, worst_case
 from batchrun.runner.prepare import Prepared
 from batchrun.runner.work import Work
 
@@ -35,11 +35,11 @@ class Chunks:
 
     def __init__(self, prepared: Prepared, prices: Prices, options: BatchOptions, context: int | None) -> None:
         self._renderer, self._max_tokens = prepared.renderer, prepared.max_tokens or 0
-        self._worst = worst_case(prepared, prices)
+        self._worst = worst_case(prepared, prices) or unknown
         self._options, self._context = options, context
 
     def take(self, questions: Iterator[Work], *, room: float, max_bytes: int) -> Chunk:
-        """Take the questions of one batch of at most so many bytes; `room` is what the caps admit, in picodollars."""
+        """Take the questions of one batch of at most `max_bytes`; `room` is what the caps admit, in picodollars."""
         chunk, size = Chunk(), 0
         while len(chunk.works) < self._options.size and size < max_bytes and (work := next(questions, None)):
             body = self._renderer.body(work.values)
@@ -51,7 +51,7 @@ class Chunks:
             if isinstance(body, RowProblem):
                 chunk.unsent.append((work, body))
                 continue
-            worst = self._worst(len(body)) if self._worst is not None else ZERO
+            worst = self._worst(len(body))
             if chunk.reserved + worst > room:
                 chunk.over_cap = worst
                 break

@@ -28,14 +28,19 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
     if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:
         word = "waiting for" if summary.exit_code == ExitCode.WAITING else "stopped:"
         reason = printable(summary.reason)
-        yield f"  {word} {reason.removesuffix('.')}; {summary.advice}" if summary.advice else f"  {word} {reason}"
+        if summary.advice:
+            reason = f"{reason.removesuffix('.')}; {summary.advice}"
+        yield f"  {word} {reason}"
     if summary.resume_at:
         yield f"  try again after {when(summary.resume_at)}"
     if summary.output:
-        yield f"  written {place(Path(summary.output), cwd)}" + ("" if summary.output_changed else " (unchanged)")
+        unchanged = "" if summary.output_changed else " (unchanged)"
+        yield f"  written {place(Path(summary.output), cwd)}{unchanged}"
     width = max((len(command) for command, _ in summary.commands), default=0)
-    for number, (command, what) in enumerate(summary.commands):
-        yield f"  {'' if number else 'next':<8}{command:<{width}}   {what}"
+    label = "next"
+    for command, what in summary.commands:
+        yield f"  {label:<8}{command:<{width}}   {what}"
+        label = ""
 
 
 def _rows(summary: Summary) -> str:
@@ -55,9 +60,12 @@ def _figures(summary: Summary) -> Iterator[str]:
     if summary.cost_kind == CostKind.UNKNOWN and not total:
         yield "cost unknown (the server reports none; set model.price)"
         return
-    more = f", {show(total)} in all runs" if total != run else ""
-    simulated = " (simulated: nothing was charged)" if summary.cost_kind == CostKind.SIMULATED else ""
-    yield f"{show(run)}{more}{simulated}"
+    text = show(run)
+    if total != run:
+        text += f", {show(total)} in all runs"
+    if summary.cost_kind == CostKind.SIMULATED:
+        text += " (simulated: nothing was charged)"
+    yield text
 
 
 def _books(summary: Summary) -> Iterator[str]:
@@ -77,8 +85,11 @@ def _values(counts: list[tuple[str, int]]) -> str:
 def _places(rows: tuple[int, ...], number: int) -> str:
     if not rows:
         return ""
-    more = ", …" if number > len(rows) else ""
-    return f"   ({'row' if number == 1 else 'rows'} {', '.join(f'{row:,}' for row in rows)}{more})"
+    shown = [f"{row:,}" for row in rows]
+    if number > len(rows):
+        shown.append("…")
+    noun = "row" if number == 1 else "rows"
+    return f"   ({noun} {', '.join(shown)})"
 
 
 def advice(error_type: str) -> str:

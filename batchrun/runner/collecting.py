@@ -9,6 +9,7 @@ from batchrun.checkpoint import BATCH_TRIES
 from batchrun.money import ZERO, Pico, apportion
 from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
 from batchrun.runner.work import Charge, Rules, Work
+from batchrun.terminal import aside
 
 _STOPS = frozenset({Action.STOP, Action.CONFIRM, Action.FAIL_IF_PROVEN})
 
@@ -75,8 +76,7 @@ def collected(
 
 def _without_line(shown: Shown) -> Verdict:
     """Return the verdict on a question without a line of its own."""
-    problem = f": {shown.problem}" if shown.problem else ""
-    message = f"the batch is {shown.status} without an answer to this question{problem}"
+    message = f"the batch is {shown.status} without an answer to this question{aside(shown.problem)}"
     return Verdict("server_error", message, code=TABLE["server_error"].code)
 
 
@@ -84,7 +84,7 @@ def _charges(answered: Sequence[_Answered], shown: Shown, rules: Rules) -> tuple
     """Return what each question costs, and what belongs to none.
 
     A provider that names one cost for the whole batch leaves the division to us: by what the tokens of each line would
-    cost, where lines tell them, else equally over the answers.
+    cost, where lines have tokens, else equally over the answers.
     """
     if shown.cost is None:
         return [rules.charge(one.verdict) for one in answered], ZERO
@@ -108,7 +108,7 @@ def _weight(verdict: Verdict, rules: Rules) -> int:
 
 
 def _status(ending: Ending, tries: int, *, proven: bool, fails: bool) -> Status:
-    """Return how a question stands after so many batches; PENDING: it is submitted once more, or asked live."""
+    """Return how a question stands after that many batches; PENDING: it is submitted once more, or asked live."""
     if ending.action is Action.ACCEPT:
         return Status.OK
     if ending.action is Action.FAIL or (ending.action is Action.FAIL_IF_PROVEN and proven):

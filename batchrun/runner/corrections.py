@@ -1,7 +1,7 @@
-"""Answers that a person corrected or confirmed: NAME.corrections.jsonl beside the job file, a line for each.
+"""Answers that a person corrected or confirmed: NAME.corrections.jsonl next to the job file, a line for each.
 
 A correction belongs to cells of the input: those that the prompt used when it was made, or a column that identifies a
-row. A row with equal cells in these columns has it, whatever the prompt, model and endpoint are now. The file holds a
+row. A row with equal cells in these columns has it, with any prompt, model and endpoint. The file holds a
 digest of the cells and no text of them.
 """
 
@@ -91,7 +91,7 @@ def corrected(form: AnswerForm, answer: str | None, correction: Correction | Non
     if form.schema is None:
         text = next(iter(correction.answer.values()), None)
         return answer if text is None else str(text)
-    values = orjson.loads(answer) if answer else {}
+    values = orjson.loads(answer or "{}")
     edited = values | {name: value for name, value in correction.answer.items() if name in form.columns}
     fitting = form.parse_edited(orjson.dumps({name: edited.get(name) for name in form.columns}).decode())
     if isinstance(fitting, Mismatch):

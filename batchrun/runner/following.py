@@ -41,8 +41,8 @@ class Next:
                 return
             if exit_code == ExitCode.DONE:  # the limit has had its effect
                 options = replace(options, limit=None, sample=None)
-            other = "other " if counts.ok else ""
             verb = "collects" if exit_code == ExitCode.WAITING else "asks"
+            other = "other " if counts.ok else ""
             yield command_line(self.shown, options), f"{verb} the {other}{plural(counts.pending, 'row')}"
         elif exit_code != ExitCode.USER:
             yield from self._retries(counts)
@@ -81,8 +81,10 @@ class Next:
         kinds = set(counts.errors or ())
         helped = {name for name in kinds if TABLE[name].retry}
         if helped:
-            only = f" --only {','.join(sorted(helped))}" if kinds - helped - ASKED_AGAIN else ""
-            yield command_line(self.shown, self.options, "retry" + only), "asks failed rows again"
+            command = "retry"
+            if kinds - helped - ASKED_AGAIN:
+                command += f" --only {','.join(sorted(helped))}"
+            yield command_line(self.shown, self.options, command), "asks failed rows again"
         elif kinds & (ASKED_AGAIN - UNSENT):
             yield command_line(self.shown, self.options), "asks failed rows again"
 

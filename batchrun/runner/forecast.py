@@ -4,14 +4,15 @@ A sample of the rows is rendered and extrapolated. Likely tokens need no tokeniz
 in the job's own answers, else four. The worst case is what a run reserves: no tokenizer makes more tokens than bytes.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from batchrun.api import ASKED_AGAIN, Prices, family_of
+from batchrun.api import ASKED_AGAIN, Family, Prices, family_of
 from batchrun.checkpoint import Checkpoint, Settled
 from batchrun.job import Limits
 from batchrun.money import ZERO, Pico, Price
@@ -196,8 +197,7 @@ class _Sample:
         rows = []
         for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
             position = batch.position + index
-            state = None if key is None else settled.get(key)
-            row = _Row(position, key, problems.get(number), state, *self._sizes(values[number]))
+            row = _Row(position, key, problems.get(number), settled.get(key or b""), *self._sizes(values[number]))
             rows.append(row)
             if row.is_open and len(self._first) < self._show and key not in shown_keys:
                 shown_keys.add(key)
@@ -208,24 +208,25 @@ class _Sample:
     def _sizes(self, values: tuple[Any, ...]) -> tuple[int, Pico, Pico]:
         """Return the characters of a row's messages, what it can cost at most, and what its pages cost of that."""
         size = 0
-        if self._needs_size:
-            body = self._prepared.renderer.body(values)
-            size = 0 if isinstance(body, RowProblem) else len(body)
+        if self._needs_size and not isinstance(body := self._prepared.renderer.body(values), RowProblem):
+            size = len(body)
         fee = self._fee(values)
-        return _characters(self._prepared, values), ZERO if self._worst is None else Pico(self._worst(size) + fee), fee
+        worst = ZERO
+        if self._worst is not None:
+            worst = Pico(self._worst(size) + fee)
+        return _characters(self._prepared, values), worst, fee
 
     def survey(self) -> Survey:
         """Return what the sample says of the whole input."""
         sampled, asked = len(self._rows), self._total - self._skipped
 
         def scaled(number: int) -> int:
-            return round(number * asked / sampled) if sampled else 0
+            return round(number * asked / max(1, sampled))
 
         states = Counter(row.settled.status for row in self._rows if row.settled is not None)
         counted = {row.key: row for row in self._rows if row.is_open}
         questions = self._questions(scaled(sum(row.is_open for row in self._rows)))
-        share = questions / len(counted) if counted else 0.0
-        worst = Pico(round(sum(row.worst for row in counted.values()) * share))
+        characters, worst, fees = self._needs(counted.values(), questions / max(1, len(counted)))
         used = self._used()
         return Survey(
             rows=self._total,
@@ -235,9 +236,9 @@ class _Sample:
             open=scaled(sum(row.is_open for row in self._rows)),
             questions=questions,
             exact=sampled == asked,
-            characters=round(sum(row.characters for row in counted.values()) * share),
-            worst=None if self._worst is None else worst,
-            fees=Pico(round(sum(row.fee for row in counted.values()) * share)),
+            characters=characters,
+            worst=worst,
+            fees=fees,
             unasked=self._unasked(scaled),
             used=used,
             answer_tokens=None if used.answers else self._answer_tokens(),
@@ -254,14 +255,24 @@ class _Sample:
         rows = [row for row in drawn.values() if row.is_open]
         # Where more questions are wanted than were looked at, the others are like these.
         share = 1.0 if whole.exact or not drawn else min(count, self._total) / len(drawn)
-        worst = Pico(round(sum(row.worst for row in rows) * share))
+        characters, worst, fees = self._needs(rows, share)
         return replace(
             whole,
             questions=round(len(rows) * share),
-            characters=round(sum(row.characters for row in rows) * share),
-            worst=None if self._worst is None else worst,
+            characters=characters,
+            worst=worst,
+            fees=fees,
             first=tuple(self._requests(rows[:show])),
             sample=count,
+        )
+
+    def _needs(self, rows: Collection[_Row], share: float) -> tuple[int, Pico | None, Pico]:
+        """Return the characters of rows, what they can cost at most, and the fees in that, times a share."""
+        worst = Pico(round(sum(row.worst for row in rows) * share))
+        return (
+            round(sum(row.characters for row in rows) * share),
+            None if self._worst is None else worst,
+            Pico(round(sum(row.fee for row in rows) * share)),
         )
 
     def _requests(self, rows: list[_Row]) -> Iterator[Shown]:
@@ -275,11 +286,13 @@ class _Sample:
         """Estimate the distinct questions among `rows` open rows (Chao 1984): exact where the sample is the whole."""
         often = Counter(Counter(row.key for row in self._rows if row.is_open).values())
         distinct = often.total()
-        if self._bound == MIXED or not self._prepared.job.dedupe:
-            return distinct if self._bound == MIXED else rows
-        if not often[2]:
-            return rows if often[1] else distinct
-        return min(rows, distinct + often[1] ** 2 // (2 * often[2]))
+        if self._bound == MIXED:
+            return distinct
+        if not self._prepared.job.dedupe:
+            return rows
+        if often[2]:
+            return min(rows, distinct + often[1] ** 2 // (2 * often[2]))
+        return rows if often[1] else distinct
 
     def _unasked(self, scaled: Callable[[int], int]) -> tuple[Unasked, ...]:
         first: dict[str, _Row] = {}
@@ -341,7 +354,7 @@ def _forecast(
         completion = number * used.completion_tokens / used.answers
     else:
         ratio = CHARACTERS_PER_TOKEN
-        around = 0 if prepared.form.response_format is None else len(orjson.dumps(prepared.form.response_format))
+        around = len(orjson.dumps(prepared.form.response_format or ""))
         prompt = (characters + number * around) / ratio + number * MESSAGE_TOKENS * len(prepared.job.prompt.turns)
         completion = float(number * (_answer_tokens(prepared) if answer_tokens is None else answer_tokens))
         if prepared.form.questions:
@@ -351,13 +364,13 @@ def _forecast(
         completion = min(completion, number * prepared.max_tokens)
     price = prices.likely.get(prepared.endpoint.model)
     tokens = (round(prompt), round(completion))
-    constant = round(_constant(prepared) / ratio) if ratio else 0
+    constant = round(_constant(prepared) / (ratio or math.inf))
     cost = uncached = None
     if price is not None:
         requests = price.request * (number - 1)
         cost = Pico(price.cost(*tokens, *_from_cache(prepared, price, constant, number)) + requests)
         uncached = Pico(price.cost(*tokens) + requests)
-    latency = used.seconds / used.answers if used.answers and used.seconds else LATENCY
+    latency = used.seconds / max(1, used.answers) or LATENCY
     at_once = most_in_flight(prepared.job, prepared.endpoint)
     seconds = likely_seconds(number, sum(tokens), latency, prepared.job.limits, at_once)
     return Forecast(*tokens, cost, seconds, at_once, used.answers, ratio, constant, uncached)
@@ -365,22 +378,29 @@ def _forecast(
 
 def _constant(prepared: Prepared) -> int:
     """Return the characters with which all requests begin, as far as a prompt cache can hold them."""
-    return prepared.beginning.characters + (0 if is_marked(prepared) else prepared.beginning.loose)
+    beginning = prepared.beginning
+    return beginning.characters if is_marked(prepared) else beginning.characters + beginning.loose
 
 
 def is_marked(prepared: Prepared) -> bool:
     """Check whether the model caches only what a mark ends: whole texts, no part of one."""
     if prepared.caching is not None:
         return prepared.caching.mark is not None
-    family = family_of(prepared.endpoint.model) if prepared.endpoint.openrouter else None
-    return family is not None and family.marked
+    known = family(prepared)
+    return known is not None and known.marked
+
+
+def family(prepared: Prepared) -> Family | None:
+    """Return how the model's family caches prompts, where that is known."""
+    return family_of(prepared.endpoint.model) if prepared.endpoint.openrouter else None
 
 
 def _from_cache(prepared: Prepared, price: Price, constant: int, number: int) -> tuple[int, int]:
     """Return how many tokens of that many requests are read from the prompt cache, and how many are written to it."""
     if prepared.caching is None or price.cache_read is None or constant < prepared.caching.minimum or not number:
         return 0, 0
-    return constant * (number - 1), constant if prepared.caching.mark is not None else 0
+    written = constant if prepared.caching.mark is not None else 0
+    return constant * (number - 1), written
 
 
 def likely_cost(
@@ -414,6 +434,6 @@ def likely_seconds(questions: int, tokens: int, latency: float, limits: Limits, 
         return 0.0
     return max(
         latency * -(-questions // at_once),
-        60.0 * questions / limits.requests_per_minute if limits.requests_per_minute else 0.0,
-        60.0 * tokens / limits.tokens_per_minute if limits.tokens_per_minute else 0.0,
+        60.0 * questions / (limits.requests_per_minute or math.inf),
+        60.0 * tokens / (limits.tokens_per_minute or math.inf),
     )

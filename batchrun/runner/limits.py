@@ -19,7 +19,7 @@ ON_CHANGE = math.inf
 SMALLEST_ROUND = 8  # answers; fewer say nothing about latency
 NOISE, TIMES_NOISE = 0.03, 3.0  # the share of refusals at first; as many as usual end a step up
 HEAVY = 0.1  # of a limit that held being refused halves it
-SOON = 12  # answers per request in flight; a server's wait after fewer is no end of a quota: it lowers the limit
+SOON = 12  # answers per request in flight; a server's wait after fewer does not end a quota: it lowers the limit
 QUIET_ANSWERS, QUIET_ROUNDS = 200, 20  # without a refusal before the next step up
 SHORTEST_QUIET, QUIET_WAITS, LONGEST_QUIET = 10.0, 40.0, 300.0  # seconds, and times what the server asked to wait
 NOTABLE_GROWTH = 1.5  # of the limit, from which latency is compared
@@ -105,8 +105,8 @@ class AdaptiveLimit:
     def _is_saturated(self, mean: float) -> bool:
         """Check whether latency grew as fast as the limit, so that more in flight brings no more answers."""
         if self._reference is None or self.limit <= self._reference[0]:
-            usual = mean if self._reference is None else 0.8 * self._reference[1] + 0.2 * mean
-            self._reference = (self.limit, usual)
+            usual = self._reference[1] if self._reference else mean
+            self._reference = (self.limit, 0.8 * usual + 0.2 * mean)
             return False
         growth = self.limit / self._reference[0]
         if growth < NOTABLE_GROWTH:

@@ -19,7 +19,7 @@ from batchrun.records import Summary
 EVENTS = {
     "run_started": "a run has read its job and opened input and checkpoint",
     "plan_made": "it is known which row asks which question",
-    "nothing_new": "all is answered and the output stands: nothing is to be done",
+    "nothing_new": "every row is answered and the output is up to date",
     "asking_started": "the first request may be sent",
     "gate_closed": 'the server said "not now": all requests wait for more than a second',
     "outage_began": "many different questions failed by the server's fault: it is probed until it works again",
@@ -27,7 +27,7 @@ EVENTS = {
     "batch_submitted": "a batch was submitted to the provider, or refused, or its reply was lost",
     "batch_collected": "a batch ended, and its answers are kept",
     "progress": "how far it is, every 30 seconds",
-    "stopped": "something closed the run: what is in flight still ends",
+    "stopped": "the run sends no more requests: those in flight still end",
     "asking_ended": "nothing is in flight any more, and all outcomes are kept",
     "output_written": "the output was written, or found as it is to be",
     "run_ended": "the run is over",
@@ -41,7 +41,7 @@ _LOGGER = logging.getLogger("batchrun.events")
 def event(name: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON)
     """Log an event of EVENTS with its facts: JSON values, no text of a row, a model or a server."""
     if name not in EVENTS:
-        raise ValueError(f"{name} is no event")
+        raise ValueError(f"unknown event: {name}")
     _LOGGER.info(name, extra={"facts": facts})
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -47,7 +48,7 @@ def write(
 ) -> Written:
     """Write the output as the checkpoint has it now; replaced only if it would differ.
 
-    `settled`: only the rows that are answered or failed, so that a look at 50 rows of millions is no file of millions.
+    `settled`: only the rows that are answered or failed, so that 50 answers of millions of rows make a short file.
     `warn` is called where an Excel cell was too short for a text.
 
     Raises InputError when the input changes meanwhile, StorageError where the disk fails; the old file stays then.
@@ -70,8 +71,10 @@ def check_sheet(prepared: Prepared, rows: int) -> None:
             f"output.path: a sheet holds {MOST_ROWS:,} rows, and the input has {rows:,}: write .parquet or .csv"
         )
     texts = [column for column in prepared.kept if isinstance(prepared.rows.schema[column], pl.String)]
+    if not texts:
+        return
     position = 1
-    for frame in prepared.rows.frames(texts, OUTPUT_ROWS) if texts else ():
+    for frame in prepared.rows.frames(texts, OUTPUT_ROWS):
         for column in texts:
             for row, text in enumerate(frame[column], position):
                 if text is not None and is_long(text):
@@ -95,7 +98,7 @@ def check_plan(prepared: Prepared, plan: PlanInfo | None, *, any_wording: bool =
 
 def _frames(prepared: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Iterator[pl.DataFrame]:
     details = prepared.details
-    end = checkpoint.settled_end() if settled else None
+    end = checkpoint.settled_end() if settled else math.inf
     columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
     frames = prepared.rows.frames(prepared.kept, OUTPUT_ROWS) if prepared.kept else repeat(None)
     corrections = _corrections(prepared)
@@ -117,7 +120,7 @@ def _frames(prepared: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Ite
         if outcomes or not settled:
             yield pl.concat([*kept, *_new_columns(prepared, outcomes, fixes)], how="horizontal")
         position += height
-        if end is not None and position >= end:
+        if position >= end:
             break
     if prepared.input_changed():
         raise InputError(INPUT_CHANGED)
@@ -135,7 +138,7 @@ def _corrections(prepared: Prepared) -> Iterator[Correction | None]:
 def _new_columns(
     prepared: Prepared, outcomes: Sequence[tuple[Any, ...]], corrections: Sequence[Correction | None]
 ) -> Iterator[pl.DataFrame]:
-    """Yield the answer's columns and the details'; what is neither ok nor corrected has null answers."""
+    """Yield the answer's columns and the details'; rows that are neither ok nor corrected have null answers."""
     prefix = prepared.job.output.prefix
     answers = [row[1] if row[0] == "ok" else None for row in outcomes]
     answers = [corrected(prepared.form, *pair) for pair in zip(answers, corrections, strict=True)]
@@ -151,8 +154,7 @@ def _new_columns(
     if "corrected" in values:
         values["corrected"] = tuple(one and one.changed for one in corrections)
     columns = {
-        prefix + name: pl.Series(map(CONVERTED.get(name, _same), found), dtype=DETAIL_TYPES[name])
-        for name, found in values.items()
+        prefix + name: pl.Series(_converted(name, found), dtype=DETAIL_TYPES[name]) for name, found in values.items()
     }
     yield pl.DataFrame(columns)
 
@@ -160,14 +162,18 @@ def _new_columns(
 def _review(prepared: Prepared, typed: pl.DataFrame, corrections: Sequence[Correction | None]) -> pl.DataFrame:
     """Return the column needs_review: null where no probability is low and one is missing, false once reviewed."""
     low = [pl.col(f"{question.name}_prob") < prepared.job.output.review_below for question in prepared.form.questions]
-    any_low = pl.any_horizontal(low) if low else pl.repeat(None, pl.len(), dtype=pl.Boolean)
+    any_low = pl.any_horizontal(low or [pl.repeat(None, pl.len(), dtype=pl.Boolean)])
     reviewed = pl.Series([one is not None for one in corrections], dtype=pl.Boolean)
     needed = pl.when(reviewed).then(pl.lit(value=False)).otherwise(any_low)
     return typed.select(needed.alias(prepared.job.output.prefix + NEEDS_REVIEW))
 
 
-def _same(value: Any) -> Any:  # noqa: ANN401  (any cell)
-    return value
+def _converted(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the values of a detail as the output has them."""
+    convert = CONVERTED.get(name)
+    if convert is None:
+        return values
+    return [None if value is None else convert(value) for value in values]
 
 
 FROM_CHECKPOINT: Mapping[str, str] = {
@@ -179,10 +185,10 @@ FROM_CHECKPOINT: Mapping[str, str] = {
 """What a detail is called in the checkpoint, where the names differ."""
 
 CONVERTED: Mapping[str, Callable[[Any], Any]] = {
-    "cost_usd": lambda pico: None if pico is None else pico / PER_USD,
-    "key": lambda key: None if key is None else key.hex(),
-    "citations": lambda cited: None if cited is None else orjson.loads(cited),
-    "finished_at": lambda at: None if at is None else datetime.fromtimestamp(at, UTC),
+    "cost_usd": lambda pico: pico / PER_USD,
+    "key": bytes.hex,
+    "citations": orjson.loads,
+    "finished_at": lambda at: datetime.fromtimestamp(at, UTC),
 }
 
 
@@ -195,7 +201,7 @@ def state(prepared: Prepared, plan: int) -> str:
         return ""
     job = prepared.job.output
     corrections = Corrections(prepared.job).path
-    corrected_at = corrections.stat().st_mtime_ns if corrections.exists() else 0
+    corrected_at = corrections.exists() and corrections.stat().st_mtime_ns
     words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino], corrected_at]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
@@ -206,5 +212,5 @@ def reader(prepared: Prepared, written: Written | None) -> Callable[[], pl.DataF
 
 
 def remove_partial(job: Job) -> None:
-    """Remove what an unfinished run left beside the output."""
+    """Remove the partial output of an unfinished run."""
     partial_path(job.output_path).unlink(missing_ok=True)

@@ -20,12 +20,12 @@ from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.alone import Alone
 from batchrun.runner.blame import Evidence
-from batchrun.runner.breaker import Breaker
+from batchrun.runner.breaker import UNEXPLAINED, Breaker
 from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
 from batchrun.runner.log import event
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
-from batchrun.runner.stop import Valve
+from batchrun.runner.stop import Valve, reason_of
 from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work, recorded
 from batchrun.terminal import duration
 
@@ -59,7 +59,7 @@ class Pool:
         self._first_open = rules.first_doubtful if rules.doubtful else sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._breaker, self._unexplained = Breaker(rules.breaker), dict[int, Outcome]()
+        self._breaker = Breaker(rules.breaker)
         self._evidence = Evidence(rules)
         self._alone = Alone(rules.first_alone, rules.cache_life)
         self._passed_over = 0
@@ -97,9 +97,9 @@ class Pool:
         tally.waiting = self._queue.waiting
         tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
         waiting = self._evidence.outage.waiting
-        tally.gate_why = "" if waiting is None else waiting.ending
-        tally.waiting_for = ""
+        tally.gate_why = tally.waiting_for = ""
         if waiting is not None:
+            tally.gate_why = waiting.ending
             tally.waiting_for = f"{self._evidence.waits_for} (for {duration(now - waiting.since)})"
 
     # -- the feeder
@@ -223,7 +223,7 @@ class Pool:
     def _pass_over(self, work: Work, amount: Pico) -> None:
         """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""
         self._passed_over += 1
-        self._smallest_refused = amount if self._smallest_refused is None else min(self._smallest_refused, amount)
+        self._smallest_refused = min(amount, self._smallest_refused or amount)
         self._queue.release(work)
         self._leave_pending(work)
         if self._passed_over >= MOST_PASSED_OVER:
@@ -318,10 +318,12 @@ class Pool:
         return charge
 
     def _record_success(self, work: Work, now: float) -> None:
-        """Note that the server works."""
-        self._confirm_failures()
+        """Note that the server works, so that rows are to blame for the refusals before."""
+        for outcome in self._breaker.success():
+            self.tally.count_failure(UNEXPLAINED, -1)
+            self.tally.count_failure(outcome.error_type or "")
+            self._keep.put(recorded(outcome))
         self._limits.gate.answered(now)
-        self._breaker.success()
         if self._evidence.record_success(work, now):
             event("outage_ended")
             self._limits.gate.close(now, SLOW_START, now)
@@ -433,17 +435,16 @@ class Pool:
 
     def _stop(self, work: Work, verdict: Verdict, ending: Ending, delay: float) -> None:
         self._queue.release(work)
-        reason = f"{ending.means}: {verdict.message}" if verdict.message else ending.means
-        resume_at = verdict.resume_at or (self._wall() + delay if delay else None)
+        resume_at = verdict.resume_at
+        if delay and not resume_at:
+            resume_at = self._wall() + delay
+        reason = reason_of(ending, verdict.message)
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=resume_at)
         self._leave_pending(work)
 
     def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
         if ending.blames is Blame.UNKNOWN:
-            self._breaker.failure(outcome, work.position)
-            if not self._evidence.proven and self._rules.breaker and outcome.raw is None:
-                ending = TABLE["unexplained"]
-                self._unexplained[work.question] = outcome
+            ending = TABLE[self._breaker.failure(outcome, work.position)]
         if ending.again:
             self._first_open = min(self._first_open, work.position)
         self.tally.count_failure(ending.name)
@@ -456,22 +457,13 @@ class Pool:
             reason = f"more rows failed than limits.max_failed accepts ({max_failed})"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
-    def _confirm_failures(self) -> None:
-        """Make what was refused before the first success final: the server works, so the rows are to blame."""
-        for outcome in self._unexplained.values():
-            self.tally.count_failure("unexplained", -1)
-            self.tally.count_failure(outcome.error_type or "")
-            self._keep.put(recorded(outcome))
-        self._unexplained.clear()
-
     def _retract_failures(self) -> None:
         """Stop the run; the failures since the last success go back to pending."""
-        unproven, last = self._breaker.unproven, self._breaker.unproven[-1]
+        unproven, (last, _) = self._breaker.unproven, self._breaker.unproven[-1]
         reason = f"{len(unproven)} failures in a row, no success: {last.error_message}"
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=last.error_type)
-        for outcome in unproven:
-            unexplained = outcome.question in self._unexplained
-            self.tally.count_failure("unexplained" if unexplained else outcome.error_type or "", -1)
+        for outcome, name in unproven:
+            self.tally.count_failure(name, -1)
             self._keep.put(recorded(outcome)._replace(status=Status.PENDING))
         unproven.clear()
 
@@ -483,7 +475,7 @@ class Pool:
             self._keep.put(work.last._replace(status=Status.PENDING))
 
     def _end(self) -> None:
-        """At the end: what waits stays pending; what is still in flight may be billed."""
+        """At the end: questions that wait stay pending; those still in flight may be billed."""
         for work in list(self._in_flight.values()):
             self._abandon(work)
         for work in self._queue.remaining:

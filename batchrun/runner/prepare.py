@@ -36,7 +36,7 @@ INSTALL_PYPDF = "pip install 'batchrun-llm[pdf]'"
 NEEDS_REVIEW = "needs_review"
 """The column that output.review_below adds."""
 
-INPUT_CHANGED = "the input changed during the run; run again to ask what is new"
+INPUT_CHANGED = "the input changed during the run; run again to ask the new rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +127,15 @@ def prepare_job(
     with ExitStack() as stack:
         form = found.compiled()
         rows = found.opened(stack, known)
-        found.compare(None if rows is None else rows.columns, form)
-        if rows is not None:
+        if rows is None:
+            found.compare(None, form)
+        else:
+            found.compare(rows.columns, form)
             found.check_output(rows)
         if endpoint is None or rows is None or form is None or found.any:
             raise found.error()
         beginning = constant_beginning(job, rows.columns, form.instructions)
-        caching = None if endpoint.decisions else _caching(job, endpoint, beginning)
+        caching = _caching(job, endpoint, beginning)
         yield Prepared(
             job,
             endpoint,
@@ -370,13 +372,15 @@ def answer_fields(endpoint: Endpoint, form: AnswerForm) -> dict[str, Any]:
 
 
 def _caching(job: Job, endpoint: Endpoint, beginning: Beginning) -> Caching | None:
+    if endpoint.decisions:
+        return None
     # One name for one beginning: the same on each day, for each file of rows, and new where the prompt is.
     name = f"batchrun-{beginning.digest}"
     return caching_of(job, endpoint, beginning.characters, beginning.loose, name)
 
 
 def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm, caching: Caching | None) -> dict[str, Any]:
-    """Return what is sent beside the question though the job does not say it; no key depends on it."""
+    """Return the fields that are sent though the job does not name them; no key depends on them."""
     extras: dict[str, Any] = {}
     if endpoint.decisions:
         return extras
@@ -387,18 +391,23 @@ def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm, caching: Caching
         extras["plugins"] = [{"id": "context-compression", "enabled": False}]
         if form.response_format is not None:
             extras["provider"] = {"require_parameters": True}
-    return extras if caching is None else {**extras, **caching.fields}
+    if caching is not None:
+        extras.update(caching.fields)
+    return extras
 
 
 def _kept(job: Job, columns: tuple[str, ...]) -> tuple[str, ...]:
-    keep = job.output.keep
-    if keep == "all":
-        return columns
-    return () if keep == "none" else tuple(keep)
+    match job.output.keep:
+        case "all":
+            return columns
+        case "none":
+            return ()
+        case names:
+            return tuple(names)
 
 
 def _answer_types(job: Job, form: AnswerForm) -> dict[str, pl.DataType]:
-    """Return the types of the columns that an answer fills; a decision model's have probabilities beside them."""
+    """Return the types of the columns that an answer fills; a decision model's have probabilities as well."""
     types: dict[str, pl.DataType] = {}
     labels = {one.name: [label for label, _ in one.options] or ["true", "false"] for one in form.questions}
     for name, schema in form.columns.items():
@@ -413,8 +422,8 @@ def _answer_types(job: Job, form: AnswerForm) -> dict[str, pl.DataType]:
 def _new_columns(job: Job, form: AnswerForm | None) -> Iterator[tuple[str, pl.DataType]]:
     """Yield the output's new columns in order: the answer's, needs_review, the details."""
     prefix = job.output.prefix
-    answers = {} if form is None else _answer_types(job, form)
-    yield from ((prefix + name, dtype) for name, dtype in answers.items())
+    if form is not None:
+        yield from ((prefix + name, dtype) for name, dtype in _answer_types(job, form).items())
     if job.output.review_below is not None:
         yield prefix + NEEDS_REVIEW, pl.Boolean()
     yield from ((prefix + name, DETAIL_TYPES[name]) for name in job.output.details if name in DETAIL_TYPES)

@@ -1,5 +1,6 @@
 """What people see during a run: a bar on a terminal, else a plain line now and then; all on stderr."""
 
+import math
 import os
 import sys
 import time
@@ -60,7 +61,7 @@ class Pace:
 
     def __init__(self, now: float, per_minute: int | None) -> None:
         self._samples = deque([(now, 0)])
-        self._started, self._per_minute = now, per_minute
+        self._started, self._per_minute = now, per_minute or math.inf
 
     def observe(self, now: float, settled: int) -> None:
         """Take note of how many questions this run has settled."""
@@ -77,13 +78,14 @@ class Pace:
         (since, before), (now, settled) = self._samples[0], self._samples[-1]
         if settled <= before:
             since, before = self._started, 0
-        return (settled - before) / (now - since) if now - since >= _FIRST_RATE else 0.0
+        if now - since < _FIRST_RATE:
+            return 0.0
+        return (settled - before) / (now - since)
 
     def left(self, questions: int, gate: float) -> float | None:
         """Return how long that many questions will take after `gate` seconds of a closed gate; None: unknown."""
-        allowed = 60.0 * questions / self._per_minute if self._per_minute else 0.0
-        measured = questions / self.rate if self.rate else 0.0
-        return gate + max(allowed, measured) if allowed or measured else None
+        seconds = max(60.0 * questions / self._per_minute, questions / (self.rate or math.inf))
+        return gate + seconds if seconds else None
 
 
 class Ui:
@@ -207,9 +209,11 @@ class Bar(Plain):
             with suppress(OSError, ValueError):
                 self._bar.n = settled(self._goal, tally)
                 columns = self._columns()
-                is_narrow = columns is not None and columns < _NARROW
-                self._bar.bar_format = _NO_BAR if is_narrow else self._format
-                width = None if columns is None else columns - 1 - (0 if is_narrow else _BAR_WIDTH)
+                width = columns - 1
+                self._bar.bar_format = _NO_BAR
+                if columns >= _NARROW:
+                    self._bar.bar_format = self._format
+                    width -= _BAR_WIDTH
                 self._bar.set_description_str(line(self._goal, tally, self._pace, gate, width))
 
     def end(self) -> None:
@@ -224,12 +228,12 @@ class Bar(Plain):
 
         return tqdm
 
-    def _columns(self) -> int | None:
-        """Return the width of the terminal, None where that is unknown."""
+    def _columns(self) -> int:
+        """Return the width of the terminal; a very large one where that is unknown."""
         try:
-            return os.get_terminal_size((self._stream or sys.stderr).fileno()).columns or None
+            return os.get_terminal_size((self._stream or sys.stderr).fileno()).columns or sys.maxsize
         except (OSError, ValueError):
-            return None
+            return sys.maxsize
 
 
 class NotebookBar(Bar):
@@ -237,7 +241,7 @@ class NotebookBar(Bar):
 
     def _tqdm(self) -> "type[tqdm[Never]]":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tqdm warns where ipywidgets is missing, which is no fault
+            warnings.simplefilter("ignore")  # tqdm warns where ipywidgets is missing; text will do
             from tqdm.auto import tqdm  # noqa: PLC0415  (as above)
 
         # A widget draws the bar itself; it knows the field without a width alone.
@@ -245,9 +249,9 @@ class NotebookBar(Bar):
             self._format = "{bar} {desc}"
         return tqdm  # type: ignore[return-value]  # the stubs know only the class for a terminal
 
-    def _columns(self) -> int | None:
-        """Return None: the kernel may know the size of a terminal, which is not where the bar is."""
-        return None
+    def _columns(self) -> int:
+        """Return a very large width: the kernel may know the size of a terminal, which is not where the bar is."""
+        return sys.maxsize
 
 
 def _reading(rows: int) -> str:
@@ -259,7 +263,7 @@ def settled(goal: Goal, tally: Tally) -> int:
     return goal.ok + goal.failed + tally.ok + tally.failed
 
 
-def line(goal: Goal, tally: Tally, pace: Pace, gate: float, width: int | None = None) -> str:
+def line(goal: Goal, tally: Tally, pace: Pace, gate: float, width: int = sys.maxsize) -> str:
     """Return where the asking stands; 100 % only when nothing is waited for.
 
     In `width` columns the less important parts are left out, so that none is cut off.
@@ -270,26 +274,24 @@ def line(goal: Goal, tally: Tally, pace: Pace, gate: float, width: int | None = 
     if left is not None and done < goal.total:
         percent += f" {duration(left)} left"
     failed = goal.failed + tally.failed
-    wait = f"held back for {duration(gate)}" if gate > NOTABLE_GATE else ""
-    if tally.waiting_for:
-        wait = f"waiting: {short(tally.waiting_for, WIDEST)}"
     # In the order in which they are shown, each with its rank: 0 is the most important.
-    parts = [
-        (0, percent),
-        (4, f"{done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok"),
-        (1, f"{failed:,} failed" if failed else ""),
-        (3, wait),
-        (2, cost(tally.cost, goal.cost_kind)),
-        (5, f"{pace.rate:.1f}/s"),
-        (6, f"oldest request: {duration(tally.oldest)}" if tally.oldest > SLOW else ""),
-        (7, f"{tally.waiting:,} to retry" if tally.waiting else ""),
-    ]
-    room = sys.maxsize if width is None else width
+    parts = [(0, percent), (4, f"{done:,}/{goal.total:,}: {goal.ok + tally.ok:,} ok")]
+    if failed:
+        parts.append((1, f"{failed:,} failed"))
+    if tally.waiting_for:
+        parts.append((3, f"waiting: {short(tally.waiting_for, WIDEST)}"))
+    elif gate > NOTABLE_GATE:
+        parts.append((3, f"held back for {duration(gate)}"))
+    parts += [(2, cost(tally.cost, goal.cost_kind)), (5, f"{pace.rate:.1f}/s")]
+    if tally.oldest > SLOW:
+        parts.append((6, f"oldest request: {duration(tally.oldest)}"))
+    if tally.waiting:
+        parts.append((7, f"{tally.waiting:,} to retry"))
     chosen_ranks = set()
     for rank, text in sorted(parts):
-        if text and (len(text) <= room or not rank):
+        if len(text) <= width or not rank:
             chosen_ranks.add(rank)
-            room -= len(text) + len(_BETWEEN)
+            width -= len(text) + len(_BETWEEN)
     return _BETWEEN.join(text for rank, text in parts if rank in chosen_ranks)
 
 

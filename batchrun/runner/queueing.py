@@ -113,7 +113,7 @@ class Queue:
 
     def _fresh(self) -> Work | None:
         """Return the next new question, the control as the last of them; None: no more."""
-        work = next(self._source, None) if self._source is not None else None
+        work = next(self._source or iter(()), None)
         if work is None:
             self._source = None
             work, self._control = self._control, None

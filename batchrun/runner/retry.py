@@ -150,5 +150,6 @@ def _delay(number: int, wait: float | None, jitter: float, *, gated: bool) -> fl
     """
     if wait is None:
         return backoff(number, jitter)
-    upward = wait + jitter * (0.1 if gated else max(0.1, wait / 10))
-    return upward if wait >= 1 else max(upward, backoff(number, jitter))
+    spread = 0.1 if gated else max(0.1, wait / 10)
+    least = backoff(number, jitter) if wait < 1 else 0.0
+    return max(wait + jitter * spread, least)

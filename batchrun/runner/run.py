@@ -21,7 +21,7 @@ from batchrun.checkpoint import (
 )
 from batchrun.errors import ConfirmError, ExitCode, InputError, StorageError, UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
-from batchrun.money import PER_USD, CostKind, Pico, show, to_usd
+from batchrun.money import PER_USD, ZERO, CostKind, Pico, show, to_usd
 from batchrun.prompt import changed_words
 from batchrun.records import Summary
 from batchrun.runner import outputs
@@ -75,7 +75,7 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
     job = merged(loaded.job, options)
     if options.wording is not None and options.variant is None and not options.yes:
         raise UserError(
-            f"--set {options.wording} changes what is asked: add --variant NAME for an output and a checkpoint of its "
+            f"--set {options.wording} changes the question: add --variant NAME for an output and a checkpoint of its "
             "own, or --yes to change those of the job"
         )
     check_installed(job.ray)
@@ -118,7 +118,7 @@ class _Run:
         self._adopted: int | None = None
 
     def run(self) -> Summary:
-        """Plan, ask what is open, write, and say how it ended."""
+        """Plan, ask the open questions, write the output, and return how it ended."""
         plan = self._reopened(self._plan())
         event("plan_made", plan=plan.number, rows=plan.rows)
         if (counts := self._nothing_new(plan)) is not None:
@@ -151,7 +151,9 @@ class _Run:
             raise
         summary = self._summary(counts)
         self._end(summary.exit_code, summary.reason, counts, plan)
-        return summary if summary.exit_code or not self._valve.closed else self._summary(counts)
+        if self._valve.closed and not summary.exit_code:  # the end of the run could not be noted
+            return self._summary(counts)
+        return summary
 
     # -- plan
 
@@ -201,7 +203,7 @@ class _Run:
             )
 
     def _confirm(self, current: PlanInfo, rows: int, before: int, after: int) -> None:
-        """Refuse to pay for many answered rows again without being told so (ConfirmError).
+        """Refuse to pay for many answered rows again without --yes (ConfirmError).
 
         `before` of the rows were answered before the job's words changed, and `after` are now. A run with a limit or of
         a sample asks its few rows; the next whole run then is the one to be confirmed.
@@ -229,11 +231,11 @@ class _Run:
             self._ui.say(f"{plural(given_up, 'question')} out in batches will be asked again; both may be billed")
             if self._options.retry == {IN_BATCH}:
                 return plan
-        reopened = self._checkpoint.reopen_failed(self._options.retry or None)
+        reopened = self._checkpoint.reopen_failed(self._options.retry)
         if not reopened:
-            kinds = f" with {', '.join(sorted(self._options.retry))}" if self._options.retry else ""
+            failed = " with ".join(filter(None, ["no row failed", ", ".join(sorted(self._options.retry))]))
             command = command_line(self._shown, self._options)
-            raise UserError(f"no row failed{kinds}, so there is nothing to retry; `{command}` asks what is open")
+            raise UserError(f"{failed}, so there is nothing to retry; `{command}` asks the open rows")
         self._ui.say(f"asking {plural(reopened, 'failed question')} again")
         return self._checkpoint.current_plan() or plan
 
@@ -245,7 +247,9 @@ class _Run:
         counts = self._checkpoint.counts()
         if counts.pending or MAYBE_OPEN.intersection(counts.errors or ()):
             return None
-        return counts if last.output == outputs.state(self._prepared, plan.number) else None
+        if last.output != outputs.state(self._prepared, plan.number):
+            return None
+        return counts
 
     def _start(self, plan: PlanInfo) -> int:
         """Return the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
@@ -350,7 +354,7 @@ class _Run:
     # -- write
 
     def _write(self, counts: Counts) -> None:
-        """Replace the output if the run finished, else write what is known beside it."""
+        """Replace the output if the run finished, else write a partial one next to it."""
         if self._valve.exit_code in UNWRITTEN or self._valve.urgent:
             return
         finished = self._finished(counts)
@@ -362,7 +366,7 @@ class _Run:
             if finished:
                 outputs.remove_partial(self._job)
         except (StorageError, InputError) as problem:
-            # The answers are kept whatever becomes of the output: the run ends with its summary.
+            # The answers are kept, with or without an output: the run ends with its summary.
             changed = isinstance(problem, InputError) and self._prepared.input_changed()
             reason = INPUT_CHANGED if changed else str(problem)
             self._ui.warn(reason)
@@ -371,7 +375,7 @@ class _Run:
     def _finished(self, counts: Counts) -> bool:
         return not counts.pending and not self._valve.closed
 
-    # -- the books
+    # -- begin and end
 
     def _begin(self) -> None:
         self._run_id = self._checkpoint.begin_run(
@@ -416,7 +420,10 @@ class _Run:
             for name in counts.errors or ()
         }
         spent = self._checkpoint.spent
-        run = self._checkpoint.last_run() if self._run_id is not None else None
+        cost, cached = ZERO, 0
+        if self._run_id is not None and (run := self._checkpoint.last_run()) is not None:
+            cost, cached = run.cost, run.cached
+        written = self._written
         return Summary(
             job=self._job.name,
             exit_code=exit_code,
@@ -429,26 +436,26 @@ class _Run:
             asked=self._tally.ok + self._tally.failed,
             requests=self._tally.requests,
             seconds=round(self._time.clock() - self._started, 3),
-            cost_usd=to_usd(run.cost if run else 0),
+            cost_usd=to_usd(cost),
             cost_today_usd=to_usd(spent(day=utc_day(time.time()))),
             cost_total_usd=to_usd(spent()),
             cost_output_usd=to_usd(counts.cost),
-            cost_at_most_usd=to_usd((run.cost if run else 0) + unsettled(self._budget, self._checkpoint, self._run_id)),
+            cost_at_most_usd=to_usd(cost + unsettled(self._budget, self._checkpoint, self._run_id)),
             possibly_billed=self._tally.possibly_billed,
-            cached=run.cached if run else 0,
+            cached=cached,
             adopted=self._adopted or 0,
             errors=dict(counts.errors or {}),
-            output=str(self._written.path) if self._written else None,
-            output_changed=self._written is not None and self._written.changed,
+            output=str(written.path) if written else None,
+            output_changed=written is not None and written.changed,
             checkpoint=str(self._checkpoint.path),
             resume_at=self._valve.resume_at,
-            next=commands[0][0] if commands else None,
-            commands=commands + after.show(failed_rows) + (after.report() if self._tally.ok else ()),
+            next=next((command for command, _ in commands), None),
+            commands=(*commands, *after.show(failed_rows), *(after.report() if self._tally.ok else ())),
             advice=after.advice(),
             answers=self._answers(counts),
             failed_rows=failed_rows,
             cost_kind=cost_kind(self._job),
-            _read=outputs.reader(self._prepared, self._written),
+            _read=outputs.reader(self._prepared, written),
         )
 
     def _verdict(self, counts: Counts) -> tuple[int, str]:

@@ -1,6 +1,6 @@
 """How a run stops: the valve that ends the sending, and the signals that close it.
 
-Stopping is the source running dry: nothing is cancelled, what is in flight finishes within the grace. A second signal
+Stopping is the source running dry: nothing is cancelled, requests in flight finish within the grace. A second signal
 aborts; the checkpoint stays consistent either way.
 """
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 
+from batchrun.api import Ending
 from batchrun.errors import BatchrunError, ExitCode, Terminated
 from batchrun.runner.log import event
 from batchrun.terminal import plural
@@ -21,6 +22,11 @@ _EXIT_CODES = {
     signal.SIGTERM: ExitCode.SIGTERM,
     signal.SIGHUP: ExitCode.SIGTERM,
 }
+
+
+def reason_of(ending: Ending, message: str) -> str:
+    """Return what an ending means, with the server's words where it has any of its own."""
+    return ending.means if message in {"", ending.means} else f"{ending.means}: {message}"
 
 
 class Valve:
@@ -37,7 +43,7 @@ class Valve:
         self.on_change: Callable[[], None] = lambda: None
 
     def close(self, exit_code: int, reason: str, *, ending: str | None = None, resume_at: float | None = None) -> None:
-        """Start no new request; `resume_at` is the Unix time from which running again makes sense."""
+        """Start no new request; `resume_at` is the Unix time after which to try again."""
         if not self.closed:
             self.closed = True
             self.exit_code, self.reason, self.ending, self.resume_at = exit_code, reason, ending, resume_at
@@ -55,7 +61,7 @@ class Valve:
         self.closed, self.ending, self.resume_at = False, None, None
 
     def abort(self, *, urgent: bool = False) -> None:
-        """Do not even wait for what is in flight; `urgent`: somebody asked twice, and waits for nothing else either."""
+        """Do not wait for requests in flight either; `urgent`: somebody asked twice, so write no output."""
         self.aborted = True
         self.urgent = urgent
         self.on_change()
@@ -106,11 +112,11 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
 
     def received(number: signal.Signals) -> None:
         if valve.closed:
-            say("aborting: what is in flight is given up and may be billed")
+            say("aborting: requests in flight are given up and may be billed")
             valve.abort(urgent=True)
             return
         valve.close(_EXIT_CODES[number], f"interrupted by {number.name}")
-        say("stopping: waiting for what is in flight (once more to abort)")
+        say("stopping: waiting for requests in flight (once more to abort)")
 
     if threading.current_thread() is not threading.main_thread():
         interrupts = INTERRUPTS.get() or Interrupts()
@@ -128,7 +134,7 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
         for number in watched:
             loop.remove_signal_handler(number)
             # A handler that C code installed is None here, and Python cannot install it again.
-            signal.signal(number, signal.SIG_DFL if before[number] is None else before[number])
+            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def exit_code_of(problem: BaseException) -> int:

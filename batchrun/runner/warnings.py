@@ -1,4 +1,4 @@
-"""What a run warns of: it goes on, and people should know."""
+"""Warnings of a run, which continues."""
 
 from batchrun.checkpoint import Checkpoint, free_bytes
 from batchrun.runner.prepare import Prepared
@@ -24,7 +24,7 @@ def warn_of_several_builds(prepared: Prepared, checkpoint: Checkpoint, ui: Ui) -
 
 
 def warn_of_little_space(prepared: Prepared, questions: int, ui: Ui) -> None:
-    """Warn where the checkpoint or the output may need more room for so many answers than its disk has."""
+    """Warn where the checkpoint or the output may need more room for the answers than its disk has."""
     needs = {prepared.job.checkpoint_path: 0, prepared.job.output_path: sum(file.size for file in prepared.rows.files)}
     for path, more in needs.items():
         needed, free = more + questions * ANSWER_BYTES, free_bytes(path.parent)

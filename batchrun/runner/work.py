@@ -1,4 +1,4 @@
-"""A question on its way: the rules for it, what this run has tried and paid, the records of that and who keeps them."""
+"""One question in work: the rules for it, what this run has tried and paid, the records of that and who keeps them."""
 
 import random
 import time
@@ -29,7 +29,7 @@ class Keep(Protocol):
         """Take a failed attempt."""
 
     async def room(self) -> None:
-        """Wait until it is no longer full."""
+        """Wait until there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ class Rules:
 class Charge(NamedTuple):
     """What one attempt costs, in picodollars; None where nobody says.
 
-    `maybe`: it may be billed, and nobody said how much. `keep`: what was reserved for it stays reserved; so does the
-    worst case of an answer without any price, since nothing else would hold a cap.
+    `maybe`: it may be billed, and nobody said how much. `keep`: its reservation stays; so does the worst case of an
+    answer without any price, since nothing else would hold a cap.
     """
 
     cost: Pico | None
@@ -145,13 +145,15 @@ class Tally:
         self.possibly_billed += 1
 
     def cap_reached(self, questions: int, least: Pico) -> str:
-        """Return why the cap stops a run of so many questions, of which the next one costs at least `least` at worst.
+        """Return why the cap stops a run of that many questions, of which the next one costs at least `least` at worst.
 
-        What the rest needs is estimated from what the others cost, rounded up.
+        The need of the rest is estimated from the cost of the others, rounded up.
         """
         done = self.ok + self.failed
         rest = max(1, questions - done)
-        needed = least + (-(-self.cost * rest // done) if self.cost and done else least * (rest - 1))
+        needed = least * rest
+        if self.cost and done:
+            needed = least - (-self.cost * rest // done)
         return (
             f"limits.max_cost_usd is reached: {show(self.cost)} is spent and the next request may cost {show(least)}; "
             f"the other {rest:,} questions need about {show(needed, ROUND_CEILING)}"
@@ -204,17 +206,12 @@ class Work:
         rules: Rules,
     ) -> Outcome:
         """Return how the question stands after this reply."""
-        good = status is Status.OK
         usage = verdict.usage
-        return Outcome(
+        outcome = Outcome(
             question=self.question,
             status=status,
             finished_at=at,
-            answer=verdict.answer if good else None,
-            raw=None if good else verdict.text,
-            error_type=None if good else verdict.ending,
-            error_code=None if good else verdict.code,
-            error_message=None if good else verdict.message,
+            answer=verdict.answer,
             http_status=verdict.http_status,
             attempts=self.attempts,
             prompt_tokens=usage.prompt_tokens,
@@ -233,6 +230,14 @@ class Work:
             service_tier=verdict.service_tier,
             reasoning=verdict.reasoning if "reasoning" in rules.details else None,
             citations=verdict.citations if "citations" in rules.details else None,
+        )
+        if status is Status.OK:
+            return outcome
+        return outcome._replace(
+            raw=verdict.text,
+            error_type=verdict.ending,
+            error_code=verdict.code,
+            error_message=verdict.message,
         )
 
     def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:
