@@ -12,7 +12,7 @@ from batchrun.checkpoint import adopt, files, sample, schema, store
 from batchrun.checkpoint.batches import Batches
 from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
-from batchrun.checkpoint.records import Counts, Failed, RunInfo, Sampled, Settled, Usage
+from batchrun.checkpoint.records import Counts, Failed, FirstSettled, RunInfo, Settled, Usage
 from batchrun.checkpoint.writer import Writer
 from batchrun.errors import UserError
 from batchrun.money import Pico
@@ -294,7 +294,7 @@ class Checkpoint:
             (start, start + count),
         )
 
-    def sample(self, limit: int) -> list[Sampled]:
+    def first_settled(self, limit: int) -> list[FirstSettled]:
         """Return the first settled questions of the current plan, in input order."""
         rows = self._connection.rows(
             "SELECT CASE WHEN a.status = 'ok' THEN a.answer END, a.error_type, a.finish_reason, a.model, a.attempts "
@@ -302,7 +302,7 @@ class Checkpoint:
             "WHERE r.first AND a.status IN ('ok', 'failed') ORDER BY r.position LIMIT ?",
             (limit,),
         )
-        return [Sampled(*row) for row in rows]
+        return [FirstSettled(*row) for row in rows]
 
     def repeated(self, *, before: bool = False) -> frozenset[int]:
         """Return the questions that stand in several rows; `before` as for `outcomes`."""
@@ -418,13 +418,12 @@ class Checkpoint:
 
         `dead`: only of runs that never ended. Call it between runs.
         """
-        killed = "AND run_id IN (SELECT id FROM runs WHERE ended_at IS NULL)" if dead else ""
         return Pico(
             self._connection.value(
-                "SELECT coalesce(sum(max(0, amount - "  # noqa: S608  (a constant)
+                "SELECT coalesce(sum(max(0, amount - "
                 "(SELECT coalesce(sum(cost), 0) FROM spending s WHERE s.run_id = l.run_id))), 0) "
-                f"FROM leases l WHERE day = ? {killed}",
-                (day,),
+                "FROM leases l WHERE day = ? AND (NOT ? OR run_id IN (SELECT id FROM runs WHERE ended_at IS NULL))",
+                (day, dead),
             )
         )
 

@@ -80,7 +80,7 @@ class RunInfo:
     counts: Counts | None
 
 
-class Sampled(NamedTuple):
+class FirstSettled(NamedTuple):
     """A settled question of the current plan; `answer` is None where it failed."""
 
     answer: str | None

@@ -227,7 +227,7 @@ def _walk_joined(walk: "_Pairs", first: Side, second: Side, on: str) -> None:
     others: dict[str, AnsweredRow] = {}
     for row in second.rows((on,)):
         key = text_of(row.cells[0])
-        if key in others:
+        if key in others:  # which of its rows to compare with, nobody could say
             raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {second.name}')
         others[key] = row
     place = walk.names.index(on)
@@ -250,7 +250,6 @@ class _Pairs:
     ) -> None:
         self.found, self.names, self._repeated, self._keep_rows = found, names, repeated, keep_rows
         self._seen: set[tuple[int | None, int | None]] = set()
-        self._gold_place = names.index(found.gold.gold.source) if found.gold else 0
 
     def take(self, one: AnsweredRow | None, other: AnsweredRow | None) -> None:
         """Take a row of either job; None: the other input does not have it."""
@@ -265,7 +264,10 @@ class _Pairs:
         found.rows += 1
         pairs = [(normal(column, one), normal(column, other)) for column in found.columns]
         differs = any(not equal(column.rule, *pair) for column, pair in zip(found.columns, pairs, strict=True))
-        gold = found.gold.gold.of(one.cells[self._gold_place], one.position) if found.gold else None
+        gold = None
+        if found.gold is not None:
+            right = found.gold.gold
+            gold = right.of(one.cells[self.names.index(right.source)], one.position)
         found.differ += differs
         if differs and self._keep_rows:
             cells = dict(zip(self.names, one.cells, strict=True))

@@ -22,6 +22,7 @@ MEDIAN, SLOW = 0.5, 0.95
 
 def comparison_facts(found: Comparison) -> dict[str, Any]:
     """Return a comparison for JSON: shares from 0 to 1, money in USD, latency in seconds."""
+    accuracies = found.gold.accuracies if found.gold else (None, None)
     return {
         "rows": found.rows,
         "differ": found.differ,
@@ -37,7 +38,7 @@ def comparison_facts(found: Comparison) -> dict[str, Any]:
         ],
         "left_out": found.left_out,
         "gold": _gold_facts(found.gold) if found.gold else None,
-        "jobs": [job_facts(*pair) for pair in zip(found.jobs, _accuracies(found), strict=True)],
+        "jobs": [job_facts(*pair) for pair in zip(found.jobs, accuracies, strict=True)],
     }
 
 
@@ -53,10 +54,6 @@ def _gold_facts(gold: GoldComparison) -> dict[str, Any]:
         "mcnemar_p": gold.p_value,
         "more_labels": gold.more_labels,
     }
-
-
-def _accuracies(found: Comparison) -> tuple[Share | None, Share | None]:
-    return found.gold.accuracies if found.gold else (None, None)
 
 
 def job_facts(job: JobFigures, accuracy: Share | None) -> dict[str, Any]:

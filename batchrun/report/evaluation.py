@@ -140,8 +140,9 @@ class Bill:
 
     def per_question(self, kind: CostKind) -> float | None:
         """Return the mean in picodollars; None where nobody reports costs, and of nothing."""
-        known = self.cost or kind != CostKind.UNKNOWN
-        return self.cost / self.settled if self.settled and known else None
+        if not self.settled or (kind == CostKind.UNKNOWN and not self.cost):
+            return None
+        return self.cost / self.settled
 
 
 class _Judged(NamedTuple):
@@ -181,6 +182,7 @@ class _Questions:
         self._bill.take(row)
         if row.status == Status.SKIPPED or gold is None:
             return
+        # Most questions stand in one row: only the others are held, so that ten million rows need no memory.
         is_repeated = row.question in self._ids
         if row.status == Status.PENDING:
             if is_repeated:

@@ -202,6 +202,7 @@ class _Walk:
         if row.status == Status.PENDING and self._step > 1:
             return  # nothing to see yet: they would push answers out of the table
         self._settled += 1
+        # Each n-th row, and all of the first failed ones, which people look for.
         if (self._settled - 1) % self._step and not (failed and self._failed <= MOST_FAILED):
             return
         if len(self.packed) < PACKED_BYTES:
@@ -213,7 +214,7 @@ class _Walk:
         cells = dict(zip(self.names, row.cells, strict=True))
         values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._prepared.form.columns]
         probabilities = [row.probabilities.get(name) for name in self.found.probabilities]
-        correction = self._corrections.find(cells) if self._corrected_by else None
+        correction = self._corrections.find(cells)
         shown = [row.position + 1, row.status, *map(self._cell, values), *probabilities]
         if self._reviews:
             shown.append(self._needs_review(row, probabilities, correction))

@@ -101,12 +101,14 @@ def write_report(
     if other is not None and other.prepared.rows.files != prepared.rows.files:
         raise UserError("a report compares jobs on the same files; `batchrun compare --on COLUMN` pairs rows of others")
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
-    options = GoldOptions(gold) if gold else None
-    evaluation = evaluate(prepared, checkpoint, options) if options else None
-    judged = evaluation.gold if evaluation else None
+    options = evaluation = right = None
+    if gold:
+        options = GoldOptions(gold)
+        evaluation = evaluate(prepared, checkpoint, options)
+        right = evaluation.gold
     own = Side(prepared.job.name, prepared, checkpoint)
     comparison = other and compare(other, own, gold=options, on=None)
-    found = gather(prepared, checkpoint, gold=judged, other=other, samples=samples)
+    found = gather(prepared, checkpoint, gold=right, other=other, samples=samples)
     page = _page(
         cost_kind(prepared.job),
         job=prepared.job,

@@ -21,7 +21,7 @@ _REFUSED = frozenset({"content_policy", "refused"})
 
 def worth_a_look(checkpoint: Checkpoint, *, texts: bool = True) -> list[str]:
     """Return sentences on oddities in the answers. Without `texts` none of them holds a part of an answer."""
-    found = checkpoint.sample(LOOKED_AT)
+    found = checkpoint.first_settled(LOOKED_AT)
     answers = [one.answer for one in found if one.answer is not None]
     refused = sum(one.error_type in _REFUSED for one in found)
     refused += sum(bool(_REFUSAL.match(_text(one))) for one in answers)

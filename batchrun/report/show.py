@@ -41,7 +41,10 @@ def shown_rows(prepared: Prepared, checkpoint: Checkpoint, count: int, *, failed
     outputs.check_plan(prepared, checkpoint.current_plan())
     counts = checkpoint.counts()
     columns = prepared.renderer.columns or prepared.kept
-    positions = list(_positions(checkpoint, Status.FAILED if failed else Status.OK, count))
+    status, results, total = Status.OK, tuple(_values(prepared.form.columns, _asked(prepared))), counts.ok
+    if failed:
+        status, results, total = Status.FAILED, _PROBLEM, counts.failed
+    positions = list(_positions(checkpoint, status, count))
     shown = []
     wanted = set(positions)
     for row in answered_rows(prepared, checkpoint, columns, positions[0], _PROBLEM) if positions else ():
@@ -51,9 +54,8 @@ def shown_rows(prepared: Prepared, checkpoint: Checkpoint, count: int, *, failed
             wanted.remove(row.position)
         if not wanted:
             break
-    results = _PROBLEM if failed else _values(prepared.form.columns, _asked(prepared))
     header = ("row", *columns, *(prepared.job.output.prefix + name for name in results))
-    return ShownRows(header, shown, counts.failed if failed else counts.ok)
+    return ShownRows(header, shown, total)
 
 
 def _positions(checkpoint: Checkpoint, status: Status, count: int) -> Iterator[int]:

@@ -225,7 +225,7 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
                 before=asking.run_id,
                 where=asking.where,
             )
-            for work in open_work(prepared.rows, prepared.renderer.columns, blocks, most=left, changed=changed):
+            for work in open_work(prepared.rows, prepared.renderer.columns, blocks, limit=left, changed=changed):
                 left -= 1
                 work.doubtful = failed
                 yield work
@@ -238,6 +238,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
     prepared = asking.prepared
     reserve = Reserve(worst_case(prepared, asking.prices) or unknown, ui.warn)
     fee = page_fee(prepared)
+    # A decision model's hidden template may cost more than the estimate: the next requests reserve for it.
     asking.budget.surpassed = reserve.raise_to
 
     def worst(body: bytes, values: tuple[Any, ...]) -> Pico:
@@ -260,12 +261,14 @@ def rules_of(asking: Asking) -> Rules:
     """Return the rules for the attempts of one run."""
     prepared, checkpoint, endpoint = asking.prepared, asking.checkpoint, asking.endpoint
     job, limits = prepared.job, prepared.job.limits
-    is_decision = bool(prepared.form.questions)
+    is_decision, repairs = bool(prepared.form.questions), 0
+    if job.answer and not is_decision:
+        repairs = job.answer.repairs
     doubtful, first = checkpoint.failed_before(start=asking.start, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
     known = checkpoint.answered_since(endpoint.namespace, asking.time.wall() - KNOWN_FOR)
     return Rules(
         attempts=limits.attempts,
-        repairs=job.answer.repairs if job.answer and not is_decision else 0,
+        repairs=repairs,
         breaker=limits.breaker,
         grace=limits.timeout if limits.grace is None else limits.grace,
         max_failed=asking.max_failed,

@@ -110,7 +110,7 @@ class _Lane:
         if self._options.wait_seconds is not None:
             self._until = self._clock() + self._options.wait_seconds
         self._left = sys.maxsize if asking.limit is None else asking.limit
-        self._max_bytes = MAX_BYTES
+        self._max_bytes = MAX_BYTES  # halved where the provider takes less
         self._model = self._batches.last_model() or asking.endpoint.model
         listed = asking.prices.batch
         context = listed.context if listed is not None and asking.endpoint.openrouter else None
@@ -210,7 +210,7 @@ class _Lane:
             start=self._asking.start, again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens, where=FOR_BATCH
         )
         return open_work(
-            self._prepared.rows, self._prepared.renderer.columns, blocks, most=self._left, changed=self._input_changed
+            self._prepared.rows, self._prepared.renderer.columns, blocks, limit=self._left, changed=self._input_changed
         )
 
     def _input_changed(self) -> bool:
@@ -257,6 +257,7 @@ class _Lane:
 
         Return False if it was refused.
         """
+        # The provider's list may show batches of other jobs that share the account: the tag marks ours.
         tag = secrets.token_hex(4)
         keys = self._batches.keys([work.position for work in chunk.works])
         names = [f"{tag}-{keys[work.question].hex()}" for work in chunk.works]
@@ -328,7 +329,7 @@ class _Lane:
         elif not shown.ended:
             self._done[batch.number] = shown.completed + shown.failed
             self._look_later(batch, shown.wait)
-        elif shown.code == _LOADED:
+        elif shown.code == _LOADED:  # OpenAI fails the whole batch, and none of its lines was tried
             self._batches.release(batch, shown.problem, self._wall())
             self._hold_until = self._clock() + SLOWEST_POLL
             self._held_by = shown.problem

@@ -187,7 +187,9 @@ def budget_of(
 
 def unsettled(budget: Budget, checkpoint: Checkpoint, run_id: int | None) -> Pico:
     """Return what a run may be billed for in addition to its known spending: lost replies, open batches."""
-    return ZERO if run_id is None else Pico(budget.reserved + checkpoint.batches.reserved(run_id=run_id))
+    if run_id is None:
+        return ZERO
+    return Pico(budget.reserved + checkpoint.batches.reserved(run_id=run_id))
 
 
 def _amount(usd: Decimal | None) -> Pico | None:

@@ -25,8 +25,9 @@ class Expected:
         output = prepared.job.output_path
         if output.exists():
             return
-        untyped = output.suffix.lower() in _UNTYPED
-        schema = {name: pl.String() if untyped else dtype for name, dtype in prepared.schema.items()}
+        schema = prepared.schema
+        if output.suffix.lower() in _UNTYPED:
+            schema = dict.fromkeys(schema, pl.String())
         self._files[output] = self._folder / f"{len(self._files)}.parquet"
         pl.DataFrame(schema=schema).write_parquet(self._files[output])
 

@@ -6,7 +6,7 @@ in the job's own answers, else four. The worst case is what a run reserves: no t
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,7 +119,9 @@ def survey(
     rows = _Sample(prepared, checkpoint, worst_case(prepared, prices), show if sample is None else 0)
     for batch in prepared.rows.batches(prepared.renderer.columns):
         rows.take(batch)
-    return rows.survey() if sample is None else rows.survey_of(sample, show)
+    if sample is None:
+        return rows.survey()
+    return rows.survey_of(sample, show)
 
 
 def shown(prepared: Prepared, position: int, values: tuple[Any, ...]) -> Shown | RowProblem:
@@ -254,7 +256,9 @@ class _Sample:
                 drawn.setdefault(row.key, row)
         rows = [row for row in drawn.values() if row.is_open]
         # Where more questions are wanted than were looked at, the others are like these.
-        share = 1.0 if whole.exact or not drawn else min(count, self._total) / len(drawn)
+        share = 1.0
+        if drawn and not whole.exact:
+            share = min(count, self._total) / len(drawn)
         characters, worst, fees = self._needs(rows, share)
         return replace(
             whole,
@@ -330,23 +334,23 @@ def _characters(prepared: Prepared, values: tuple[Any, ...]) -> int:
     messages = prepared.renderer.messages(values)
     if isinstance(messages, RowProblem):
         return 0
-    texts: list[str] = []
-    for message in messages:
-        content = message["content"]
-        texts += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-    return sum(map(len, texts))
+    return sum(len(text) for message in messages for text in _texts(message["content"]))
+
+
+def _texts(content: str | Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    else:
+        yield from (part.get("text", "") for part in content)
 
 
 def forecast(prepared: Prepared, found: Survey, prices: Prices) -> Forecast:
     """Return what the open questions of a survey will likely need, each asked once."""
-    likely = _forecast(prepared, prices, found.questions, found.characters, found.used, found.answer_tokens)
-    if likely.cost is None or likely.uncached is None:
-        return likely
-    return replace(likely, cost=Pico(likely.cost + found.fees), uncached=Pico(likely.uncached + found.fees))
+    return _forecast(prepared, prices, found.questions, found.characters, found.fees, found.used, found.answer_tokens)
 
 
 def _forecast(
-    prepared: Prepared, prices: Prices, number: int, characters: int, used: Used, answer_tokens: int | None
+    prepared: Prepared, prices: Prices, number: int, characters: int, fees: Pico, used: Used, answer_tokens: int | None
 ) -> Forecast:
     if used.answers and used.prompt_tokens:
         ratio = used.characters / used.prompt_tokens
@@ -354,9 +358,13 @@ def _forecast(
         completion = number * used.completion_tokens / used.answers
     else:
         ratio = CHARACTERS_PER_TOKEN
-        around = len(orjson.dumps(prepared.form.response_format or ""))
+        around = 0
+        if prepared.form.response_format is not None:
+            around = len(orjson.dumps(prepared.form.response_format))
         prompt = (characters + number * around) / ratio + number * MESSAGE_TOKENS * len(prepared.job.prompt.turns)
-        completion = float(number * (_answer_tokens(prepared) if answer_tokens is None else answer_tokens))
+        if answer_tokens is None:
+            answer_tokens = _answer_tokens(prepared)
+        completion = float(number * answer_tokens)
         if prepared.form.questions:
             prompt = sum((characters + number * len(one.instructions)) / ratio for one in prepared.form.questions)
             prompt += number * HIDDEN_TOKENS * len(prepared.form.questions)
@@ -367,9 +375,9 @@ def _forecast(
     constant = round(_constant(prepared) / (ratio or math.inf))
     cost = uncached = None
     if price is not None:
-        requests = price.request * (number - 1)
-        cost = Pico(price.cost(*tokens, *_from_cache(prepared, price, constant, number)) + requests)
-        uncached = Pico(price.cost(*tokens) + requests)
+        more = price.request * (number - 1) + fees
+        cost = Pico(price.cost(*tokens, *_from_cache(prepared, price, constant, number)) + more)
+        uncached = Pico(price.cost(*tokens) + more)
     latency = used.seconds / max(1, used.answers) or LATENCY
     at_once = most_in_flight(prepared.job, prepared.endpoint)
     seconds = likely_seconds(number, sum(tokens), latency, prepared.job.limits, at_once)
@@ -413,13 +421,12 @@ def likely_cost(
     if not questions or prepared.endpoint.model not in prices.likely:
         return None
     blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=prepared.max_tokens, batch=_FIRST)
-    works = list(open_work(prepared.rows, prepared.renderer.columns, blocks, most=_FIRST, changed=lambda: False))
+    works = list(open_work(prepared.rows, prepared.renderer.columns, blocks, limit=_FIRST, changed=lambda: False))
     if not works:
         return None
     characters = sum(_characters(prepared, work.values) for work in works)
-    fees = sum(map(page_fee(prepared), (work.values for work in works)))
-    cost = _forecast(prepared, prices, questions, characters * questions // len(works), Used(), None).uncached
-    return None if cost is None else Pico(cost + fees * questions // len(works))
+    fees = Pico(sum(map(page_fee(prepared), (work.values for work in works))) * questions // len(works))
+    return _forecast(prepared, prices, questions, characters * questions // len(works), fees, Used(), None).uncached
 
 
 def _answer_tokens(prepared: Prepared) -> int:

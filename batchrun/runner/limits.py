@@ -45,7 +45,7 @@ class AdaptiveLimit:
         self._ceiling = ceiling
         self._step = start if start < ceiling else 0
         self._reference: tuple[int, float] | None = None
-        self._lowered_at = self._told_at = self._grows_at = -math.inf
+        self._lowered_at = self._wait_asked_at = self._grows_at = -math.inf
         self._answers, self._noise = 0, NOISE
         self._round_at = -math.inf
         self._replies = self._full = self._peak = self._refusals = 0
@@ -69,7 +69,7 @@ class AdaptiveLimit:
         if sent_at < self._lowered_at:  # it was counted as taken when the limit was lowered
             self.limit = max(self._held, self.limit - 1)
             return
-        if sent_at < self._told_at:
+        if sent_at < self._wait_asked_at:
             return
         self._refusals += 1
         taken = max(1, min(in_flight, self.limit))
@@ -79,7 +79,7 @@ class AdaptiveLimit:
             elif self._answers < SOON * self.limit:
                 self._held = 1
                 self._lower(now, min(taken, max(1, self.limit // 2)), wait)
-            self._told_at, self._answers = now, 0
+            self._wait_asked_at, self._answers = now, 0
         elif self.limit > self._held:
             if self._refusals > TIMES_NOISE * self._noise * self.limit:
                 self._lower(now, max(self._held, taken))

@@ -56,6 +56,7 @@ def write(
     written = write_output(
         _frames(prepared, checkpoint, settled=settled), path, schema=prepared.schema, csv=prepared.job.output.csv
     )
+    # A model's long text is paid for by now: a cut cell is better than no output.
     if written.cut:
         warn(f"{plural(written.cut, 'text')} cut to {LONGEST_CELL:,} characters, the most that a cell of Excel holds")
     return written
@@ -208,7 +209,9 @@ def state(prepared: Prepared, plan: int) -> str:
 
 def reader(prepared: Prepared, written: Written | None) -> Callable[[], pl.DataFrame] | None:
     """Return what reads the output with its types, None where none was written."""
-    return None if written is None else partial(read_output, written.path, prepared.schema)
+    if written is None:
+        return None
+    return partial(read_output, written.path, prepared.schema)
 
 
 def remove_partial(job: Job) -> None:

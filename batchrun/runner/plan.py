@@ -111,10 +111,10 @@ def open_work(
     columns: Sequence[str],
     questions: Iterator[list[tuple[int, int]]],
     *,
-    most: int | None,
+    limit: int,
     changed: Callable[[], bool],
 ) -> Iterator[Work]:
-    """Return the open questions in input order with the values of their rows; at most `most` of them.
+    """Yield the open questions in input order with the values of their rows; at most `limit` of them.
 
     `changed` is asked after each batch is read: when the input differs from the planned one, it ends.
     """
@@ -130,7 +130,7 @@ def open_work(
                 if changed() or following is None:
                     return
                 batch = following
-            if most is not None and count >= most:
+            if count >= limit:
                 return
             count += 1
             yield Work(question, position, batch.rows[position - batch.position])

@@ -70,56 +70,35 @@ class Pool:
         self._crash: Exception | None = None
 
     async def ask(self, source: Iterator[Work]) -> None:
-        """Ask what the source yields. A problem of the source or of ours is raised after the requests in flight."""
+        """Ask the questions of a source. A problem of the source or of ours is raised after the requests in flight."""
         self._queue = Queue(source, self._rules.questions - self._rules.doubtful)
         self._valve.on_change = self._wake.set
-        while not self._finished():
+        while self._advance():
             await self._sleep()
         self._end()
         if self._crash is not None:
             raise self._crash
 
-    @property
-    def low_water(self) -> int:
-        """The row position below which every question of this run is final."""
-        in_flight = (work.position for work in self._in_flight.values())
-        return int(min(self._first_open, self._queue.position, self._breaker.position, *in_flight))
-
-    @property
-    def answered_at(self) -> float | None:
-        """When the server last succeeded (Unix time); None: never."""
-        at = self._evidence.succeeded_at
-        return None if at is None else self._wall() - (self._clock() - at)
-
-    def observe(self) -> None:
-        """Bring up to date what the tally shows of time: the oldest request, and the wait with its beginning."""
-        now, tally = self._clock(), self.tally
-        tally.waiting = self._queue.waiting
-        tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
-        waiting = self._evidence.outage.waiting
-        tally.gate_why = tally.waiting_for = ""
-        if waiting is not None:
-            tally.gate_why = waiting.ending
-            tally.waiting_for = f"{self._evidence.waits_for} (for {duration(now - waiting.since)})"
-
     # -- the feeder
 
-    def _finished(self) -> bool:
-        """Start what may be started now; return whether all is done that will be done."""
+    def _advance(self) -> bool:
+        """Start the requests that may start now; return whether there is anything to wait for."""
         self._check_time()
         try:
             self._start_workers()
             if not self._in_flight and not self._valve.closed and self._queue.is_empty():
                 self._stop_at_cap()
-                return True
+                return False
         except Exception as crash:  # noqa: BLE001  (requests in flight are paid for: they end first)
             self._crashed(crash)
-        return self._valve.aborted if self._in_flight else self._valve.closed
+        if self._in_flight:
+            return not self._valve.aborted
+        return not self._valve.closed
 
     def _start_workers(self) -> None:
         self._wake_at = ON_CHANGE
         while (work := self._take()) is not None:
-            task = asyncio.get_running_loop().create_task(self._work(work))
+            task = asyncio.get_running_loop().create_task(self._worker(work))
             self._tasks.add(task)
             task.add_done_callback(self._worker_ended)
 
@@ -236,7 +215,8 @@ class Pool:
 
     # -- one attempt
 
-    async def _work(self, work: Work | None) -> None:
+    async def _worker(self, work: Work | None) -> None:
+        """Send questions and settle their replies, one after the other, until none may be sent now."""
         while work is not None:
             try:
                 reply = await self._send(Request(work.body or b"", work.reconnects))
@@ -490,3 +470,28 @@ class Pool:
         if self._in_flight.pop(work.question, None) is not None:
             self.tally.count_abandoned()
             self._keep.put(work.abandoned(at=self._wall()))
+
+    # -- what others see of it
+
+    @property
+    def low_water(self) -> int:
+        """The row position below which every question of this run is final."""
+        in_flight = (work.position for work in self._in_flight.values())
+        return int(min(self._first_open, self._queue.position, self._breaker.position, *in_flight))
+
+    @property
+    def answered_at(self) -> float | None:
+        """When the server last succeeded (Unix time); None: never."""
+        at = self._evidence.succeeded_at
+        return None if at is None else self._wall() - (self._clock() - at)
+
+    def observe(self) -> None:
+        """Bring up to date what the tally shows of time: the oldest request, and the wait with its beginning."""
+        now, tally = self._clock(), self.tally
+        tally.waiting = self._queue.waiting
+        tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
+        waiting = self._evidence.outage.waiting
+        tally.gate_why = tally.waiting_for = ""
+        if waiting is not None:
+            tally.gate_why = waiting.ending
+            tally.waiting_for = f"{self._evidence.waits_for} (for {duration(now - waiting.since)})"

@@ -185,6 +185,7 @@ class _Found:
         """
         if self._job == self._loaded.job:
             return
+        # Mistakes that the file has without the flags are reported with its own lines.
         new = [(path, text) for path, text in check(self._job) if (path, text) not in set(check(self._loaded.job))]
         for path, text in new:
             flag = _FLAGS.get(path)

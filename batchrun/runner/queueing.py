@@ -85,7 +85,9 @@ class Queue:
             return spare
         self.next_at = self._retries[0][0] if self._retries else NEVER
         due = self.next_at <= now
-        new = None if due and not failed(self._retries[0][2].question) else self._fresh()
+        new = None
+        if not due or failed(self._retries[0][2].question):
+            new = self._fresh()
         if new is None and due:
             return heapq.heappop(self._retries)[2]
         if new is None and self._deferred:

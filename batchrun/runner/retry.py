@@ -138,9 +138,9 @@ def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float, 
     return _delay(number, wait, jitter, gated=ending.action is Action.GATE)
 
 
-def backoff(number: int, jitter: float, base: float = BASE, cap: float = CAP) -> float:
+def backoff(number: int, jitter: float) -> float:
     """Return the seconds to wait after the `number`-th failure: exponential with full jitter."""
-    return jitter * min(cap, base * 2.0 ** min(number - 1, 32))
+    return jitter * min(CAP, BASE * 2.0 ** min(number - 1, 32))
 
 
 def _delay(number: int, wait: float | None, jitter: float, *, gated: bool) -> float:

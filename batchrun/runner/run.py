@@ -53,21 +53,21 @@ UNWRITTEN = {ExitCode.USER, ExitCode.STORAGE, ExitCode.BUG}
 MAYBE_OPEN = ASKED_AGAIN - UNSENT | {"truncated"}
 """Failures that a run may ask again; what can't even be sent waits for another row, prompt or image."""
 
-LOOK_USD = 10
+UNCONFIRMED_USD = 10
 """A first run without a cap that will likely cost more needs --yes."""
 
 IN_BATCH = "in_batch"
 """What `retry --only` calls questions that are out in a batch."""
 
 NAMED_ROWS = 4
-"""So many failed rows are named for each error."""
+"""Failed rows that are named for each error."""
 
 LARGE_ROWS = 200_000
 """The end of a run over more rows does not touch them all: their answers are not counted by value, and after --limit or
 --sample the partial output has no pending rows."""
 
-SURPRISE = 100
-"""So many answered rows are asked again without a question; more need --yes."""
+UNCONFIRMED_ROWS = 100
+"""Answered rows that an edited prompt may ask again; more need --yes."""
 
 
 def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
@@ -81,6 +81,7 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
     check_installed(job.ray)
     with ExitStack() as stack:
         stack.enter_context(lock(job.checkpoint_path))
+        # Its plan knows the layout of the input's files, so that 10 million unchanged rows are not read to prepare.
         checkpoint = None
         if job.checkpoint_path.exists() and not options.fresh and not loaded.mistakes:
             checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
@@ -89,6 +90,7 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         check_writable(job.output_path, [Path(file.path) for file in prepared.rows.files])
         if options.fresh and not options.yes:
             refuse_to_forget(job.checkpoint_path)
+        # Only now that the job has no mistake: one in it must not move the checkpoint aside.
         if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
             ui.say(f"the old checkpoint is now {old}")
         checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
@@ -121,20 +123,23 @@ class _Run:
         """Plan, ask the open questions, write the output, and return how it ended."""
         plan = self._reopened(self._plan())
         event("plan_made", plan=plan.number, rows=plan.rows)
+        # The second run of a night job: nothing is counted, asked or written.
         if (counts := self._nothing_new(plan)) is not None:
             event("nothing_new")
             self._written = Written(self._job.output_path, counts.rows, changed=False)
             return self._summary(counts)
         warn_of_missing_probabilities(self._prepared, self._ui)
-        start = self._start(plan)
+        start = self._first_open(plan)
         if (sample := self._options.sample) is not None:
             self._checkpoint.choose(positions(plan.rows, sample), sample)
         count = self._count_open(start, NOT_OUT)
+        # A plan that was reused adopted nothing: a variant may have answered these rows since.
         if count and self._adopted is None:
             self._adopt()
             count = self._count_open(start, NOT_OUT)
         self._asked = count if self._options.limit is None else min(count, self._options.limit)
         outputs.check_sheet(self._prepared, plan.rows)
+        # From here on the run is on record, and so is its end.
         self._begin()
         try:
             if self._asked or self._is_collecting():
@@ -143,7 +148,7 @@ class _Run:
                 if self._tally.ok:
                     warn_of_several_builds(self._prepared, self._checkpoint, self._ui)
             counts = self._checkpoint.counts()
-            # Counted once more: several rows may share a question that failed.
+            # The pool counted questions; several rows may share one that failed.
             self._valve.limit_failures(counts.failed, self._job.limits.accepted_failures(counts.rows))
             self._write(counts)
         except BaseException as problem:
@@ -178,6 +183,7 @@ class _Run:
         if current is None:
             return builder.make_current(prepared.rows.layout.text())
         before, after = builder.answered()
+        # Other rows are no edit: a new month's file with the old prompt is asked without a confirmation.
         if current.wording == prepared.renderer.wording:
             before = 0
         baseline = max(current.baseline, before)
@@ -186,7 +192,7 @@ class _Run:
         except ConfirmError:
             builder.discard()
             raise
-        if not self._options.is_partial or baseline - after <= SURPRISE:
+        if not self._options.is_partial or baseline - after <= UNCONFIRMED_ROWS:
             baseline = 0
         return builder.make_current(prepared.rows.layout.text(), baseline)
 
@@ -211,7 +217,7 @@ class _Run:
         options = self._options
         again = max(0, min(before, rows) - after)
         bounds = [bound for bound in (options.limit, options.sample) if bound is not None]
-        if options.yes or min([again, *bounds]) <= SURPRISE:
+        if options.yes or min([again, *bounds]) <= UNCONFIRMED_ROWS:
             return
         counts = self._checkpoint.counts()
         likely = counts.cost * again // max(1, counts.ok)
@@ -251,9 +257,11 @@ class _Run:
             return None
         return counts
 
-    def _start(self, plan: PlanInfo) -> int:
+    def _first_open(self, plan: PlanInfo) -> int:
         """Return the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
-        return 0 if self._checkpoint.has_truncated(max_tokens=self._prepared.max_tokens) else plan.low_water
+        if self._checkpoint.has_truncated(max_tokens=self._prepared.max_tokens):
+            return 0
+        return plan.low_water
 
     # -- ask
 
@@ -328,7 +336,7 @@ class _Run:
         if any(run.requests for run in self._checkpoint.runs(limit=1_000)):
             return
         likely = likely_cost(self._prepared, self._checkpoint, prices, start=start, questions=self._asked)
-        if likely is not None and likely > LOOK_USD * PER_USD:
+        if likely is not None and likely > UNCONFIRMED_USD * PER_USD:
             raise ConfirmError(
                 f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
             )
@@ -357,8 +365,9 @@ class _Run:
         """Replace the output if the run finished, else write a partial one next to it."""
         if self._valve.exit_code in UNWRITTEN or self._valve.urgent:
             return
-        finished = self._finished(counts)
-        path = self._job.output_path if finished else partial_path(self._job.output_path)
+        finished, path = self._finished(counts), self._job.output_path
+        if not finished:
+            path = partial_path(path)
         try:
             some = self._options.is_partial and not finished and counts.rows > LARGE_ROWS
             self._written = outputs.write(self._prepared, self._checkpoint, path, settled=some, warn=self._ui.warn)
@@ -391,7 +400,9 @@ class _Run:
     def _end(self, exit_code: int, reason: str, counts: Counts | None, plan: PlanInfo) -> None:
         if self._run_id is None:
             return
-        finished = counts is not None and self._finished(counts)
+        output = None
+        if counts is not None and self._finished(counts):
+            output = outputs.state(self._prepared, plan.number)
         try:
             self._checkpoint.end_run(
                 self._run_id,
@@ -400,7 +411,7 @@ class _Run:
                 reason=reason,
                 counts=counts,
                 resume_at=self._valve.resume_at,
-                output=outputs.state(self._prepared, plan.number) if finished else None,
+                output=output,
                 answered_at=self._tally.answered_at,
                 lease=Pico(self._budget.spent + self._budget.reserved),
             )
@@ -412,7 +423,7 @@ class _Run:
             self._valve.close(problem.exit_code, str(problem))
 
     def _summary(self, counts: Counts) -> Summary:
-        exit_code, reason = self._verdict(counts)
+        exit_code, reason = self._exit(counts)
         after = Next(self._shown, self._options, self._job, self._valve.ending)
         commands = tuple(after.commands(exit_code, counts))
         failed_rows = {
@@ -452,13 +463,14 @@ class _Run:
             next=next((command for command, _ in commands), None),
             commands=(*commands, *after.show(failed_rows), *(after.report() if self._tally.ok else ())),
             advice=after.advice(),
-            answers=self._answers(counts),
+            answers=self._label_counts(counts),
             failed_rows=failed_rows,
             cost_kind=cost_kind(self._job),
             _read=outputs.reader(self._prepared, written),
         )
 
-    def _verdict(self, counts: Counts) -> tuple[int, str]:
+    def _exit(self, counts: Counts) -> tuple[int, str]:
+        """Return the run's exit code and its reason."""
         if self._valve.closed:
             return self._valve.exit_code, self._valve.reason
         if counts.pending and counts.pending == self._checkpoint.batches.out_rows():
@@ -469,7 +481,7 @@ class _Run:
             return ExitCode.SOME_FAILED, f"{plural(counts.failed, 'row')} failed"
         return ExitCode.DONE, "done"
 
-    def _answers(self, counts: Counts) -> dict[str, dict[str, int]]:
+    def _label_counts(self, counts: Counts) -> dict[str, dict[str, int]]:
         """Count the values of the answer columns that have fixed values, where this run asked something."""
         if not self._tally.ok or counts.rows > LARGE_ROWS:
             return {}

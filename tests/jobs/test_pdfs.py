@@ -176,6 +176,7 @@ def test_the_pages_of_the_paid_engine_count_in_caps_and_in_preview(command: Comm
     assert "$2 per 1,000 pages that mistral-ocr reads" in out
     assert "likely $0.022" in out  # 11 pages; the answers cost less than a tenth of a cent
     assert "at most $0.024" in out
+    assert "likely $0.022" not in command("preview", "job.yaml", "--sample", "1").out  # one of the two files
     assert command("job.yaml").code == ExitCode.STOPPED_BY_LIMIT
     assert "row: 2 (pending)" in command("show", "job.yaml", "--row", "2").out
     job.write_text(job.read_text().replace("max_cost_usd: 0.02", "max_cost_usd: 0.03"))
