@@ -19,7 +19,7 @@ from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.fresh import start_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
 from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Checkpoint
-from batchrun.checkpoint.records import Counts, Failed, RunInfo, Settled, Usage
+from batchrun.checkpoint.records import Counts, Failed, OpenRule, RunInfo, Settled, Usage
 from batchrun.checkpoint.schema import BATCH_TRIES, FOR_BATCH, LIVE_AFTER_BATCH, NOT_OUT
 from batchrun.checkpoint.writer import Writer, utc_day
 
@@ -35,6 +35,7 @@ __all__ = [
     "Checkpoint",
     "Counts",
     "Failed",
+    "OpenRule",
     "PlanBuilder",
     "PlanInfo",
     "RunInfo",

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.files import is_ours
+from batchrun.checkpoint.records import OpenRule
 from batchrun.errors import StorageError
 
 _RENAMED = re.compile(r"\.(\d{8}-\d{6}(-\d+)?|rescued-\d+)$", re.ASCII)
@@ -33,10 +34,10 @@ ON CONFLICT(id) DO UPDATE SET {_REPLACED}, run_id = 0
 """  # noqa: S608  (constants)
 
 
-def adopt(connection: Connection, wording: str, failure: str, values: tuple[object, ...]) -> dict[Path, int]:
+def adopt(connection: Connection, wording: str, rule: OpenRule) -> dict[Path, int]:
     """Copy the answers that open questions have elsewhere; return how many each other checkpoint gave.
 
-    `wording` is that of this job's plan; `failure` is the condition for a failed answer to be open, with its values.
+    `wording` is that of this job's plan.
     A copied answer costs nothing here and has the run number 0. A checkpoint that can't be read is passed over.
     """
     adopted: dict[Path, int] = {}
@@ -55,7 +56,7 @@ def adopt(connection: Connection, wording: str, failure: str, values: tuple[obje
         try:
             if _is_usable(connection, None if is_variant else wording):
                 with connection.transaction():
-                    number = connection.run(_COPY.format(failure=failure), (since, *values))
+                    number = connection.run(_COPY.format(failure=rule.is_again), (since, *rule.values))
                     connection.run("UPDATE main.plans SET counts = NULL WHERE ?", (number > 0,))
                 if number:
                     adopted[path] = number

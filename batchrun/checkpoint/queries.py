@@ -12,13 +12,13 @@ from batchrun.checkpoint import adopt, files, sample, schema, store
 from batchrun.checkpoint.batches import Batches
 from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
-from batchrun.checkpoint.records import Counts, Failed, FirstSettled, RunInfo, Settled, Usage
+from batchrun.checkpoint.records import Counts, Failed, FirstSettled, OpenRule, RunInfo, Settled, Usage
 from batchrun.checkpoint.writer import Writer
 from batchrun.errors import UserError
 from batchrun.money import Pico
 
-UNLIMITED = 2**62
-"""A max_tokens of None."""
+_NO_RUN = 2**62
+"""Above every run's number."""
 
 _SAMPLE = 10_000
 _LOOKED_UP = 500
@@ -46,28 +46,12 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
 _RUN = ", ".join(RunInfo.__dataclass_fields__)
 
 
-def _failure(again: Collection[str]) -> str:
-    """Return the condition for a failed answer to be open: two kinds of values, `again` and then max_tokens."""
-    marks = ", ".join("?" * len(again))
-    return f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?)"
-
-
 # It may be pending, where twelve bad rows at the end of a file looked like an outage. What was given up has no seconds.
 _FAILED = (
     "(a.status = 'failed' AND a.error_type <> 'truncated' OR a.status = 'pending' AND a.seconds IS NOT NULL "
     "AND a.run_id IN (SELECT id FROM runs WHERE answered_at IS NOT NULL))"
 )
 _WHICH = {True: f"{_FAILED} AND a.run_id < ?", False: f"{_FAILED} IS NOT TRUE", None: "TRUE"}
-
-
-def _open(again: Collection[str]) -> str:
-    """Return the condition for a row's question to be open; its values are those of `_failure`."""
-    unsettled = "a.id IS NULL OR a.status NOT IN ('ok', 'failed')"
-    return f"r.first AND ({unsettled} OR a.status = 'failed' AND {_failure(again)})"
-
-
-def _values(again: Collection[str], max_tokens: int | None) -> tuple[Any, ...]:
-    return (*again, UNLIMITED if max_tokens is None else max_tokens)
 
 
 class Checkpoint:
@@ -77,8 +61,7 @@ class Checkpoint:
     CheckpointError when the file is damaged. Methods may be called from any thread, by one at a time; the writer
     works at the same time on a connection of its own.
 
-    Of a plan's questions those are open that have no answer or are pending, that failed with a type in `again`, or
-    that were truncated at fewer tokens than `max_tokens` (None: unlimited).
+    Of a plan's questions those are open that have no answer or are pending, and failed ones by an OpenRule.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -155,12 +138,12 @@ class Checkpoint:
 
     # -- questions
 
-    def adopt(self, wording: str, *, again: Collection[str], max_tokens: int | None) -> dict[Path, int]:
+    def adopt(self, wording: str, rule: OpenRule) -> dict[Path, int]:
         """Copy answers to open questions from other checkpoints in the folder; return how many each gave.
 
         Those of the job's variants, and of a job whose plan has the same `wording` under another name, are looked at.
         """
-        return adopt.adopt(self._connection, wording, _failure(again), _values(again, max_tokens))
+        return adopt.adopt(self._connection, wording, rule)
 
     def choose(self, positions: Iterable[Sequence[int]], count: int) -> None:
         """Open no other questions than the first `count` distinct ones at these positions, given in blocks."""
@@ -170,12 +153,11 @@ class Checkpoint:
 
     def open_questions(
         self,
+        rule: OpenRule,
         *,
         start: int,
-        again: Collection[str],
-        max_tokens: int | None,
         failed: bool | None = None,
-        before: int = UNLIMITED,
+        before: int = _NO_RUN,
         batch: int = 1_000,
         where: str = schema.NOT_OUT,
     ) -> Iterator[list[tuple[int, int]]]:
@@ -189,50 +171,48 @@ class Checkpoint:
         """
         sql = (
             f"SELECT r.position, r.question_id FROM {self._planned} "  # noqa: S608  (constants and marks only)
-            f"WHERE r.position >= ? AND r.position < ? AND {_open(again)} AND {_WHICH[failed]} AND {where} "
+            f"WHERE r.position >= ? AND r.position < ? AND {rule.is_open} AND {_WHICH[failed]} AND {where} "
             "ORDER BY r.position LIMIT ?"
         )
         end = int(self._connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
         while start < end:
             earlier = (before,) if failed else ()
-            block = self._connection.rows(sql, (start, end, *_values(again, max_tokens), *earlier, batch))
+            block = self._connection.rows(sql, (start, end, *rule.values, *earlier, batch))
             if not block:
                 return
             yield block
             start = block[-1][0] + 1
 
-    def failed_before(self, *, start: int, again: Collection[str], max_tokens: int | None) -> tuple[int, int]:
+    def failed_before(self, rule: OpenRule, *, start: int) -> tuple[int, int]:
         """Count the open questions that failed while others succeeded; return with it the first one's position."""
         sql = (
             f"SELECT count(*), coalesce(min(r.position), 0) FROM {self._planned} "  # noqa: S608  (as above)
-            f"WHERE r.position >= ? AND {_open(again)} AND {_FAILED}"
+            f"WHERE r.position >= ? AND {rule.is_open} AND {_FAILED}"
         )
         if not self._connection.rows("SELECT 1 FROM answers LIMIT 1"):
             return 0, 0
-        return self._connection.rows(sql, (start, *_values(again, max_tokens)))[0]
+        return self._connection.rows(sql, (start, *rule.values))[0]
 
-    def count_open(
-        self, *, start: int, again: Collection[str], max_tokens: int | None, where: str = schema.NOT_OUT
-    ) -> int:
+    def count_open(self, rule: OpenRule, *, start: int, where: str = schema.NOT_OUT) -> int:
         """Count what `open_questions` would yield."""
-        sql = f"SELECT count(*) FROM {self._planned} WHERE r.position >= ? AND {_open(again)} AND {where}"  # noqa: S608  (as above)
-        return int(self._connection.value(sql, (start, *_values(again, max_tokens))))
+        sql = f"SELECT count(*) FROM {self._planned} WHERE r.position >= ? AND {rule.is_open} AND {where}"  # noqa: S608  (as above)
+        return int(self._connection.value(sql, (start, *rule.values)))
 
-    def count_failed(self, *, again: Collection[str], max_tokens: int | None) -> Failed:
+    def count_failed(self, rule: OpenRule) -> Failed:
         """Count what failed in the current plan and is not open."""
         sql = (
             "SELECT count(*), coalesce(sum(first), 0) FROM rows WHERE error_type IS NOT NULL OR question_id IN ("  # noqa: S608  (as above)
             "SELECT id FROM answers a INDEXED BY answers_failed "
-            f"WHERE status = 'failed' AND {_failure(again)} IS NOT TRUE)"
+            f"WHERE status = 'failed' AND {rule.is_again} IS NOT TRUE)"
         )
-        return Failed(*self._connection.rows(sql, _values(again, max_tokens))[0])
+        return Failed(*self._connection.rows(sql, rule.values)[0])
 
-    def has_truncated(self, *, max_tokens: int | None) -> bool:
-        """Check whether answers, of any plan, were cut off at fewer tokens than `max_tokens`."""
+    def has_truncated(self, rule: OpenRule) -> bool:
+        """Check whether answers, of any plan, were cut off at fewer tokens than the rule's max_tokens."""
         sql = "SELECT 1 FROM answers WHERE status = 'failed' AND error_type = 'truncated' AND max_tokens < ? LIMIT 1"
-        return bool(self._connection.rows(sql, _values((), max_tokens)))
+        return bool(self._connection.rows(sql, rule.values[-1:]))
 
-    def settled(self, keys: Sequence[bytes], *, again: Collection[str], max_tokens: int | None) -> dict[bytes, Settled]:
+    def settled(self, keys: Sequence[bytes], rule: OpenRule) -> dict[bytes, Settled]:
         """Return the state of those questions that are not open, by key; they need not be in the plan."""
         found: dict[bytes, Settled] = {}
         for start in range(0, len(keys), _LOOKED_UP):
@@ -240,9 +220,9 @@ class Checkpoint:
             sql = (
                 "SELECT q.key, a.status, a.prompt_tokens, a.completion_tokens, a.seconds "  # noqa: S608  (marks only)
                 "FROM questions q JOIN answers a ON a.id = q.id, (SELECT 1 AS first) r "
-                f"WHERE ({_open(again)}) IS NOT TRUE AND q.key IN ({', '.join('?' * len(some))})"
+                f"WHERE ({rule.is_open}) IS NOT TRUE AND q.key IN ({', '.join('?' * len(some))})"
             )
-            rows = self._connection.rows(sql, (*_values(again, max_tokens), *some))
+            rows = self._connection.rows(sql, (*rule.values, *some))
             found.update((row[0], Settled(*row[1:])) for row in rows)
         return found
 

@@ -1,6 +1,6 @@
 """What a checkpoint shows: how rows stand, what answers used, which runs there were."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,37 @@ class Counts:
     questions: int = 0
     cost: Pico = ZERO
     errors: Mapping[str, int] | None = None
+
+
+UNLIMITED = 2**62
+"""A max_tokens of None."""
+
+
+class OpenRule(NamedTuple):
+    """The failed questions that are open: types in `again`, and those truncated at fewer tokens than `max_tokens`.
+
+    None: unlimited.
+    """
+
+    again: Collection[str] = ()
+    max_tokens: int | None = None
+
+    @property
+    def is_again(self) -> str:
+        """The condition (SQL) for a failed answer `a` to be open; needs `values`."""
+        marks = ", ".join("?" * len(self.again))
+        return f"(a.error_type IN ({marks}) OR a.error_type = 'truncated' AND a.max_tokens < ?)"
+
+    @property
+    def is_open(self) -> str:
+        """The condition (SQL) for the question of a row `r` with the answer `a` to be open; needs `values`."""
+        unsettled = "a.id IS NULL OR a.status NOT IN ('ok', 'failed')"
+        return f"r.first AND ({unsettled} OR a.status = 'failed' AND {self.is_again})"
+
+    @property
+    def values(self) -> tuple[str | int, ...]:
+        """The values of the conditions."""
+        return (*self.again, UNLIMITED if self.max_tokens is None else self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,14 +95,13 @@ def _row(p: "Prepared", row: int) -> Iterator[str]:
 
 
 def _state(p: "Prepared", row: int, values: tuple[Any, ...]) -> Iterator[str]:
-    from batchrun.api import ASKED_AGAIN
     from batchrun.checkpoint import Checkpoint
 
     key = p.renderer.key(values)
     known = None
     if p.job.checkpoint_path.exists() and isinstance(key, bytes):
         with Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint:
-            known = checkpoint.settled([key], again=ASKED_AGAIN, max_tokens=p.max_tokens).get(key)
+            known = checkpoint.settled([key], p.open_rule).get(key)
     states = {"ok": "is answered", "failed": "failed permanently (`batchrun retry` asks it again)"}
     yield f"row {row} {states[known.status] if known else 'is to be asked'}"
 

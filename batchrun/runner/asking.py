@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from batchrun._version import __version__
-from batchrun.api import ASKED_AGAIN, Endpoint, Mask, Prices, in_parts
+from batchrun.api import Endpoint, Mask, Prices, in_parts
 from batchrun.checkpoint import NOT_OUT, Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
@@ -218,9 +218,8 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
     try:
         for failed in (False, True):
             blocks = asking.checkpoint.open_questions(
+                prepared.open_rule,
                 start=asking.start,
-                again=ASKED_AGAIN,
-                max_tokens=prepared.max_tokens,
                 failed=failed,
                 before=asking.run_id,
                 where=asking.where,
@@ -264,7 +263,7 @@ def rules_of(asking: Asking) -> Rules:
     is_decision, repairs = bool(prepared.form.questions), 0
     if job.answer and not is_decision:
         repairs = job.answer.repairs
-    doubtful, first = checkpoint.failed_before(start=asking.start, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
+    doubtful, first = checkpoint.failed_before(prepared.open_rule, start=asking.start)
     known = checkpoint.answered_since(endpoint.namespace, asking.time.wall() - KNOWN_FOR)
     return Rules(
         attempts=limits.attempts,

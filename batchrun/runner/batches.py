@@ -16,7 +16,6 @@ from pathlib import Path
 import uvloop
 
 from batchrun.api import (
-    ASKED_AGAIN,
     MAX_BYTES,
     TABLE,
     Action,
@@ -206,9 +205,7 @@ class _Lane:
                 self._valve.close(problem.exit_code, str(problem))
 
     def _open_questions(self) -> Iterator[Work]:
-        blocks = self._checkpoint.open_questions(
-            start=self._asking.start, again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens, where=FOR_BATCH
-        )
+        blocks = self._checkpoint.open_questions(self._prepared.open_rule, start=self._asking.start, where=FOR_BATCH)
         return open_work(
             self._prepared.rows, self._prepared.renderer.columns, blocks, limit=self._left, changed=self._input_changed
         )
@@ -425,7 +422,7 @@ class _Lane:
         if brought.stop is not None:
             ending = TABLE[brought.stop.ending]
             self._valve.close(ExitCode.STOPPED_BY_API, reason_of(ending, brought.stop.message), ending=ending.name)
-        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens)
+        failed = self._checkpoint.count_failed(self._prepared.open_rule)
         self._valve.limit_failures(failed.rows, self._asking.max_failed)
         return bool(verdicts)
 

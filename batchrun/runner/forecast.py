@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from batchrun.api import ASKED_AGAIN, Family, Prices, family_of
+from batchrun.api import Family, Prices, family_of
 from batchrun.checkpoint import Checkpoint, Settled
 from batchrun.job import Limits
 from batchrun.money import ZERO, Pico, Price
@@ -194,7 +194,7 @@ class _Sample:
         settled: dict[bytes, Settled] = {}
         if self._checkpoint is not None:
             known = [key for key in keys if key is not None]
-            settled = self._checkpoint.settled(known, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
+            settled = self._checkpoint.settled(known, prepared.open_rule)
         shown_keys = {row.key for row in self._rows}
         rows = []
         for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
@@ -420,7 +420,7 @@ def likely_cost(
     """
     if not questions or prepared.endpoint.model not in prices.likely:
         return None
-    blocks = checkpoint.open_questions(start=start, again=ASKED_AGAIN, max_tokens=prepared.max_tokens, batch=_FIRST)
+    blocks = checkpoint.open_questions(prepared.open_rule, start=start, batch=_FIRST)
     works = list(open_work(prepared.rows, prepared.renderer.columns, blocks, limit=_FIRST, changed=lambda: False))
     if not works:
         return None

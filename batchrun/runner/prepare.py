@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.api import Caching, Endpoint, Listed, caching_of, decision_form, resolve
+from batchrun.api import ASKED_AGAIN, Caching, Endpoint, Listed, caching_of, decision_form, resolve
+from batchrun.checkpoint import OpenRule
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
 from batchrun.job import PAID_ENGINE, Detail, Environment, Job, JobPath, Loaded, check
 from batchrun.prompt import (
@@ -71,6 +72,11 @@ class Prepared:
     def details(self) -> tuple[Detail, ...]:
         """The details that the checkpoint has for each row; probabilities are part of its answer."""
         return tuple(name for name in self.job.output.details if name != "probabilities")
+
+    @property
+    def open_rule(self) -> OpenRule:
+        """Which of the questions that failed are asked again."""
+        return OpenRule(ASKED_AGAIN, self.max_tokens)
 
     def check_inputs(self, listed: Listed | None) -> None:
         """Check the prompt's images and PDFs against what the model takes, where its entry in the catalogue says so.

@@ -201,7 +201,7 @@ class _Run:
         prepared = self._prepared
         if self._options.fresh:
             return
-        adopted = self._checkpoint.adopt(prepared.renderer.wording, again=ASKED_AGAIN, max_tokens=prepared.max_tokens)
+        adopted = self._checkpoint.adopt(prepared.renderer.wording, prepared.open_rule)
         self._adopted = sum(adopted.values())
         for path, number in adopted.items():
             self._ui.say(
@@ -259,7 +259,7 @@ class _Run:
 
     def _first_open(self, plan: PlanInfo) -> int:
         """Return the position below which nothing is open; truncated rows below it are open when max_tokens grew."""
-        if self._checkpoint.has_truncated(max_tokens=self._prepared.max_tokens):
+        if self._checkpoint.has_truncated(self._prepared.open_rule):
             return 0
         return plan.low_water
 
@@ -267,7 +267,7 @@ class _Run:
 
     def _ask(self, plan: PlanInfo, start: int) -> None:
         """Ask the questions that are open from position `start` on, unless something already known forbids it."""
-        failed = self._checkpoint.count_failed(again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens)
+        failed = self._checkpoint.count_failed(self._prepared.open_rule)
         accepted = self._job.limits.accepted_failures(plan.rows)
         self._valve.limit_failures(failed.rows, accepted)
         if self._valve.closed:
@@ -312,9 +312,7 @@ class _Run:
         return self._job.batch is not None and bool(self._checkpoint.batches.open())
 
     def _count_open(self, start: int, where: str) -> int:
-        return self._checkpoint.count_open(
-            start=start, again=ASKED_AGAIN, max_tokens=self._prepared.max_tokens, where=where
-        )
+        return self._checkpoint.count_open(self._prepared.open_rule, start=start, where=where)
 
     def _use_batches(self, plan: PlanInfo, asking: Asking) -> None:
         """Submit the open questions in batches, wait and collect; `_asked` counts those that are left to ask live."""

@@ -13,6 +13,7 @@ from checkpoint_samples import NOON, begin, failed, made, ok, plan
 
 from batchrun.checkpoint import Checkpoint, schema, start_fresh
 from batchrun.checkpoint.files import file_system, refuse_network
+from batchrun.checkpoint.records import OpenRule
 from batchrun.errors import CheckpointError, StorageError, UserError
 
 
@@ -152,7 +153,7 @@ def use(path: Path) -> int:
     with Checkpoint.open(path) as checkpoint:
         rows = checkpoint.counts().rows
         checkpoint.outcomes(0, 1000)
-        list(checkpoint.open_questions(start=0, again=("timeout",), max_tokens=None))
+        list(checkpoint.open_questions(OpenRule(("timeout",), None), start=0))
         checkpoint.current_plan()
         checkpoint.runs()
         checkpoint.usage()

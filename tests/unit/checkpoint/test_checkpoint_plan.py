@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.checkpoint import plan as plans
+from batchrun.checkpoint.records import OpenRule
 
 TEXTS = st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh")), max_size=12)
 
 
 def open_texts(checkpoint: Checkpoint, texts: list[str | None]) -> list[tuple[int, str | None]]:
     found: list[tuple[int, str | None]] = []
-    for block in checkpoint.open_questions(start=0, again=(), max_tokens=None, batch=3):
+    for block in checkpoint.open_questions(OpenRule(), start=0, batch=3):
         found += [(position, texts[position]) for position, _ in block]
     return found
 
@@ -37,8 +38,8 @@ def test_rebuilt_plans_ask_each_question_once(steps: list[tuple[int, list[str | 
                 plan(checkpoint, texts)
                 expected = [(texts.index(text), text) for text in dict.fromkeys(texts) if text and text not in answered]
                 assert open_texts(checkpoint, texts) == expected
-                assert checkpoint.count_open(start=0, again=(), max_tokens=None) == len(expected)
-                blocks = checkpoint.open_questions(start=0, again=(), max_tokens=None)
+                assert checkpoint.count_open(OpenRule(), start=0) == len(expected)
+                blocks = checkpoint.open_questions(OpenRule(), start=0)
                 asked = [number for block in blocks for _, number in block][:most]
             keep(path, [ok(number) for number in asked])
             answered |= {text for _, text in expected[:most] if text}
@@ -84,7 +85,7 @@ def test_reverted_prompt_costs_nothing(tmp_path: Path) -> None:
     path = made(tmp_path / "x.sqlite", ["a", "b"], [ok(1, "A"), ok(2, "B")])
     with Checkpoint.open(path) as checkpoint:
         plan(checkpoint, ["c", "d"])
-        assert checkpoint.count_open(start=0, again=(), max_tokens=None) == 2
+        assert checkpoint.count_open(OpenRule(), start=0) == 2
         plan(checkpoint, ["b", "a"])
         assert checkpoint.outcomes(0, 2, ("answer",)) == [("B",), ("A",)]
 
@@ -101,7 +102,7 @@ def test_half_built_plan_is_dropped(tmp_path: Path) -> None:
         assert not again._connection.value("SELECT 1 FROM sqlite_schema WHERE name = 'rows_next'")
         assert again.verify() == []
         plan(again, ["59999", "a", "new"])
-        assert again.count_open(start=0, again=(), max_tokens=None) == 2
+        assert again.count_open(OpenRule(), start=0) == 2
         assert again.verify() == []
 
 

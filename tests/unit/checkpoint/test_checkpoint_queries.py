@@ -8,15 +8,16 @@ from checkpoint_samples import NOON, begin, failed, keep, made, ok, plan
 from sqlite_utils import Database
 
 from batchrun.checkpoint import OUTCOME_COLUMNS, Checkpoint, Counts, Failed
+from batchrun.checkpoint.records import OpenRule
 from batchrun.money import Pico
 from batchrun.records import Outcome, Status
 
 
 def positions(path: Path, again: tuple[str, ...], max_tokens: int | None, start: int = 0) -> list[int]:
     with Checkpoint.open(path, read_only=True) as checkpoint:
-        blocks = list(checkpoint.open_questions(start=start, again=again, max_tokens=max_tokens, batch=2))
+        blocks = list(checkpoint.open_questions(OpenRule(again, max_tokens), start=start, batch=2))
         found = [position for block in blocks for position, _ in block]
-        assert checkpoint.count_open(start=start, again=again, max_tokens=max_tokens) == len(found)
+        assert checkpoint.count_open(OpenRule(again, max_tokens), start=start) == len(found)
         return found
 
 
@@ -55,17 +56,17 @@ def test_open_is_what_this_job_asks_again(
     assert positions(mixed, again, max_tokens, start=4) == [position for position in expected if position >= 4]
     with Checkpoint.open(mixed, read_only=True) as checkpoint:
         for_good = {1, 2, 3, 4} - set(expected)
-        assert checkpoint.count_failed(again=again, max_tokens=max_tokens) == Failed(len(for_good), len(for_good))
-        assert checkpoint.has_truncated(max_tokens=max_tokens) == (max_tokens not in {50, 100})
+        assert checkpoint.count_failed(OpenRule(again, max_tokens)) == Failed(len(for_good), len(for_good))
+        assert checkpoint.has_truncated(OpenRule((), max_tokens)) == (max_tokens not in {50, 100})
 
 
 def test_failed_rows_are_counted_with_those_that_could_not_be_asked(tmp_path: Path) -> None:
     """A failed row counts whether its question failed, an equal row's did, or none could be made; others' do not."""
     path = made(tmp_path / "x.sqlite", ["bad", "bad", None, "good"], [failed(1, "content_policy"), ok(2)])
     with Checkpoint.open(path) as checkpoint:
-        assert checkpoint.count_failed(again=(), max_tokens=None) == Failed(rows=2, questions=1)
+        assert checkpoint.count_failed(OpenRule()) == Failed(rows=2, questions=1)
         plan(checkpoint, ["good", None], {1: ("template_error", "no")})
-        assert checkpoint.count_failed(again=(), max_tokens=None) == Failed(rows=1, questions=0)
+        assert checkpoint.count_failed(OpenRule()) == Failed(rows=1, questions=0)
 
 
 def test_counts_and_errors(mixed: Path) -> None:

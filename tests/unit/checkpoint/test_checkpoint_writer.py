@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun.checkpoint import Checkpoint, schema, writer
+from batchrun.checkpoint.records import OpenRule
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.money import Pico
 from batchrun.records import FailedAttempt, Outcome, Status
@@ -220,7 +221,7 @@ def test_sigkill_loses_nothing_committed(tmp_path: Path, seed: int) -> None:
         last = checkpoint.last_run()
         assert last is not None
         assert last.ended_at is None
-        assert checkpoint.count_open(start=0, again=(), max_tokens=None) == 20_000 - kept
+        assert checkpoint.count_open(OpenRule(), start=0) == 20_000 - kept
 
 
 @pytest.fixture
