@@ -183,7 +183,7 @@ class _Run:
         if current is None:
             return builder.make_current(prepared.rows.layout.text())
         before, after = builder.answered()
-        # Other rows are no edit: a new month's file with the old prompt is asked without a confirmation.
+        # Only the wording is compared: a new month's file with the old prompt is asked without a confirmation.
         if current.wording == prepared.renderer.wording:
             before = 0
         baseline = max(current.baseline, before)
