@@ -30,7 +30,7 @@ _INTERRUPTED = {ExitCode.SIGINT, ExitCode.SIGTERM}
 
 def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
     """Run jobs with flags, print how each ended, and return the worst exit code."""
-    from batchrun.runner import chain, logged
+    from batchrun.runner import chain, check_readers, logged
 
     options = run_options(**flags)
     if as_json and options.writes_stdout:
@@ -41,6 +41,7 @@ def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | No
         if len(jobs) == 1:
             summary = running.run(jobs[0])
             return ExitCode.USER if summary is None else summary.exit_code
+        check_readers(jobs)
         return running.run_all(jobs, shlex.join(["batchrun", *map(str, paths)]))
 
 

@@ -130,7 +130,7 @@ def _now(facts: dict[str, Any]) -> Iterator[str]:
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     from batchrun.api import TABLE
-    from batchrun.money import CostKind, cost, from_usd
+    from batchrun.money import cost, from_usd
 
     def usd(amount: Decimal) -> str:
         return cost(from_usd(amount), facts["cost_kind"])
@@ -144,13 +144,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             line += f": {ending.means}; {ending.do}"
         yield line
     yield from (f"worth a look: {printable(sentence)}" for sentence in facts["worth_a_look"])
-    sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
-    amounts = {name: usd(facts[f"cost_{key}_usd"]) for name, key in sums}
-    charged = ""
-    if facts["cost_kind"] == CostKind.SIMULATED:
-        charged = " (simulated: nothing was charged)"
-        amounts = {name: amount.removesuffix(" simulated") for name, amount in amounts.items()}
-    yield f"money{charged}: " + ", ".join(f"{amount} {name}" for name, amount in amounts.items())
+    yield _money(facts)
     if facts["possibly_billed"]:
         more = plural(facts["possibly_billed"], "more request")
         yield f"{more} may have been billed: the replies were lost or named no cost"
@@ -187,3 +181,18 @@ def _run_line(run: dict[str, Any], took: str, cost: str) -> Iterator[str]:
         yield f"exit {run['exit_code']} ({printable(run['reason'] or '')})"
     if run["resume_at"]:
         yield f"try again after {when(run['resume_at'])}"
+
+
+def _money(facts: dict[str, Any]) -> str:
+    from batchrun.money import CostKind, cost, from_usd
+
+    kind = facts["cost_kind"]
+    if kind == CostKind.UNKNOWN and not facts["cost_total_usd"]:
+        return "money: cost unknown (the server reports none; set model.price)"
+    sums = (("this output", "output"), ("the last run", "last_run"), ("today (UTC)", "today"), ("all runs", "total"))
+    amounts = {name: cost(from_usd(facts[f"cost_{key}_usd"]), kind) for name, key in sums}
+    charged = ""
+    if kind == CostKind.SIMULATED:
+        charged = " (simulated: nothing was charged)"
+        amounts = {name: amount.removesuffix(" simulated") for name, amount in amounts.items()}
+    return f"money{charged}: " + ", ".join(f"{amount} {name}" for name, amount in amounts.items())

@@ -18,7 +18,7 @@ from batchrun.runner.chain import Link, chain, worst
 from batchrun.runner.checking import Checking
 from batchrun.runner.closing import advice, closing_lines
 from batchrun.runner.corrections import Correction, Corrections, row_key
-from batchrun.runner.expected import Expected
+from batchrun.runner.expected import Expected, check_readers
 from batchrun.runner.following import RESUMABLE
 from batchrun.runner.forecast import shown
 from batchrun.runner.loading import load_dict, load_file
@@ -48,6 +48,7 @@ __all__ = [
     "advice",
     "before",
     "chain",
+    "check_readers",
     "chosen",
     "closing_lines",
     "input_changed",

@@ -89,14 +89,14 @@ def _is_read(job: Job, output: Path) -> Iterator[bool]:
         if path == _real(output):
             yield True
         elif glob.has_magic(pattern):
-            yield _matches(_real(output), path)
+            yield matches(_real(output), path)
 
 
 def _real(path: Path) -> str:
     return os.path.realpath(path)
 
 
-def _matches(path: str, pattern: str) -> bool:
+def matches(path: str, pattern: str) -> bool:
     """Check whether a glob means a file, which need not exist; only `**` crosses folders."""
     return fnmatchcase(path, pattern) if "**" in pattern else PurePath(path).match(pattern)
 

@@ -1,14 +1,17 @@
 """Outputs that are not there yet, for checking the jobs that read them: files without rows, with their columns."""
 
+import glob
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from batchrun.errors import UserError
+from batchrun.errors import BatchrunError, UserError
 from batchrun.job import Job
-from batchrun.runner.chain import Link
-from batchrun.runner.prepare import Prepared
+from batchrun.runner.chain import Link, matches
+from batchrun.runner.prepare import Prepared, prepare_job
 
 _UNTYPED = {".csv", ".tsv"}
 
@@ -43,8 +46,32 @@ class Expected:
                 raise UserError(f"{link.shown} reads {output}, and {writer}, which writes it, has mistakes")
         if not missing:
             return job, None
-        paths = [job.resolve(pattern) for pattern in job.input.patterns]
-        paths = [self._files.get(path, path) for path in paths if path in self._files or path not in missing]
-        known = [str(path) for path in paths] or [str(self._files[output]) for output in missing]
+        known: list[str] = []
+        for pattern in map(str, map(job.resolve, job.input.patterns)):
+            found = [str(self._files[output]) for output in missing if matches(str(output), pattern)]
+            if not found or glob.glob(pattern, recursive=True):  # noqa: PTH207  (an absolute pattern)
+                known.append(pattern)
+            known += found
         waits = ", ".join(f"{output} (not there yet: {writer} writes it)" for output, writer in missing.items())
         return replace(job, input=replace(job.input, path=tuple(known))), waits
+
+
+def check_readers(links: Sequence[Link]) -> None:
+    """Raise the mistakes of jobs whose input another of them has yet to write, before that one is asked and paid.
+
+    What is wrong with a job that writes such an input is left to its own run, and so are its readers.
+    """
+    writers = {one.shown for link in links for one in link.reads if not one.job.output_path.exists()}
+    with TemporaryDirectory(prefix="batchrun-") as folder:
+        expected = Expected(Path(folder))
+        for link in links:
+            waits = False
+            try:
+                job, awaited = expected.job(link)
+                waits = awaited is not None
+                if waits or link.shown in writers:
+                    with prepare_job(link.loaded, job, link.environment) as prepared:
+                        expected.add(prepared)
+            except BatchrunError:
+                if waits:
+                    raise

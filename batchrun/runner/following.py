@@ -39,7 +39,7 @@ class Next:
             if not counts.pending:
                 yield command_line(self.shown, options), "writes the output: all rows are answered"
                 return
-            if exit_code == ExitCode.DONE:  # the limit has had its effect
+            if exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:  # the limit has had its effect
                 options = replace(options, limit=None, sample=None)
             verb = "collects" if exit_code == ExitCode.WAITING else "asks"
             other = "other " if counts.ok else ""

@@ -13,10 +13,11 @@ from typing import Any
 import orjson
 import polars as pl
 
+from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
 from batchrun.job import Job
-from batchrun.money import PER_USD
+from batchrun.money import PER_USD, CostKind
 from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
 from batchrun.runner.plan import stamps_text
@@ -152,6 +153,9 @@ def _new_columns(
         yield _review(prepared, typed, corrections)
     names = prepared.details
     values = dict(zip(names, list(zip(*outcomes, strict=True))[2:] or [()] * len(names), strict=True))
+    if "cost_usd" in values and cost_kind(prepared.job) == CostKind.UNKNOWN:
+        # Nobody reports a cost: 0 would say that the row was free.
+        values["cost_usd"] = tuple(amount or None for amount in values["cost_usd"])
     if "corrected" in values:
         values["corrected"] = tuple(one and one.changed for one in corrections)
     columns = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.errors import UserError
+from batchrun.errors import StorageError, UserError
 from batchrun.job import Job, RunOptions, merged
 
 
@@ -46,8 +46,8 @@ def with_kept_flags(
     """Return the flags of a command with those of the trial that they name; the job's own checkpoint keeps none.
 
     A setting that the command names wins over the kept one of that key, which is said in a line. `reads`: the trial
-    must be there already; --variant alone then finds one that had a model, an endpoint or an input as well. Raises
-    UserError where that could be several.
+    must be there already; --variant or --model alone then finds one that had other flags as well. Raises UserError
+    where that could be several.
     """
     # `merged` refuses --input - where no pipe is; its trial has the name that the other flags make.
     path = merged(job, replace(options, input=None) if options.reads_stdin else options).checkpoint_path
@@ -70,21 +70,28 @@ def with_kept_flags(
 
 
 def _found(job: Job, options: RunOptions) -> RunOptions:
-    """Return the flags of the one trial of this name that had other flags as well; without one, those given."""
-    if options.variant is None or (options.endpoint, options.model, options.input) != (None, None, None):
-        return options
+    """Return the flags of the one trial that had these and others as well; without one, those given."""
     own = job.checkpoint_path
-    pattern = f"{glob.escape(own.stem)}.*.{glob.escape(options.variant)}{glob.escape(own.suffix)}"
     found = []
-    for path in sorted(own.parent.glob(pattern)):
-        kept = _kept(job, path)
-        trial = replace(options, endpoint=kept.endpoint, model=kept.model, input=kept.input)
+    for path in sorted(own.parent.glob(f"{glob.escape(own.stem)}.*{glob.escape(own.suffix)}")):
+        try:
+            kept = _kept(job, path)
+        except StorageError:  # not a checkpoint, or a damaged one
+            continue
+        trial = replace(
+            options,
+            endpoint=options.endpoint or kept.endpoint,
+            model=options.model or kept.model,
+            input=options.input or kept.input,
+        )
         if merged(job, trial).checkpoint_path == path:
             settings = {_key(setting): setting for setting in (*kept.settings, *options.settings)}
             found.append((kept.words, replace(trial, settings=tuple(settings.values()))))
     if len(found) > 1:
-        raise UserError(f"--variant {options.variant} was run with {' and with '.join(words for words, _ in found)}: "
-                        "name one of them as well")  # fmt: skip
+        named = {"--variant": options.variant, "--model": options.model, "--endpoint": options.endpoint}
+        flags = shlex.join(word for flag, value in named.items() if value for word in (flag, value))
+        runs = " and with ".join(words for words, _ in found)
+        raise UserError(f"{flags or '--input'} was run with {runs}: name one of them as well")
     return found[0][1] if found else options
 
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import run, write_job
@@ -80,3 +81,20 @@ def test_a_row_whose_text_does_not_fit_is_shown_by_a_command(tmp_path: Path, com
     (line,) = re.findall(r"^          (batchrun show .*?)   what the model wrote$", ended.err, re.MULTILINE)
     assert shlex.split(line) == ["batchrun", "show", "my job.yaml", "--row", "2"]
     assert "raw: maybe" in command(*shlex.split(line)[1:]).out
+
+
+def test_a_limit_has_had_its_effect_also_where_a_row_failed(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """The command that "asks the other 2 rows" asks them all: it does not repeat the limit of the run before."""
+    replies = lambda body: completion("maybe" if "text 0" in str(body) else '{"label": "good"}')  # noqa: E731
+    with plain_server(replies) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        details = {"details": ["status", "cost_usd"]}
+        answer = {"columns": {"label": ["good", "bad"]}, "repairs": 0}
+        write_job(tmp_path, url, rows=4, model=model, answer=answer, output=details)
+        ended = command("job.yaml", "--limit", "2")
+        assert (ended.code, "asks the other 2 rows" in ended.err) == (1, True), ended.err
+        assert offered(ended.err) == ["batchrun", "job.yaml"]
+        assert "3 of 4 rows answered, 1 failed" in command(*offered(ended.err)[1:]).err
+    assert "\nmoney: cost unknown (the server reports none; set model.price)\n" in command("status", "job.yaml").out
+    # Nothing says $0 where nobody knows a cost.
+    assert pl.read_parquet(tmp_path / "out.parquet")["cost_usd"].to_list() == [None] * 4

@@ -235,6 +235,24 @@ def test_mistakes(tmp_path: Path, command: Command, asked: Asked, arguments: lis
     assert asked.prompts() == []
 
 
+def test_a_mistake_in_a_reader_ends_the_command_before_its_input_is_paid(
+    tmp_path: Path, command: Command, asked: Asked
+) -> None:
+    """What would be wrong once the input is there (a column twice in the output, an unknown one) is found before."""
+    reader = json.loads((tmp_path / "b.yaml").read_text())
+    (tmp_path / "b.yaml").write_text(json.dumps(reader | {"output": "out/b.csv"}))
+    ended = command("a.yaml", "b.yaml")
+    assert (ended.code, 'two output columns are called "answer"' in ended.err, asked.prompts()) == (2, True, [])
+    (tmp_path / "b.yaml").write_text(json.dumps(reader | {"prompt": "B {{ x }}", "input": "out/[a].csv"}))
+    ended = command("b.yaml", "a.yaml")
+    assert (ended.code, 'no column "x"' in ended.err, asked.prompts()) == (2, True, [])
+    # A job that is wrong itself keeps no other one from running.
+    write(tmp_path / "a.yaml", asked.url, input="gone.csv", output="out/a.csv", prompt="A {{ text }}")
+    write(tmp_path / "e.yaml", asked.url, input="rows.csv", output="out/e.csv", prompt="E {{ text }}")
+    assert command("a.yaml", "b.yaml", "e.yaml").code == 2
+    assert {prompt[0] for prompt in asked.prompts()} == {"E"}
+
+
 def test_check_takes_inputs_that_will_be_written(tmp_path: Path, command: Command, asked: Asked) -> None:
     """An input that another of the jobs writes is no mistake, and its columns are known; a lone job still misses it."""
     assert command("check", "b.yaml").code == 2

@@ -292,3 +292,6 @@ def test_a_trial_of_another_model_is_found_by_its_name(tmp_path: Path, command: 
     assert ended.code == 2
     assert re.search(r"--variant more was run with --model (small|medium) --input \S+ and with --model ", ended.err)
     assert command("status", "job.yaml", "--variant", "more", *more[2:4], "--model", "small").code == 0
+    assert command("job.yaml", "--endpoint", f"{asked.url}/", "--model", "large").code == 0
+    ended = command("compare", "job.yaml", "--model", "large", "--model", "large")
+    assert ended.code == 0, ended.err
