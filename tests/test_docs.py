@@ -1,6 +1,7 @@
 """The documentation tells the truth: its jobs load, its commands exist, its tutorial runs, its reference is made."""
 
 import base64
+import functools
 import gzip
 import importlib.util
 import os
@@ -46,6 +47,11 @@ LINES = [
 ]
 
 
+@functools.cache
+def published_schema() -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(json_schema())
+
+
 def reference_pages() -> dict[str, str]:
     """Give the reference as the script in docs/ makes it."""
     spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "tools" / "reference_pages.py")
@@ -69,9 +75,7 @@ def test_every_job_in_the_documentation_loads(page: Path, text: str) -> None:
     there = {line.partition(":")[0] for line in text.splitlines() if re.match(r"[a-z]", line)}
     whole = text + "".join(rest for name, rest in REST.items() if name not in there)
     load(whole, page.with_suffix(".yaml"), {})
-    jsonschema_rs.validator_for(json_schema()).validate(
-        orjson.loads(orjson.dumps(YAML(typ="safe").load(whole), default=str))
-    )
+    published_schema().validate(orjson.loads(orjson.dumps(YAML(typ="safe").load(whole), default=str)))
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page.name}-{n}" for n, (page, _) in enumerate(LINES)])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import batchrun
+
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -50,6 +52,11 @@ def test_install_lines_name_this_distribution() -> None:
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines() if "pip install" in line]
     assert lines
     assert [line for line in lines if re.search(r"install [^`]*\bbatchrun(?!-llm|_llm)\b(\[|'| |$)", line)] == []
+
+
+def test_the_package_and_its_metadata_have_the_same_version() -> None:
+    """`batchrun.__version__` is the version that pyproject.toml publishes."""
+    assert batchrun.__version__ == PROJECT["version"]
 
 
 def test_continuous_integration_calls_the_same_command() -> None:

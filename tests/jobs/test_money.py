@@ -160,17 +160,18 @@ FAULTS = {
 }  # fmt: skip
 
 
-def test_the_ledger_of_10000_rows_with_faults(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_ledger_of_rows_with_faults(tmp_path: Path, rows: int) -> None:
     """Failed attempts, repairs, truncations and own keys included, every sum equals the server's bill exactly."""
     with running(faults=FAULTS, retry_after=0.01) as simulator:
-        path = job(tmp_path, simulator, 10_000, limits={"concurrency": 40, "timeout": 30})
+        path = job(tmp_path, simulator, rows, limits={"concurrency": 40, "timeout": 30})
         ran = run(path)
         billed, requests = simulator.counters.billed_usd, simulator.counters.requests
         endings = simulator.counters.endings
     summary = ran.summary
-    assert summary.ok + summary.failed == 10_000
-    assert summary.ok > 9_000
-    assert all(endings[name] > 20 for name in FAULTS)
+    assert summary.ok + summary.failed == rows
+    assert summary.ok > 0.9 * rows
+    assert all(endings[name] > 2 for name in FAULTS)
     assert (summary.requests, summary.possibly_billed) == (requests, 0)
     sums = [summary.cost_usd, summary.cost_today_usd, summary.cost_total_usd, summary.cost_output_usd]
     assert [Decimal(amount) for amount in sums] == [billed] * 4

@@ -47,14 +47,14 @@ def write(frame: pl.DataFrame, path: Path, *, escape_formulas: bool = False) -> 
     ).changed
 
 
-@suffixes
+@pytest.mark.parametrize("suffix", sorted({*OUTPUT_SUFFIXES} - {".ndjson"}))  # another name of .jsonl
 @pytest.mark.parametrize("nasty", [file for file in READ if "json" not in file.name], ids=lambda nasty: nasty.name)
 def test_nasty_csv_survives_to_every_format(tmp_path: Path, nasty: Nasty, suffix: str) -> None:
     """Each cell of each nasty CSV file reads back equal from each output format, nulls and empty texts told apart."""
     if suffix == ".xlsx" and nasty.name == "huge_cell.csv":
         pytest.skip("a cell of Excel is too short")
-    if suffix == ".xlsx" and nasty.name == "wide.csv":
-        pytest.skip("10,000 columns of a workbook are read in a minute")
+    if nasty.name == "wide.csv" and suffix in {".xlsx", ".tsv", ".arrow"}:
+        pytest.skip("10,000 columns take seconds: the formats that are written alike are enough")
     (tmp_path / nasty.name).write_bytes(nasty.data)
     target = tmp_path / f"out{suffix}"
     copy(nasty.name, tmp_path, target, **nasty.csv)
