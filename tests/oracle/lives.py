@@ -40,12 +40,15 @@ JSON = {"jsonl", "json"}
 def covering(seed: int) -> Iterator[Combination]:
     """Yield combinations for ever; each round of about a hundred covers every pair of choices, in a random order."""
     chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)
+    order = sorted(all_pairs(), key=repr)
     while True:
         found: list[Combination] = []
-        missing = set(all_pairs())
-        while missing:
+        missing = set(order)
+        for pair in order:
+            if pair not in missing:
+                continue
             # The first open pair is set, the other choices are those of some tries that cover most.
-            (a, x), (b, y) = next(iter(sorted(missing, key=repr)))
+            (a, x), (b, y) = pair
             tries = [
                 {name: chance.choice(values + values[:2]) for name, values in DIMENSIONS.items()} | {a: x, b: y}
                 for _ in range(12)
@@ -427,6 +430,8 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     if steps[-1].what not in {"run", "limit", "retry"}:
         steps.append(Step("run"))
     day_cap = draw(st.sampled_from(("",) * 7 + ("0.0002",))) if combination["flag"] != "--max-cost" else ""
+    if day_cap and draw(st.booleans()):  # a day's cap is most at risk where a run of the same day was killed
+        steps.insert(0, Step("kill", at=draw(st.integers(0, 3)), event=draw(_EVENTS)))
     return Life(
         combination=combination,
         names=(names[0], names[1], names[2]),

@@ -4,6 +4,7 @@ ORACLE_SEED repeats a run, ORACLE_LIVES sets the number of lives, ORACLE_PACKAGE
 package, and ORACLE_SHRINK=0 shows a failure as it was drawn.
 """
 
+import functools
 import itertools
 import os
 from collections import Counter
@@ -51,10 +52,16 @@ def test_lives(share: int, first_seed: int, machine: tuple[Server, Zygote], reco
     server, warm = machine
     counted: Counter[str] = Counter()
     record_property("oracle_seed", first_seed)
-    combinations = itertools.islice(covering(first_seed), share * SHARE, (share + 1) * SHARE)
+    combinations = _combinations(first_seed)[share * SHARE : (share + 1) * SHARE]
     for number, combination in enumerate(combinations, share * SHARE):
         _one_life(number, first_seed, combination, server, warm, counted)
     record_property("oracle_lives", dict(counted))
+
+
+@functools.cache
+def _combinations(first_seed: int) -> list[Combination]:
+    """Return the combinations of all lives: drawn once, as each share would otherwise draw those before it again."""
+    return list(itertools.islice(covering(first_seed), max(SHARES * SHARE, FEWEST)))
 
 
 def _one_life(
@@ -86,8 +93,7 @@ def _one_life(
 
 def test_pairs_of_choices_are_covered(first_seed: int, record_property: Note) -> None:
     """The lives of one run hold nearly every pair of everyday choices."""
-    combinations = itertools.islice(covering(first_seed), max(SHARES * SHARE, FEWEST))
-    found = {pair for combination in combinations for pair in pairs_of(combination)}
+    found = {pair for combination in _combinations(first_seed) for pair in pairs_of(combination)}
     wanted = list(all_pairs())
     missing = [pair for pair in wanted if pair not in found]
     record_property("oracle_pairs", f"{len(wanted) - len(missing)} of {len(wanted)} pairs of choices")
