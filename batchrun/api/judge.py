@@ -6,7 +6,7 @@ Machine-readable words of an API decide first, its status next, its English text
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -21,6 +21,7 @@ from batchrun.api.wording import (
     is_page,
     list_of,
     object_of,
+    objects_of,
     page_words,
     read_json,
     text_of,
@@ -145,17 +146,25 @@ def _without_answer(
 ) -> tuple[str, str]:
     """Return the ending of a generation without a usable answer: cut off, unfit, only reasoning, or nothing at all."""
     if not mismatch.empty:
-        return (ending, why) if ending != "ok" else ("schema_mismatch", mismatch.message)
+        if ending == "ok":
+            return "schema_mismatch", mismatch.message
+        return ending, why
     thoughts = text.strip() or any(
         message.get(name) for name in ("reasoning", "reasoning_content", "reasoning_details")
     )
     if ending == "truncated":
-        return ending, "max_tokens was used up by reasoning, before any answer" if thoughts else why
+        if thoughts:
+            why = "max_tokens was used up by reasoning, before any answer"
+        return ending, why
     tokens = _count(object_of(usage).get("completion_tokens"))
     if not thoughts and not tokens:
         return "empty_response", "the model answered nothing"
-    billed = f" ({tokens:,} tokens are billed)" if tokens else ""
-    return "no_answer", f"the model wrote {'only reasoning' if thoughts else 'nothing'} and no answer{billed}"
+    why = "the model wrote no answer"
+    if thoughts:
+        why = "the model wrote only reasoning and no answer"
+    if tokens:
+        why += f" ({tokens:,} tokens are billed)"
+    return "no_answer", why
 
 
 def _broken_off(choice: Json, data: Json, reply: Reply, now: float) -> Verdict:
@@ -221,14 +230,15 @@ def _verdict(
 def _citations(annotations: Any) -> str | None:  # noqa: ANN401  (any JSON)
     """Return the web pages that annotations name, as JSON; None where they name none."""
     found = []
-    for annotation in annotations if isinstance(annotations, list) else ():
-        if isinstance(annotation, dict) and annotation.get("type") == "url_citation":
-            page = annotation.get("url_citation", annotation)
-            if isinstance(page, dict) and isinstance(page.get("url"), str):
-                texts = {name: page.get(name) for name in ("url", "title", "content")}
-                cited: dict[str, Any] = {name: text if isinstance(text, str) else None for name, text in texts.items()}
+    for annotation in objects_of(annotations):
+        if annotation.get("type") == "url_citation":
+            page = object_of(annotation.get("url_citation", annotation))
+            if isinstance(page.get("url"), str):
+                cited: dict[str, Any] = {name: text_of(page.get(name)) for name in ("url", "title", "content")}
                 found.append(cited | {name: _count(page.get(name)) for name in ("start_index", "end_index")})
-    return orjson.dumps(found).decode() if found else None
+    if not found:
+        return None
+    return orjson.dumps(found).decode()
 
 
 def _invalid(why: str, reply: Reply) -> Verdict:
@@ -272,11 +282,10 @@ def _sum(one: Usage, other: Usage) -> Usage:
     def plus(first: int | None, second: int | None) -> int | None:
         return second if first is None else first + (second or 0)
 
-    cost = plus(one.cost, other.cost)
     return Usage(
         plus(one.prompt_tokens, other.prompt_tokens),
         plus(one.completion_tokens, other.completion_tokens),
-        None if cost is None else Pico(cost),
+        cast("Pico | None", plus(one.cost, other.cost)),
         cached_tokens=plus(one.cached_tokens, other.cached_tokens),
         cache_write_tokens=plus(one.cache_write_tokens, other.cache_write_tokens),
     )
@@ -316,7 +325,9 @@ def _refusal(
     ending = ending_of(code, error, waits="retry-after" in reply.headers)
     if begun and (code is None or code >= HTTPStatus.INTERNAL_SERVER_ERROR):
         ending = "server_error"
-    known = code if code is not None and LOWEST_CODE <= code <= HIGHEST_CODE else TABLE[ending].code
+    known = code
+    if code is None or not LOWEST_CODE <= code <= HIGHEST_CODE:
+        known = TABLE[ending].code
     inner = {name.lower(): value for name, value in object_of(error.meta.get("headers")).items()}
     wait = error.delay
     if wait is None:

@@ -47,6 +47,7 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:  # noqa: ANN401  (click's own type)
         """Refuse a mistyped command; a word with a dot or a slash is a job file."""
+        # `batchrun reprot j.yaml` is a mistyped command, `batchrun reports.yaml` a job, `batchrun reports` a folder.
         word = args[0] if args else ""
         near = did_you_mean(word, COMMANDS)
         if near and word not in COMMANDS and "." not in word and "/" not in word and not Path(word).is_dir():

@@ -67,6 +67,7 @@ def write_stdout(path: Path) -> None:
         with path.open("rb") as file, open(_STDOUT, "wb", closefd=False) as stdout:
             shutil.copyfileobj(file, stdout, _BLOCK)
     except BrokenPipeError:
+        # The interpreter flushes stdout at its end, and would report the closed pipe once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
     except OSError as problem:
         raise StorageError(f"standard output can't be written: {problem.strerror}") from None

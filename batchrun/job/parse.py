@@ -174,6 +174,7 @@ def _without_wrong(tree: Tree, errors: list["ErrorDetails"]) -> dict[str, Any]:
     for name, hint in _hints(Job).items():
         section = tree.data.get(name)
         kinds = _sections(hint)
+        # Half of `engine: {ray: …}` would be another engine, so a wrong one is left out as a whole.
         if not kinds or name == "engine":
             if name in tree.data and not any(path[:1] == (name,) for path in wrong):
                 data[name] = section

@@ -296,7 +296,7 @@ class _UnreadableError(Exception):
 def _composed(text: str) -> Node | None:
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth = MAX_DEPTH
-    yaml.composer.warn_double_anchors = False
+    yaml.composer.warn_double_anchors = False  # an anchor is a mistake with a place; ruamel would print a warning
     try:
         root: Node | None = yaml.compose(text)
     except MaxDepthExceededError as error:
@@ -453,6 +453,7 @@ def _json_scalar(text: str, path: JobPath) -> Any:  # noqa: ANN401  (a JSON scal
 
 def _has_properties(node: Node) -> bool:
     """Check whether a node has an anchor or a tag; what an alias repeats has an anchor."""
+    # ruamel sets a tag on every node, so only the text shows whether one was written, as in `!!str 5`.
     mark = node.start_mark
     return node.anchor is not None or mark.buffer[mark.pointer : mark.pointer + 1] == "!"
 

