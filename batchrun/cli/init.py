@@ -21,7 +21,7 @@ batchrun init data/x.parquet -o jobs/x.yaml   writes there
 def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
     """Look at the columns of an input and write a commented job file for it, to edit.
 
-    FILE is a .csv, .tsv, .jsonl, .ndjson, .parquet or .arrow file; text files also as .gz or .zst. The job asks the
+    FILE is any file that a job can read, such as a .csv, .xlsx, .jsonl or .parquet file. The job asks the
     simulator about the column with the longest texts, so that it runs at once and at no cost. The job file goes into
     the folder jobs, if there is one, else into the working directory.
     """
@@ -30,7 +30,7 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
     stem = file.name.split(".")[0] or "job"
     job = output or Path("jobs" if Path("jobs").is_dir() else "", f"{stem}.yaml")
     if job.exists() and not force:
-        raise UserError(f"{job} is there already; write elsewhere with -o, or replace it with --force")
+        raise UserError(f"{job} already exists; write elsewhere with -o, or replace it with --force")
     if job.suffix.lower() not in {".yaml", ".yml"}:
         raise UserError(f"{job}: a job file's name ends in .yaml")
     text = draft(look(file.absolute()), job.absolute())
@@ -39,4 +39,4 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
         job.write_text(text, encoding="utf-8")
     except OSError as problem:
         raise StorageError(f"{job} can't be written: {problem.strerror}") from None
-    print_err(f"{job} is written; edit it, then\n  batchrun preview {job}\n  batchrun {job}")
+    print_err(f"wrote {job}; edit it, then\n  batchrun preview {job}\n  batchrun {job}")

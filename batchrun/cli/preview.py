@@ -56,7 +56,7 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
     from batchrun.runner import look, prepare_job
 
     if row is not None and as_json:
-        raise click.UsageError("--row is for people: --json has the requests of the first -n rows")
+        raise click.UsageError("--row and --json exclude each other: --json has the requests of the first -n rows")
     with ExitStack() as stack:
         options = stack.enter_context(piped(run_options(**flags)))
         loaded, environment, options = load(job, options)

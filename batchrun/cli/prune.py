@@ -1,4 +1,4 @@
-"""`batchrun prune JOB`: drops answers that the input no longer asks for."""
+"""`batchrun prune JOB`: deletes answers that the input no longer asks for."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ DAYS = 30
 @job_argument
 @job_options
 def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each flag its type)
-    """Drop answers that no row asks for any more and that are older than 30 days.
+    """Delete answers that no row asks for any more and that are older than 30 days.
 
     Until then an edited prompt can be changed back, or a removed row come back, at no cost.
     """
@@ -27,4 +27,4 @@ def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each
     path = merged(loaded.job, options).checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
-    print_err(f"{plural(number, 'answer')} dropped")
+    print_err(f"{plural(number, 'answer')} deleted")

@@ -44,7 +44,7 @@ def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  #
         print_err("\n".join(f"wrong: {line}" for line in wrong))
         sys.exit(ExitCode.STORAGE)
     if verify:
-        print_err("the checkpoint is sound")
+        print_err("the checkpoint is intact")
 
 
 def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:

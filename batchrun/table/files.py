@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -17,7 +18,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from batchrun.errors import InputError
+from batchrun.errors import InputError, did_you_mean
 from batchrun.job import Input
 
 BLOCK_BYTES = 1 << 20
@@ -31,6 +32,9 @@ READ_PROBLEMS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 
 PIPES = "batchrun-pipes-"
 """How the private folder is called in which a file stands for standard input."""
+
+_LOOKED_AT = 1_000
+"""Files of a folder whose names are compared with a misspelt one."""
 
 _SUFFIXES = ".csv .tsv .jsonl .ndjson .json (also .gz .zst) .parquet .arrow .xlsx"
 _ADVICE = {
@@ -110,7 +114,8 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         raise InputError(f'input.path: {path} is a folder; name its files, as "{path}/*.csv"')
     if not path.exists():
-        raise InputError(f"input.path: there is no file {path}")
+        names = [file.name for file in islice(path.parent.glob("*"), _LOOKED_AT)]
+        raise InputError(f"input.path: there is no file {path}{did_you_mean(path.name, names)}")
     suffix, kinds = path.suffix.lower(), TEXT | BINARY
     if suffix in COMPRESSED:
         suffix, kinds = Path(path.stem).suffix.lower(), TEXT

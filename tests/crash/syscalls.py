@@ -123,7 +123,7 @@ def check_end(job: CrashJob, ledger: Ledger, wanted: bytes) -> None:
     assert not ledger.forbidden_came, f"committed, then asked again: {ledger.forbidden_came[:5]}"
     assert set(ledger.received) == job.questions
     verified = job.said_by("status", "--verify")
-    assert "is sound" in verified, verified
+    assert "is intact" in verified, verified
 
 
 def fail_at_calls(count: int, folder: Path, seed: int) -> Points:

@@ -130,7 +130,7 @@ def test_a_job_is_never_replaced_without_force(command: Command, tmp_path: Path)
     (tmp_path / "x.yaml").write_text("mine")
     ended = command("init", "x.csv")
     assert ended.code == 2
-    assert "x.yaml is there already" in ended.err
+    assert "x.yaml already exists" in ended.err
     assert (tmp_path / "x.yaml").read_text() == "mine"
     assert command("init", "x.csv", "--force").code == 0
     assert (tmp_path / "x.yaml").read_text() != "mine"

@@ -67,7 +67,7 @@ MISTAKES = {
         {"model": "{endpoint: openrouter, name: m, params: {temperature: hot}}"},
         '3:62: model.params.temperature must be a number, not "hot"',
     ),
-    "an input that is not there": ({"input": "rowz.csv"}, "1:8: input.path: "),
+    "an input that is not there": ({"input": "rowz.csv"}, "1:8: input.path: there is no file "),
     "where": (
         {"input": "{path: rows.csv, where: lang = 'en'}"},
         '1:32: input.where: the input has no column "lang"',

@@ -266,12 +266,14 @@ def test_where_that_fails_on_a_row_says_so(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
-    """No match, a folder, a missing file and an unknown suffix each have their line."""
+    """No match, a folder, a missing file, a misspelt one and an unknown suffix each have their line."""
     (tmp_path / "x.xls").write_bytes(b"")
     (tmp_path / "x.parquet.gz").write_bytes(b"")
+    (tmp_path / "peoples.tsv").write_bytes(b"")
     for path, line in (
         ("*.csv", 'input.path: nothing matches "*.csv"'),
         ("nope.csv", "input.path: there is no file"),
+        ("people.csv", 'people.csv, did you mean "peoples.tsv"?'),
         (".", "is a folder"),
         ("x.xls", "x.xls is an old Excel workbook: save it as .xlsx"),
         ("x.parquet.gz", "x.parquet.gz has an unknown suffix; files can be .csv"),
