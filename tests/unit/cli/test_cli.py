@@ -104,7 +104,7 @@ def test_a_traceback_is_shown_with_debug_alone(
 ) -> None:
     """A bug of ours is one line and exit 70; --debug adds the traceback."""
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **_flags: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("batchrun.runner.load_file", broken)
