@@ -19,6 +19,9 @@ RESUMABLE = {
 }
 
 
+MAX_FAILED = "max_failed"
+"""What ends a run that limits.max_failed stops."""
+
 WORTH_READING = frozenset({"schema_mismatch", "interrupted", "broken_text"})
 """Failures of which the model's text says more than the message."""
 
@@ -42,6 +45,11 @@ class Next:
             if exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:  # the limit has had its effect
                 options = replace(options, limit=None, sample=None)
             verb = "collects" if exit_code == ExitCode.WAITING else "asks"
+            if self.ending == MAX_FAILED and counts.failed:
+                # The same command would stop at once: the failed rows count against the limit until they are reopened.
+                others = f" and the other {plural(counts.pending, 'row')}" if counts.pending else ""
+                yield command_line(self.shown, options, "retry"), f"asks failed rows again{others}"
+                return
             other = "other " if counts.ok else ""
             yield command_line(self.shown, options), f"{verb} the {other}{plural(counts.pending, 'row')}"
         elif exit_code != ExitCode.USER:
@@ -90,6 +98,8 @@ class Next:
 
     def advice(self) -> str | None:
         """Return what to do about the ending that stopped the run, None where none did."""
+        if self.ending == MAX_FAILED:
+            return "correct what makes them fail, or raise limits.max_failed"
         if self.ending not in TABLE:
             return None
         if self.ending == "unauthorized" and self.job.model.key_variable is None:

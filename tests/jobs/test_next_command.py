@@ -98,3 +98,22 @@ def test_a_limit_has_had_its_effect_also_where_a_row_failed(tmp_path: Path, comm
     assert "\nmoney: cost unknown (the server reports none; set model.price)\n" in command("status", "job.yaml").out
     # Nothing says $0 where nobody knows a cost.
     assert pl.read_parquet(tmp_path / "out.parquet")["cost_usd"].to_list() == [None] * 4
+
+
+def test_after_too_many_failures_the_next_command_gets_on(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where limits.max_failed stopped a run, the command that is offered asks failed rows again and does not stop."""
+    texts = ["maybe"]
+    with plain_server(lambda _: completion(texts[0])) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        answer = {"columns": {"label": ["good", "bad"]}, "repairs": 0}
+        limits = {"max_failed": 2, "concurrency": 1}
+        write_job(tmp_path, url, rows=8, model=model, answer=answer, limits=limits)
+        ended = command("job.yaml")
+        assert ended.code == 4
+        assert "accepts (2); correct what makes them fail, or raise limits.max_failed" in ended.err
+        assert "asks failed rows again and the other 5 rows" in ended.err
+        texts[0] = '{"label": "good"}'
+        words = offered(ended.err)
+        assert words == ["batchrun", "retry", "job.yaml"]
+        ended = command(*words[1:])
+    assert (ended.code, "8 of 8 rows answered" in ended.err) == (0, True), ended.err
