@@ -108,7 +108,7 @@ def _asked(prepared: Prepared) -> dict[str, float | None]:
 
 
 def _values(answer: Mapping[str, Any], probabilities: Mapping[str, float | None]) -> dict[str, Any]:
-    """Return answers by their columns, with a decision model's probability beside each, as the output has them."""
+    """Return answers by their columns, with a decision model's probability after each, as the output has them."""
     values: dict[str, Any] = {}
     for name, value in answer.items():
         values[name] = value

@@ -3,14 +3,14 @@
 run.py        one run: plan, ask, keep, write; prepare.py: all mistakes before it, at once; loading.py: the job file
 plan.py       which row asks which question; sample.py: --sample; outputs.py: rows joined with their outcomes
 pool.py       one attempt: take, send, settle; work.py: one question in work; queueing.py: whose turn it is
-limits.py     what a request must pass: requests in flight, waits, rates, bytes; budget.py: caps; alone.py: goes alone
+limits.py     all that a request must pass: number in flight, waits, rates, bytes; budget.py: caps; alone.py: goes alone
 retry.py      asked again, and when; blame.py, outage.py, breaker.py: is it the row, the server or the account
 asking.py     joins sender, limits, pool and checkpoint; children.py: our servers as processes; stop.py: signals
 batches.py    the provider's batches; chunks.py: questions for one batch; collecting.py: its answers
 forecast.py   what a run would need; previewing.py, checking.py and before.py: preview and check
 progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
-chain.py      several jobs in order; expected.py: outputs that are not there yet; trials.py: the flags of a trial
-corrections.py  what people corrected
+chain.py      several jobs in order; expected.py: their outputs before they exist; trials.py: the flags of a trial
+corrections.py  answers that people corrected
 """
 
 from batchrun.runner import before, outputs

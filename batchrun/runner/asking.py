@@ -43,9 +43,9 @@ LOG_EVERY = 30.0
 class Asking:
     """What one run asks, in the pool or in batches: the questions that are open from position `start` on.
 
-    `limit` is how many of them may be asked, `questions` how many that makes in the pool, and `where` (SQL) chooses
-    them. `max_failed` counts what may still fail (None: no limit), in batches rows that failed before as well.
-    `started` is when the run began, on the clock of `time`.
+    `limit` is how many of them may be asked (sys.maxsize: all), `questions` how many that makes in the pool, and
+    `where` (SQL) chooses them. `max_failed` is how many may still fail (None: no limit), in batches with the rows that
+    failed before. `started` is when the run began, on the clock of `time`.
     """
 
     prepared: Prepared
@@ -54,7 +54,7 @@ class Asking:
     endpoint: Endpoint
     prices: Prices
     start: int
-    limit: int | None
+    limit: int
     max_failed: int | None
     started: float
     time: Time
@@ -214,7 +214,7 @@ def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
         valve.close(ExitCode.USER, INPUT_CHANGED)
         return True
 
-    left = sys.maxsize if asking.limit is None else asking.limit
+    left = asking.limit
     try:
         for failed in (False, True):
             blocks = asking.checkpoint.open_questions(

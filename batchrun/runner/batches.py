@@ -7,7 +7,6 @@ checkpoint, caps and output. Questions that two batches do not answer are left t
 import asyncio
 import math
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -108,7 +107,7 @@ class _Lane:
         self._until = math.inf
         if self._options.wait_seconds is not None:
             self._until = self._clock() + self._options.wait_seconds
-        self._left = sys.maxsize if asking.limit is None else asking.limit
+        self._left = asking.limit
         self._max_bytes = MAX_BYTES  # halved where the provider takes less
         self._model = self._batches.last_model() or asking.endpoint.model
         listed = asking.prices.batch

@@ -84,7 +84,7 @@ def corrected(form: AnswerForm, answer: str | None, correction: Correction | Non
     """Return an answer as the checkpoint would keep it with what a person said put in its place.
 
     The model's answer stays where the correction does not fit the job's columns (they were changed since). A label that
-    is not the model's has no probability of the model: 0.98 beside it would speak for the other label.
+    is not the model's has no probability of the model: 0.98 next to it would speak for the other label.
     """
     if correction is None:
         return answer

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -110,6 +111,7 @@ class _Run:
         self._prepared, self._checkpoint, self._options = prepared, checkpoint, options
         self._ui, self._shown, self._time = ui, shown, clock
         self._job: Job = prepared.job
+        self._limit = sys.maxsize if options.limit is None else options.limit
         self._valve = Valve()
         self._started = clock.clock()
         self._tally = Tally()
@@ -137,7 +139,7 @@ class _Run:
         if count and self._adopted is None:
             self._adopt()
             count = self._count_open(start, NOT_OUT)
-        self._asked = count if self._options.limit is None else min(count, self._options.limit)
+        self._asked = min(count, self._limit)
         outputs.check_sheet(self._prepared, plan.rows)
         # From here on the run is on record, and so is its end.
         self._begin()
@@ -284,7 +286,7 @@ class _Run:
                 endpoint,
                 prices,
                 start,
-                limit=self._options.limit,
+                limit=self._limit,
                 max_failed=accepted,
                 started=self._started,
                 time=self._time,
