@@ -244,9 +244,9 @@ def test_what_was_not_sent_is_not_billed() -> None:
 
 
 def test_an_empty_answer_is_asked_three_times_more() -> None:
-    """A cold model gets 5, 20 and 60 seconds."""
+    """A cold model gets 4, 12 and 30 seconds."""
     asked = ask(by(EMPTY), 1, jitter=0.0)
-    assert [round(at) for at, _ in asked.sent] == [0, 6, 27, 88]
+    assert [round(at) for at, _ in asked.sent] == [0, 5, 18, 49]
     assert asked.keep.last[1].error_type == "empty_response"
 
 
