@@ -90,7 +90,7 @@ class Run:
         pending = any(memory.ends.get(question, PENDING) == PENDING for question in self.wanted)
         unasked = any(memory.ends.get(question) == self.before.get(question, PENDING) for question in self.wanted)
         if code == 4:
-            right = {4} if standing["pending"] else set[int]()
+            right = {4} if standing["pending"] or unasked else set[int]()  # or a failed row could not be asked again
         elif pending:
             right = {3}
         elif code == 3:
