@@ -207,7 +207,7 @@ def test_flags_of_a_program_are_those_of_the_command(door: Path) -> None:
     assert (summary.requests, Path(str(summary.output)).name[:16]) == (1, "out.gemini-2.5-f")
     with pytest.raises(batchrun.JobFileError, match=r"^--set limits.timeout=-1: limits.timeout must be more than 0"):
         batchrun.run(door, set={"limits.timeout": -1})
-    with pytest.raises(batchrun.UserError, match=r"changes what is asked: add --variant NAME"):
+    with pytest.raises(batchrun.UserError, match=r"changes the question: add --variant NAME"):
         batchrun.run(door, set={"prompt.user": "Judge: {{ text }}"})
 
 
