@@ -115,5 +115,5 @@ def test_without_a_log_nothing_is_configured(tmp_path: Path) -> None:
 
 def test_only_known_names_are_logged() -> None:
     """The names are a public list; a typing mistake in one can't get out."""
-    with pytest.raises(ValueError, match="no event"):
+    with pytest.raises(ValueError, match="unknown event"):
         event("run_endet")

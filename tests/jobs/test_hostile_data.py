@@ -187,7 +187,7 @@ def test_no_byte_from_data_reaches_a_terminal_raw(sim: Running, tmp_path: Path, 
         columns = {"text": ROWS, "\x1b[2Jname\u202e": ROWS}
         pl.DataFrame(columns).write_parquet(tmp_path / "in.parquet")
         sections: dict[str, Any] = {"input": {"path": "in.parquet"}, "model": "sim/hostile-text"}
-        sections |= {"limits": {"patience": 1}}  # with a server whose replies are broken
+        sections |= {"limits": {"patience": "1s"}}  # with a server whose replies are broken
         if case == "job":
             sections |= {"prompt": {"user": "{{ txt\x1b }} {{ text.\u202e }} {{ naem }}"}}
         job = write_job(tmp_path, url, answer={"columns": {"label": "string"}}, **sections)

@@ -116,7 +116,7 @@ def test_a_cost_that_nobody_knows_is_not_zero(tmp_path: Path, command: Command) 
     assert "cost unknown" in said.err
     assert json.loads(said.out)["cost_kind"] == "unknown"
     shown = command("status", str(path)).out
-    assert "cost unknown this output" in shown
+    assert "money: cost unknown" in shown
     assert command("report", str(path)).code == 0
     page = (tmp_path / "out.report.html").read_text()
     assert "cost unknown" in page

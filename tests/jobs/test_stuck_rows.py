@@ -265,7 +265,7 @@ def test_a_reply_that_is_always_lost_is_bought_at_most_three_times(
     server = Server(
         lambda _, prompt, __: {"lost": lambda: FORMS["reset"], "slow": lambda: next(slow)}.get(prompt, good)()
     )
-    night = Night(tmp_path, monkeypatch, ["row 1", "slow", "lost"])
+    night = Night(tmp_path, monkeypatch, ["slow", "row 1", "lost"])
     summary = night.run(server)
     assert (summary.exit_code, failed(night)) == (ExitCode.SOME_FAILED, {"slow": "bad_request", "lost": "reset"})
     assert server.prompts.count("lost") == 3
