@@ -7,7 +7,7 @@ times are Unix seconds (UTC), a position is a row's number in the input, from 0.
 APPLICATION_ID = 0x6272756E
 """Tells our files from other SQLite files (the header's field for it; "brun")."""
 
-VERSION = 1
+VERSION = 2
 
 COLUMNS = (
     "status",

@@ -42,7 +42,7 @@ class Rule:
             case "integer" | "number":
                 if self.tolerance:
                     return f"numbers are equal if they differ by at most {self.tolerance}"
-                return "numbers are equal if they are the same"
+                return "numbers are equal if they have the same value"
             case "boolean":
                 return "true, yes and 1 are equal, and false, no and 0"
             case "list" | "object" | "json":
