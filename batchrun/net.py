@@ -32,6 +32,7 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[ -~]*")
 _NOTHING_SENT = "client error (Connect)"
+_NO_NEWS = re.compile(r"^failed to lookup address information: | \(os error \d+\)$")
 _TLS = ("invalid peer certificate", "received fatal alert", "received corrupt message", "received unexpected",
         "peer is incompatible", "peer misbehaved", "peer doesn't support", "no certificates presented")  # fmt: skip
 
@@ -152,9 +153,7 @@ _FAULTS = {
 def plain_words(reply: Reply) -> str:
     """Return in plain words why there is no success: "nothing answers (connection refused)", "404 Not Found"."""
     if reply.fault is not None:
-        # The last cause is the operating system's; its number is of no use to people.
-        cause = re.sub(r" \(os error \d+\)$", "", reply.detail.rpartition(": ")[2])
-        return _FAULTS[reply.fault].format(cause[:1].lower() + cause[1:])
+        return _FAULTS[reply.fault].format(reply.detail)
     try:
         return f"{reply.status} {HTTPStatus(reply.status).phrase}"
     except ValueError:
@@ -223,17 +222,19 @@ def _client(url: str, certificates: tuple[bytes, ...], limit: timedelta) -> "Syn
 
 
 def fault_of(error: Any) -> tuple[Fault, bool, str]:  # noqa: ANN401  (a PyreqwestError: the import costs 20 ms)
-    """Return a pyreqwest error's fault, whether anything may have been sent, and its causes in the library's words.
+    """Return a pyreqwest error's fault, whether anything may have been sent, and what a person needs to know of it.
 
-    The causes decide, since the exception's class is ConnectError for a reset after sending, too. The first cause is
-    left out: it only holds the address.
+    The causes decide, since the exception's class is ConnectError for a reset after sending, too. The first cause only
+    holds the address; the last one is the operating system's, such as "Connection refused (os error 111)".
     """
     from pyreqwest.exceptions import DetailedPyreqwestError, NetworkError, RequestTimeoutError  # noqa: PLC0415
 
     causes: list[str] = []
     if isinstance(error, DetailedPyreqwestError):
         causes = [cause["message"] for cause in error.details["causes"] or ()][1:]
-    words = ": ".join(causes) or error.message
+    last = causes[-1] if causes else error.message
+    words = _NO_NEWS.sub("", last)
+    words = words[:1].lower() + words[1:]
     if _NOTHING_SENT in causes:
         if "dns error" in causes:
             return Fault.DNS, False, words
