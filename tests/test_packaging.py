@@ -88,8 +88,10 @@ def test_the_container_gets_all_files_that_its_build_copies() -> None:
 def test_the_blocks_of_the_readme_run_in_a_new_environment(tmp_path: Path) -> None:
     """Its install lines, its commands on a job, its OpenRouter lines (on the simulator) and its Python, as written."""
     for name in PACKAGED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".batchrun"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
     sample = (ROOT / "sample_data" / "reviews.csv").read_text(encoding="utf-8").splitlines(keepends=True)[:9]
     for copy_of in ("mine.csv", "sample_data/reviews.csv"):
         (tmp_path / copy_of).write_text("".join(sample))
