@@ -6,11 +6,11 @@
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -20,12 +20,10 @@ from batchrun.errors import UserError, did_you_mean
 from batchrun.records import Fault, Reply
 from batchrun.terminal import short
 
-if TYPE_CHECKING:
-    from pyreqwest.client import SyncClient
-
 ENDPOINTS = ("openrouter", "local", "simulator")
 """Endpoints that are named; any other is a URL."""
 
+_Client_co = TypeVar("_Client_co", covariant=True)
 _PATH_OF_CHAT = "/chat/completions"
 _URL_TEXT = re.compile(r"https?://[\x21-\x5b\x5d-\x7e]+", re.IGNORECASE)  # visible ASCII without the backslash
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -134,11 +132,6 @@ def read_certificates(file: Path) -> tuple[bytes, ...]:
     return certificates
 
 
-def bundled_certificates() -> tuple[bytes, ...]:
-    """Return the certificates that certifi brings: no client opens on a machine without any, as in a slim container."""
-    return tuple(_CERTIFICATE.findall(Path(certifi.where()).read_bytes()))
-
-
 _FAULTS = {
     Fault.DNS: "no such host ({})",
     Fault.CONNECT: "nothing answers ({})",
@@ -176,11 +169,17 @@ def call(
     Of the reply's headers only `retry-after` is kept; the body of a success goes `into` a file where there is one.
     Raises UserError for a proxy that can't be used.
     """
-    from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
+    from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
+    from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415
+
+    limit = timedelta(seconds=seconds)
+
+    def begin() -> SyncClientBuilder:
+        return SyncClientBuilder().timeout(limit).connect_timeout(limit * 0.9).follow_redirects(False).no_proxy()
 
     content, size = bytearray(), 0
     try:
-        with _client(url, certificates, timedelta(seconds=seconds)) as client:
+        with open_client(begin, certificates, proxy_for(url)) as client:
             request = client.request(method, url).headers(dict(headers))
             if body is not None:
                 request = request.body_bytes(body)
@@ -203,13 +202,26 @@ def call(
         return Reply(fault=fault, sent=sent, detail=detail)
 
 
-def _client(url: str, certificates: tuple[bytes, ...], limit: timedelta) -> "SyncClient":
-    from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415
+class _Builder(Protocol[_Client_co]):
+    """What pyreqwest's two builders of clients have in common."""
+
+    def proxy(self, proxy: Any) -> Self: ...  # noqa: ANN401  (a ProxyBuilder: the import costs 20 ms)
+    def add_root_certificate_pem(self, cert: bytes) -> Self: ...
+    def build(self) -> _Client_co: ...
+
+
+def open_client(
+    begin: Callable[[], _Builder[_Client_co]], certificates: tuple[bytes, ...], proxy: str | None
+) -> _Client_co:
+    """Return the client of a builder that `begin` returns, with a proxy and certificates besides the system's.
+
+    No client opens where there are no certificates at all, as in a slim container: those of certifi are taken then.
+    """
     from pyreqwest.exceptions import BuilderError  # noqa: PLC0415
     from pyreqwest.proxy import ProxyBuilder  # noqa: PLC0415
 
-    builder = SyncClientBuilder().timeout(limit).connect_timeout(limit * 0.9).follow_redirects(False).no_proxy()
-    if (proxy := proxy_for(url)) is not None:
+    builder = begin()
+    if proxy is not None:
         builder = builder.proxy(ProxyBuilder.all(proxy))
     for certificate in certificates:
         builder = builder.add_root_certificate_pem(certificate)
@@ -218,7 +230,7 @@ def _client(url: str, certificates: tuple[bytes, ...], limit: timedelta) -> "Syn
     except BuilderError:
         if certificates:
             raise
-        return _client(url, bundled_certificates(), limit)
+    return open_client(begin, tuple(_CERTIFICATE.findall(Path(certifi.where()).read_bytes())), proxy)
 
 
 def fault_of(error: Any) -> tuple[Fault, bool, str]:  # noqa: ANN401  (a PyreqwestError: the import costs 20 ms)

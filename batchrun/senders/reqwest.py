@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import BuilderError, PyreqwestError
+from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.http import HeaderMap, Url
-from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.response import Response
 
-from batchrun.net import bundled_certificates, fault_of
+from batchrun.net import fault_of, open_client
 from batchrun.records import Fault, Reply, Request, Send, Target
 
 _CLOSE_TOGETHER = 1_000
@@ -41,32 +40,24 @@ class _Sender:
     def __init__(self, target: Target, headers: dict[str, str]) -> None:
         self._target, self._headers = target, headers
         self._url = Url(target.url)
-        self._clients = {False: self._build(target.certificates)}
+        self._clients = {False: self._open()}
         self._requests = 0
         self._lost_at: int | None = None
         self._never_reuse = False
 
-    def _build(self, certificates: tuple[bytes, ...], *, keep: bool = True) -> Client:
-        builder = (
-            ClientBuilder()
-            .timeout(timedelta(seconds=_LINGER * self._target.timeout))
-            .connect_timeout(timedelta(seconds=self._target.connect_timeout))
-            .follow_redirects(False)
-            .no_proxy()
-            .default_headers(self._headers)
-        )
-        if not keep:
-            builder = builder.pool_max_idle_per_host(0)
-        if self._target.proxy is not None:
-            builder = builder.proxy(ProxyBuilder.all(self._target.proxy))
-        for certificate in certificates:
-            builder = builder.add_root_certificate_pem(certificate)
-        try:
-            return builder.build()
-        except BuilderError:
-            if certificates:
-                raise
-            return self._build(bundled_certificates(), keep=keep)
+    def _open(self, *, keep: bool = True) -> Client:
+        def begin() -> ClientBuilder:
+            builder = (
+                ClientBuilder()
+                .timeout(timedelta(seconds=_LINGER * self._target.timeout))
+                .connect_timeout(timedelta(seconds=self._target.connect_timeout))
+                .follow_redirects(False)
+                .no_proxy()
+                .default_headers(self._headers)
+            )
+            return builder if keep else builder.pool_max_idle_per_host(0)
+
+        return open_client(begin, self._target.certificates, self._target.proxy)
 
     async def close(self) -> None:
         while self._clients:  # idle connections end with the last reference to their client, not with close()
@@ -79,7 +70,7 @@ class _Sender:
         has_head = False
         new = request.new_connection or self._never_reuse
         if new not in self._clients:
-            self._clients[new] = self._build(self._target.certificates, keep=False)
+            self._clients[new] = self._open(keep=False)
         try:
             async with self._clients[new].post(self._url).body_bytes(request.body).build_streamed() as response:
                 has_head = True

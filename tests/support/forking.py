@@ -46,11 +46,11 @@ class Started:
         self.pid = int(connection.recv(MESSAGE))
 
     def is_running(self) -> bool:
-        """Tell whether it has not ended yet."""
+        """Check whether the process has not ended yet."""
         return not select.select([self._connection], [], [], 0)[0]
 
     def wait(self, timeout: float = 180) -> "subprocess.CompletedProcess[str]":
-        """Wait for the end; AssertionError for what takes longer than so many seconds, which is killed."""
+        """Wait for the end. A process that takes longer than `timeout` seconds is killed, with an AssertionError."""
         hangs = not select.select([self._connection], [], [], timeout)[0]
         if hangs:
             os.killpg(self.pid, signal.SIGKILL)
@@ -105,7 +105,7 @@ def _server() -> str:
     """Start the process that forks, one for all tests of this process, and return its socket's address."""
     folder = tempfile.mkdtemp(prefix="forking-")
     address = f"{folder}/socket"
-    # Polars' allocator and numpy start threads at import unless they are told not to; what forks must have none.
+    # Polars' allocator and numpy start threads at import by default; a process that forks must have none.
     environment = os.environ | {"_RJEM_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, __file__, address], env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
