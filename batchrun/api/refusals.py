@@ -81,7 +81,7 @@ def _by_word(code: int | None, error: ApiError) -> str | None:
         return "schema_mismatch"
     words: Any = error.words
     if code is not None and code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        words = {error.availability.get("code")}
+        words = [error.availability.get("code")]  # any JSON, so perhaps not hashable
     return next((ending for word, ending in WORDS.items() if word in words), None)
 
 

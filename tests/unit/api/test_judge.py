@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrun.api.codes import TABLE, Action
@@ -683,6 +683,7 @@ HEADERS = st.dictionaries(
 )
 
 
+@example(503, {}, b'{"availability": {"code": []}}')
 @given(st.integers(-1, 1000) | st.sampled_from([200, 400, 401, 402, 403, 404, 429, 503]), HEADERS, BODIES)
 def test_any_reply_gives_exactly_one_verdict(status: int, headers: dict[str, str], body: bytes) -> None:
     """Any bytes with any status and headers never raise and end in the table, with sane facts."""
