@@ -43,7 +43,7 @@ LIBRARIES = {
     "certifi": {"net"},
     "pyreqwest": {"net", "senders"},
     "httpx": {"senders"},
-    "fastexcel": {"table"},
+    "python_calamine": {"table"},
     "xlsxwriter": {"table"},
     "ray": {"senders"},
     "compression": {"table"},

@@ -246,12 +246,12 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
 
 def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
     """Make a column one type in all sheets: one file's column may be empty or whole where another's is not."""
-    kinds: dict[str, set[str]] = {}
+    kinds: dict[str, set[type]] = {}
     for sheet in sheets:
         for name, found in sheet.kinds.items():
             kinds.setdefault(name, set()).update(found)
     for sheet in sheets:
-        if any(set(found) != kinds[name] for name, found in sheet.kinds.items()):
+        if any(found != kinds[name] for name, found in sheet.kinds.items()):
             sheet.settle_kinds(kinds)
 
 

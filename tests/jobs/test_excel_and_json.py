@@ -9,12 +9,12 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-import fastexcel
 import polars as pl
 import pytest
 import xlsxwriter
 from command_line import Command, command
 from plain_server import Asked, recording_server
+from python_calamine import CalamineWorkbook
 
 from batchrun.table import MOST_ROWS
 
@@ -60,6 +60,12 @@ def write_workbook(path: Path | str, **sheets: list[list[Any]]) -> None:
     book.close()
 
 
+def read_workbook(path: Path) -> dict[str, list[Any]]:
+    """Return the first sheet of a workbook: its cells by the names in its first row."""
+    names, *rows = CalamineWorkbook.from_path(path).get_sheet_by_index(0).to_python()
+    return {str(name): list(cells) for name, cells in zip(names, zip(*rows, strict=True), strict=True)}
+
+
 CELLS: list[tuple[Any, str]] = [
     (3.0, "3"),
     (2.5, "2.5"),
@@ -74,6 +80,7 @@ CELLS: list[tuple[Any, str]] = [
     (datetime(2024, 1, 2, 3, 4, 5), "2024-01-02 03:04:05"),  # noqa: DTZ001  (Excel has no time zones)
     (datetime(2024, 1, 2), "2024-01-02"),  # noqa: DTZ001  (Excel has no time zones)
     (time(3, 4, 5), "03:04:05"),
+    (timedelta(hours=30, minutes=5), "30:05:00"),
     (("=A1&A1", "xx"), "xx"),
     (("=1+2", 3), "3"),
     ("Zoë 🦆\nsecond", "Zoë 🦆\nsecond"),
@@ -107,15 +114,15 @@ def test_a_workbook_goes_in_and_out(tmp_path: Path, command: Command, asked: Ask
     write(asked, "in.xlsx", "{{ text }} {{ n }}", output={"path": "out.xlsx", "details": ["status", "finished_at"]})
     assert command("job.yaml").code == 0
     assert asked.prompts() == ["=1+1 3", "http://x.example 4"]
-    found = pl.DataFrame(fastexcel.read_excel(tmp_path / "out.xlsx").load_sheet(0))
-    assert found.columns == [*rows[0], "answer", "status", "finished_at"]
-    assert found["text"].to_list() == ["=1+1", "http://x.example"]
-    assert found["x"].to_list() == [0.5, 2.0]
-    assert found["day"].cast(pl.Date).to_list() == [date(2024, 5, 6), date(2023, 1, 1)]
-    assert isinstance(found["at"].dtype, pl.Datetime)
-    assert isinstance(found["finished_at"].dtype, pl.Datetime)
-    assert found["ok"].to_list() == [True, False]
-    assert found["long"].to_list() == ["12345678901234567890", None]
+    found = read_workbook(tmp_path / "out.xlsx")
+    assert list(found) == [*rows[0], "answer", "status", "finished_at"]
+    assert found["text"] == ["=1+1", "http://x.example"]
+    assert found["x"] == [0.5, 2.0]
+    assert found["day"] == [date(2024, 5, 6), date(2023, 1, 1)]
+    assert found["at"] == [rows[1][4], rows[3][4]]
+    assert all(isinstance(moment, datetime) for moment in found["finished_at"])
+    assert found["ok"] == [True, False]
+    assert found["long"] == ["12345678901234567890", ""]
     written = (tmp_path / "out.xlsx").read_bytes()
     (tmp_path / "out.xlsx").unlink()
     assert command("job.yaml").code == 0
@@ -144,9 +151,9 @@ def test_the_how_to_page_runs_as_written(tmp_path: Path, command: Command) -> No
     write_workbook(tmp_path / "feedback.xlsx", Cover=[["A title"]], Answers=rows)
     ended = command("feedback.yaml", "--json")
     assert json.loads(ended.out)["requests"] == 1
-    found = pl.DataFrame(fastexcel.read_excel(tmp_path / "feedback-labelled.xlsx").load_sheet(0))
-    assert found.columns[:5] == ["customer", "date", "comment", "topic", "urgent"]
-    assert found["customer"].to_list() == [1001.0, 1002.0, 1003.0]
+    found = read_workbook(tmp_path / "feedback-labelled.xlsx")
+    assert list(found)[:5] == ["customer", "date", "comment", "topic", "urgent"]
+    assert found["customer"] == [1001.0, 1002.0, 1003.0]
     assert set(found["topic"]) <= {"price", "delivery", "product", "other"}
 
 
@@ -165,6 +172,17 @@ def test_sheets(tmp_path: Path, command: Command, asked: Asked) -> None:
     (tmp_path / "in.csv").write_text("text\na\n")
     write(asked, "in.csv", "{{ text }}", input={"path": "in.csv", "sheet": "Reviews"})
     assert "in.csv is not an Excel workbook" in command("job.yaml").err
+
+
+def test_a_sheet_that_begins_elsewhere(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """Empty rows above the header and empty columns before it, as people leave for looks, are passed over."""
+    write_workbook(tmp_path / "in.xlsx", A=[[], [None, None, "text", "n"], [None, None, "a", 1.5]])
+    write(asked, "in.xlsx", "{{ text }} {{ n }}")
+    ended = command("job.yaml")
+    assert ended.code == 0, ended.err
+    assert asked.prompts() == ["a 1.5"]
+    write_workbook(tmp_path / "in.xlsx", A=[[], [None, None, "A title"], [None, None, "text", "n", "m"], [None] * 5])
+    assert "columns D and E have no name in the first row" in command("job.yaml").err
 
 
 def test_several_workbooks_share_the_types_of_their_columns(tmp_path: Path, command: Command, asked: Asked) -> None:
@@ -207,7 +225,9 @@ def test_a_file_that_is_no_workbook(tmp_path: Path, command: Command, asked: Ask
     assert "name it .xlsx" in command("job.yaml").err
 
 
-@pytest.mark.parametrize(("missing", "suffixes"), [("fastexcel", (".xlsx", ".csv")), ("xlsxwriter", (".csv", ".xlsx"))])
+@pytest.mark.parametrize(
+    ("missing", "suffixes"), [("python_calamine", (".xlsx", ".csv")), ("xlsxwriter", (".csv", ".xlsx"))]
+)
 def test_a_missing_extra_is_a_mistake(
     tmp_path: Path,
     command: Command,
