@@ -375,7 +375,9 @@ class Preview:
     distinct ones among the `open` rows. Tokens, `cost_usd` and `seconds` are what they likely need, from `answers` of
     this job's own or from a rule of thumb; `uncached_cost_usd` is `cost_usd` without the provider's prompt cache,
     `max_cost_usd` is what they can cost at most, `batch_cost_usd` the likely cost in the provider's batches. Money is
-    None where it is unknown or unbounded; `cost_kind` is as in a Summary.
+    None where it is unknown or unbounded; `cost_kind` is as in a Summary. `in_flight` is the most requests at once
+    that `seconds` assumes. `beginning_tokens` are those with which all requests begin, as far as a prompt cache can
+    hold them. `sample` is that of `--sample`, of whose run `questions` and their need then are.
     `requests` are the first ones, as they would be sent.
     """
 
@@ -398,4 +400,7 @@ class Preview:
     seconds: float
     in_flight: int
     answers: int
+    characters_per_token: float
+    beginning_tokens: int
+    sample: int | None
     requests: tuple[Shown, ...]

@@ -14,10 +14,10 @@ from stub import ANSWER
 from batchrun.checkpoint import Checkpoint
 from batchrun.job import RunOptions
 from batchrun.money import Pico
+from batchrun.prepare.loading import load_file
+from batchrun.prepare.plan import fill, fingerprint, stamps_text
+from batchrun.prepare.prepared import prepare_job
 from batchrun.records import Outcome, Status
-from batchrun.runner.loading import load_file
-from batchrun.runner.plan import fill, fingerprint, stamps_text
-from batchrun.runner.prepare import prepare_job
 
 OPEN = 100  # one row in so many is left open
 TEXT = "positive, all told a fine thing to have around the house"
@@ -32,13 +32,13 @@ def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -
     ):
         now = time.time()
         builder = checkpoint.new_plan(
-            fingerprint=fingerprint(p.job, p.renderer, p.rows.files, now=now),
+            fingerprint=fingerprint(p, now=now),
             wording=p.renderer.wording,
             stamps=stamps_text(p.rows.files),
             now=now,
         )
         before = time.process_time()
-        fill(builder, p.rows, p.renderer, p.kept, dedupe=True)
+        fill(builder, p)
         builder.make_current()
         print((time.process_time() - before) / rows * 1e6)
         run = checkpoint.begin_run(now=now, host="", pid=0, version="", job_text="")

@@ -12,8 +12,8 @@ import httpx
 import polars as pl
 
 from batchrun.api.endpoints import default_model
-from batchrun.runner.children import local_server
-from batchrun.runner.forecast import CHARACTERS_PER_TOKEN, MESSAGE_TOKENS
+from batchrun.forecast.likely import CHARACTERS_PER_TOKEN, MESSAGE_TOKENS
+from batchrun.prepare.children import local_server
 
 SYSTEM = "You label texts. Answer with one word."
 FIRST, MOST = 100, 1_000

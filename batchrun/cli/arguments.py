@@ -19,7 +19,7 @@ from batchrun.terminal import coloured, lines
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import Environment, Loaded, RunOptions
-    from batchrun.runner import Prepared
+    from batchrun.prepare import Prepared
 
 SUFFIXES = (".yaml", ".yml")
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json", ".gz", ".zst", ".sqlite"}
@@ -93,7 +93,7 @@ def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "tuple[Lo
 
     `reads`: for a command that sends nothing. Raises JobFileError with all mistakes.
     """
-    from batchrun.runner import load_file
+    from batchrun.prepare import load_file
 
     termination.raise_on_termination()
     return load_file(path, os.environ, Path.cwd(), options, reads=reads, say=print_err)
@@ -216,7 +216,7 @@ def opened(path: Path, **flags: Any) -> "Iterator[tuple[Prepared, Checkpoint]]":
     """Open a job's input and its checkpoint for reading, also during a run."""
     from batchrun.checkpoint import Checkpoint
     from batchrun.job import merged
-    from batchrun.runner import prepare_job
+    from batchrun.prepare import prepare_job
 
     loaded, environment, options = load(path, run_options(**flags), reads=True)
     job = merged(loaded.job, options)

@@ -23,8 +23,8 @@ from batchrun.errors import BatchrunError, ExitCode
 from batchrun.terminal import printable
 
 if TYPE_CHECKING:
+    from batchrun.prepare import Expected, Link, Prepared
     from batchrun.records import Finding
-    from batchrun.runner import Expected, Link, Prepared
 
 EXAMPLES = """\b
 batchrun check jobs/reviews.yaml            before a long run, and in CI
@@ -51,7 +51,7 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
     Nothing is sent to the model and no file is written. OpenRouter is asked about the key (its limit and what remains)
     and for its prices, any other server for its list of models.
     """
-    from batchrun.runner import Expected, chain, worst
+    from batchrun.prepare import Expected, chain, worst
 
     with piped(run_options(**flags)) as options, TemporaryDirectory(prefix="batchrun-") as folder:
         links = chain(load_all(job_files(jobs), options), options)
@@ -69,7 +69,8 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
 
 
 def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: bool) -> int:
-    from batchrun.runner import Checking, prepare_job
+    from batchrun import forecast
+    from batchrun.prepare import prepare_job
     from batchrun.senders import check_installed
 
     job, awaited = link.job, None
@@ -82,8 +83,8 @@ def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: 
         if schema:
             _schema(p)
             return ExitCode.DONE
-        show = (lambda _: None) if as_json else _print
-        checked = Checking(p, link.environment, link.shown, show, awaited=awaited, sample=link.options.sample).run()
+        found = forecast.findings(p, link.environment, link.shown, awaited=awaited, sample=link.options.sample)
+        checked = forecast.check(p, found if as_json else map(_printed, found))
     if as_json:
         print_json(checked)
     return ExitCode.USER if checked.mistakes else ExitCode.DONE
@@ -96,5 +97,6 @@ def _schema(p: "Prepared") -> None:
     print_out(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
 
 
-def _print(finding: "Finding") -> None:
+def _printed(finding: "Finding") -> "Finding":
     print_out(f"{finding.kind:<8} {finding.what}: {printable(finding.text)}")
+    return finding

@@ -23,8 +23,9 @@ from batchrun.errors import UserError
 from batchrun.terminal import lines, printable
 
 if TYPE_CHECKING:
-    from batchrun.records import Shown
-    from batchrun.runner import Looked, Prepared
+    from batchrun.api import Prices
+    from batchrun.prepare import Prepared
+    from batchrun.records import Preview, Shown
 
 EXAMPLES = """\b
 batchrun preview jobs/reviews.yaml            three requests, then the sums
@@ -52,8 +53,9 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
 
     Nothing is sent to a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
+    from batchrun.forecast import look
     from batchrun.job import merged
-    from batchrun.runner import look, prepare_job
+    from batchrun.prepare import prepare_job
 
     if row is not None and as_json:
         raise click.UsageError("--row and --json exclude each other: --json has the requests of the first -n rows")
@@ -64,19 +66,19 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
         if row is not None:
             print_out("\n".join(_row(p, row)))
             number = 0
-        looked = look(p, number, options.sample)
+        found, prices = look(p, number, options.sample)
         if as_json:
-            print_json(looked.preview(p))
+            print_json(found)
             return
-    for request in looked.survey.first:
+    for request in found.requests:
         print_out("\n".join(_request(request)))
-    print_out("\n".join(_sums(p, looked)))
+    print_out("\n".join(_sums(p, found, prices)))
 
 
 def _row(p: "Prepared", row: int) -> Iterator[str]:
     """Show one row in any state."""
+    from batchrun.forecast import shown
     from batchrun.prompt import RowProblem
-    from batchrun.runner import shown
 
     position = row - 1
     batch = next(p.rows.batches(p.renderer.columns, start=position, size=1), None)
@@ -121,13 +123,12 @@ def _request(request: "Shown") -> Iterator[str]:
     yield ""
 
 
-def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
-    from batchrun.runner import before
+def _sums(p: "Prepared", found: "Preview", prices: "Prices") -> Iterator[str]:
+    from batchrun.forecast import texts
 
-    found, likely, prices = looked.survey, looked.forecast, looked.prices
-    yield before.rows_line(found)
+    yield texts.rows_line(found)
     for reason in found.unasked:
-        yield f"  {reason.error_type}: {printable(before.unasked_text(reason))}"
+        yield f"  {reason.error_type}: {printable(texts.unasked_text(reason))}"
     if not found.questions:
         why = "no row is left to ask"
         if found.sample is not None:
@@ -136,15 +137,15 @@ def _sums(p: "Prepared", looked: "Looked") -> Iterator[str]:
             why = "every row is answered"
         yield f"Nothing to do: {why}."
         return
-    yield f"tokens: about {likely.prompt_tokens:,} of prompts, {likely.completion_tokens:,} of answers"
-    yield f"  ({before.basis_text(likely)})"
-    if (price := before.price_text(p, prices, time.time())) is not None:
+    yield f"tokens: about {found.prompt_tokens:,} of prompts, {found.completion_tokens:,} of answers"
+    yield f"  ({texts.basis_text(found)})"
+    if (price := texts.price_text(p, prices, time.time())) is not None:
         yield f"price: {price}"
-    if (batch := before.batch_price_text(likely, prices)) is not None:
+    if (batch := texts.batch_price_text(found, prices)) is not None:
         yield f"with --engine batch: {batch}"
-    if (cache := before.cache_text(p, likely)) is not None:
+    if (cache := texts.cache_text(p, found)) is not None:
         yield f"prompt cache: {cache}"
-    yield f"cost: {before.cost_text(p, found, likely, prices)}"
-    if (flex := before.flex_text(p, likely)) is not None:
+    yield f"cost: {texts.cost_text(p, found, prices)}"
+    if (flex := texts.flex_text(p, found)) is not None:
         yield f"service tier: {flex}"
-    yield f"time: {before.time_text(p, likely)}"
+    yield f"time: {texts.time_text(p, found)}"

@@ -19,8 +19,8 @@ from batchrun.terminal import place
 
 if TYPE_CHECKING:
     from batchrun.job import Environment, Loaded, RunOptions
+    from batchrun.prepare import Link
     from batchrun.records import Summary
-    from batchrun.runner import Link
 
 LARGEST = 1 << 20
 """Bytes of a file of a folder that are looked at."""
@@ -30,7 +30,8 @@ _INTERRUPTED = {ExitCode.SIGINT, ExitCode.SIGTERM}
 
 def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | None, **flags: Any) -> int:  # noqa: ANN401  (click gives each flag its type)
     """Run jobs with flags, print how each ended, and return the worst exit code."""
-    from batchrun.runner import chain, check_readers, logged
+    from batchrun.prepare import chain, check_readers
+    from batchrun.runner import logged
 
     options = run_options(**flags)
     if as_json and options.writes_stdout:
@@ -120,7 +121,8 @@ class _Running:
 
     def run_all(self, links: "Sequence[Link]", command: str) -> int:
         """Run jobs in order, each after those whose output it reads, with one cap; `command` runs them all again."""
-        from batchrun.runner import RESUMABLE, worst
+        from batchrun.prepare import worst
+        from batchrun.runner import RESUMABLE
 
         ended: dict[str, int] = {}
         waiting = False

@@ -14,26 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from batchrun import forecast
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Environment, Job, Loaded, RunOptions, merged
+from batchrun.prepare import Prepared, load_dict, load_file, prepare_job
 from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
 from batchrun.python.threads import outside_of_loops
 from batchrun.records import Check, Preview, Summary
-from batchrun.runner import (
-    Checking,
-    NotebookBar,
-    Prepared,
-    Ui,
-    chosen,
-    closing_lines,
-    load_dict,
-    load_file,
-    logged,
-    look,
-    prepare_job,
-    run_job,
-)
+from batchrun.runner import NotebookBar, Ui, chosen, closing_lines, logged, run_job
 from batchrun.senders import check_installed
 
 if TYPE_CHECKING:
@@ -76,13 +65,14 @@ def check(job: JobLike, rows: InputLike | None, **flags: Any) -> Check:  # noqa:
     """Check everything that can be checked without calling the model."""
     with _prepared(job, rows, flags) as (p, environment, shown):
         check_installed(p.job.ray)
-        return Checking(p, environment, shown).run()
+        return forecast.check(p, forecast.findings(p, environment, shown))
 
 
 def preview(job: JobLike, rows: InputLike | None, *, number: int, **flags: Any) -> Preview:  # noqa: ANN401  (as above)
     """Return what a run would need."""
     with _prepared(job, rows, flags) as (p, _, _shown):
-        return look(p, number).preview(p)
+        preview, _prices = forecast.look(p, number)
+        return preview
 
 
 def evaluate(

@@ -7,8 +7,9 @@ import orjson
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import InputError
+from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.records import Status
-from batchrun.runner import INPUT_CHANGED, Prepared, outputs
+from batchrun.runner import outputs
 
 FIELDS = ("status", "question", "first", "cost", "seconds", "answer")
 BLOCK = 10_000

@@ -10,6 +10,7 @@ from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.money import CostKind
+from batchrun.prepare import Prepared
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
 from batchrun.report.bars import rounded
@@ -17,7 +18,6 @@ from batchrun.report.evaluation import Bill, Share
 from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
 from batchrun.report.show import text_of
 from batchrun.report.statistics import labels_needed, mcnemar
-from batchrun.runner import Prepared
 
 MOST_LABELS = 200
 """A column with more different answers than this holds texts, not labels."""

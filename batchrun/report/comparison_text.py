@@ -8,11 +8,11 @@ import polars as pl
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.money import cost
+from batchrun.prepare import Prepared
 from batchrun.report.comparison import ChangedRow, Comparison, GoldComparison, JobFigures
 from batchrun.report.evaluation import Share, money, percent, usd
 from batchrun.report.show import text_of
 from batchrun.report.texttable import Table
-from batchrun.runner import Prepared
 from batchrun.table import check_writable, write_output
 from batchrun.terminal import plural
 

@@ -10,12 +10,13 @@ from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.money import PER_USD, CostKind, Pico, cost
+from batchrun.prepare import Prepared
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
 from batchrun.report.calibration import Reservoir, Scored
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores, wilson
-from batchrun.runner import Corrections, Prepared
+from batchrun.runner import Corrections
 
 MOST_CLASSES, MOST_PAIRS = 200, 40_000
 """More different gold values, or pairs of gold and answer, are not labels but texts."""

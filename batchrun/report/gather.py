@@ -16,6 +16,7 @@ import orjson
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.money import PER_USD
+from batchrun.prepare import Prepared
 from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, answered_rows
@@ -24,7 +25,7 @@ from batchrun.report.comparison import ColumnComparison, Side, compared_columns,
 from batchrun.report.evaluation import answer_of
 from batchrun.report.gold import Gold
 from batchrun.report.show import text_of
-from batchrun.runner import Correction, Corrections, Prepared
+from batchrun.runner import Correction, Corrections
 
 MOST_ROWS, MOST_FAILED = 100_000, 10_000
 """Rows in the table, and how many of them may be failed ones where not all rows have room."""

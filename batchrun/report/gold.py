@@ -10,9 +10,9 @@ import orjson
 
 from batchrun.errors import UserError, did_you_mean
 from batchrun.job import Input
+from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
 from batchrun.report.show import text_of
-from batchrun.runner import Prepared
 from batchrun.table import Rows, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}

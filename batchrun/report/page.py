@@ -17,6 +17,7 @@ from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
 from batchrun.money import CostKind, cost
+from batchrun.prepare import Prepared
 from batchrun.report import comparison_text, evaluation_text
 from batchrun.report.bars import Bar
 from batchrun.report.comparison import Side, compare
@@ -25,7 +26,7 @@ from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions
 from batchrun.report.patterns import worth_a_look
 from batchrun.report.statistics import wilson
-from batchrun.runner import Prepared, advice, outputs
+from batchrun.runner import advice, outputs
 from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent

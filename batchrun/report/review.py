@@ -11,11 +11,12 @@ import polars as pl
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Input
+from batchrun.prepare import Prepared
 from batchrun.records import Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, answered_rows
 from batchrun.report.gold import require_column
 from batchrun.report.show import text_of
-from batchrun.runner import Correction, Corrections, Prepared, row_key
+from batchrun.runner import Correction, Corrections, row_key
 from batchrun.table import check_writable, open_rows, write_output
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"

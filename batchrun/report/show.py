@@ -10,9 +10,10 @@ from batchrun.api import cost_kind
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.money import cost
+from batchrun.prepare import Prepared
 from batchrun.records import Status
 from batchrun.report.answered import answer_values, answered_rows
-from batchrun.runner import Prepared, outputs
+from batchrun.runner import outputs
 from batchrun.terminal import duration, when
 
 _BLOCK = 50_000

@@ -5,31 +5,31 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 
 import uvloop
 
 from batchrun._version import __version__
 from batchrun.api import Endpoint, Mask, Prices, in_parts
-from batchrun.checkpoint import NOT_OUT, Checkpoint
+from batchrun.checkpoint import FOR_BATCH, NOT_OUT, Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
-from batchrun.money import ZERO, Pico, to_usd
+from batchrun.money import to_usd
 from batchrun.net import is_loopback, proxy_for
+from batchrun.prepare import INPUT_CHANGED, Prepared, most_in_flight, worst_case
 from batchrun.records import Reply, Request, Send, Target
-from batchrun.runner.budget import Budget, Reserve, page_fee, unknown, worst_case
-from batchrun.runner.children import local_server, most_in_flight, simulator
+from batchrun.runner.budget import Budget, Reserve
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
-from batchrun.runner.plan import open_work
 from batchrun.runner.pool import Pool
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared
 from batchrun.runner.progress import NOTABLE_GATE, Ui
 from batchrun.runner.stop import Valve, closed_by_signals
 from batchrun.runner.work import Rules, Tally, Time, Work
 from batchrun.senders import Events, open_sender
+from batchrun.table import Batch
 
 CONNECT_TIMEOUT = 10.0
 TICK = 0.2
@@ -168,7 +168,7 @@ async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
 
     ticker = asyncio.create_task(_tick(pool, limits.gate, ui, asking.time, note_low_water))
     try:
-        await pool.ask(_questions(asking, valve))
+        await pool.ask(open_work(asking, valve, asking.limit))
     finally:
         ticker.cancel()
         with suppress(asyncio.CancelledError):
@@ -201,48 +201,52 @@ def _facts(tally: Tally) -> dict[str, Any]:
     return {**{name: getattr(tally, name) for name in names}, "cost_usd": to_usd(tally.cost)}
 
 
-def _questions(asking: Asking, valve: Valve) -> Iterator[Work]:
-    """Yield the open questions, those that failed in an earlier run last.
+def open_work(asking: Asking, valve: Valve, limit: int) -> Iterator[Work]:
+    """Yield the open questions with the values of their rows, at most `limit`, in input order.
 
-    What goes wrong with them closes the valve, since replies are still under way.
+    Live, those that failed in an earlier run come last: nobody knows yet whether they or the server were to blame.
+    It ends where the input is not the planned one any more or can't be read, and closes the valve then: replies are
+    still under way.
     """
-    prepared = asking.prepared
-
-    def changed() -> bool:
-        if not prepared.input_changed():
-            return False
-        valve.close(ExitCode.USER, INPUT_CHANGED)
-        return True
-
-    left = asking.limit
+    prepared, left = asking.prepared, limit
     try:
-        for failed in (False, True):
+        for failed in (None,) if asking.where == FOR_BATCH else (False, True):
             blocks = asking.checkpoint.open_questions(
-                prepared.open_rule,
-                start=asking.start,
-                failed=failed,
-                before=asking.run_id,
-                where=asking.where,
+                prepared.open_rule, start=asking.start, failed=failed, before=asking.run_id, where=asking.where
             )
-            for work in open_work(prepared.rows, prepared.renderer.columns, blocks, limit=left, changed=changed):
+            batches: Iterator[Batch] = iter(())
+            batch = Batch(0, [], None)
+            for position, question in chain.from_iterable(blocks):
+                if not batch.rows:
+                    batches = prepared.rows.batches(prepared.renderer.columns, start=position)
+                while position >= batch.position + len(batch.rows):
+                    following = next(batches, None)
+                    if _input_changed(prepared, valve) or following is None:
+                        return
+                    batch = following
+                if left <= 0:
+                    return
                 left -= 1
-                work.doubtful = failed
-                yield work
+                values = batch.rows[position - batch.position]
+                yield Work(question, position, values, doubtful=bool(failed))
     except BatchrunError as problem:
-        if not changed():
+        if not _input_changed(prepared, valve):
             valve.close(problem.exit_code, str(problem))
 
 
+def _input_changed(prepared: Prepared, valve: Valve) -> bool:
+    if changed := prepared.input_changed():
+        valve.close(ExitCode.USER, INPUT_CHANGED)
+    return changed
+
+
 def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> Pool:
-    prepared = asking.prepared
-    reserve = Reserve(worst_case(prepared, asking.prices) or unknown, ui.warn)
-    fee = page_fee(prepared)
+    prepared, worst = asking.prepared, None
+    if prepared.job.limits.max_cost_usd is not None:
+        worst = worst_case(prepared, asking.prices)
+    reserve = Reserve(worst, ui.warn)
     # A decision model's hidden template may cost more than the estimate: the next requests reserve for it.
     asking.budget.surpassed = reserve.raise_to
-
-    def worst(body: bytes, values: tuple[Any, ...]) -> Pico:
-        return Pico(reserve.amount(body) + fee(values))
-
     return Pool(
         send,
         asking.checkpoint.writer,
@@ -251,7 +255,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
         rules=rules_of(asking),
         form=prepared.form,
         body_of=prepared.renderer.body,
-        worst_case=worst if prepared.job.limits.max_cost_usd is not None else lambda *_: ZERO,
+        worst_case=reserve.amount,
         time=asking.time,
     )
 
@@ -317,16 +321,3 @@ def _target(job: Job, endpoint: Endpoint, url: str) -> Target:
         proxy=proxy_for(url),
         concurrency=job.limits.ceiling,
     )
-
-
-@contextmanager
-def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Return the endpoint with its address; `local` and `simulator` get a server of their own for as long."""
-    if endpoint.name == "local" and endpoint.model_file is not None:
-        with local_server(endpoint.model_file) as child:
-            yield replace(endpoint, base_url=child.url)
-    elif endpoint.name == "simulator":
-        with simulator() as child:
-            yield replace(endpoint, base_url=child.url)
-    else:
-        yield endpoint

@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvloop
@@ -31,15 +31,14 @@ from batchrun.api import (
 from batchrun.checkpoint import FOR_BATCH, Batch, Checkpoint, utc_day
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, StorageError
 from batchrun.job import BatchOptions
-from batchrun.money import cost, from_usd, show
+from batchrun.money import ZERO, Pico, cost, show
+from batchrun.prepare import batch_prices, worst_case
+from batchrun.prompt import RowProblem
 from batchrun.records import Status, Verdict
-from batchrun.runner.asking import Asking, rules_of
-from batchrun.runner.budget import batch_prices
-from batchrun.runner.chunks import Chunk, Chunks
+from batchrun.runner.asking import Asking, open_work, rules_of
+from batchrun.runner.budget import budget_of
 from batchrun.runner.collecting import Collected, collected
 from batchrun.runner.log import event
-from batchrun.runner.plan import open_work
-from batchrun.runner.prepare import INPUT_CHANGED
 from batchrun.runner.progress import Ui
 from batchrun.runner.stop import Valve, closed_by_signals, reason_of
 from batchrun.runner.work import Tally, Work
@@ -57,9 +56,26 @@ LOOKS = 2
 SHOWN = 3
 """Batches that a line names."""
 
+_TOO_LONG = "the prompt may exceed the model's context, and a batch may shorten it: ask this row live"
 _SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
 _LOADED = "token_limit_exceeded"
 """A batch that failed so may run once others are done: the account's limit of enqueued tokens was reached."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The questions of one batch with their bodies; `reserved` is what they cost at most, in picodollars.
+
+    `unsent` are rows for which no request can be made, `for_live` questions that no batch takes; `over_cap` is the
+    worst case of the question that no longer fitted under a cap.
+    """
+
+    works: list[Work] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    reserved: Pico = ZERO
+    unsent: list[tuple[Work, RowProblem]] = field(default_factory=list)
+    for_live: list[int] = field(default_factory=list)
+    over_cap: Pico | None = None
 
 
 def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
@@ -96,13 +112,16 @@ class _Lane:
 
     def __init__(self, asking: Asking, valve: Valve, ui: Ui) -> None:
         self.tally = Tally()
-        self._asking, self._valve, self._ui = asking, valve, ui
+        prices = batch_prices(asking.prepared, asking.prices)
+        self._asking = replace(asking, prices=prices, where=FOR_BATCH)
+        self._valve, self._ui = valve, ui
         self._prepared, self._checkpoint = asking.prepared, asking.checkpoint
         self._batches = asking.checkpoint.batches
-        job, prices = self._prepared.job, batch_prices(self._prepared, asking.prices)
+        job = self._prepared.job
         self._options = job.batch or BatchOptions()
         self._api = batch_api(asking.endpoint, job.model)
-        self._rules, self._cost_kind = rules_of(replace(asking, prices=prices)), cost_kind(job)
+        self._rules, self._cost_kind = rules_of(self._asking), cost_kind(job)
+        self._worst = worst_case(self._prepared, prices)
         self._clock, self._wall = asking.time.clock, asking.time.wall
         self._until = math.inf
         if self._options.wait_seconds is not None:
@@ -111,8 +130,8 @@ class _Lane:
         self._max_bytes = MAX_BYTES  # halved where the provider takes less
         self._model = self._batches.last_model() or asking.endpoint.model
         listed = asking.prices.batch
-        context = listed.context if listed is not None and asking.endpoint.openrouter else None
-        self._chunks = Chunks(self._prepared, prices, self._options, context)
+        # What the model's context holds, in tokens; elsewhere than at OpenRouter nothing is shortened in silence.
+        self._context = listed.context if listed is not None and asking.endpoint.openrouter else None
         self._hold_until = 0.0
         self._held_by = ""
         self._next_look: dict[int, float] = {}
@@ -191,36 +210,21 @@ class _Lane:
         """Submit open questions, batch after batch, as far as limits, caps and the provider admit it."""
         if self._clock() < self._hold_until or self._left <= 0:
             return
-        questions = self._open_questions()
+        questions = open_work(self._asking, self._valve, self._left)
         try:
             while not self._valve.closed and self._clock() >= self._hold_until:
                 chunk = self._next_chunk(questions)
                 if not chunk.works:
                     return
                 if not await self._submit(chunk):
-                    questions = self._open_questions()  # from the start: those of the chunk are open again
+                    # From the start: those of the chunk are open again.
+                    questions = open_work(self._asking, self._valve, self._left)
         except BatchrunError as problem:
-            if not self._input_changed():
-                self._valve.close(problem.exit_code, str(problem))
-
-    def _open_questions(self) -> Iterator[Work]:
-        blocks = self._checkpoint.open_questions(self._prepared.open_rule, start=self._asking.start, where=FOR_BATCH)
-        return open_work(
-            self._prepared.rows, self._prepared.renderer.columns, blocks, limit=self._left, changed=self._input_changed
-        )
-
-    def _input_changed(self) -> bool:
-        if self._prepared.input_changed():
-            self._valve.close(ExitCode.USER, INPUT_CHANGED)
-        return self._valve.closed
+            self._valve.close(problem.exit_code, str(problem))
 
     def _next_chunk(self, questions: Iterator[Work]) -> Chunk:
         """Take the questions of one batch, and settle those on the way that no batch can take."""
-        chunk = self._chunks.take(
-            (work for work in questions if work.question not in self._failed),
-            room=self._room(),
-            max_bytes=self._max_bytes,
-        )
+        chunk = self._fill(work for work in questions if work.question not in self._failed)
         if chunk.for_live:
             self._batches.leave_for_live(chunk.for_live)
         if chunk.unsent:
@@ -236,17 +240,36 @@ class _Lane:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
         return chunk
 
-    def _room(self) -> float:
-        """Return what the caps still admit, in picodollars. What open batches may cost counts as spent."""
-        cap, today, run = self._prepared.job.limits.cap, utc_day(self._wall()), self._asking.run_id
-        spent, batches = self._checkpoint.spent, self._batches
-        rooms = [math.inf]
-        if cap.run is not None:
-            rooms.append(from_usd(cap.run) - spent(run_id=run) - batches.reserved(run_id=run))
-        if cap.day is not None:
-            leased = self._checkpoint.leased(today)
-            rooms.append(from_usd(cap.day) - spent(day=today) - leased - batches.reserved(day=today))
-        return min(rooms)
+    def _fill(self, questions: Iterator[Work]) -> Chunk:
+        """Take questions until they fill a batch, or as far as the caps admit."""
+        chunk, size, today = Chunk(), 0, utc_day(self._wall())
+        room = budget_of(self._prepared, self._asking.prices, self._checkpoint, today, self._asking.run_id).room
+        while len(chunk.works) < self._options.size and size < self._max_bytes and (work := next(questions, None)):
+            body = self._prepared.renderer.body(work.values)
+            if not isinstance(body, RowProblem) and self._may_be_too_long(body):
+                if self._options.then == "live":
+                    chunk.for_live.append(work.question)
+                    continue
+                body = RowProblem("context_length", _TOO_LONG)
+            if isinstance(body, RowProblem):
+                chunk.unsent.append((work, body))
+                continue
+            worst = self._worst(len(body), work.values) if self._worst else ZERO
+            if chunk.reserved + worst > room:
+                chunk.over_cap = worst
+                break
+            chunk.works.append(work)
+            chunk.bodies.append(body)
+            chunk.reserved = Pico(chunk.reserved + worst)
+            size += len(body)
+        return chunk
+
+    def _may_be_too_long(self, body: bytes) -> bool:
+        """Check whether a prompt might exceed the model's context: a batch would then lose its middle in silence.
+
+        A live request turns that compression off. No tokenizer makes more tokens than UTF-8 bytes.
+        """
+        return self._context is not None and len(body) + (self._prepared.max_tokens or 0) > self._context
 
     async def _submit(self, chunk: Chunk) -> bool:
         """Commit a batch, then submit it: after a kill in between, the next run knows that it may be there.

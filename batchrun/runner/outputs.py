@@ -18,10 +18,9 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD, CostKind
+from batchrun.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared, stamps_text
 from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
-from batchrun.runner.plan import stamps_text
-from batchrun.runner.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared
 from batchrun.table import (
     DETAIL_TYPES,
     LONGEST_CELL,

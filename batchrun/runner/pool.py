@@ -48,7 +48,7 @@ class Pool:
         rules: Rules,
         form: AnswerForm,
         body_of: Callable[[tuple[Any, ...]], bytes | RowProblem],
-        worst_case: Callable[[bytes, tuple[Any, ...]], Pico],
+        worst_case: Callable[[int, tuple[Any, ...]], Pico],
         time: Time = REAL_TIME,
     ) -> None:
         self.tally = Tally(limit=limits.limit.limit)
@@ -197,7 +197,7 @@ class Pool:
                 return None
             work.body = with_turns(body, work.turns) if work.turns else body
         tokens = len(work.body) // 4 + (self._rules.max_tokens or 0)
-        return Permit(len(work.body), tokens, self._worst_case(work.body, work.values))
+        return Permit(len(work.body), tokens, self._worst_case(len(work.body), work.values))
 
     def _pass_over(self, work: Work, amount: Pico) -> None:
         """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchrun._version import __version__
-from batchrun.api import ASKED_AGAIN, UNSENT, Endpoint, KeyProblem, Prices, cost_kind, fetch_key, prices_for
+from batchrun.api import ASKED_AGAIN, UNSENT, Endpoint, KeyProblem, cost_kind, fetch_key, prices_for
 from batchrun.checkpoint import (
     LIVE_AFTER_BATCH,
     NOT_OUT,
@@ -21,23 +21,28 @@ from batchrun.checkpoint import (
     utc_day,
 )
 from batchrun.errors import ConfirmError, ExitCode, InputError, StorageError, UserError
-from batchrun.job import Environment, Job, Loaded, RunOptions, command_line, merged
+from batchrun.forecast import likely_cost
+from batchrun.job import Environment, Job, Loaded, RunOptions, merged
 from batchrun.money import PER_USD, ZERO, CostKind, Pico, show, to_usd
-from batchrun.prompt import changed_words
+from batchrun.prepare import (
+    INPUT_CHANGED,
+    Prepared,
+    flags_text,
+    known_files,
+    positions,
+    prepare_job,
+    serving,
+)
 from batchrun.records import Summary
 from batchrun.runner import outputs
-from batchrun.runner.asking import Asking, ask, serving
+from batchrun.runner.asking import Asking, ask, open_work
 from batchrun.runner.batches import refuse_to_forget, run_batches
-from batchrun.runner.budget import Budget, budget_of, unsettled
+from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.following import Next
-from batchrun.runner.forecast import likely_cost
 from batchrun.runner.log import event, run_ended
-from batchrun.runner.plan import fill, fingerprint, known_files, stamps_text
-from batchrun.runner.prepare import INPUT_CHANGED, Prepared, prepare_job
+from batchrun.runner.planning import Planning
 from batchrun.runner.progress import Goal, Ui
-from batchrun.runner.sample import positions
 from batchrun.runner.stop import Valve, exit_code_of
-from batchrun.runner.trials import flags_text
 from batchrun.runner.warnings import (
     warn_of_little_space,
     warn_of_missing_probabilities,
@@ -57,8 +62,8 @@ MAYBE_OPEN = ASKED_AGAIN - UNSENT | {"truncated"}
 UNCONFIRMED_USD = 10
 """A first run without a cap that will likely cost more needs --yes."""
 
-IN_BATCH = "in_batch"
-"""What `retry --only` calls questions that are out in a batch."""
+LIKE_THESE = 200
+"""Open questions from which the likely cost of all follows."""
 
 NAMED_ROWS = 4
 """Failed rows that are named for each error."""
@@ -66,9 +71,6 @@ NAMED_ROWS = 4
 LARGE_ROWS = 200_000
 """The end of a run over more rows does not touch them all: their answers are not counted by value, and after --limit or
 --sample the partial output has no pending rows."""
-
-UNCONFIRMED_ROWS = 100
-"""Answered rows that an edited prompt may ask again; more need --yes."""
 
 
 def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
@@ -111,6 +113,7 @@ class _Run:
         self._prepared, self._checkpoint, self._options = prepared, checkpoint, options
         self._ui, self._shown, self._time = ui, shown, clock
         self._job: Job = prepared.job
+        self._planning = Planning(prepared, checkpoint, options, ui, shown)
         self._limit = sys.maxsize if options.limit is None else options.limit
         self._valve = Valve()
         self._started = clock.clock()
@@ -119,11 +122,10 @@ class _Run:
         self._asked = 0
         self._budget = Budget()
         self._written: Written | None = None
-        self._adopted: int | None = None
 
     def run(self) -> Summary:
         """Plan, ask the open questions, write the output, and return how it ended."""
-        plan = self._reopened(self._plan())
+        plan = self._planning.plan()
         event("plan_made", plan=plan.number, rows=plan.rows)
         # The second run of a night job: nothing is counted, asked or written.
         if (counts := self._nothing_new(plan)) is not None:
@@ -136,8 +138,8 @@ class _Run:
             self._checkpoint.choose(positions(plan.rows, sample), sample)
         count = self._count_open(start, NOT_OUT)
         # A plan that was reused adopted nothing: a variant may have answered these rows since.
-        if count and self._adopted is None:
-            self._adopt()
+        if count and self._planning.adopted is None:
+            self._planning.adopt()
             count = self._count_open(start, NOT_OUT)
         self._asked = min(count, self._limit)
         outputs.check_sheet(self._prepared, plan.rows)
@@ -163,89 +165,6 @@ class _Run:
         return summary
 
     # -- plan
-
-    def _plan(self) -> PlanInfo:
-        """Return the plan that stands, or make a new one current."""
-        prepared, checkpoint, now = self._prepared, self._checkpoint, time.time()
-        current = checkpoint.current_plan()
-        mark = fingerprint(self._job, prepared.renderer, prepared.rows.files, now=now)
-        if current is not None and mark and current.fingerprint == mark:
-            if current.baseline and not self._options.is_partial:
-                self._confirm(current, current.rows, current.baseline, checkpoint.counts().ok)
-                checkpoint.confirm_plan()
-            return current
-        stamps = stamps_text(prepared.rows.files)
-        builder = checkpoint.new_plan(fingerprint=mark, wording=prepared.renderer.wording, stamps=stamps, now=now)
-        try:
-            fill(builder, prepared.rows, prepared.renderer, prepared.kept, dedupe=self._job.dedupe, show=self._ui.plan)
-        finally:
-            self._ui.end()
-        builder.flush()
-        self._adopt()
-        if current is None:
-            return builder.make_current(prepared.rows.layout.text())
-        before, after = builder.answered()
-        # Only the wording is compared: a new month's file with the old prompt is asked without a confirmation.
-        if current.wording == prepared.renderer.wording:
-            before = 0
-        baseline = max(current.baseline, before)
-        try:
-            self._confirm(current, builder.rows, baseline, after)
-        except ConfirmError:
-            builder.discard()
-            raise
-        if not self._options.is_partial or baseline - after <= UNCONFIRMED_ROWS:
-            baseline = 0
-        return builder.make_current(prepared.rows.layout.text(), baseline)
-
-    def _adopt(self) -> None:
-        """Copy what the job's variants, or an equal job under another name, have paid for already."""
-        prepared = self._prepared
-        if self._options.fresh:
-            return
-        adopted = self._checkpoint.adopt(prepared.renderer.wording, prepared.open_rule)
-        self._adopted = sum(adopted.values())
-        for path, number in adopted.items():
-            self._ui.say(
-                f"{plural(number, 'answer')} taken from {path.name}, where the same was asked: nothing is paid"
-            )
-
-    def _confirm(self, current: PlanInfo, rows: int, before: int, after: int) -> None:
-        """Refuse to pay for many answered rows again without --yes (ConfirmError).
-
-        `before` of the rows were answered before the job's words changed, and `after` are now. A run with a limit or of
-        a sample asks its few rows; the next whole run then is the one to be confirmed.
-        """
-        options = self._options
-        again = max(0, min(before, rows) - after)
-        bounds = [bound for bound in (options.limit, options.sample) if bound is not None]
-        if options.yes or min([again, *bounds]) <= UNCONFIRMED_ROWS:
-            return
-        counts = self._checkpoint.counts()
-        likely = counts.cost * again // max(1, counts.ok)
-        what = changed_words(current.wording, self._prepared.renderer.wording)
-        raise ConfirmError(
-            f"the {what} changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
-            "add --yes to do that, or try a few rows with --sample 20 (changing it back "
-            "costs nothing)"
-        )
-
-    def _reopened(self, plan: PlanInfo) -> PlanInfo:
-        """Return the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
-        if self._options.retry is None:
-            return plan
-        if IN_BATCH in self._options.retry:
-            given_up = self._checkpoint.batches.give_up(time.time())
-            self._ui.say(f"{plural(given_up, 'question')} out in batches will be asked again; both may be billed")
-            if self._options.retry == {IN_BATCH}:
-                return plan
-        reopened = self._checkpoint.reopen_failed(self._options.retry)
-        if not reopened:
-            failed = " with ".join(filter(None, ["no row failed", ", ".join(sorted(self._options.retry))]))
-            command = command_line(self._shown, self._options)
-            raise UserError(f"{failed}, so there is nothing to retry; `{command}` asks the open rows")
-        self._ui.say(f"asking {plural(reopened, 'failed question')} again")
-        return self._checkpoint.current_plan() or plan
 
     def _nothing_new(self, plan: PlanInfo) -> Counts | None:
         """Return the last run's counts if it finished this very plan and its output still stands."""
@@ -296,8 +215,8 @@ class _Run:
                 if not self._asked:
                     return
                 asking = replace(asking, where=LIVE_AFTER_BATCH)
-            self._confirm_cost(prices, start)
-            self._budget = budget_of(self._prepared, prices, self._checkpoint, utc_day(time.time()), self._run_id)
+            self._confirm_cost(asking)
+            self._budget = budget_of(self._prepared, prices, self._checkpoint, utc_day(time.time()), asking.run_id)
             may_fail = None if accepted is None else accepted - failed.rows
             asking = replace(asking, questions=self._asked, max_failed=may_fail, budget=self._budget)
             event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)
@@ -328,14 +247,15 @@ class _Run:
         if not self._valve.closed:
             self._asked = self._count_open(asking.start, LIVE_AFTER_BATCH)
 
-    def _confirm_cost(self, prices: Prices, start: int) -> None:
+    def _confirm_cost(self, asking: Asking) -> None:
         """Refuse a first run that nothing caps and that would likely cost much, unless --yes says so (ConfirmError)."""
         is_capped = self._job.limits.max_cost_usd is not None
         if is_capped or self._options.yes or cost_kind(self._job) == CostKind.SIMULATED:
             return
         if any(run.requests for run in self._checkpoint.runs(limit=1_000)):
             return
-        likely = likely_cost(self._prepared, self._checkpoint, prices, start=start, questions=self._asked)
+        first = [work.values for work in open_work(asking, self._valve, LIKE_THESE)]
+        likely = likely_cost(self._prepared, asking.prices, first, self._asked)
         if likely is not None and likely > UNCONFIRMED_USD * PER_USD:
             raise ConfirmError(
                 f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
@@ -431,9 +351,11 @@ class _Run:
             for name in counts.errors or ()
         }
         spent = self._checkpoint.spent
-        cost, cached = ZERO, 0
+        cost, cached, unsettled = ZERO, 0, 0
         if self._run_id is not None and (run := self._checkpoint.last_run()) is not None:
             cost, cached = run.cost, run.cached
+            # Lost replies and open batches may be billed on top.
+            unsettled = self._budget.reserved + self._checkpoint.batches.reserved(run_id=run.id)
         written = self._written
         return Summary(
             job=self._job.name,
@@ -451,10 +373,10 @@ class _Run:
             cost_today_usd=to_usd(spent(day=utc_day(time.time()))),
             cost_total_usd=to_usd(spent()),
             cost_output_usd=to_usd(counts.cost),
-            cost_at_most_usd=to_usd(cost + unsettled(self._budget, self._checkpoint, self._run_id)),
+            cost_at_most_usd=to_usd(cost + unsettled),
             possibly_billed=self._tally.possibly_billed,
             cached=cached,
-            adopted=self._adopted or 0,
+            adopted=self._planning.adopted or 0,
             errors=dict(counts.errors or {}),
             output=str(written.path) if written else None,
             output_changed=written is not None and written.changed,

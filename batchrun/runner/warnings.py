@@ -1,7 +1,7 @@
 """Warnings of a run, which continues."""
 
 from batchrun.checkpoint import Checkpoint, free_bytes
-from batchrun.runner.prepare import Prepared
+from batchrun.prepare import Prepared
 from batchrun.runner.progress import Ui
 
 ANSWER_BYTES = 1_000

@@ -22,11 +22,11 @@ from batchrun.api.wording import MESSAGE_LENGTH
 from batchrun.cli.drafting import draft, look
 from batchrun.errors import InputError, JobFileError, UserError
 from batchrun.job import Answer, CsvOptions, Environment, Input, Job, Model, Output, Prompt, RunOptions, load, merged
+from batchrun.prepare.prepared import prepare_job
 from batchrun.prompt import Renderer, RowProblem, template_mistakes
 from batchrun.prompt.answers import AnswerForm
 from batchrun.prompt.render import KEY_BYTES
 from batchrun.records import Fault, Reply
-from batchrun.runner.prepare import prepare_job
 from batchrun.table import open_rows
 from batchrun.terminal import printable
 

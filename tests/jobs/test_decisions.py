@@ -16,7 +16,7 @@ from simulator_server import running
 
 from batchrun.errors import JobFileError, UserError
 from batchrun.job import RunOptions
-from batchrun.runner.children import simulator
+from batchrun.prepare.children import simulator
 from batchrun.runner.progress import Ui
 
 __all__ = ["command"]

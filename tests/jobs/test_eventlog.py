@@ -24,7 +24,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_a_run_is_told_from_its_start_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line has a time, a known name and the facts; a second run is appended, and says that nothing is new."""
-    monkeypatch.setattr("batchrun.runner.plan.YOUNG", 0.0)  # else a file this new is always read again
+    monkeypatch.setattr("batchrun.prepare.plan.YOUNG", 0.0)  # else a file this new is always read again
     log = tmp_path / "log.jsonl"
     with running() as simulator:
         path = write_job(tmp_path, simulator.url, rows=5)

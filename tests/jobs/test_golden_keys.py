@@ -8,7 +8,7 @@ import pytest
 
 from batchrun.api.endpoints import default_model
 from batchrun.job import Environment, load
-from batchrun.runner.prepare import prepare_job
+from batchrun.prepare.prepared import prepare_job
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 ENVIRONMENT = Environment({"test": {"OPENROUTER_API_KEY": "sk-or-v1-test"}})

@@ -42,7 +42,7 @@ FORMATS: dict[str, Callable[[Path], object]] = {
 
 def run(command: Command, monkeypatch: pytest.MonkeyPatch, server: Running, job: Path) -> None:
     """Hold that a job runs without a mistake, a simulator in this process standing in for its own."""
-    monkeypatch.setattr("batchrun.runner.asking.simulator", lambda: nullcontext(server))
+    monkeypatch.setattr("batchrun.prepare.children.simulator", lambda: nullcontext(server))
     ended = command("run", str(job), "--limit", "40", "--quiet")
     assert (ended.code, ended.err) == (0, "")
 

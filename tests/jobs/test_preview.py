@@ -7,8 +7,8 @@ import pytest
 from command_line import JOB, Command, command, files, job, openrouter, simulator
 from simulator_server import Running
 
+from batchrun.forecast.likely import likely_seconds
 from batchrun.job import Limits
-from batchrun.runner.forecast import likely_seconds
 
 __all__ = ["command", "job", "openrouter", "simulator"]
 
@@ -151,7 +151,7 @@ def test_a_large_input_is_extrapolated_from_a_sample(
     command: Command, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more rows than a sample holds, rows are exact, and distinct questions and tokens are near the truth."""
-    monkeypatch.setattr("batchrun.runner.forecast.SAMPLE", 500)
+    monkeypatch.setattr("batchrun.forecast.survey.SAMPLE", 500)
     rows = "".join(f"{number},word {number % 600}\n" for number in range(12_000))
     (job.parent / "rows.csv").write_text(f"id,text\n{rows}")
     out = command("preview", str(job)).out

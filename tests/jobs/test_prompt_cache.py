@@ -16,8 +16,8 @@ from simulator_server import Running, running
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ExitCode, JobFileError
 from batchrun.job import Environment, RunOptions, load
+from batchrun.prepare.prepared import prepare_job
 from batchrun.report import write_report
-from batchrun.runner.prepare import prepare_job
 from batchrun.runner.progress import Ui
 
 

@@ -207,7 +207,7 @@ def test_a_look_at_a_large_input_writes_no_pending_rows(
 
 def test_output_is_made_again_without_a_request(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output that was touched, deleted or overwritten, or is wanted otherwise, is right after the next run."""
-    monkeypatch.setattr("batchrun.runner.plan.YOUNG", float("-inf"))  # this input is as young as the test
+    monkeypatch.setattr("batchrun.prepare.plan.YOUNG", float("-inf"))  # this input is as young as the test
     job.rows(numbered(10))
     job.requests()
     whole = job.output.read_bytes()

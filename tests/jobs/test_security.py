@@ -34,10 +34,10 @@ from batchrun.api import Mask
 from batchrun.cli.main import COMMANDS, Commands, cli
 from batchrun.errors import BatchrunError
 from batchrun.job import Answer, Environment, OutputCsv, RunOptions, load
+from batchrun.prepare.loading import LARGEST, load_file
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Reply, Secret, Summary, Target
 from batchrun.runner.closing import closing_lines
-from batchrun.runner.loading import LARGEST, load_file
 from batchrun.runner.log import logged
 from batchrun.runner.progress import Goal, Plain
 from batchrun.runner.run import run_job

@@ -11,7 +11,7 @@ import pytest
 
 from batchrun.checkpoint import PlanInfo
 from batchrun.job import Input
-from batchrun.runner.plan import known_files, stamps_text
+from batchrun.prepare.plan import known_files, stamps_text
 from batchrun.table import open_rows
 
 ROWS = 6_000

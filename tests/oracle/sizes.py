@@ -18,7 +18,7 @@ CONSTANTS = {
     "batchrun.runner.outputs": ("OUTPUT_ROWS",),
     "batchrun.checkpoint.plan": ("BATCH", "LARGEST_BATCH"),
     "batchrun.checkpoint.writer": ("GROUP",),
-    "batchrun.runner.plan": ("YOUNG",),
+    "batchrun.prepare.plan": ("YOUNG",),
     "batchrun.table.write": ("_ROW_GROUP",),
     "batchrun.checkpoint.files": ("RESERVE",),
     "batchrun.runner.asking": ("TICK",),

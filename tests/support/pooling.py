@@ -119,7 +119,7 @@ def ask(
     budget: Budget | None = None,
     form: Any = FORM,  # noqa: ANN401  (an AnswerForm, as compile gives it)
     body_of: Callable[[int], bytes | RowProblem] | None = None,
-    worst_case: Callable[[bytes], Pico] = lambda _: ZERO,
+    worst_case: Callable[[int], Pico] = lambda _: ZERO,
     keep: Kept | None = None,
     jitter: float = 0.5,
     source: Callable[[], Iterable[Work]] | None = None,
@@ -144,7 +144,7 @@ def ask(
             rules=replace(LENIENT, **{"questions": questions} | rules),
             form=form,
             body_of=lambda values: (body_of or _body)(values[0]),
-            worst_case=lambda body, _: worst_case(body),
+            worst_case=lambda _, values: worst_case(values[0]),
             time=Time(loop.time, lambda: WALL + loop.time() - BEGINNING, lambda: jitter),
         )
         for delay, action in (at or {}).items():

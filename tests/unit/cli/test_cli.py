@@ -107,7 +107,7 @@ def test_a_traceback_is_shown_with_debug_alone(
     def broken(*_: object, **_flags: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("batchrun.runner.load_file", broken)
+    monkeypatch.setattr("batchrun.prepare.load_file", broken)
     ended = command("check", str(job), *(["--debug"] if debug else []))
     assert ended.code == 70
     assert ("Traceback" in ended.err) is debug

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batchrun.job import Input, Job, Message, Model, Output, Part, Prompt
 from batchrun.money import Pico, Price, from_usd
-from batchrun.runner.budget import Budget, bound, unbounded
+from batchrun.prepare.bounds import bound, unbounded
+from batchrun.runner.budget import Budget
 
 amounts = st.integers(0, 10**15)
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 from pooling import TYPED, WALL, Answering, Asked, Kept, answered, ask, lost, refused
@@ -521,16 +520,15 @@ def test_a_cap_that_admits_nothing_more_stops_the_run() -> None:
 
 def test_what_a_reply_gives_back_starts_all_that_it_is_enough_for() -> None:
     """A large reservation that ends lets as many small ones go as fit, not one."""
-    size = partial(lambda body: Pico(100 if json.loads(body)["number"] == 1 else 10))
-    asked = ask(by(answered(cost=0.0)), 30, budget=Budget(cap_run=Pico(105)), worst_case=size)
+    budget = Budget(cap_run=Pico(105))
+    asked = ask(by(answered(cost=0.0)), 30, budget=budget, worst_case=lambda number: Pico(100 if number == 1 else 10))
     assert [round(at) for at, _ in asked.sent] == [0] + [1] * 10 + [2] * 10 + [3] * 9
 
 
 def test_one_question_beyond_the_cap_stops_no_other() -> None:
     """What no cap admits stays pending; the others are asked, and then the run ends as stopped by the cap."""
     budget = Budget(cap_run=Pico(100))
-    size = partial(lambda body: Pico(1_000 if json.loads(body)["number"] == 3 else 10))
-    asked = ask(by(answered(cost=0.0)), 40, budget=budget, worst_case=size)
+    asked = ask(by(answered(cost=0.0)), 40, budget=budget, worst_case=lambda number: Pico(1_000 if number == 3 else 10))
     assert asked.statuses == ["ok"] * 2 + ["pending"] + ["ok"] * 37
     assert asked.valve.exit_code == ExitCode.STOPPED_BY_LIMIT
     assert asked.pool.low_water == 2

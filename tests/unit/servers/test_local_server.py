@@ -14,7 +14,7 @@ import pytest
 
 from batchrun.api.endpoints import default_model
 from batchrun.errors import SenderError
-from batchrun.runner import children
+from batchrun.prepare import children
 from batchrun.servers.local import parse
 
 pytest.importorskip("xllamacpp")

@@ -2,32 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 from batchrun.checkpoint import PlanBuilder, PlanInfo
 from batchrun.errors import InputError
 from batchrun.job import Job
+from batchrun.prepare.prepared import Prepared
 from batchrun.prompt import RENDERER_VERSION, Renderer, RowProblem, nth_key
-from batchrun.runner.work import Work
-from batchrun.table import Batch, FileStamp, Rows, expand, stamp
+from batchrun.table import Batch, FileStamp, expand, stamp
 
 YOUNG = 2.0
 """Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
 
 
-def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, now: float) -> str:
+def fingerprint(prepared: Prepared, *, now: float) -> str:
     """Digest all that decides which row asks which question.
 
     Empty, so that no plan is reused, where a file is too young to be trusted or local files are part of questions.
     """
+    job, stamps = prepared.job, prepared.rows.files
     attached = any(part.image or part.file for part in job.prompt.parts)
     if attached or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
         return ""
     parts = [
         RENDERER_VERSION,
-        renderer.wording,
-        renderer.columns,
+        prepared.renderer.wording,
+        prepared.renderer.columns,
         job.input.where,
         repr((job.input.csv, job.input.sheet)),
         job.dedupe,
@@ -36,25 +37,19 @@ def fingerprint(job: Job, renderer: Renderer, stamps: Sequence[FileStamp], *, no
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def fill(
-    builder: PlanBuilder,
-    rows: Rows,
-    renderer: Renderer,
-    kept: Sequence[str],
-    *,
-    dedupe: bool,
-    show: Callable[[int], None] = lambda _: None,
-) -> None:
+def fill(builder: PlanBuilder, prepared: Prepared, show: Callable[[int], None] = lambda _: None) -> None:
     """Read the input once and record each row's question, or why it has none; `show` gets the number of rows so far.
 
-    `kept` are the columns that the output needs; they are read now, before anything is paid. Raises InputError.
+    The columns that only the output needs are read now, too, before anything is paid. Raises InputError.
     """
-    if unread := [name for name in kept if name not in renderer.columns]:
+    rows, renderer = prepared.rows, prepared.renderer
+    if unread := [name for name in prepared.kept if name not in renderer.columns]:
         rows.prove(unread)
-    keys_of = Keys(renderer, dedupe=dedupe)
+    keys_of = Keys(renderer, dedupe=prepared.job.dedupe)
     for batch in rows.batches(renderer.columns):
         builder.add(batch.position, *keys_of(batch))
         show(builder.rows)
+    builder.flush()
 
 
 def known_files(plan: PlanInfo | None) -> dict[tuple[FileStamp, ...], str]:
@@ -104,33 +99,3 @@ class Keys:
         number = self._seen.get(key, 0)
         self._seen[key] = number + 1
         return nth_key(key, number)
-
-
-def open_work(
-    rows: Rows,
-    columns: Sequence[str],
-    questions: Iterator[list[tuple[int, int]]],
-    *,
-    limit: int,
-    changed: Callable[[], bool],
-) -> Iterator[Work]:
-    """Yield the open questions in input order with the values of their rows; at most `limit` of them.
-
-    `changed` is asked after each batch is read: when the input differs from the planned one, it ends.
-    """
-    count = 0
-    batches: Iterator[Batch] | None = None
-    batch = Batch(0, [], None)
-    for block in questions:
-        if batches is None:
-            batches = rows.batches(columns, start=block[0][0])
-        for position, question in block:
-            while position >= batch.position + len(batch.rows):
-                following = next(batches, None)
-                if changed() or following is None:
-                    return
-                batch = following
-            if count >= limit:
-                return
-            count += 1
-            yield Work(question, position, batch.rows[position - batch.position])

@@ -1,16 +1,13 @@
 """Lines that `check` and `preview` share: rows, cost, price and time before a run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from decimal import Decimal
 
-from batchrun.api import Endpoint, Prices
+from batchrun.api import Prices
+from batchrun.forecast.likely import family, is_marked
 from batchrun.job import PAGE_USD, PAID_ENGINE
 from batchrun.money import from_usd, show, to_usd
-from batchrun.records import Unasked
-from batchrun.runner.asking import serving
-from batchrun.runner.budget import unbounded
-from batchrun.runner.forecast import Forecast, Survey, family, is_marked
-from batchrun.runner.prepare import Prepared
+from batchrun.prepare import Prepared, unbounded
+from batchrun.records import Preview, Unasked
 from batchrun.terminal import aside, duration, plural
 
 _MILLION = 10**6
@@ -19,17 +16,7 @@ _NOTABLE = 100
 """Tokens with which all requests begin, from which on the prompt cache is worth a line."""
 
 
-@contextmanager
-def reachable(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Return the endpoint with an address that lists prices; a local model has none and is not loaded for it."""
-    if endpoint.name == "local":
-        yield endpoint
-        return
-    with serving(endpoint) as served:
-        yield served
-
-
-def rows_line(found: Survey) -> str:
+def rows_line(found: Preview) -> str:
     """Return how the rows stand and how many requests that makes."""
     parts = [
         (found.answered, "answered"),
@@ -48,7 +35,7 @@ def rows_line(found: Survey) -> str:
     return text
 
 
-def _about(found: Survey) -> str:
+def _about(found: Preview) -> str:
     return "" if found.exact else "about "
 
 
@@ -57,23 +44,23 @@ def unasked_text(reason: Unasked) -> str:
     return f"{plural(reason.rows, 'row')} could not be rendered, first row {reason.row:,}: {reason.message}"
 
 
-def cost_text(prepared: Prepared, found: Survey, likely: Forecast, prices: Prices) -> str:
+def cost_text(prepared: Prepared, found: Preview, prices: Prices) -> str:
     """Return what the open questions will cost."""
-    if likely.cost is None:
+    if found.cost_usd is None:
         text = f'unknown: no price is known for "{prepared.endpoint.model}"{aside(prices.problem)}; set model.price'
     else:
-        text = f"likely {show(likely.cost)}"
-        if likely.uncached is not None and likely.uncached != likely.cost:
-            text += f" with the prompt cache, {show(likely.uncached)} without it"
-        if prepared.job.prompt.pdf_engine and not likely.answers:
+        text = f"likely {_dollars(found.cost_usd)}"
+        if found.uncached_cost_usd is not None and found.uncached_cost_usd != found.cost_usd:
+            text += f" with the prompt cache, {_dollars(found.uncached_cost_usd)} without it"
+        if prepared.job.prompt.pdf_engine and not found.answers:
             text += " and the tokens of the PDFs, which nobody knows before"
         if prepared.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
-    if found.worst is not None:
+    if found.max_cost_usd is not None:
         if prepared.form.questions:
-            return f"{text}, at most about {show(found.worst)} (the server's own templates are estimated)"
-        return f"{text}, at most {_about(found)}{show(found.worst)} (if every answer uses all of max_tokens)"
-    if likely.cost is None:
+            return f"{text}, at most about {_dollars(found.max_cost_usd)} (the server's own templates are estimated)"
+        return f"{text}, at most {_about(found)}{_dollars(found.max_cost_usd)} (if every answer uses all of max_tokens)"
+    if found.cost_usd is None:
         return text
     causes = ", ".join(unbounded(prepared.job)) or "a fallback without a known price"
     if prepared.max_tokens is None:
@@ -81,7 +68,7 @@ def cost_text(prepared: Prepared, found: Survey, likely: Forecast, prices: Price
     return f"{text}, with no upper bound ({causes})"
 
 
-def basis_text(likely: Forecast) -> str:
+def basis_text(likely: Preview) -> str:
     """Return what the estimate rests on."""
     if likely.answers:
         answers = plural(likely.answers, "answer")
@@ -89,7 +76,7 @@ def basis_text(likely: Forecast) -> str:
     return f"estimated at {likely.characters_per_token:g} characters a token until there are answers"
 
 
-def time_text(prepared: Prepared, likely: Forecast) -> str:
+def time_text(prepared: Prepared, likely: Preview) -> str:
     """Return how long the open questions take, and at what pace."""
     limits = prepared.job.limits
     took = duration(max(1.0, likely.seconds))
@@ -124,23 +111,23 @@ def price_text(prepared: Prepared, prices: Prices, now: float) -> str | None:
     return text
 
 
-def batch_price_text(likely: Forecast, prices: Prices) -> str | None:
+def batch_price_text(found: Preview, prices: Prices) -> str | None:
     """Return what the model and the open questions cost in the provider's batches; None where nobody says."""
-    if prices.batch is None:
+    if prices.batch is None or found.batch_cost_usd is None:
         return None
     price = prices.batch.likely
     text = f"{_usd(price.prompt * _MILLION)} for prompts, {_usd(price.completion * _MILLION)} for answers"
-    return f"{text} per million tokens, likely {show(price.cost(likely.prompt_tokens, likely.completion_tokens))}"
+    return f"{text} per million tokens, likely {_dollars(found.batch_cost_usd)}"
 
 
-def cache_text(prepared: Prepared, likely: Forecast) -> str | None:
+def cache_text(prepared: Prepared, found: Preview) -> str | None:
     """Return what the prompt cache can hold of this job; None where that is next to nothing."""
     loose = 0
     if is_marked(prepared):
-        loose = round(prepared.beginning.loose / (likely.characters_per_token or 1))
-    if likely.constant + loose < _NOTABLE or prepared.endpoint.decisions:
+        loose = round(prepared.beginning.loose / (found.characters_per_token or 1))
+    if found.beginning_tokens + loose < _NOTABLE or prepared.endpoint.decisions:
         return None
-    text = f"all requests begin with the same text, about {likely.constant:,} tokens"
+    text = f"all requests begin with the same text, about {found.beginning_tokens:,} tokens"
     caching = prepared.caching or family(prepared)
     if prepared.caching is None and prepared.job.batch is not None:
         return f"{text}; it is not used in batches"
@@ -151,21 +138,22 @@ def cache_text(prepared: Prepared, likely: Forecast) -> str | None:
     text += f"; {prepared.endpoint.model} caches it from {caching.minimum:,} tokens on"
     if prepared.caching is not None and prepared.caching.mark is not None:
         text += " (its end is marked by cache_control)"
-    if likely.constant < caching.minimum <= likely.constant + loose:
+    if found.beginning_tokens < caching.minimum <= found.beginning_tokens + loose:
         text += f"; the next text begins with {loose:,} more: move them into prompt.system to have them cached"
     return text
 
 
-def flex_text(prepared: Prepared, likely: Forecast) -> str | None:
+def flex_text(prepared: Prepared, found: Preview) -> str | None:
     """Return what the flex tier costs; None where the job does not ask OpenRouter for it."""
-    if (
-        prepared.job.model.params.get("service_tier") != "flex"
-        or not prepared.endpoint.openrouter
-        or likely.cost is None
-    ):
+    asked = prepared.job.model.params.get("service_tier") == "flex" and prepared.endpoint.openrouter
+    if not asked or found.cost_usd is None:
         return None
-    half = show(likely.cost // 2)
+    half = _dollars(found.cost_usd / 2)
     return f"flex costs half at most providers, likely {half}; caps count the full price, since another tier may serve"
+
+
+def _dollars(usd: Decimal) -> str:
+    return show(from_usd(usd))
 
 
 def _usd(amount: int) -> str:

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -71,11 +72,6 @@ class Child:
         """Whether the server still runs."""
         return self._process.poll() is None
 
-    def check(self) -> None:
-        """Raise SenderError with the server's last words if it has ended."""
-        if not self.alive:
-            raise SenderError(self._why(f"has ended with status {self._process.returncode}"))
-
     def wait_ready(self, seconds: float) -> None:
         """Wait until the server answers. Raises SenderError when it ends before, or takes longer."""
         try:
@@ -124,22 +120,31 @@ class Child:
 
 
 @contextmanager
-def local_server(model_file: Path) -> Iterator[Child]:
-    """Serve a GGUF file with llama.cpp while the block runs. Raises SenderError."""
+def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Yield the endpoint with its address; `local` and `simulator` get a server of their own. Raises SenderError."""
+    if endpoint.name == "local" and endpoint.model_file is not None:
+        with local_server(endpoint.model_file) as child:
+            yield replace(endpoint, base_url=child.url)
+    elif endpoint.name == "simulator":
+        with simulator() as child:
+            yield replace(endpoint, base_url=child.url)
+    else:
+        yield endpoint
+
+
+def local_server(model_file: Path) -> AbstractContextManager[Child]:
+    """Serve a GGUF file with llama.cpp. Raises SenderError."""
     arguments = ["--model", str(model_file), "--parallel", str(LOCAL_PARALLEL), "--ctx", str(LOCAL_CONTEXT)]
-    with serving("the local model's server", "batchrun.servers.local", arguments) as child:
-        yield child
+    return started("the local model's server", "batchrun.servers.local", arguments)
+
+
+def simulator(arguments: Sequence[str] = ()) -> AbstractContextManager[Child]:
+    """Serve the simulator on a free port. Raises SenderError."""
+    return started("the simulator", "batchrun.servers.simulator", ["--port", "0", *arguments])
 
 
 @contextmanager
-def simulator(arguments: Sequence[str] = ()) -> Iterator[Child]:
-    """Serve the simulator on a free port while the block runs. Raises SenderError."""
-    with serving("the simulator", "batchrun.servers.simulator", ["--port", "0", *arguments]) as child:
-        yield child
-
-
-@contextmanager
-def serving(name: str, module: str, arguments: Sequence[str], seconds: float = READY_SECONDS) -> Iterator[Child]:
+def started(name: str, module: str, arguments: Sequence[str], seconds: float = READY_SECONDS) -> Iterator[Child]:
     """Run a module as a server while the block runs; it has `seconds` to be ready. Raises SenderError."""
     # -P: a file in the working directory must not stand in for a module.
     child = Child(name, [sys.executable, "-P", "-m", module, *arguments, "--until-stdin-closes"])

@@ -7,7 +7,8 @@ from typing import Any
 
 from batchrun.errors import JobFileError, UserError
 from batchrun.job import Environment, Loaded, RunOptions, examine, merged, read_environment
-from batchrun.runner.trials import with_kept_flags
+from batchrun.prepare.prepared import prepare_job
+from batchrun.prepare.trials import with_kept_flags
 
 LARGEST = 2**20
 """Bytes; a larger file is not a job file, and no more of it is read."""
@@ -70,8 +71,6 @@ def _text(path: Path) -> str:
 
 
 def _raise_all(loaded: Loaded, environment: Environment, options: RunOptions) -> None:
-    from batchrun.runner.prepare import prepare_job  # noqa: PLC0415  (polars and Jinja, which most commands do not need)
-
     try:
         job = merged(loaded.job, options)
     except RuntimeError:  # the home directory of an unknown user, which is among the mistakes

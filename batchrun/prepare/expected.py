@@ -10,8 +10,8 @@ import polars as pl
 
 from batchrun.errors import BatchrunError, UserError
 from batchrun.job import Job
-from batchrun.runner.chain import Link, matches
-from batchrun.runner.prepare import Prepared, prepare_job
+from batchrun.prepare.chain import Link, matches
+from batchrun.prepare.prepared import Prepared, prepare_job
 
 _UNTYPED = {".csv", ".tsv"}
 

@@ -1,0 +1,60 @@
+"""What is known before a request: the job with its flags, all its mistakes at once, its plan, its worst case.
+
+loading.py   a job file with its flags; trials.py: those that a trial was run with
+prepared.py  the job against its input and endpoint, with all mistakes in one go
+plan.py      which row asks which question; sample.py: the order of --sample
+bounds.py    what a request can cost at most
+chain.py     several jobs in order; expected.py: their outputs before they exist
+children.py  our servers as processes
+"""
+
+from batchrun.prepare.bounds import Worst, batch_prices, page_fee, refuse_unbounded, unbounded, worst_case
+from batchrun.prepare.chain import Link, chain, worst
+from batchrun.prepare.children import most_in_flight, serving
+from batchrun.prepare.expected import Expected, check_readers
+from batchrun.prepare.loading import load_dict, load_file
+from batchrun.prepare.plan import Keys, fill, fingerprint, input_changed, known_files, stamps_text
+from batchrun.prepare.prepared import (
+    INPUT_CHANGED,
+    NEEDS_REVIEW,
+    Prepared,
+    body_extras,
+    braced_column,
+    prepare_job,
+)
+from batchrun.prepare.sample import MIXED, mix, positions
+from batchrun.prepare.trials import flags_text
+
+__all__ = [
+    "INPUT_CHANGED",
+    "MIXED",
+    "NEEDS_REVIEW",
+    "Expected",
+    "Keys",
+    "Link",
+    "Prepared",
+    "Worst",
+    "batch_prices",
+    "body_extras",
+    "braced_column",
+    "chain",
+    "check_readers",
+    "fill",
+    "fingerprint",
+    "flags_text",
+    "input_changed",
+    "known_files",
+    "load_dict",
+    "load_file",
+    "mix",
+    "most_in_flight",
+    "page_fee",
+    "positions",
+    "prepare_job",
+    "refuse_unbounded",
+    "serving",
+    "stamps_text",
+    "unbounded",
+    "worst",
+    "worst_case",
+]

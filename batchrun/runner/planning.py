@@ -1,0 +1,113 @@
+"""The plan of a run: the one that stands or a new one, with what others have answered already."""
+
+import time
+
+from batchrun.checkpoint import Checkpoint, PlanInfo
+from batchrun.errors import ConfirmError, UserError
+from batchrun.job import RunOptions, command_line
+from batchrun.money import show
+from batchrun.prepare import Prepared, fill, fingerprint, stamps_text
+from batchrun.prompt import changed_words
+from batchrun.runner.progress import Ui
+from batchrun.terminal import plural
+
+UNCONFIRMED_ROWS = 100
+"""Answered rows that an edited prompt may ask again; more need --yes."""
+
+IN_BATCH = "in_batch"
+"""What `retry --only` calls questions that are out in a batch."""
+
+
+class Planning:
+    """Makes the plan of one run; `adopted` counts the answers that came from other checkpoints, None before a look."""
+
+    def __init__(self, prepared: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str) -> None:
+        self._prepared, self._checkpoint, self._options = prepared, checkpoint, options
+        self._ui, self._shown = ui, shown
+        self.adopted: int | None = None
+
+    def plan(self) -> PlanInfo:
+        """Return the plan, with failed questions open again where `retry` asks for it."""
+        return self._reopened(self._plan())
+
+    def _plan(self) -> PlanInfo:
+        """Return the plan that stands, or make a new one current."""
+        prepared, checkpoint, now = self._prepared, self._checkpoint, time.time()
+        current = checkpoint.current_plan()
+        mark = fingerprint(prepared, now=now)
+        if current is not None and mark and current.fingerprint == mark:
+            if current.baseline and not self._options.is_partial:
+                self._confirm(current, current.rows, current.baseline, checkpoint.counts().ok)
+                checkpoint.confirm_plan()
+            return current
+        stamps = stamps_text(prepared.rows.files)
+        builder = checkpoint.new_plan(fingerprint=mark, wording=prepared.renderer.wording, stamps=stamps, now=now)
+        try:
+            fill(builder, prepared, self._ui.plan)
+        finally:
+            self._ui.end()
+        self.adopt()
+        if current is None:
+            return builder.make_current(prepared.rows.layout.text())
+        before, after = builder.answered()
+        # Only the wording is compared: a new month's file with the old prompt is asked without a confirmation.
+        if current.wording == prepared.renderer.wording:
+            before = 0
+        baseline = max(current.baseline, before)
+        try:
+            self._confirm(current, builder.rows, baseline, after)
+        except ConfirmError:
+            builder.discard()
+            raise
+        if not self._options.is_partial or baseline - after <= UNCONFIRMED_ROWS:
+            baseline = 0
+        return builder.make_current(prepared.rows.layout.text(), baseline)
+
+    def adopt(self) -> None:
+        """Copy what the job's variants, or an equal job under another name, have paid for already."""
+        prepared = self._prepared
+        if self._options.fresh:
+            return
+        adopted = self._checkpoint.adopt(prepared.renderer.wording, prepared.open_rule)
+        self.adopted = sum(adopted.values())
+        for path, number in adopted.items():
+            self._ui.say(
+                f"{plural(number, 'answer')} taken from {path.name}, where the same was asked: nothing is paid"
+            )
+
+    def _confirm(self, current: PlanInfo, rows: int, before: int, after: int) -> None:
+        """Refuse to pay for many answered rows again without --yes (ConfirmError).
+
+        `before` of the rows were answered before the job's words changed, and `after` are now. A run with a limit or of
+        a sample asks its few rows; the next whole run then is the one to be confirmed.
+        """
+        options = self._options
+        again = max(0, min(before, rows) - after)
+        bounds = [bound for bound in (options.limit, options.sample) if bound is not None]
+        if options.yes or min([again, *bounds]) <= UNCONFIRMED_ROWS:
+            return
+        counts = self._checkpoint.counts()
+        likely = counts.cost * again // max(1, counts.ok)
+        what = changed_words(current.wording, self._prepared.renderer.wording)
+        raise ConfirmError(
+            f"the {what} changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
+            "add --yes to do that, or try a few rows with --sample 20 (changing it back "
+            "costs nothing)"
+        )
+
+    def _reopened(self, plan: PlanInfo) -> PlanInfo:
+        """Return the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
+        if self._options.retry is None:
+            return plan
+        if IN_BATCH in self._options.retry:
+            given_up = self._checkpoint.batches.give_up(time.time())
+            self._ui.say(f"{plural(given_up, 'question')} out in batches will be asked again; both may be billed")
+            if self._options.retry == {IN_BATCH}:
+                return plan
+        reopened = self._checkpoint.reopen_failed(self._options.retry)
+        if not reopened:
+            failed = " with ".join(filter(None, ["no row failed", ", ".join(sorted(self._options.retry))]))
+            command = command_line(self._shown, self._options)
+            raise UserError(f"{failed}, so there is nothing to retry; `{command}` asks the open rows")
+        self._ui.say(f"asking {plural(reopened, 'failed question')} again")
+        return self._checkpoint.current_plan() or plan
