@@ -7,12 +7,12 @@ import hashlib
 import os
 import re
 import shlex
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -40,18 +40,10 @@ _VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,39}", re.ASCII)
 class Environment(Mapping[str, str]):
     """Variables by name; can't be changed, and shows no value in its repr."""
 
-    __slots__ = ("_origins", "_values")
-
     def __init__(self, sources: Mapping[str, Mapping[str, str]]) -> None:
         """Merge sources by their names for people; an earlier one wins."""
-        values: dict[str, str] = {}
-        origins: dict[str, str] = {}
-        for origin, variables in sources.items():
-            for name, value in variables.items():
-                if name not in values:
-                    values[name], origins[name] = value, origin
-        self._values = MappingProxyType(values)
-        self._origins = MappingProxyType(origins)
+        self._values = dict(ChainMap(*map(dict, sources.values())))
+        self._origins = dict(ChainMap(*(dict.fromkeys(names, origin) for origin, names in sources.items())))
 
     def __getitem__(self, name: str) -> str:
         return self._values[name]

@@ -167,17 +167,14 @@ def read(
     None where the text is not a YAML mapping, which is among the mistakes. Raises TypeError for a value in a dict that
     YAML can't hold.
     """
-    if isinstance(source, str):
-        tree = Tree(source, source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
-        try:
-            root = _composed(tree.text)
-        except _UnreadableError as problem:
-            tree.mistakes.append(problem.mistake)
-            return tree
-    else:
-        text = json.dumps(source, indent=2, default=str, ensure_ascii=False)
-        tree = Tree(text, text, is_dict=True)
-        root = _node_of(source)
+    is_dict = not isinstance(source, str)
+    text = source if isinstance(source, str) else _as_yaml(source)
+    tree = Tree(text, text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), is_dict=is_dict)
+    try:
+        root = _composed(tree.text)
+    except _UnreadableError as problem:
+        tree.mistakes.append(problem.mistake)
+        return tree
     if isinstance(root, MappingNode):
         _expand_short_forms(root)
         for setting in settings:
@@ -255,22 +252,27 @@ def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
         here = inner
 
 
-def _node_of(value: Any) -> Node:  # noqa: ANN401  (any value of a dict)
-    """Return the node of what a YAML file would say for a Python value. Raises TypeError for one it can't say."""
-    mark = StringMark("job", 0, 0, 0, "", 0)
+def _as_yaml(job: Mapping[str, Any]) -> str:
+    """Return a dict as the text of a job file. Raises TypeError for a value that YAML can't hold."""
+    try:
+        text = json.dumps(job, indent=2, default=_plain, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise TypeError("a job can't hold NaN, infinity, or a dict that holds itself") from None
+    return _NOT_RAW.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+# Plain in JSON, but YAML refuses them or takes them for the end of a line.
+_NOT_RAW = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  (any value of a dict)
     if isinstance(value, Mapping):
-        pairs = [(_node_of(str(name)), _node_of(inner)) for name, inner in value.items()]
-        return MappingNode(_MAP, pairs, mark, mark)
-    if isinstance(value, list | tuple):
-        return SequenceNode("tag:yaml.org,2002:seq", [_node_of(item) for item in value], mark, mark)
-    if isinstance(value, str | Path):
-        return _scalar_node(str(value), mark)
-    if value is None or isinstance(value, bool):
-        return _scalar_node(json.dumps(value), mark, style=None)
-    if not isinstance(value, int | float | Decimal):
-        raise TypeError(f"a job can't hold {value!r}: use dicts, lists, texts, numbers, True, False and None")
-    number = str(value).replace("inf", ".inf").replace("nan", ".nan")  # of floats, as YAML writes them
-    return _scalar_node(number, mark, style=None)
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"a job can't hold {value!r}: use dicts, lists, texts, numbers, True, False and None")
 
 
 _MAP = "tag:yaml.org,2002:map"

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.errors import UserError
 from batchrun.job import Job, Message, Part
 from batchrun.prompt.attachments import IMAGE, PDF, Kind, LocalFiles, pdf_of
 from batchrun.prompt.beginning import Beginning, beginning_of, marked
@@ -261,9 +260,6 @@ class Renderer:
         questions: Sequence[Decision] = (),
         decision_form: DecisionForm | None = None,
     ) -> None:
-        mistakes = template_mistakes(job, columns)
-        if mistakes:
-            raise UserError("\n".join(f"{_dotted(path)}, line {line}: {text}" for path, line, text in mistakes))
         self._files = LocalFiles(job.folder)
         self._urls_only = job.batch is not None
         self._templates = Templates(columns)

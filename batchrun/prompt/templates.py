@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import cached_property, lru_cache
 from typing import Any
 
 from jinja2 import (
@@ -144,7 +145,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*"})
     concat = staticmethod(_bounded_join)
 
-    def __init__(self, columns: Iterable[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, finalize=_printable, autoescape=False)
         self.filters["tojson"] = _tojson
         self.tests["none"] = _is_none
@@ -152,8 +153,6 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.tests["undefined"] = lambda value: isinstance(value, Undefined) and not isinstance(value, _Null)
         self.filters.update({"string": _string, "join": _join})
         del self.filters["random"], self.globals["lipsum"]
-        for name in columns:
-            self.globals.pop(name, None)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Call what a template calls; a null that a method returns (`row.get("x")`) is an empty cell like any other."""
@@ -170,20 +169,58 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+_ENVIRONMENT = _Environment()
+_FUNCTIONS = dict(_ENVIRONMENT.globals)
+_ENVIRONMENT.globals.clear()
+"""`range`, `dict` and so on: part of each scope instead, since the input may have a column called `range`."""
+
+
+class _Parsed:
+    """A template: the names that it uses, and those mistakes in it that no input changes.
+
+    `row_uses` has the line of each use of `row`, with the column that it names or None.
+    """
+
+    def __init__(self, source: str) -> None:
+        """Parse a template. Raises TemplateSyntaxError."""
+        self.source = source
+        self._tree = _ENVIRONMENT.parse(source)
+        self.mistakes = [*_unknown_words(self._tree), *_includings(self._tree)]
+        self.names = meta.find_undeclared_variables(self._tree)
+        self.row_uses = list(_row_uses(self._tree))
+        self.loops = any(True for _ in self._tree.find_all(_REPEATING))
+
+    def undeclared(self) -> Iterator[tuple[int, str]]:
+        """Yield the names that it uses and nowhere assigns, maybe in one branch only, with the line of their use."""
+        found = list(self._tree.find_all(nodes.Name))
+        for name in sorted(self.names - {node.name for node in found if node.ctx == "store"}):
+            # `{% set ns.x = 1 %}` uses a name without a node of its own.
+            yield min((node.lineno for node in found if node.name == name), default=1), name
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The compiled template; raises TemplateSyntaxError where there are `mistakes`."""
+        return _ENVIRONMENT.from_string(self._tree)
+
+
+# A start checks the templates, looks for what they begin with and renders them; to parse them each time was 17 % of it.
+_parsed = lru_cache(maxsize=1_000)(_Parsed)
+
+
 class Template:
     """One compiled template; its scope is the row that its Templates was filled with.
 
     `constant` is its text where no row changes it.
     """
 
-    def __init__(self, compiled: Compiled, scope: dict[str, Any], *, source: str, loops: bool) -> None:
-        self.source = source
+    def __init__(self, parsed: _Parsed, scope: dict[str, Any]) -> None:
+        self.source = parsed.source
         self.constant: str | None = None
-        self._compiled = compiled
+        self._compiled = parsed.compiled
         self._scope = scope
-        self._root = compiled.root_render_func
-        self._join: Callable[[Iterable[str]], str] = _bounded_join if loops else "".join
-        self._context = compiled.new_context(scope, shared=True)
+        self._root = self._compiled.root_render_func
+        self._join: Callable[[Iterable[str]], str] = _bounded_join if parsed.loops else "".join
+        self._context = self._compiled.new_context(scope, shared=True)
 
     def text(self) -> str:
         """Return the text for the row that was filled in; raises PromptError, which names a null's column."""
@@ -208,55 +245,40 @@ class Templates:
         """`columns` are the input's; where they are unknown (None), templates can be checked but not filled."""
         self._known = tuple(columns or ())
         self._is_open = columns is None
-        self._environment = _Environment(self._known)
-        self._scope: dict[str, Any] = dict(self._environment.globals)
+        self._functions = _FUNCTIONS.keys() - set(self._known)
+        self._scope: dict[str, Any] = {name: _FUNCTIONS[name] for name in self._functions}
         self._uses_row = False
         self.columns: tuple[str, ...] = ()
 
     def uses_columns(self, source: str) -> bool:
         """Check whether a template without mistakes uses a column."""
-        used = meta.find_undeclared_variables(self._environment.parse(source))
+        used = _parsed(source).names
         if self._is_open:
-            return bool(used - self._environment.globals.keys())
+            return bool(used - self._functions)
         return bool(used & {*self._known, ROW})
 
     def mistakes(self, source: str) -> list[tuple[int, str]]:
         """Return the mistakes in a template before any row: (line in it, message)."""
         try:
-            tree = self._environment.parse(source)
-            found = [*self._unknown_words(tree), *_includings(tree)]
-            if not self._is_open:
-                found += self._unknown_columns(tree)
-            return sorted(found)
+            parsed = _parsed(source)
         except TemplateSyntaxError as error:
             spaced = [name for name in self._known if not name.isidentifier() and name in source]
             message = f"template: {_plain(error.message or 'not valid')}"
             if spaced:
                 message += f"; write {_spelled(spaced[0])} for that column"
             return [(error.lineno, message)]
+        if self._is_open:
+            return sorted(parsed.mistakes)
+        return sorted([*parsed.mistakes, *self._unknown_columns(parsed)])
 
-    def _unknown_words(self, tree: nodes.Template) -> list[tuple[int, str]]:
-        mistakes = []
-        for kind, node_type, words, stand_in in (
-            ("filter", nodes.Filter, self._environment.filters, "string"),
-            ("test", nodes.Test, self._environment.tests, "defined"),
-        ):
-            for node in tree.find_all(node_type):
-                if node.name not in words:
-                    advice = did_you_mean(node.name, words)
-                    mistakes.append((node.lineno, f'template: there is no {kind} "{node.name}"{advice}'))
-                    node.name = stand_in  # so that the search for columns can continue
-        return mistakes
-
-    def _unknown_columns(self, tree: nodes.Template) -> Iterator[tuple[int, str]]:
-        names = meta.find_undeclared_variables(tree)
-        made = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}  # maybe only in one branch
-        for name in sorted(names - set(self._known) - made - {ROW}):
-            yield _line_of(tree, name), self._no_column(name)
-        if ROW in names and ROW not in self._known:
-            for node, accessed in _row_accesses(tree):
+    def _unknown_columns(self, parsed: _Parsed) -> Iterator[tuple[int, str]]:
+        for line, name in parsed.undeclared():
+            if name not in self._known and name not in self._functions and name != ROW:
+                yield line, self._no_column(name)
+        if ROW in parsed.names and ROW not in self._known:
+            for line, accessed in parsed.row_uses:
                 if accessed is not None and accessed not in self._known and not hasattr(dict, accessed):
-                    yield node.lineno, self._no_column(accessed)
+                    yield line, self._no_column(accessed)
 
     def _no_column(self, name: str) -> str:
         advice = did_you_mean(name, self._known)
@@ -268,18 +290,17 @@ class Templates:
 
     def add(self, source: str) -> Template:
         """Compile a template and count its columns; raises TemplateSyntaxError where `mistakes` returns one."""
-        tree = self._environment.parse(source)
-        used = meta.find_undeclared_variables(tree)
+        parsed = _parsed(source)
+        used = parsed.names - self._functions
         if ROW in used and ROW not in self._known:
             self._uses_row = True
-            for _, name in _row_accesses(tree):
+            for _, name in parsed.row_uses:
                 if name is not None and name in self._known:
                     used.add(name)
                 else:
                     used.update(self._known)
         self.columns = tuple(name for name in self._known if name in used or name in self.columns)
-        loops = any(True for _ in tree.find_all(_REPEATING))
-        template = Template(self._environment.from_string(tree), self._scope, source=source, loops=loops)
+        template = Template(parsed, self._scope)
         if not used:
             with contextlib.suppress(PromptError):  # then each row reports it
                 template.constant = template.text()
@@ -332,17 +353,25 @@ def _plain(message: str) -> str:
     return message.rstrip(".")
 
 
+def _unknown_words(tree: nodes.Template) -> Iterator[tuple[int, str]]:
+    for kind, node_type, words, stand_in in (
+        ("filter", nodes.Filter, _ENVIRONMENT.filters, "string"),
+        ("test", nodes.Test, _ENVIRONMENT.tests, "defined"),
+    ):
+        for node in tree.find_all(node_type):
+            if node.name not in words:
+                advice = did_you_mean(node.name, words)
+                yield node.lineno, f'template: there is no {kind} "{node.name}"{advice}'
+                node.name = stand_in  # so that the search for columns can continue
+
+
 def _includings(tree: nodes.Template) -> Iterator[tuple[int, str]]:
     for node in tree.find_all(_INCLUDING):
         yield node.lineno, "template: a prompt can't include, import or extend another file"
 
 
-def _line_of(tree: nodes.Template, name: str) -> int:
-    return min((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), default=1)
-
-
-def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None]]:
-    """Yield each use of `row` with the column it names; None where only rendering shows it."""
+def _row_uses(tree: nodes.Template) -> Iterator[tuple[int, str | None]]:
+    """Yield the line of each use of `row` with the column it names; None where only rendering shows it."""
     named: set[int] = set()
     for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
         if isinstance(node, nodes.Getattr):
@@ -353,7 +382,7 @@ def _row_accesses(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str | None
             continue
         if isinstance(target, nodes.Name) and target.name == ROW:
             named.add(id(target))
-            yield node, name
+            yield node.lineno, name
     for node in tree.find_all(nodes.Name):
         if node.name == ROW and id(node) not in named:
-            yield node, None
+            yield node.lineno, None

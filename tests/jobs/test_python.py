@@ -192,10 +192,13 @@ def test_values_of_a_dict_are_those_of_yaml(asked: dict[str, Any]) -> None:
     assert {name: params[name] for name in ("seed", "top_p", "stop", "logprobs")} == {
         "seed": 7, "top_p": 0.5, "stop": "1.10", "logprobs": True,
     }  # fmt: skip
+    odd = "a\x7fb\x85c\u2028d\ufeffe 😀 'f' \"g\" {{ h }}: # i\\ \n"
+    job["model"]["params"]["stop"] = odd
+    assert batchrun.preview(job, FRAME).requests[0].params["stop"] == odd
     shape = params["response_format"]["json_schema"]["schema"]["properties"]
     assert (shape["label"]["enum"], shape["score"]["minimum"]) == (["true", "1"], -1.5)
     job["model"]["params"]["top_p"] = float("nan")
-    with pytest.raises(batchrun.JobFileError, match=r"top_p is \.nan, which JSON can't represent"):
+    with pytest.raises(batchrun.UserError, match="a job can't hold NaN"):
         batchrun.preview(job, FRAME)
 
 
