@@ -4,9 +4,9 @@ jobs.py     what `batchrun.run` and its neighbours do: a job, its rows and its f
 frames.py   frames of Polars, pandas and Arrow as an input file
 threads.py  a thread for a run inside an event loop, and Ctrl-C for it
 
-`import batchrun` imports this room when one of its functions is called.
+`import batchrun` leaves this room out until one of its functions is named.
 """
 
-from batchrun.python.jobs import InputLike, JobLike, check, evaluate, load_job, preview, run
+from batchrun.python.jobs import check, evaluate, load_job, preview, run
 
-__all__ = ["InputLike", "JobLike", "check", "evaluate", "load_job", "preview", "run"]
+__all__ = ["check", "evaluate", "load_job", "preview", "run"]

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -36,58 +36,129 @@ InputLike = str | PathLike[str] | Frame
 
 
 def load_job(path: str | PathLike[str]) -> Job:
-    """Read a job file; JobFileError with all mistakes."""
+    """Read a job file. Raises JobFileError with all mistakes, UserError for a file that can't be read."""
     loaded, *_ = load_file(Path(path), os.environ, Path.cwd(), RunOptions())
     return loaded.job
 
 
-def run(
+def run(  # noqa: PLR0913  (the flags of a run, by name)
     job: JobLike,
-    rows: InputLike | None,
+    input: InputLike | None = None,  # noqa: A002  (the command's word)
     *,
-    quiet: bool | None,
-    log: str | PathLike[str] | None,
-    **flags: Any,  # noqa: ANN401  (batchrun.run types them)
+    limit: int | None = None,
+    sample: int | None = None,
+    max_cost: Decimal | float | str | None = None,
+    concurrency: int | None = None,
+    engine: Literal["local", "ray", "batch"] | None = None,
+    wait: str | None = None,
+    output: str | PathLike[str] | None = None,
+    set: Mapping[str, object] | None = None,  # noqa: A002  (the command's word)
+    endpoint: str | None = None,
+    model: str | None = None,
+    variant: str | None = None,
+    api_key_env: str | None = None,
+    fresh: bool = False,
+    yes: bool = False,
+    retry: Collection[str] | None = None,
+    log: str | PathLike[str] | None = None,
+    quiet: bool | None = None,
 ) -> Summary:
-    """Run or resume a job; `flags` are those of RunOptions, as a Python program writes them."""
+    """Run or resume a job, as `batchrun JOB` does, and return what `--json` prints; arguments win over the job.
+
+    `set` has keys of the job, such as {"limits.timeout": 9}; a text in it is read as YAML, as on the command line.
+    `max_cost` is in USD; `wait` is a duration such as "2h"; `retry` names the error types that are asked again though
+    they failed permanently (empty: all). `quiet` is False for progress on stderr; by default there is a bar in a
+    notebook, and elsewhere only problems are printed.
+
+    A run that stopped raises nothing: look at the Summary's `exit_code`, `reason` and `next`. What ends it before
+    the first request is raised: UserError (also JobFileError, InputError, ConfirmError), StorageError, BusyError.
+    It may be called inside a running event loop, such as a notebook's, which it blocks. Ctrl-C stops the run there,
+    too, and keeps the answers so far.
+    """
+    options = replace(
+        _trial(set, endpoint, model, variant, api_key_env),
+        limit=_count("limit", limit),
+        sample=_count("sample", sample),
+        max_cost=_usd(max_cost),
+        concurrency=_count("concurrency", concurrency),
+        engine=engine,
+        wait=wait,
+        output=_path(output),
+        fresh=fresh,
+        yes=yes,
+        retry=None if retry is None else frozenset(retry),
+    )
     with logged(_path(log)):
-        loaded, environment, options = _loaded(job, rows, flags)
+        loaded, environment, options = _loaded(job, input, options)
         ui = _ui(quiet=quiet)
         summary = outside_of_loops(lambda: run_job(loaded, options, environment, ui))
-    if isinstance(job, Mapping) or is_frame(rows):  # no command runs these again
+    if isinstance(job, Mapping) or is_frame(input):  # no command runs these again
         summary = replace(summary, next=None, commands=())
     if type(ui) is not Ui:
         ui.say("\n".join(closing_lines(summary, Path.cwd())))
     return summary
 
 
-def check(job: JobLike, rows: InputLike | None, **flags: Any) -> Check:  # noqa: ANN401  (as above)
-    """Check everything that can be checked without calling the model."""
-    with _prepared(job, rows, flags) as (p, environment, shown):
+def check(
+    job: JobLike,
+    input: InputLike | None = None,  # noqa: A002  (as above)
+    *,
+    set: Mapping[str, object] | None = None,  # noqa: A002  (as above)
+    endpoint: str | None = None,
+    model: str | None = None,
+    variant: str | None = None,
+    api_key_env: str | None = None,
+) -> Check:
+    """Check everything that can be checked without calling the model, as `batchrun check JOB` does.
+
+    Mistakes of the job and its input are raised, all at once, as by `run`. The Check lists all further checks.
+    """
+    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, environment, shown):
         check_installed(p.job.ray)
         return forecast.check(p, forecast.findings(p, environment, shown))
 
 
-def preview(job: JobLike, rows: InputLike | None, *, number: int, **flags: Any) -> Preview:  # noqa: ANN401  (as above)
-    """Return what a run would need."""
-    with _prepared(job, rows, flags) as (p, _, _shown):
-        preview, _prices = forecast.look(p, number)
+def preview(
+    job: JobLike,
+    input: InputLike | None = None,  # noqa: A002  (as above)
+    *,
+    n: int = 3,
+    set: Mapping[str, object] | None = None,  # noqa: A002  (as above)
+    endpoint: str | None = None,
+    model: str | None = None,
+    variant: str | None = None,
+    api_key_env: str | None = None,
+) -> Preview:
+    """Return the first `n` requests, and how many there are and what they will cost, as `batchrun preview JOB` does.
+
+    Nothing is sent to a model. Raises what `run` raises for a wrong job.
+    """
+    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, _, _shown):
+        preview, _prices = forecast.look(p, n)
         return preview
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  (the flags of the command, by name)
     job: JobLike,
-    rows: InputLike | None,
+    input: InputLike | None = None,  # noqa: A002  (as above)
     *,
-    gold: str | None,
-    gold_file: str | PathLike[str] | None,
-    on: str | None,
-    reviewed: str | None,
-    ignore_case: bool,
-    tolerance: float,
-    **flags: Any,  # noqa: ANN401  (as above)
+    gold: str | None = None,
+    gold_file: str | PathLike[str] | None = None,
+    on: str | None = None,
+    reviewed: str | None = None,
+    ignore_case: bool = False,
+    tolerance: float = 0.0,
+    set: Mapping[str, object] | None = None,  # noqa: A002  (as above)
+    endpoint: str | None = None,
+    model: str | None = None,
+    variant: str | None = None,
+    api_key_env: str | None = None,
 ) -> "Evaluation":
-    """Compare answers with gold, or with reviewed answers."""
+    """Compare a job's answers with the right ones, as `batchrun eval JOB --gold` does.
+
+    `gold` is COLUMN or ANSWER=COLUMN, of the input or of `gold_file`, which the column `on` joins; `reviewed` is an
+    answer that people corrected, in place of `gold`. Nothing is sent. Raises UserError where nothing can be compared.
+    """
     from batchrun import report  # noqa: PLC0415  (a run does without it)
 
     if (gold is None) == (reviewed is None):
@@ -96,7 +167,7 @@ def evaluate(
         raise UserError(f"tolerance must be 0 or more, not {tolerance!r}")
     options = report.GoldOptions(gold or "", _path(gold_file), on, ignore_case, Decimal(str(tolerance)))
     with (
-        _prepared(job, rows, flags, reads=True) as (p, _, _shown),
+        _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env), reads=True) as (p, _, _shown),
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
         if reviewed:
@@ -106,9 +177,9 @@ def evaluate(
 
 @contextmanager
 def _prepared(
-    job: JobLike, rows: InputLike | None, flags: dict[str, Any], *, reads: bool = False
+    job: JobLike, rows: InputLike | None, options: RunOptions, *, reads: bool = False
 ) -> Iterator[tuple[Prepared, Environment, str]]:
-    loaded, environment, options = _loaded(job, rows, flags, reads=reads)
+    loaded, environment, options = _loaded(job, rows, options, reads=reads)
     with prepare_job(loaded, merged(loaded.job, options), environment, sends=not reads) as p:
         yield p, environment, loaded.shown
 
@@ -117,14 +188,13 @@ def _prepared(
 
 
 def _loaded(
-    job: JobLike, rows: InputLike | None, flags: dict[str, Any], *, reads: bool = False
+    job: JobLike, rows: InputLike | None, options: RunOptions, *, reads: bool = False
 ) -> tuple[Loaded, Environment, RunOptions]:
     """Load a job and put the rows into it: a path as its input, a frame as a file in its checkpoint's folder.
 
     `reads`: nothing is asked, so that a trial must be there already.
     """
     frame = to_polars(rows)
-    options = _options(flags)
     if isinstance(job, Mapping):
         file, data = _as_file(job, rows)
         if frame is not None:
@@ -180,31 +250,35 @@ def _with_frame(job: Job, frame: pl.DataFrame) -> Job:
 # Flags
 
 
-def _options(flags: dict[str, Any]) -> RunOptions:
-    """Return a program's flags as those of a command."""
-    given = dict(flags)
-    given["settings"] = tuple(f"{key}={_setting(value)}" for key, value in (given.pop("set") or {}).items())
-    if given.get("output") is not None:
-        given["output"] = Path(given["output"])
-    if given.get("retry") is not None:
-        given["retry"] = frozenset(given["retry"])
-    if given.get("max_cost") is not None:
-        given["max_cost"] = _usd(given["max_cost"])
-    for name in ("limit", "sample", "concurrency"):
-        if given.get(name) is not None and given[name] < 1:
-            raise UserError(f"{name} must be at least 1, not {given[name]}")
-    return RunOptions(**given)
+def _trial(
+    settings: Mapping[str, object] | None,
+    endpoint: str | None,
+    model: str | None,
+    variant: str | None,
+    api_key_env: str | None,
+) -> RunOptions:
+    """Return the flags that say which trial of a job is meant."""
+    pairs = tuple(f"{key}={_as_yaml(value)}" for key, value in (settings or {}).items())
+    return RunOptions(settings=pairs, endpoint=endpoint, model=model, variant=variant, api_key_env=api_key_env)
 
 
-def _setting(value: object) -> str:
+def _as_yaml(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _count(name: str, number: int | None) -> int | None:
+    if number is not None and number < 1:
+        raise UserError(f"{name} must be at least 1, not {number}")
+    return number
 
 
 def _path(written: str | PathLike[str] | None) -> Path | None:
     return None if written is None else Path(written)
 
 
-def _usd(cost: Decimal | float | str) -> Decimal:
+def _usd(cost: Decimal | float | str | None) -> Decimal | None:
+    if cost is None:
+        return None
     try:
         amount = Decimal(str(cost))
     except InvalidOperation:
