@@ -274,6 +274,14 @@ class Checkpoint:
             (start, start + count),
         )
 
+    def positions(self, status: str, limit: int) -> list[int]:
+        """Return the first positions of the current plan that have a status."""
+        rows = self._connection.rows(
+            f"SELECT r.position FROM {_NARROW_JOIN.format('rows')} WHERE {schema.STATUS} = ? ORDER BY 1 LIMIT ?",  # noqa: S608  (constants)
+            (status, limit),
+        )
+        return [position for (position,) in rows]
+
     def first_settled(self, limit: int) -> list[FirstSettled]:
         """Return the first settled questions of the current plan, in input order."""
         rows = self._connection.rows(

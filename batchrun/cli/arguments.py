@@ -2,8 +2,9 @@
 
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -17,9 +18,12 @@ from batchrun.errors import UserError, nearest
 from batchrun.terminal import coloured, lines
 
 if TYPE_CHECKING:
-    from batchrun.checkpoint import Checkpoint
     from batchrun.job import Environment, Loaded, RunOptions
-    from batchrun.prepare import Prepared
+    from batchrun.prepare import Link
+    from batchrun.report import OpenJob, Table
+
+Flags = Callable[[Callable[..., None]], Callable[..., None]]
+"""A decorator that adds options to a command."""
 
 SUFFIXES = (".yaml", ".yml")
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json", ".gz", ".zst", ".sqlite"}
@@ -83,6 +87,17 @@ class Money(click.ParamType[Decimal]):
         return amount
 
 
+def flags(*options: Flags) -> Flags:
+    """Return one decorator for several, in the order in which the help shows them."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 job_argument = click.argument("job", type=JobPath(), metavar="JOB")
 jobs_argument = click.argument("jobs", type=JobPath(folders=True), metavar="JOB...", nargs=-1, required=True)
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -99,7 +114,7 @@ def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "tuple[Lo
     return load_file(path, os.environ, Path.cwd(), options, reads=reads, say=print_err)
 
 
-_JOB_FLAGS = (
+job_options = flags(
     click.option(
         "--set",
         "settings",
@@ -116,6 +131,7 @@ _JOB_FLAGS = (
     click.option("--api-key-env", metavar="V", help="The environment variable with the key."),
     debug_option,
 )
+"""The flags that change a job, so that each command sees the job that a run with the same flags asks."""
 
 
 sample_option = click.option(
@@ -128,13 +144,6 @@ format_option = click.option(
 )
 
 
-def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the flags that change a job, so that each command sees the job that a run with the same flags asks."""
-    for flag in reversed(_JOB_FLAGS):
-        command = flag(command)
-    return command
-
-
 def run_options(*, debug: bool = False, **flags: Any) -> "RunOptions":  # noqa: ANN401, ARG001  (debug: __main__ reads it)
     """Return the flags of `job_options`, and of a run, as they were given."""
     from batchrun.job import RunOptions
@@ -142,7 +151,7 @@ def run_options(*, debug: bool = False, **flags: Any) -> "RunOptions":  # noqa: 
     return RunOptions(**flags)
 
 
-_RUN_FLAGS = (
+run_flags = flags(
     click.option(
         "--limit",
         type=click.IntRange(min=1),
@@ -172,15 +181,9 @@ _RUN_FLAGS = (
         metavar="FILE",
         help="Append JSON lines to FILE.",
     ),
+    job_options,
 )
-
-
-def run_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the flags of a run to a command."""
-    command = job_options(command)
-    for flag in reversed(_RUN_FLAGS):
-        command = flag(command)
-    return command
+"""The flags of a run."""
 
 
 def print_out(text: str) -> None:
@@ -211,17 +214,31 @@ def _written(text: str, stream: IO[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def print_parts(parts: "Iterable[str | Table]") -> None:
+    """Write sentences and tables to stdout, as wide as the terminal."""
+    from batchrun.report import rendered
+
+    width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
+    print_out("\n".join(rendered(parts, width, encoding)).rstrip())
+
+
+def to_read(path: Path, **flags: Any) -> "Link":  # noqa: ANN401  (those of job_options)
+    """Load a job for a command that sends nothing."""
+    from batchrun.prepare import Link
+
+    return Link(*load(path, run_options(**flags), reads=True))
+
+
 @contextmanager
-def opened(path: Path, **flags: Any) -> "Iterator[tuple[Prepared, Checkpoint]]":  # noqa: ANN401  (those of job_options)
+def opened(path: Path, **flags: Any) -> "Iterator[OpenJob]":  # noqa: ANN401  (those of job_options)
     """Open a job's input and its checkpoint for reading, also during a run."""
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job import merged
     from batchrun.prepare import prepare_job
+    from batchrun.report import OpenJob
 
-    loaded, environment, options = load(path, run_options(**flags), reads=True)
-    job = merged(loaded.job, options)
+    link = to_read(path, **flags)
     with (
-        prepare_job(loaded, job, environment, sends=False) as p,
-        Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint,
+        prepare_job(link.loaded, link.job, link.environment, sends=False) as prepared,
+        Checkpoint.open(link.job.checkpoint_path, read_only=True) as checkpoint,
     ):
-        yield p, checkpoint
+        yield OpenJob(prepared.job.name, prepared, checkpoint)

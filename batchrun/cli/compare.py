@@ -1,18 +1,17 @@
 """`batchrun compare JOB JOB2`: two jobs on the same rows, two prompts or several models of one job."""
 
-import shutil
-import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_json, print_out
+from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_json, print_parts
 from batchrun.cli.eval import gold_flags, gold_options
 
 if TYPE_CHECKING:
-    from batchrun.report import Side
+    from batchrun.report import OpenJob, Table
 
 
 @click.command("compare")
@@ -57,9 +56,9 @@ def command(  # noqa: PLR0913  (a flag each)
     from batchrun.report import (
         compare,
         comparison_facts,
-        comparison_lines,
+        comparison_parts,
         model_facts,
-        model_lines,
+        model_parts,
         model_result,
         write_changed,
     )
@@ -71,49 +70,48 @@ def command(  # noqa: PLR0913  (a flag each)
         raise click.UsageError("--min chooses among models by gold: it needs --gold, and --model or --variant")
     flags.pop("debug")
     options = gold_options(gold, file, on if file else None, **flags) if gold else None
-    shown: dict[str, Any] = {}
-    lines: list[str] = []
-    width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
+    facts: dict[str, Any] = {}
+    parts: list[str | Table] = []
     with ExitStack() as stack:
-        sides = _runs(stack, job, models, variants) if several else _two(stack, job, other)
-        if output is not None and len(sides) > 2:  # noqa: PLR2004  (two sides)
+        jobs = _runs(stack, job, models, variants) if several else _two(stack, job, other)
+        if output is not None and len(jobs) > 2:  # noqa: PLR2004  (two sides)
             raise click.UsageError("-o writes the rows that differ between two runs: name two")
         if several:
-            results = [model_result(side, options) for side in sides]
-            shown = model_facts(results, least)
-            lines = [*model_lines(results, least, width=width, encoding=encoding), ""]
-        if len(sides) == 2:  # noqa: PLR2004  (two sides)
-            found = compare(sides[0], sides[1], gold=options, on=on, keep_rows=output is not None)
-            shown |= comparison_facts(found)
-            lines += comparison_lines(found, width=width, encoding=encoding)
+            results = [model_result(one, options) for one in jobs]
+            facts = model_facts(results, least)
+            parts = [*model_parts(results, least), ""]
+        if len(jobs) == 2:  # noqa: PLR2004  (two sides)
+            first, second = jobs
+            found = compare(first, second, gold=options, on=on, keep_rows=output is not None)
+            facts |= comparison_facts(found)
+            parts += comparison_parts(found)
             if output is not None:
-                checkpoints = sides[0].checkpoint, sides[1].checkpoint
-                written = write_changed(sides[0].prepared, checkpoints, found, output.absolute())
+                written = write_changed((first, second), found, output.absolute())
                 print_err(f"{written:,} changed rows in {output}")
     if as_json:
-        print_json(shown)
-        return
-    print_out("\n".join(lines).rstrip())
+        print_json(facts)
+    else:
+        print_parts(parts)
 
 
-def _runs(stack: ExitStack, job: Path, models: tuple[str, ...], variants: tuple[str, ...]) -> "list[Side]":
+def _runs(stack: ExitStack, job: Path, models: tuple[str, ...], variants: tuple[str, ...]) -> "list[OpenJob]":
     """Open the runs of one job: itself, unless two models are named, then those with other models, then trials."""
-    from batchrun.report import Side
-
-    runs = [(model, {"model": model}) for model in models] + [(name, {"variant": name}) for name in variants]
+    runs = [{"model": name} for name in models] + [{"variant": name} for name in variants]
     if len(models) < 2:  # noqa: PLR2004  (two sides)
-        runs.insert(0, (job.stem, {}))
+        runs.insert(0, {})
     return [
-        Side(name, *stack.enter_context(opened(job, **flags)), any_wording="variant" in flags) for name, flags in runs
+        replace(
+            stack.enter_context(opened(job, **run)),
+            name=next(iter(run.values()), job.stem),
+            any_wording="variant" in run,
+        )
+        for run in runs
     ]
 
 
-def _two(stack: ExitStack, job: Path, other: Path | None) -> "list[Side]":
+def _two(stack: ExitStack, job: Path, other: Path | None) -> "list[OpenJob]":
     """Open two jobs, or one before and after an edit."""
-    from batchrun.report import Side, before_edit
-
-    p, checkpoint = stack.enter_context(opened(job))
+    first = stack.enter_context(opened(job))
     if other is not None:
-        p2, checkpoint2 = stack.enter_context(opened(other))
-        return [Side(p.job.name, p, checkpoint), Side(p2.job.name, p2, checkpoint2)]
-    return [before_edit(p, checkpoint), Side("now", p, checkpoint)]
+        return [first, stack.enter_context(opened(other))]
+    return [first.before_edit(), replace(first, name="now")]

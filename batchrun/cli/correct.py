@@ -23,9 +23,9 @@ def command(job: Path, file: Path, **_: bool) -> None:
     from batchrun.report import read_todo
     from batchrun.runner import Corrections
 
-    with opened(job) as (p, _checkpoint):
-        found = read_todo(p, file)
-        corrections = Corrections(p.job)
+    with opened(job) as answered:
+        found = read_todo(answered.prepared, file)
+        corrections = Corrections(answered.prepared.job)
         corrections.save(found)
     changed = sum(one.changed for one in found)
     print_err(f"{plural(changed, 'answer')} corrected, {len(found) - changed:,} confirmed: {corrections.path.name}")

@@ -1,34 +1,26 @@
 """`batchrun eval JOB`: answers against the right ones."""
 
-import shutil
 import sys
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_json, print_out
+from batchrun.cli.arguments import flags, job_argument, job_options, opened, print_err, print_json, print_parts
 from batchrun.errors import ExitCode
 
 if TYPE_CHECKING:
     from batchrun.report import GoldOptions
 
-_GOLD_FLAGS = (
+gold_flags = flags(
     click.option(
         "--gold-file", "file", type=click.Path(path_type=Path), metavar="FILE", help="Gold is a column of FILE."
     ),
     click.option("--ignore-case", is_flag=True, help="Texts that differ only in case are equal."),
     click.option("--tolerance", type=float, default=0.0, metavar="X", help="Numbers that differ by X are equal."),
 )
-
-
-def gold_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the flags that say where gold stands and how it is compared, but for --gold and --on."""
-    for flag in reversed(_GOLD_FLAGS):
-        command = flag(command)
-    return command
+"""The flags that say where gold stands and how it is compared, but for --gold and --on."""
 
 
 def gold_options(
@@ -62,7 +54,7 @@ def command(
     ignore_case: bool,
     tolerance: float,
     as_json: bool,
-    **flags: Any,  # noqa: ANN401  (click gives each flag its type)
+    **changes: Any,  # noqa: ANN401  (click gives each flag its type)
 ) -> None:
     """Compare answers with gold, the right answers: accuracy, scores of each label, confusions, costs.
 
@@ -70,20 +62,19 @@ def command(
     without gold is left out. The interval holds the accuracy on more rows like these with 95 % confidence. Nothing is
     sent.
     """
-    from batchrun.report import evaluate, evaluate_reviewed, evaluation_facts, evaluation_lines
+    from batchrun.report import evaluate, evaluate_reviewed, evaluation_facts, evaluation_parts
 
     if (gold is None) == (reviewed is None):
         raise click.UsageError("name the right answers: --gold [ANSWER=]COLUMN, or --reviewed ANSWER")
     if reviewed is not None and least is not None:
         raise click.UsageError("--min needs --gold: rows that were picked for review say nothing about the others")
     options = gold_options(gold or "", file, on, ignore_case=ignore_case, tolerance=tolerance)
-    with opened(job, **flags) as (p, checkpoint):
-        found = evaluate_reviewed(p, checkpoint, reviewed) if reviewed else evaluate(p, checkpoint, options)
+    with opened(job, **changes) as answered:
+        found = evaluate_reviewed(answered, reviewed) if reviewed else evaluate(answered, options)
     if as_json:
         print_json(evaluation_facts(found, least))
     else:
-        width, encoding = shutil.get_terminal_size().columns, sys.stdout.encoding or "utf-8"
-        print_out("\n".join(evaluation_lines(found, width=width, encoding=encoding, minimum=least)))
+        print_parts(evaluation_parts(found, least))
     accuracy = found.accuracy.value
     if least is not None and accuracy is not None and accuracy < least:
         print_err(f"the accuracy {accuracy:.4f} is below --min {least:g}")

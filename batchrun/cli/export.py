@@ -21,9 +21,10 @@ def command(job: Path, output: Path | None, **flags: Any) -> None:  # noqa: ANN4
     from batchrun.runner import outputs
     from batchrun.table import check_writable, partial_path
 
-    with opened(job, **flags) as (p, checkpoint):
+    with opened(job, **flags) as answered:
+        p = answered.prepared
         path = output.absolute() if output else partial_path(p.job.output_path)
         check_writable(path, [Path(file.path) for file in p.rows.files])
-        outputs.check_plan(p, checkpoint.current_plan())
-        written = outputs.write(p, checkpoint, path)
+        answered.check_plan()
+        written = outputs.write(p, answered.checkpoint, path)
     print_err(f"{written.rows:,} rows in {path}")

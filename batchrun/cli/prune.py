@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, print_err, run_options
+from batchrun.cli.arguments import job_argument, job_options, print_err, to_read
 from batchrun.terminal import plural
 
 DAYS = 30
@@ -21,10 +21,8 @@ def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each
     Until then an edited prompt can be changed back, or a removed row come back, at no cost.
     """
     from batchrun.checkpoint import Checkpoint, lock
-    from batchrun.job import merged
 
-    loaded, _environment, options = load(job, run_options(**flags), reads=True)
-    path = merged(loaded.job, options).checkpoint_path
+    path = to_read(job, **flags).job.checkpoint_path
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
     print_err(f"{plural(number, 'answer')} deleted")

@@ -34,18 +34,18 @@ def command(
     with --compare or --before also what changed (`batchrun report JOB --model NAME --compare JOB`). The page is
     self-contained and can be mailed. Without -o the file is NAME.report.html in the output's folder.
     """
-    from batchrun.report import Side, before_edit, report_path, write_report
+    from batchrun.report import report_path, write_report
     from batchrun.terminal import place
 
     if before and other is not None:
         raise click.UsageError("--before and --compare exclude each other")
     with ExitStack() as stack:
-        p, checkpoint = stack.enter_context(opened(job, **flags))
-        side = None
+        answered = stack.enter_context(opened(job, **flags))
+        earlier = None
         if before:
-            side = before_edit(p, checkpoint)
+            earlier = answered.before_edit()
         elif other is not None:
-            side = Side(other.stem, *stack.enter_context(opened(other)))
-        path = output.absolute() if output else report_path(p)
-        write_report(p, checkpoint, path, gold=gold, other=side, samples=not no_samples)
+            earlier = stack.enter_context(opened(other))
+        path = output.absolute() if output else report_path(answered.prepared)
+        write_report(answered, path, gold=gold, other=earlier, samples=not no_samples)
     print_err(f"the report is {place(path, Path.cwd())}")

@@ -1,13 +1,11 @@
 """`batchrun show JOB`: inputs and answers in the terminal."""
 
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_out
+from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_out, print_parts
 from batchrun.terminal import plural
 
 
@@ -39,30 +37,28 @@ def command(
     With --review the rows that most need a look go to a file: edit an answer to correct it, or clear needs_review to
     confirm it, then run `batchrun correct JOB FILE`.
     """
-    from batchrun.report import record, row_record, shown_rows, text_table, write_todo
+    from batchrun.report import record, row_record, shown_rows, write_todo
 
     if review != (output is not None) or (ids and not review):
         raise click.UsageError("--review, -o FILE and --id COLUMN belong together: batchrun show JOB --review -o FILE")
-    encoding = sys.stdout.encoding or "utf-8"
-    width = shutil.get_terminal_size().columns
-    with opened(job, **flags) as (p, checkpoint):
+    with opened(job, **flags) as answered:
         if output is not None:
-            written, order = write_todo(p, checkpoint, output.absolute(), count or 200, ids)
+            written, order = write_todo(answered, output.absolute(), count or 200, ids)
             print_err(f"{plural(written, 'row')} in {output}: {order}")
             return
         if number is not None:
-            print_out("\n".join(record(row_record(p, checkpoint, number), encoding=encoding)))
+            print_out("\n".join(record(row_record(answered, number))))
             return
-        shown = shown_rows(p, checkpoint, count or 10, failed=failed)
-        others = checkpoint.counts().failed
-    what, none = "answered", "no row is answered yet"
+        shown = shown_rows(answered, count or 10, failed=failed)
+        counts = answered.checkpoint.counts()
+    what, none, total = "answered", "no row is answered yet", counts.ok
     if failed:
-        what, none = "failed", "no row has failed"
-    if not shown.rows:
-        print_err(none)
+        what, none, total = "failed", "no row has failed", counts.failed
+    if shown.rows:
+        print_parts([shown])
     else:
-        print_out("\n".join(text_table(shown.header, shown.rows, width=width, encoding=encoding, numbers={0})))
-    if shown.total > len(shown.rows):
-        print_err(f"{len(shown.rows):,} of {plural(shown.total, f'{what} row')}; -n shows more")
-    if others and not failed:
-        print_err(f"{plural(others, 'row')} failed: --failed shows them")
+        print_err(none)
+    if total > len(shown.rows):
+        print_err(f"{len(shown.rows):,} of {plural(total, f'{what} row')}; -n shows more")
+    if counts.failed and not failed:
+        print_err(f"{plural(counts.failed, 'row')} failed: --failed shows them")

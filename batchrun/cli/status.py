@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.cli.arguments import job_argument, job_options, load, print_err, print_json, print_out, run_options
+from batchrun.cli.arguments import job_argument, job_options, print_err, print_json, print_out, to_read
 from batchrun.errors import ExitCode
 from batchrun.terminal import duration, place, plural, printable, when
 
@@ -29,15 +29,13 @@ def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  #
     Nothing is sent.
     """
     from batchrun.checkpoint import Checkpoint
-    from batchrun.job import merged
 
-    loaded, _environment, options = load(job, run_options(**flags), reads=True)
-    merged_job = merged(loaded.job, options)
-    with Checkpoint.open(merged_job.checkpoint_path, read_only=True) as checkpoint:
-        facts = _facts(checkpoint, merged_job)
+    link = to_read(job, **flags)
+    with Checkpoint.open(link.job.checkpoint_path, read_only=True) as checkpoint:
+        facts = _facts(checkpoint, link.job)
         wrong = checkpoint.verify() if verify else []
     if as_json:
-        print_json({"job": loaded.job.name, **facts, "wrong": wrong})
+        print_json({"job": link.job.name, **facts, "wrong": wrong})
     else:
         print_out("\n".join(_lines(facts)))
     if wrong:
@@ -55,13 +53,6 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.report import worth_a_look
 
     counts, runs, plan = checkpoint.counts(), checkpoint.runs(), checkpoint.current_plan()
-    holder = running(checkpoint.path)
-    spent = {
-        "cost_output_usd": counts.cost,
-        "cost_last_run_usd": runs[0].cost if runs else 0,
-        "cost_today_usd": checkpoint.spent(day=utc_day(time.time())),
-        "cost_total_usd": checkpoint.spent(),
-    }
     return {
         "rows": counts.rows,
         "ok": counts.ok,
@@ -69,11 +60,14 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "pending": counts.pending,
         "skipped": counts.skipped,
         "questions": counts.questions,
-        "errors": dict(counts.errors or {}),
+        "errors": counts.errors or {},
         "worth_a_look": worth_a_look(checkpoint),
-        **{name: to_usd(amount) for name, amount in spent.items()},
+        "cost_output_usd": to_usd(counts.cost),
+        "cost_last_run_usd": to_usd(runs[0].cost if runs else 0),
+        "cost_today_usd": to_usd(checkpoint.spent(day=utc_day(time.time()))),
+        "cost_total_usd": to_usd(checkpoint.spent()),
         "cost_kind": cost_kind(job),
-        "running": holder and {"pid": holder.pid, "host": holder.host, "since": holder.since},
+        "running": running(checkpoint.path),
         "job_changed": bool(runs) and runs[0].job != job.text,
         "input_changed": plan is not None and input_changed(plan, job),
         "possibly_billed": checkpoint.possibly_billed(),
@@ -99,29 +93,17 @@ def _batch(batch: "Batch") -> dict[str, Any]:
 def _run(run: "RunInfo") -> dict[str, Any]:
     from batchrun.money import to_usd
 
-    return {
-        "id": run.id,
-        "started_at": run.started_at,
-        "ended_at": run.ended_at,
-        "exit_code": run.exit_code,
-        "reason": run.reason,
-        "requests": run.requests,
-        "cost_usd": to_usd(run.cost),
-        "possibly_billed": run.possibly_billed,
-        "cached": run.cached,
-        "resume_at": run.resume_at,
-        "pid": run.pid,
-        "host": run.host,
-    }
+    names = (
+        "id", "started_at", "ended_at", "exit_code", "reason", "requests", "possibly_billed", "cached", "resume_at",
+        "pid", "host",
+    )  # fmt: skip
+    return {name: getattr(run, name) for name in names} | {"cost_usd": to_usd(run.cost)}
 
 
 def _now(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the differences from the last run's end: a run that is running, a job or an input that changed."""
     if running := facts["running"]:
-        who = f"pid {running['pid']} on {running['host']}"
-        if running["since"]:
-            who += f", since {when(running['since'])}"
-        yield f"running now ({who})"
+        yield f"running now ({running})"
     changed = [name for name, key in (("job file", "job_changed"), ("input", "input_changed")) if facts[key]]
     if changed:
         last = next((f"run {run['id']}" for run in facts["runs"]), "the plan was made")

@@ -170,9 +170,10 @@ def evaluate(  # noqa: PLR0913  (the flags of the command, by name)
         _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env), reads=True) as (p, _, _shown),
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
+        answered = report.OpenJob(p.job.name, p, checkpoint)
         if reviewed:
-            return report.evaluate_reviewed(p, checkpoint, reviewed)
-        return report.evaluate(p, checkpoint, options)
+            return report.evaluate_reviewed(answered, reviewed)
+        return report.evaluate(answered, options)
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""Rows of the input with their answers, as the checkpoint has them now."""
+"""A job that is open for reading, and its rows with their answers as the checkpoint has them now."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import orjson
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.errors import InputError
+from batchrun.errors import InputError, UserError
 from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.records import Status
 from batchrun.runner import outputs
@@ -36,45 +37,87 @@ class AnsweredRow(NamedTuple):
     probabilities: Mapping[str, float | None]
     details: Sequence[Any]
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether its question is answered or failed."""
+        return self.status in {Status.OK, Status.FAILED}
 
-def answered_rows(
-    prepared: Prepared,
-    checkpoint: Checkpoint,
-    columns: Sequence[str],
-    start: int = 0,
-    details: Sequence[str] = (),
-    *,
-    before: bool = False,
-    any_wording: bool = False,
-) -> Iterator[AnsweredRow]:
-    """Yield the rows from position `start` on, in input order, with their cells in `columns` (no name twice).
 
-    `details` are names of the checkpoint's OUTCOME_COLUMNS. `before`: with the answers to the wording before the last
-    edit. Raises UserError where the input is not that of the last run, or the wording (but for `any_wording`, of a
-    trial with --set), InputError if the input changes meanwhile.
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job that is open for reading: its input, and the answers in its checkpoint.
+
+    `before`: it stands for the job before its wording was edited. `any_wording`: the answers may be those to another
+    wording than the job file's, which a trial with --set has.
     """
-    outputs.check_plan(prepared, checkpoint.current_plan(), any_wording=any_wording)
-    for batch in prepared.rows.batches(columns, start, BLOCK):
-        outcomes = checkpoint.outcomes(batch.position, len(batch.rows), (*FIELDS, *details), before=before)
-        if len(outcomes) != len(batch.rows):
-            raise InputError(INPUT_CHANGED)
-        for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
-            status, question, first, cost, seconds, text, *more = outcome
-            values = answer_values(prepared, text) if status == Status.OK else ({}, {})
-            yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, *values, more)
+
+    name: str
+    prepared: Prepared
+    checkpoint: Checkpoint
+    before: bool = False
+    any_wording: bool = False
+
+    def before_edit(self) -> Self:
+        """Return the job before the last edit of its wording. Raises UserError where that is not kept."""
+        if not self.checkpoint.has_before():
+            raise UserError(
+                "--before: the prompt was not edited between the last two plans, or the input changed as well"
+            )
+        return replace(self, name="before", before=True)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of the answer columns."""
+        return tuple(self.prepared.form.columns)
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The columns of the input that the prompt uses; those of the output where it uses none."""
+        return tuple(self.prepared.renderer.columns or self.prepared.kept)
+
+    def check_plan(self) -> None:
+        """Raise UserError where the input is not that of the last run, or the wording."""
+        outputs.check_plan(self.prepared, self.checkpoint.current_plan(), any_wording=self.any_wording)
+
+    def rows(self, columns: Sequence[str] = (), start: int = 0, details: Sequence[str] = ()) -> Iterator[AnsweredRow]:
+        """Yield the rows from position `start` on, in input order, with their cells in `columns` (no name twice).
+
+        `details` are names of the checkpoint's OUTCOME_COLUMNS. Raises UserError as `check_plan` does, InputError if
+        the input changes meanwhile.
+        """
+        self.check_plan()
+        for batch in self.prepared.rows.batches(columns, start, BLOCK):
+            count = len(batch.rows)
+            outcomes = self.checkpoint.outcomes(batch.position, count, (*FIELDS, *details), before=self.before)
+            if len(outcomes) != count:
+                raise InputError(INPUT_CHANGED)
+            for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
+                status, question, first, cost, seconds, text, *more = outcome
+                values = self._values(text) if status == Status.OK else ({}, {})
+                yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, *values, more)
+
+    def repeated(self) -> frozenset[int]:
+        """Return the questions that stand in several rows."""
+        return self.checkpoint.repeated(before=self.before)
+
+    def _values(self, text: str) -> tuple[dict[str, Any], dict[str, float | None]]:
+        """Return the value of each answer column, and its probability where the model gives one."""
+        form = self.prepared.form
+        if form.schema is None:
+            return dict.fromkeys(form.columns, text), {}
+        try:
+            values = orjson.loads(text)
+        except ValueError:  # an answer before an edit that made columns of a text
+            values = {}
+        # A chat model's column may be called NAME_prob, too.
+        probabilities = {one.name: values.get(f"{one.name}_prob") for one in form.questions}
+        return {name: values.get(name) for name in form.columns}, probabilities
 
 
-def answer_values(prepared: Prepared, text: str) -> tuple[dict[str, Any], dict[str, float | None]]:
-    """Return the value of each answer column, and its probability where the model gives one.
-
-    `text` is an answer as the checkpoint keeps it.
-    """
-    if prepared.form.schema is None:
-        return dict.fromkeys(prepared.form.columns, text), {}
-    try:
-        values = orjson.loads(text)
-    except ValueError:  # an answer before an edit that made columns of a text
-        values = {}
-    # A chat model's column may be called NAME_prob, too.
-    probabilities = {one.name: values.get(f"{one.name}_prob") for one in prepared.form.questions}
-    return {name: values.get(name) for name in prepared.form.columns}, probabilities
+def text_of(value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
+    """Return a cell or an answer's value as text: null as an empty text, lists and objects as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        return orjson.dumps(value, default=str).decode()
+    return str(value)

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from batchrun.report.show import text_of
+from batchrun.report.answered import text_of
 
 MOST_BARS = 12
 MOST_VALUES = 5_000

@@ -43,17 +43,12 @@ class Reservoir:
 
 @dataclass(frozen=True, slots=True)
 class AtThreshold:
-    """Of the answers at least that probable: how many of all there are, and how many of them are right."""
+    """Of the answers at least that probable: which share of all they are, how many there are, and are right."""
 
     threshold: float
+    coverage: float
     answers: int
     right: int
-    total: int
-
-    @property
-    def coverage(self) -> float:
-        """The share of all answers."""
-        return self.answers / self.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,7 @@ def at_thresholds(scored: Sequence[Scored]) -> list[AtThreshold]:
     found = []
     for threshold in THRESHOLDS:
         right = [is_right for probability, is_right in scored if probability >= threshold]
-        found.append(AtThreshold(threshold, len(right), sum(right), len(scored)))
+        found.append(AtThreshold(threshold, len(right) / len(scored), len(right), sum(right)))
     return found
 
 

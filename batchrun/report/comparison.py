@@ -2,56 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batchrun.api import cost_kind
-from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
-from batchrun.money import CostKind
-from batchrun.prepare import Prepared
 from batchrun.records import Status, kind_of
-from batchrun.report.answered import AnsweredRow, answered_rows
-from batchrun.report.bars import rounded
-from batchrun.report.evaluation import Bill, Share
+from batchrun.report.answered import AnsweredRow, OpenJob, text_of
+from batchrun.report.figures import JobFigures, Share
 from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
-from batchrun.report.show import text_of
 from batchrun.report.statistics import labels_needed, mcnemar
 
 MOST_LABELS = 200
 """A column with more different answers than this holds texts, not labels."""
 
-
-class Side(NamedTuple):
-    """One of the two jobs, open for reading."""
-
-    name: str
-    prepared: Prepared
-    checkpoint: Checkpoint
-    before: bool = False
-    """Whether it stands for the job before its wording was edited."""
-    any_wording: bool = False
-    """Whether its wording may be another one than the job file's: that of a trial with --set."""
-
-    def rows(self, columns: Sequence[str] = ()) -> Iterator[AnsweredRow]:
-        """Yield its rows with their cells in these columns."""
-        return answered_rows(self.prepared, self.checkpoint, columns, before=self.before, any_wording=self.any_wording)
-
-    def figures(self) -> "JobFigures":
-        """Return figures of the job, still without its rows."""
-        return JobFigures(self.name, cost_kind(self.prepared.job))
-
-    def repeated(self) -> frozenset[int]:
-        """Return its questions that stand in several rows."""
-        return self.checkpoint.repeated(before=self.before)
-
-
-def before_edit(prepared: Prepared, checkpoint: Checkpoint) -> Side:
-    """Return the job before the last edit of its wording. Raises UserError where that is not kept."""
-    if not checkpoint.has_before():
-        raise UserError("--before: the prompt was not edited between the last two plans, or the input changed as well")
-    return Side("before", prepared, checkpoint, before=True)
+Pair = tuple[str | None, str | None]
+"""Both jobs' answers in one column, as they are compared; None where there is none."""
 
 
 @dataclass(slots=True)
@@ -64,6 +29,10 @@ class ColumnComparison:
     total: int = 0
     labels: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
 
+    def pair(self, one: AnsweredRow, other: AnsweredRow) -> Pair:
+        """Return the answers of both jobs' rows in this column."""
+        return self.rule.answer(one.answer.get(self.name)), self.rule.answer(other.answer.get(self.name))
+
     @property
     def shift(self) -> list[tuple[str, int, int]]:
         """Each label with how often either job gave it, most changed first; nothing for texts and numbers."""
@@ -73,39 +42,6 @@ class ColumnComparison:
             return []
         rows = ((name, first[name], second[name]) for name in names)
         return sorted(rows, key=lambda row: (-abs(row[1] - row[2]), -row[1], row[0]))
-
-
-@dataclass(slots=True)
-class JobFigures:
-    """What is known of one job by itself: costs in picodollars, how often which latency came (seconds, rounded)."""
-
-    name: str
-    cost_kind: CostKind
-    bill: Bill = field(default_factory=Bill)
-    failed: int = 0
-    seconds: Counter[float] = field(default_factory=Counter)
-
-    def take(self, row: AnsweredRow) -> None:
-        """Add a row."""
-        self.bill.take(row)
-        if row.first:
-            self.failed += row.status == Status.FAILED
-            if row.seconds is not None and row.status == Status.OK:
-                self.seconds[rounded(row.seconds)] += 1
-
-    @property
-    def cost_per_question(self) -> float | None:
-        """Picodollars; None where nobody reports costs."""
-        return self.bill.per_question(self.cost_kind)
-
-    def latency(self, share: float) -> float | None:
-        """Return the seconds within which this share of the answers came."""
-        wanted = int(share * (self.seconds.total() - 1))
-        for number in sorted(self.seconds):
-            wanted -= self.seconds[number]
-            if wanted < 0:
-                return number
-        return None
 
 
 @dataclass(slots=True)
@@ -165,7 +101,7 @@ class Comparison:
     jobs: tuple[JobFigures, JobFigures]
     columns: list[ColumnComparison]
     left_out: tuple[str, ...]
-    gold: GoldComparison | None
+    gold: GoldComparison | None = None
     rows: int = 0
     differ: int = 0
     unpaired: int = 0
@@ -173,7 +109,7 @@ class Comparison:
 
 
 def compare(
-    first: Side, second: Side, *, gold: GoldOptions | None, on: str | None, keep_rows: bool = False
+    first: OpenJob, second: OpenJob, *, gold: GoldOptions | None, on: str | None, keep_rows: bool = False
 ) -> Comparison:
     """Compare two jobs row by row: by position where they read the same files, else by the column `on`.
 
@@ -181,65 +117,66 @@ def compare(
     is common to both.
     """
     found_gold = gold_of(first.prepared, gold) if gold else None
-    columns, left_out = compared_columns(first.prepared, second.prepared, found_gold)
-    needed = [name for name in (on, found_gold and found_gold.source) if name]
-    names = first.prepared.rows.columns if keep_rows else tuple(dict.fromkeys(needed))
-    jobs = first.figures(), second.figures()
-    found = Comparison(jobs, columns, left_out, GoldComparison(found_gold) if found_gold else None)
+    columns, left_out = compared_columns(first, second, found_gold)
+    names = tuple(dict.fromkeys(name for name in (on, found_gold and found_gold.source) if name))
+    if keep_rows:
+        names = first.prepared.rows.columns
+    found = Comparison((JobFigures.of(first), JobFigures.of(second)), columns, left_out)
+    if found_gold is not None:
+        found.gold = GoldComparison(found_gold)
     walk = _Pairs(found, names, (first.repeated(), second.repeated()), keep_rows=keep_rows)
     if on is not None:
-        for side in (first, second):
-            require_column(side.prepared.rows, on, "--on")
-        _walk_joined(walk, first, second, on)
+        pairs = _joined(first, second, names, on)
     elif first.prepared.rows.files == second.prepared.rows.files:
-        for one, other in zip(first.rows(walk.names), second.rows(), strict=True):
-            walk.take(one, other)
+        pairs = zip(first.rows(names), second.rows(), strict=True)
     else:
         raise UserError("the two jobs read different files: name the column that identifies a row: --on COLUMN")
-    if not walk.found.rows:
+    for pair in pairs:
+        walk.take(*pair)
+    if not found.rows:
         raise UserError("no row is settled in both jobs, so that nothing can be compared")
-    return walk.found
+    return found
 
 
 def compared_columns(
-    first: Prepared, second: Prepared, gold: Gold | None
+    first: OpenJob, second: OpenJob, gold: Gold | None
 ) -> tuple[list[ColumnComparison], tuple[str, ...]]:
     """Return the answer columns to compare: that of gold, else all common ones; texts where there are no others."""
-    common = [name for name in first.form.columns if name in second.form.columns]
+    common = [name for name in first.answers if name in second.answers]
     if gold is not None and gold.answer not in common:
         raise UserError(f'--gold: the second job has no answer column "{gold.answer}"')
     if not common:
         raise UserError("the two jobs have no answer column in common")
     if gold is not None:
         return [ColumnComparison(gold.answer, gold.rule)], ()
-    kinds = {name: kind_of(first.form.columns[name]) for name in common}
+    kinds = {name: kind_of(first.prepared.form.columns[name]) for name in common}
     # A reason in free text differs in every row, and would make every row one that differs.
     chosen = [name for name in common if kinds[name] != "text"] or common
-    rules = [ColumnComparison(name, Rule(kinds[name], ignore_case=False, tolerance=_ZERO)) for name in chosen]
-    return rules, tuple(name for name in common if name not in chosen)
+    left_out = tuple(name for name in common if name not in chosen)
+    return [ColumnComparison(name, Rule(kinds[name])) for name in chosen], left_out
 
 
-_ZERO = GoldOptions("").tolerance
+def _joined(
+    first: OpenJob, second: OpenJob, names: Sequence[str], on: str
+) -> Iterator[tuple[AnsweredRow | None, AnsweredRow | None]]:
+    """Yield rows paired by a column; the second job's rows are held in memory."""
+    for job in (first, second):
+        require_column(job.prepared.rows, on, "--on")
+    others = dict(_keyed(second, (on,), on))
+    for key, row in _keyed(first, names, on):
+        yield row, others.pop(key, None)
+    yield from ((None, row) for row in others.values())
 
 
-def _walk_joined(walk: "_Pairs", first: Side, second: Side, on: str) -> None:
-    """Pair rows by a column; the second job's rows are held in memory."""
-    others: dict[str, AnsweredRow] = {}
-    for row in second.rows((on,)):
-        key = text_of(row.cells[0])
-        if key in others:  # which of its rows to compare with, nobody could say
-            raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {second.name}')
-        others[key] = row
-    place = walk.names.index(on)
-    seen = set()
-    for row in first.rows(walk.names):
+def _keyed(job: OpenJob, names: Sequence[str], on: str) -> Iterator[tuple[str, AnsweredRow]]:
+    """Yield rows with their texts in a column. Raises UserError where one comes twice: nobody could say which row."""
+    place, seen = names.index(on), set()
+    for row in job.rows(names):
         key = text_of(row.cells[place])
         if key in seen:
-            raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {first.name}')
+            raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {job.name}')
         seen.add(key)
-        walk.take(row, others.pop(key, None))
-    for row in others.values():
-        walk.take(None, row)
+        yield key, row
 
 
 class _Pairs:
@@ -257,13 +194,13 @@ class _Pairs:
         for figures, row in zip(found.jobs, (one, other), strict=True):
             if row is not None:
                 figures.take(row)
-        settled = [row for row in (one, other) if row is not None and row.status in {Status.OK, Status.FAILED}]
+        settled = [row for row in (one, other) if row is not None and row.is_settled]
         if one is None or other is None or len(settled) < 2:  # noqa: PLR2004  (both)
             found.unpaired += bool(settled)
             return
         found.rows += 1
-        pairs = [(normal(column, one), normal(column, other)) for column in found.columns]
-        differs = any(not equal(column.rule, *pair) for column, pair in zip(found.columns, pairs, strict=True))
+        pairs = [column.pair(one, other) for column in found.columns]
+        differs = any(not column.rule.equal(*pair) for column, pair in zip(found.columns, pairs, strict=True))
         gold = None
         if found.gold is not None:
             right = found.gold.gold
@@ -280,14 +217,12 @@ class _Pairs:
             self._seen.add(key)
         self._count(one, other, pairs, gold)
 
-    def _count(
-        self, one: AnsweredRow, other: AnsweredRow, pairs: list[tuple[str | None, str | None]], gold: str | None
-    ) -> None:
+    def _count(self, one: AnsweredRow, other: AnsweredRow, pairs: list[Pair], gold: str | None) -> None:
         found = self.found
         if one.status == other.status == Status.OK:
             for column, (first, second) in zip(found.columns, pairs, strict=True):
                 column.total += 1
-                column.equal += equal(column.rule, first, second)
+                column.equal += column.rule.equal(first, second)
                 for counter, value in zip(column.labels, (first, second), strict=True):
                     # Beyond that they are texts, which nobody counts.
                     if len(counter) <= MOST_LABELS:
@@ -299,23 +234,3 @@ class _Pairs:
         found.gold.neither += not any(right)
         found.gold.breaks += right == [True, False]
         found.gold.fixes += right == [False, True]
-
-
-def normal(column: ColumnComparison, row: AnsweredRow) -> str | None:
-    """Return a row's answer in one column, as its rule compares it; None where it has none."""
-    value = row.answer.get(column.name)
-    if value is None:
-        return None
-    with suppress(ValueError):
-        return column.rule.normal(value)
-    return text_of(value)  # the second job has answers of another kind
-
-
-def equal(rule: Rule, first: str | None, second: str | None) -> bool:
-    """Compare two answers; None stands for a missing one."""
-    if first is None or second is None:
-        return first is second
-    try:
-        return rule.equal(first, second)
-    except ArithmeticError:
-        return first == second

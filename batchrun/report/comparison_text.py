@@ -6,18 +6,14 @@ from typing import Any
 
 import polars as pl
 
-from batchrun.checkpoint import Checkpoint
-from batchrun.money import cost
-from batchrun.prepare import Prepared
-from batchrun.report.comparison import ChangedRow, Comparison, GoldComparison, JobFigures
-from batchrun.report.evaluation import Share, money, percent, usd
-from batchrun.report.show import text_of
+from batchrun.report.answered import OpenJob, text_of
+from batchrun.report.comparison import Comparison, GoldComparison
+from batchrun.report.figures import MEDIAN, SLOW, JobFigures, Share, percent
 from batchrun.report.texttable import Table
 from batchrun.table import check_writable, write_output
 from batchrun.terminal import plural
 
 SHOWN_LABELS = 15
-MEDIAN, SLOW = 0.5, 0.95
 
 
 def comparison_facts(found: Comparison) -> dict[str, Any]:
@@ -38,7 +34,7 @@ def comparison_facts(found: Comparison) -> dict[str, Any]:
         ],
         "left_out": found.left_out,
         "gold": _gold_facts(found.gold) if found.gold else None,
-        "jobs": [job_facts(*pair) for pair in zip(found.jobs, accuracies, strict=True)],
+        "jobs": [job.facts(accuracy) for job, accuracy in zip(found.jobs, accuracies, strict=True)],
     }
 
 
@@ -56,32 +52,10 @@ def _gold_facts(gold: GoldComparison) -> dict[str, Any]:
     }
 
 
-def job_facts(job: JobFigures, accuracy: Share | None) -> dict[str, Any]:
-    """Return the figures of one job for JSON."""
-    return {
-        "job": job.name,
-        "accuracy": accuracy and accuracy.facts(),
-        "failed": job.failed,
-        "cost_per_1000_usd": usd(job.cost_per_question, 1_000),
-        "cost_per_right_usd": usd(_per_right(job, accuracy)),
-        "cost_kind": job.cost_kind,
-        "latency_median_s": job.latency(MEDIAN),
-        "latency_p95_s": job.latency(SLOW),
-    }
-
-
-def _per_right(job: JobFigures, accuracy: Share | None) -> float | None:
-    if job.cost_per_question is None or accuracy is None or not accuracy.value:
-        return None
-    return job.cost_per_question / accuracy.value
-
-
-def comparison_lines(found: Comparison, *, width: int, encoding: str) -> Iterator[str]:
-    """Yield a comparison as lines for a terminal."""
+def comparison_parts(found: Comparison) -> Iterator[str | Table]:
+    """Yield a comparison for a terminal: sentences and tables."""
     yield from sentences(found)
-    for table in tables(found):
-        yield ""
-        yield from table.lines(width, encoding)
+    yield from tables(found)
 
 
 def sentences(found: Comparison) -> Iterator[str]:
@@ -121,19 +95,19 @@ def _advice(gold: GoldComparison, first: str, second: str) -> str:
 
 def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
     """Yield what each job costs and how long it takes, side by side; then how often each of the `labels` came."""
-    rows: list[tuple[str, ...]] = []
+    jobs, rows = found.jobs, list[tuple[str, ...]]()
     if found.gold is not None:
-        accuracies = found.gold.accuracies
-        rows.append(("right", *(percent(share.value) for share in accuracies)))
-        per_right = [_per_right(*pair) for pair in zip(found.jobs, accuracies, strict=True)]
-        rows.append(("cost per right answer", *map(side_money, found.jobs, per_right)))
+        pairs = list(zip(jobs, found.gold.accuracies, strict=True))
+        rows.append(("right", *(percent(share.value) for _, share in pairs)))
+        rows.append(("cost per right answer", *(job.money(job.cost_per_right(share)) for job, share in pairs)))
     rows += [
-        ("cost per 1,000", *(side_money(job, job.cost_per_question, 1_000) for job in found.jobs)),
-        ("median latency", *(seconds(job.latency(MEDIAN)) for job in found.jobs)),
-        ("95 % within", *(seconds(job.latency(SLOW)) for job in found.jobs)),
-        ("failed questions", *(f"{job.failed:,}" for job in found.jobs)),
+        ("cost per 1,000", *(job.mean_cost(1_000) for job in jobs)),
+        ("median latency", *(job.latency_text(MEDIAN) for job in jobs)),
+        ("95 % within", *(job.latency_text(SLOW) for job in jobs)),
+        ("failed questions", *(f"{job.failed:,}" for job in jobs)),
     ]
-    yield Table(("", *(job.name for job in found.jobs)), rows, {1, 2})
+    names = [job.name for job in jobs]
+    yield Table(("", *names), rows, {1, 2})
     for column in found.columns:
         if labels and (shift := column.shift):
             shown = shift[:SHOWN_LABELS]
@@ -141,47 +115,36 @@ def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
             title = ""
             if len(shift) > SHOWN_LABELS:
                 title = f"the {SHOWN_LABELS} of {len(shift)} labels that changed most (--json has all)"
-            header = (column.name, *(job.name for job in found.jobs), "change")
-            yield Table(header, counts, {1, 2, 3}, title)
+            yield Table((column.name, *names, "change"), counts, {1, 2, 3}, title)
 
 
-def side_money(job: JobFigures, amount: float | None, times: int = 1) -> str:
-    """Return a mean cost of one job (picodollars, times a number of questions) for people."""
-    return cost(0, job.cost_kind) if amount is None else money(amount * times, job.cost_kind)
-
-
-def seconds(number: float | None) -> str:
-    """Return a latency for people."""
-    return "-" if number is None else f"{number:.2f} s"
-
-
-def write_changed(prepared: Prepared, checkpoints: tuple[Checkpoint, Checkpoint], found: Comparison, path: Path) -> int:
+def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) -> int:
     """Write the rows that differ to `path`; return their number. Raises UserError, or StorageError for a bad disk.
 
-    Columns: `row` (from 1), those of the first input, each compared answer of both jobs as text, gold.
+    Columns: those of the first input, `row` (from 1), each compared answer of both jobs as text, gold.
     """
-    check_writable(path, [*(Path(file.path) for file in prepared.rows.files), *(one.path for one in checkpoints)])
+    rows, first = jobs[0].prepared.rows, jobs[0]
+    check_writable(path, [*(Path(file.path) for file in rows.files), *(job.checkpoint.path for job in jobs)])
     names = [job.name for job in found.jobs]
     if names[0] == names[1]:
         names = [f"{name}_{number}" for number, name in enumerate(names, 1)]
-    columns: dict[str, tuple[pl.DataType, list[Any]]] = {}
+    columns: list[pl.Series] = []
 
-    def add(name: str, dtype: pl.DataType, values: list[Any]) -> None:
-        while name in columns:
+    def add(name: str, values: list[Any], dtype: pl.DataType) -> None:
+        while any(name == column.name for column in columns):
             name += "_"
-        columns[name] = (dtype, values)
+        columns.append(pl.Series(name, values, dtype))
 
-    rows: list[ChangedRow] = found.changed
-    for name in prepared.rows.columns:
-        add(name, prepared.rows.schema[name], [row.cells[name] for row in rows])
-    add("row", pl.Int64(), [row.number for row in rows])
+    for name in rows.columns:
+        add(name, [row.cells[name] for row in found.changed], rows.schema[name])
+    add("row", [row.number for row in found.changed], pl.Int64())
     for column in found.columns:
-        both = [row.first for row in rows], [row.second for row in rows]
+        both = [row.first for row in found.changed], [row.second for row in found.changed]
         for name, answers in zip(names, both, strict=True):
             values = [answer.get(column.name) for answer in answers]
-            add(f"{column.name}_{name}", pl.String(), [None if value is None else text_of(value) for value in values])
+            texts = [None if value is None else text_of(value) for value in values]
+            add(f"{column.name}_{name}", texts, pl.String())
     if found.gold is not None:
-        add("right", pl.String(), [row.gold for row in rows])
-    schema = {name: dtype for name, (dtype, _) in columns.items()}
-    frame = pl.DataFrame({name: values for name, (_, values) in columns.items()}, schema=schema)
-    return write_output(iter([frame]), path, schema=schema, csv=prepared.job.output.csv).rows
+        add("right", [row.gold for row in found.changed], pl.String())
+    frame = pl.DataFrame(columns)
+    return write_output(iter([frame]), path, schema=dict(frame.schema), csv=first.prepared.job.output.csv).rows

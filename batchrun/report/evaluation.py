@@ -1,54 +1,22 @@
 """How many answers are right: accuracy with its interval, scores of labels, confusions, the cost of a right answer."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from batchrun.api import cost_kind
-from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
-from batchrun.money import PER_USD, CostKind, Pico, cost
-from batchrun.prepare import Prepared
 from batchrun.records import Status, kind_of
-from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.answered import AnsweredRow, OpenJob
 from batchrun.report.calibration import Reservoir, Scored
+from batchrun.report.figures import JobFigures, Share, usd
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
-from batchrun.report.statistics import LabelScores, label_scores, wilson
+from batchrun.report.statistics import LabelScores, label_scores
 from batchrun.runner import Corrections
 
 MOST_CLASSES, MOST_PAIRS = 200, 40_000
 """More different gold values, or pairs of gold and answer, are not labels but texts."""
 
 SHOWN_ROWS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share of questions with its 95 % interval (Wilson)."""
-
-    right: int
-    total: int
-
-    @property
-    def value(self) -> float | None:
-        """The share from 0 to 1; None of nothing."""
-        return self.right / self.total if self.total else None
-
-    def of(self, noun: str) -> str:
-        """Return the counts, the share and its interval for people; `noun` is in the plural."""
-        low, high = map(percent, wilson(self.right, self.total))
-        return f"{self.counts(noun)}, 95 % interval {low} to {high}"
-
-    def counts(self, noun: str) -> str:
-        """Return the counts and the share for people, without the interval."""
-        return f"{self.right:,} of {self.total:,} {noun}: {percent(self.value)}"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
-        low, high = wilson(self.right, self.total)
-        return {"value": self.value, "low": low, "high": high, "right": self.right, "n": self.total}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +36,7 @@ class Evaluation:
     `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
     `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
     be right if case did not count. `reviewed`: gold are corrections, of rows that were picked. `scored` holds the
-    probability of each answer that has one. Money is in USD: the mean of all settled questions; None where unknown.
+    probability of each answer that has one. `job` are the figures of all its settled questions, also without gold.
     """
 
     gold: Gold
@@ -79,17 +47,19 @@ class Evaluation:
     other_case: int
     labels: list[LabelScores]
     confusions: list[Confusion]
-    cost_per_question_usd: float | None
-    cost_kind: CostKind
+    job: JobFigures
     scored: list[Scored]
     reviewed: bool = False
 
     @property
+    def cost_per_question_usd(self) -> float | None:
+        """The mean in USD; None where nobody reports costs."""
+        return usd(self.job.cost_per_question)
+
+    @property
     def cost_per_right_usd(self) -> float | None:
-        """USD for each right answer."""
-        if self.cost_per_question_usd is None or not self.accuracy.value:
-            return None
-        return self.cost_per_question_usd / self.accuracy.value
+        """USD for each right answer; None where there is none, or nobody reports costs."""
+        return usd(self.job.cost_per_right(self.accuracy))
 
     @property
     def macro_f1(self) -> float | None:
@@ -98,52 +68,27 @@ class Evaluation:
         return sum(scores) / len(scores) if scores else None
 
 
-def evaluate(
-    prepared: Prepared, checkpoint: Checkpoint, options: GoldOptions, *, any_wording: bool = False
-) -> Evaluation:
-    """Compare a job's answers with gold; `any_wording` as for `answered_rows`.
-
-    Raises UserError where no settled row has gold, and as `gold_of` does.
-    """
-    gold = gold_of(prepared, options)
-    walk = _Questions(gold, checkpoint.repeated())
-    for row in answered_rows(prepared, checkpoint, (gold.source,), any_wording=any_wording):
+def evaluate(job: OpenJob, options: GoldOptions) -> Evaluation:
+    """Compare a job's answers with gold. Raises UserError where no settled row has gold, and as `gold_of` does."""
+    gold = gold_of(job.prepared, options)
+    walk = _Questions(job, gold)
+    for row in job.rows((gold.source,)):
         walk.take(row, gold.of(row.cells[0], row.position))
-    return walk.evaluation(cost_kind(prepared.job))
+    return walk.evaluation()
 
 
-def evaluate_reviewed(prepared: Prepared, checkpoint: Checkpoint, name: str) -> Evaluation:
+def evaluate_reviewed(job: OpenJob, name: str) -> Evaluation:
     """Compare the model's answers with what a person corrected or confirmed. Raises UserError if that is nothing."""
-    corrections = Corrections(prepared.job)
-    answer = answer_named(tuple(prepared.form.columns), name, "")
-    rule = Rule(kind_of(prepared.form.columns[answer]), ignore_case=False, tolerance=Decimal(0))
-    gold = Gold(answer, corrections.path.name, rule, "")
-    columns = corrections.columns(prepared.rows.columns)
-    walk = _Questions(gold, checkpoint.repeated())
-    for row in answered_rows(prepared, checkpoint, columns):
+    corrections = Corrections(job.prepared.job)
+    answer = answer_named(job.answers, name, "")
+    gold = Gold(answer, corrections.path.name, Rule(kind_of(job.prepared.form.columns[answer])), "")
+    columns = corrections.columns(job.prepared.rows.columns)
+    walk = _Questions(job, gold)
+    for row in job.rows(columns):
         found = corrections.find(dict(zip(columns, row.cells, strict=True)))
         walk.take(row, gold.of(found and found.answer.get(gold.answer), row.position))
     # Probabilities of the least sure answers say nothing about a threshold for all.
-    return replace(walk.evaluation(cost_kind(prepared.job)), reviewed=True, scored=[])
-
-
-@dataclass(slots=True)
-class Bill:
-    """What the settled questions of a job cost together; picodollars."""
-
-    cost: int = 0
-    settled: int = 0
-
-    def take(self, row: AnsweredRow) -> None:
-        """Add a row: its question counts once."""
-        self.cost += row.cost
-        self.settled += row.first and row.status in {Status.OK, Status.FAILED}
-
-    def per_question(self, kind: CostKind) -> float | None:
-        """Return the mean in picodollars; None where nobody reports costs, and of nothing."""
-        if not self.settled or (kind == CostKind.UNKNOWN and not self.cost):
-            return None
-        return self.cost / self.settled
+    return replace(walk.evaluation(), reviewed=True, scored=[])
 
 
 class _Judged(NamedTuple):
@@ -165,12 +110,12 @@ class _Repeated(NamedTuple):
 class _Questions:
     """Takes rows; equal rows are one question, whose gold is the most frequent of its rows.
 
-    Only the questions that stand in several rows are held in memory: see `Checkpoint.repeated`.
+    Only the questions that stand in several rows are held in memory: see `OpenJob.repeated`.
     """
 
-    def __init__(self, gold: Gold, repeated: Collection[int]) -> None:
-        self._gold, self._bill, self._ids = gold, Bill(), repeated
-        self._repeated: dict[int, _Repeated] = {}
+    def __init__(self, job: OpenJob, gold: Gold) -> None:
+        self._gold, self._figures, self._ids = gold, JobFigures.of(job), job.repeated()
+        self._repeated: dict[int | None, _Repeated] = {}
         self._pending: set[int | None] = set()
         self._total = self._right = self._answered = self._open = self._other_case = 0
         self._golds: set[str] = set()
@@ -180,7 +125,7 @@ class _Questions:
 
     def take(self, row: AnsweredRow, gold: str | None) -> None:
         """Take one row and its gold; without gold it counts only for the cost."""
-        self._bill.take(row)
+        self._figures.take(row)
         if row.status == Status.SKIPPED or gold is None:
             return
         # Most questions stand in one row: only the others are held, so that ten million rows need no memory.
@@ -191,12 +136,13 @@ class _Questions:
             else:
                 self._open += 1
             return
-        if row.question is not None and is_repeated and row.question in self._repeated:
-            self._repeated[row.question].golds[gold] += 1
+        if (known := self._repeated.get(row.question)) is not None:
+            known.golds[gold] += 1
             return
         self._answered += row.status == Status.OK
-        judged = _Judged(gold, answer_of(row, self._gold), row.position, row.probabilities.get(self._gold.answer))
-        if row.question is not None and is_repeated:
+        answer = self._gold.rule.answer(row.answer.get(self._gold.answer))
+        judged = _Judged(gold, answer, row.position, row.probabilities.get(self._gold.answer))
+        if is_repeated:
             self._repeated[row.question] = _Repeated(judged, Counter([gold]))
         else:
             self._count(judged)
@@ -218,7 +164,7 @@ class _Questions:
         if not is_right:
             self._rows[pair] = sorted([*self._rows[pair], one.position + 1])[:SHOWN_ROWS]
 
-    def evaluation(self, kind: CostKind) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         """Return the evaluation."""
         for first, golds in self._repeated.values():
             self._count(first._replace(gold=golds.most_common(1)[0][0]))
@@ -241,32 +187,10 @@ class _Questions:
             self._other_case,
             label_scores(self._pairs),
             self._confusions(),
-            usd(self._bill.per_question(kind)),
-            kind,
+            self._figures,
             self._scored.scored,
         )
 
     def _confusions(self) -> list[Confusion]:
         found = [Confusion(*pair, self._pairs[pair], tuple(rows)) for pair, rows in self._rows.items()]
         return sorted(found, key=lambda one: (-one.questions, one.gold, one.answer or ""))
-
-
-def answer_of(row: AnsweredRow, gold: Gold) -> str | None:
-    """Return a row's answer in the normal form of gold's rule; None where it has none."""
-    value = row.answer.get(gold.answer)
-    return None if value is None else gold.rule.normal(value)
-
-
-def money(amount: float, kind: CostKind) -> str:
-    """Return a mean amount (picodollars) for people."""
-    return cost(Pico(round(amount)), kind)
-
-
-def usd(amount: float | None, times: int = 1) -> float | None:
-    """Return picodollars as USD for JSON."""
-    return None if amount is None else amount * times / PER_USD
-
-
-def percent(share: float | None) -> str:
-    """Return a share for people; a dash where there is none."""
-    return "-" if share is None else f"{share:.1%}".replace("%", " %")

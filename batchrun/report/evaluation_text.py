@@ -1,9 +1,8 @@
 """An evaluation for people and for programs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from batchrun.money import cost, from_usd
 from batchrun.report.calibration import (
     FEW,
     FEWEST,
@@ -13,8 +12,8 @@ from batchrun.report.calibration import (
     expected_error,
     threshold_for,
 )
-from batchrun.report.evaluation import Confusion, Evaluation, Share, percent
-from batchrun.report.statistics import LabelScores
+from batchrun.report.evaluation import Evaluation
+from batchrun.report.figures import Share, percent
 from batchrun.report.texttable import Table
 from batchrun.terminal import plural
 
@@ -23,56 +22,33 @@ SHOWN_LABELS, SHOWN_CONFUSIONS = 20, 10
 
 def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
     """Return an evaluation for JSON: shares from 0 to 1, money in USD. `minimum`: the accuracy that is wanted."""
-    per_question = found.cost_per_question_usd
+    accuracy = found.accuracy.facts()
+    if found.reviewed:  # rows that were picked have no interval
+        accuracy |= {"low": None, "high": None}
     return {
         "answer": found.gold.answer,
         "gold": found.gold.column,
         "compared": str(found.gold.rule),
-        "accuracy": _accuracy_facts(found),
+        "accuracy": accuracy,
         "reviewed": found.reviewed,
         "accuracy_answered": found.answered.facts(),
         "failed": found.accuracy.total - found.answered.total,
         "pending": found.pending,
         "contradictory": found.contradictory,
         "macro_f1": found.macro_f1,
-        "labels": [_label_facts(one) for one in found.labels],
-        "confusions": [
-            {"gold": one.gold, "answer": one.answer, "questions": one.questions, "rows": one.rows}
-            for one in found.confusions
-        ],
+        "labels": found.labels,
+        "confusions": found.confusions,
         "calibration": _calibration_facts(found.scored, minimum) if found.scored else None,
-        "cost_per_1000_usd": None if per_question is None else per_question * 1_000,
-        "cost_per_right_usd": found.cost_per_right_usd,
-        "cost_kind": found.cost_kind,
+        **found.job.cost_facts(found.accuracy),
     }
 
 
-def _accuracy_facts(found: Evaluation) -> dict[str, Any]:
-    facts = found.accuracy.facts()
-    if found.reviewed:  # rows that were picked have no interval
-        facts |= {"low": None, "high": None}
-    return facts
-
-
-def _label_facts(one: LabelScores) -> Mapping[str, Any]:
-    return {name: getattr(one, name) for name in ("label", "precision", "recall", "f1", "support", "answered")}
-
-
 def _calibration_facts(scored: list[Scored], minimum: float | None) -> dict[str, Any]:
-    chosen = _chosen(scored, minimum)
     return {
         "n": len(scored),
         "expected_calibration_error": expected_error(scored),
-        "thresholds": [
-            {
-                "threshold": one.threshold,
-                "coverage": one.coverage,
-                "answers": one.answers,
-                "right": one.right,
-            }
-            for one in at_thresholds(scored)
-        ],
-        "threshold": chosen and {name: getattr(chosen, name) for name in ("threshold", "accuracy", "coverage")},
+        "thresholds": at_thresholds(scored),
+        "threshold": _chosen(scored, minimum),
     }
 
 
@@ -80,35 +56,33 @@ def _chosen(scored: list[Scored], minimum: float | None) -> Chosen | None:
     return None if minimum is None or len(scored) < FEWEST else threshold_for(scored, minimum)
 
 
-def evaluation_lines(found: Evaluation, *, width: int, encoding: str, minimum: float | None = None) -> Iterator[str]:
-    """Yield an evaluation as lines for a terminal."""
+def evaluation_parts(found: Evaluation, minimum: float | None = None) -> Iterator[str | Table]:
+    """Yield an evaluation for a terminal: sentences and tables."""
     yield from sentences(found)
     if found.scored:
-        yield ""
-        yield from calibration_sentences(found.scored, minimum)
-        yield from calibration_table(found.scored).lines(width, encoding)
+        yield calibration_table(found.scored, minimum)
     if found.labels:
-        yield ""
-        yield from _label_table(found).lines(width, encoding)
+        yield _label_table(found)
     if found.confusions:
-        yield ""
-        rows = [
-            (one.gold, "(no answer)" if one.answer is None else one.answer, f"{one.questions:,}", _rows(one))
-            for one in found.confusions[:SHOWN_CONFUSIONS]
-        ]
-        yield from Table(("gold", "answer", "questions", "rows"), rows, {2}).lines(width, encoding)
+        rows = []
+        for one in found.confusions[:SHOWN_CONFUSIONS]:
+            more = ["…"] if one.questions > len(one.rows) else []
+            answer = "(no answer)" if one.answer is None else one.answer
+            rows.append((one.gold, answer, f"{one.questions:,}", ", ".join([*map(str, one.rows), *more])))
+        yield Table(("gold", "answer", "questions", "rows"), rows, {2})
 
 
 def sentences(found: Evaluation) -> Iterator[str]:
     """Yield how many answers are right, the counts behind that, and the cost of a right answer."""
-    gold = found.gold
+    gold, job = found.gold, found.job
     if found.reviewed:
-        yield f'a person agrees with the model\'s "{gold.answer}" in {found.accuracy.counts("reviewed questions")}'
+        agreement = found.accuracy.of("reviewed questions", interval=False)
+        yield f'a person agrees with the model\'s "{gold.answer}" in {agreement}'
         yield "  reviewed rows were picked, not drawn at random: this says nothing about the other rows"
     else:
         yield f'"{gold.answer}" equals "{gold.column}" for {found.accuracy.of("distinct questions")}'
     if failed := found.accuracy.total - found.answered.total:
-        answered = found.answered.counts("questions") if found.reviewed else found.answered.of("questions")
+        answered = found.answered.of("questions", interval=not found.reviewed)
         yield f"  {plural(failed, 'failed question')} counted as wrong; without them {answered}"
     yield f"  compared {gold.rule}"
     if found.other_case and not gold.rule.ignore_case:
@@ -117,16 +91,13 @@ def sentences(found: Evaluation) -> Iterator[str]:
         yield f"  {plural(found.contradictory, 'question')} with different gold in equal rows; the most frequent counts"
     if found.pending:
         yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
-    yield _money(found)
-
-
-def _money(found: Evaluation) -> str:
-    if found.cost_per_question_usd is None:
-        return cost(0, found.cost_kind)
-    text = f"cost: {cost(from_usd(found.cost_per_question_usd * 1_000), found.cost_kind)} per 1,000 questions"
-    if found.cost_per_right_usd is None:
-        return text
-    return f"{text}, {cost(from_usd(found.cost_per_right_usd), found.cost_kind)} per right answer"
+    if job.cost_per_question is None:
+        yield job.money(None)
+        return
+    costs = f"cost: {job.mean_cost(1_000)} per 1,000 questions"
+    if (per_right := job.cost_per_right(found.accuracy)) is not None:
+        costs += f", {job.money(per_right)} per right answer"
+    yield costs
 
 
 def calibration_sentences(scored: list[Scored], minimum: float | None = None) -> Iterator[str]:
@@ -147,13 +118,14 @@ def calibration_sentences(scored: list[Scored], minimum: float | None = None) ->
             yield f"  {len(scored)} labelled questions are few for a threshold: label {FEW} to rely on it"
 
 
-def calibration_table(scored: list[Scored]) -> Table:
-    """Return coverage and accuracy at some thresholds."""
+def calibration_table(scored: list[Scored], minimum: float | None = None) -> Table:
+    """Return coverage and accuracy at some thresholds, under sentences on what the probabilities are worth."""
     rows = [
         (f"{one.threshold:g}", percent(one.coverage), percent(Share(one.right, one.answers).value))
         for one in at_thresholds(scored)
     ]
-    return Table(("at least", "coverage", "right"), rows, {0, 1, 2})
+    title = "\n".join(calibration_sentences(scored, minimum))
+    return Table(("at least", "coverage", "right"), rows, {0, 1, 2}, title)
 
 
 def _label_table(found: Evaluation) -> Table:
@@ -166,10 +138,3 @@ def _label_table(found: Evaluation) -> Table:
     ]
     rows.append(("mean of all labels", "", "", percent(found.macro_f1), f"{found.accuracy.total:,}"))
     return Table(("label", "precision", "recall", "F1", "support"), rows, {1, 2, 3, 4}, title)
-
-
-def _rows(one: Confusion) -> str:
-    shown = list(map(str, one.rows))
-    if one.questions > len(one.rows):
-        shown.append("…")
-    return ", ".join(shown)

@@ -7,24 +7,20 @@ import base64
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.checkpoint import Checkpoint
 from batchrun.money import PER_USD
-from batchrun.prepare import Prepared
 from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
-from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.bars import Tally, is_number, rounded
-from batchrun.report.comparison import ColumnComparison, Side, compared_columns, equal, normal
-from batchrun.report.evaluation import answer_of
+from batchrun.report.comparison import ColumnComparison, compared_columns
 from batchrun.report.gold import Gold
-from batchrun.report.show import text_of
 from batchrun.runner import Correction, Corrections
 
 MOST_ROWS, MOST_FAILED = 100_000, 10_000
@@ -42,10 +38,8 @@ SAMPLES = 3
 LONGEST, SHORTEST = 700, 24
 """Characters of a cell that are shown: fewer where there are many rows."""
 
-_DETAILS = (
-    "error_type", "error_message", "raw", "model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens",
-    "cache_write_tokens",
-)  # fmt: skip
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens")
+_DETAILS = ("error_type", "error_message", "raw", "model", "provider", *_TOKENS)
 _CHANGES = {(False, True): "fixed", (True, False): "broken", (True, True): "changed", (False, False): "changed"}
 """What another answer means, by whether it and the one before are right: (before, now)."""
 
@@ -67,7 +61,7 @@ class Gathered:
     """What the walk found. `rows` is gzip as base64, a row a line.
 
     `fields` names the values of a row: its number and status, `inputs` columns of the input, the `columns` of the
-    answer, their `probabilities`, and others.
+    answer, their `probabilities`, and others. `tokens` are sums over all questions, by kind.
     """
 
     fields: tuple[str, ...]
@@ -77,10 +71,7 @@ class Gathered:
     seconds: Tally = field(default_factory=Tally)
     cost: Tally = field(default_factory=Tally)
     questions: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
+    tokens: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_TOKENS, 0)))
     models: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[FailedRow]] = field(default_factory=lambda: defaultdict(list))
     first_request: tuple[tuple[str, str], ...] = ()
@@ -92,28 +83,25 @@ class Gathered:
         """The place of the first answer in a row."""
         return 2 + self.inputs
 
-    def place(self, name: str) -> int:
-        """Return the place of one of the values behind the answers; -1 where rows have no such value."""
-        behind = self.fields[self.behind :]
-        return self.behind + behind.index(name) if name in behind else -1
-
     @property
     def behind(self) -> int:
         """The first place behind the answers and their probabilities."""
         return self.first_answer + len(self.columns) + len(self.probabilities)
 
+    def place(self, name: str) -> int:
+        """Return the place of one of the values behind the answers; -1 where rows have no such value."""
+        behind = self.fields[self.behind :]
+        return self.behind + behind.index(name) if name in behind else -1
 
-def gather(
-    prepared: Prepared, checkpoint: Checkpoint, *, gold: Gold | None, other: Side | None = None, samples: bool
-) -> Gathered:
+
+def gather(job: OpenJob, *, gold: Gold | None, other: OpenJob | None = None, samples: bool) -> Gathered:
     """Walk over all rows, next to those of the `other` job on the same input. Without `samples` no text is kept.
 
     Raises UserError where input or wording are not those of the last run, InputError if the input changes meanwhile.
     """
-    counts = checkpoint.counts()
-    walk = _Walk(prepared, gold, other, rows=counts.rows, settled=counts.rows - counts.pending, samples=samples)
+    walk = _Walk(job, gold, other, samples=samples)
     others: Iterable[AnsweredRow | None] = other.rows() if other else repeat(None)
-    for row, other_row in zip(answered_rows(prepared, checkpoint, walk.names, details=_DETAILS), others, strict=False):
+    for row, other_row in zip(job.rows(walk.names, details=_DETAILS), others, strict=False):
         walk.take(row, other_row)
     walk.found.rows = base64.b64encode(walk.packed + walk.packer.flush()).decode()
     return walk.found
@@ -122,45 +110,41 @@ def gather(
 class _Walk:
     """Takes one row after the other."""
 
-    def __init__(
-        self, prepared: Prepared, gold: Gold | None, other: Side | None, *, rows: int, settled: int, samples: bool
-    ) -> None:
-        self._prepared, self._gold, self._samples = prepared, gold, samples
-        self._inputs = tuple(prepared.renderer.columns or prepared.kept)
-        self._corrections = Corrections(prepared.job)
-        self._corrected_by = self._corrections.columns(prepared.rows.columns)
+    def __init__(self, job: OpenJob, gold: Gold | None, other: OpenJob | None, *, samples: bool) -> None:
+        self._job, self._gold, self._samples = job, gold, samples
+        self._inputs, form = job.prompt_columns, job.prepared.form
+        self._corrections = Corrections(job.prepared.job)
+        self._corrected_by = self._corrections.columns(job.prepared.rows.columns)
         self._compared: list[ColumnComparison] = []
-        # Gold stands in a column of its own behind the answers, so it is read with the columns that are shown.
         if other:
-            self._compared, _ = compared_columns(prepared, other.prepared, gold)
+            self._compared, _ = compared_columns(job, other, gold)
+        # Gold stands in a column of its own behind the answers, so it is read with the columns that are shown.
         self.names = tuple(dict.fromkeys([*self._inputs, *([gold.source] if gold else []), *self._corrected_by]))
+        counts = job.checkpoint.counts()
         self._step = 1
-        if rows > MOST_ROWS:
-            self._step = max(1, -(-settled // (MOST_ROWS - MOST_FAILED)))
-        cells = min(rows, MOST_ROWS) * (len(self._inputs) + len(prepared.form.columns) + len(self._compared)) or 1
+        if counts.rows > MOST_ROWS:
+            self._step = max(1, -(-(counts.rows - counts.pending) // (MOST_ROWS - MOST_FAILED)))
+        cells = min(counts.rows, MOST_ROWS) * (len(self._inputs) + len(form.columns) + len(self._compared)) or 1
         self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
         self._failed = self._settled = 0
         self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
-        probabilities = tuple(question.name for question in prepared.form.questions)
-        fields = ("row", "status", *self._inputs, *prepared.form.columns, *(f"{name}_prob" for name in probabilities))
-        if self._reviews:
-            fields += ("needs_review",)
+        self._review_below = job.prepared.job.output.review_below if form.questions else None
+        probabilities = [question.name for question in form.questions]
+        fields = ["row", "status", *self._inputs, *form.columns, *(f"{name}_prob" for name in probabilities)]
+        if self._review_below is not None:
+            fields.append("needs_review")
         if self._corrected_by:
-            fields += ("correction", "corrected")
+            fields += ["correction", "corrected"]
         if gold:
-            fields += ("gold", "differs")
+            fields += ["gold", "differs"]
         if other:
-            fields += (*(f"{column.name} ({other.name})" for column in self._compared), "change")
+            fields += [*(f"{column.name} ({other.name})" for column in self._compared), "change"]
         self.found = Gathered(
             (*fields, "$ / 1,000", "seconds", "error", "message", "reply"),
             len(self._inputs),
-            {name: Tally(_declared(schema)) for name, schema in prepared.form.columns.items()},
+            {name: Tally(_declared(schema)) for name, schema in form.columns.items()},
             {name: Tally() for name in probabilities},
         )
-
-    @property
-    def _reviews(self) -> bool:
-        return bool(self._prepared.form.questions) and self._prepared.job.output.review_below is not None
 
     def take(self, row: AnsweredRow, other_row: AnsweredRow | None) -> None:
         """Count one row, and keep it for the table if it is its turn; `other_row`: the same row of the other job."""
@@ -170,7 +154,7 @@ class _Walk:
             found.columns[name].add(value)
         for name, probability in row.probabilities.items():
             found.probabilities[name].add(probability)
-        if row.first and row.status in {Status.OK, Status.FAILED}:
+        if row.first and row.is_settled:
             self._count(row, details)
         if self._samples:
             self._show(row, other_row, details)
@@ -178,10 +162,8 @@ class _Walk:
     def _count(self, row: AnsweredRow, details: Mapping[str, Any]) -> None:
         found = self.found
         found.questions += 1
-        found.prompt_tokens += details["prompt_tokens"] or 0
-        found.completion_tokens += details["completion_tokens"] or 0
-        found.cached_tokens += details["cached_tokens"] or 0
-        found.cache_write_tokens += details["cache_write_tokens"] or 0
+        for name in _TOKENS:
+            found.tokens[name] += details[name] or 0
         if row.status != Status.OK:
             return
         if row.seconds is not None:
@@ -213,20 +195,20 @@ class _Walk:
     def _line(self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]) -> list[Any]:
         """Return a row of the table, in the order of `fields`."""
         cells = dict(zip(self.names, row.cells, strict=True))
-        values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self._prepared.form.columns]
+        values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self.found.columns]
         probabilities = [row.probabilities.get(name) for name in self.found.probabilities]
         correction = self._corrections.find(cells)
         shown = [row.position + 1, row.status, *map(self._cell, values), *probabilities]
-        if self._reviews:
-            shown.append(self._needs_review(row, probabilities, correction))
+        if self._review_below is not None:
+            shown.append(_needs_review(row, self._review_below, correction))
         if self._corrected_by:
             shown += [correction and self._cell(_words(correction, row.answer)), correction and correction.changed]
         gold, right = self._gold, None
         if gold is not None:
             right = gold.of(cells[gold.source], row.position)
             differs = None
-            if right is not None and row.status in {Status.OK, Status.FAILED}:
-                differs = not gold.rule.equal(right, answer_of(row, gold))
+            if right is not None and row.is_settled:
+                differs = not gold.rule.equal(right, gold.rule.answer(row.answer.get(gold.answer)))
             shown += [self._cell(right), differs]
         if self._compared:
             shown += self._compare(row, other_row, right)
@@ -234,29 +216,14 @@ class _Walk:
         error = [details[name] and cut(details[name]) for name in ("error_type", "error_message", "raw")]
         return [*shown, _per_thousand(row.cost) if row.cost else None, seconds, *error]
 
-    def _needs_review(
-        self, row: AnsweredRow, probabilities: Sequence[float | None], correction: Correction | None
-    ) -> bool | None:
-        """Return the output's value of needs_review."""
-        below = self._prepared.job.output.review_below
-        if row.status != Status.OK:
-            return None
-        if correction is not None or below is None:
-            return False
-        low = [None if one is None else one < below for one in probabilities]
-        if None in low and True not in low:
-            return None
-        return True in low
-
     def _compare(self, row: AnsweredRow, other_row: AnsweredRow | None, right: str | None) -> list[Any]:
         """Return the other job's answers, and what this one changed: fixed or broken by gold, else only changed."""
         if other_row is None:
             return [None] * (len(self._compared) + 1)
         shown = [self._cell(other_row.answer.get(column.name)) for column in self._compared]
-        if not {row.status, other_row.status} <= {Status.OK, Status.FAILED}:
-            return [*shown, None]
-        pairs = [(normal(column, other_row), normal(column, row)) for column in self._compared]
-        if all(equal(column.rule, *pair) for column, pair in zip(self._compared, pairs, strict=True)):
+        pairs = [column.pair(other_row, row) for column in self._compared]
+        is_equal = all(column.rule.equal(*pair) for column, pair in zip(self._compared, pairs, strict=True))
+        if is_equal or not (row.is_settled and other_row.is_settled):
             return [*shown, None]
         if self._gold is None or right is None:
             return [*shown, "changed"]
@@ -273,10 +240,23 @@ class _Walk:
 
     def _messages(self, row: AnsweredRow) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of a row's messages; none where they can't be rendered."""
-        messages = self._prepared.renderer.messages(row.cells[: len(self._prepared.renderer.columns)])
+        renderer = self._job.prepared.renderer
+        messages = renderer.messages(row.cells[: len(renderer.columns)])
         if isinstance(messages, RowProblem):
             return ()
         return tuple((message["role"], cut(content_text(message["content"]), 4 * LONGEST)) for message in messages)
+
+
+def _needs_review(row: AnsweredRow, below: float, correction: Correction | None) -> bool | None:
+    """Return the output's value of needs_review."""
+    if row.status != Status.OK:
+        return None
+    if correction is not None:
+        return False
+    known = [one for one in row.probabilities.values() if one is not None]
+    if any(one < below for one in known):
+        return True
+    return False if len(known) == len(row.probabilities) else None
 
 
 def _words(correction: Correction, answer: Mapping[str, Any]) -> str:

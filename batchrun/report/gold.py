@@ -12,7 +12,7 @@ from batchrun.errors import UserError, did_you_mean
 from batchrun.job import Input
 from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
-from batchrun.report.show import text_of
+from batchrun.report.answered import text_of
 from batchrun.table import Rows, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
@@ -34,8 +34,8 @@ class Rule:
     """When two values of an answer column are equal."""
 
     kind: Kind
-    ignore_case: bool
-    tolerance: Decimal
+    ignore_case: bool = False
+    tolerance: Decimal = Decimal(0)
 
     def __str__(self) -> str:
         match self.kind:
@@ -79,11 +79,23 @@ class Rule:
                     return text
         return text.casefold() if self.ignore_case else text
 
-    def equal(self, gold: str, answer: str | None) -> bool:
-        """Compare two values in their normal form; None stands for a missing answer."""
-        if answer is None or not self.tolerance:
-            return gold == answer
-        return abs(Decimal(gold) - Decimal(answer)) <= self.tolerance
+    def answer(self, value: Any) -> str | None:  # noqa: ANN401  (any JSON value)
+        """Return the text by which an answer is compared; None for a missing one."""
+        if value is None:
+            return None
+        try:
+            return self.normal(value)
+        except ValueError:  # the second of two jobs has answers of another kind
+            return text_of(value)
+
+    def equal(self, first: str | None, second: str | None) -> bool:
+        """Compare two values in their normal form; None stands for a missing one."""
+        if first is None or second is None or not self.tolerance:
+            return first == second
+        try:
+            return abs(Decimal(first) - Decimal(second)) <= self.tolerance
+        except ArithmeticError:
+            return first == second
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,80 +2,71 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from batchrun.report.comparison import JobFigures, Side
-from batchrun.report.comparison_text import MEDIAN, SLOW, job_facts, seconds, side_money
-from batchrun.report.evaluation import Evaluation, evaluate, percent
+from batchrun.report.answered import OpenJob
+from batchrun.report.evaluation import evaluate
+from batchrun.report.figures import MEDIAN, SLOW, JobFigures, Share, percent
 from batchrun.report.gold import GoldOptions
-from batchrun.report.statistics import wilson
-from batchrun.report.texttable import text_table
+from batchrun.report.texttable import Table
 
 
-@dataclass(frozen=True, slots=True)
-class ModelResult:
+class ModelResult(NamedTuple):
     """What one model cost, how long it took, and how many answers are right (None without gold)."""
 
     figures: JobFigures
-    evaluation: Evaluation | None
+    accuracy: Share | None
+
+    @property
+    def order(self) -> float:
+        """The cost of a question, for sorting: a model whose cost nobody knows comes last."""
+        cost = self.figures.cost_per_question
+        return math.inf if cost is None else cost
 
 
-def model_result(side: Side, gold: GoldOptions | None) -> ModelResult:
+def model_result(job: OpenJob, gold: GoldOptions | None) -> ModelResult:
     """Return the figures of one model's checkpoint. Raises UserError as `evaluate` does."""
-    figures = side.figures()
-    for row in side.rows():
+    if gold is not None:
+        found = evaluate(job, gold)
+        return ModelResult(found.job, found.accuracy)
+    figures = JobFigures.of(job)
+    for row in job.rows():
         figures.take(row)
-    if gold is None:
-        return ModelResult(figures, None)
-    return ModelResult(figures, evaluate(side.prepared, side.checkpoint, gold, any_wording=side.any_wording))
+    return ModelResult(figures, None)
 
 
-def cheapest(results: Sequence[ModelResult], minimum: float | None) -> ModelResult | None:
+def _cheapest(results: Sequence[ModelResult], minimum: float | None) -> str | None:
     """Return the model with the lowest cost of a question among those whose accuracy is at least `minimum`.
 
-    A model whose cost nobody knows comes after all others. None where none passes, or no accuracy is wanted.
+    None where none passes, or no accuracy is wanted.
     """
     if minimum is None:
         return None
-    passing = (one for one in results if one.evaluation and (one.evaluation.accuracy.value or 0.0) >= minimum)
-    return min(passing, key=_cost_order, default=None)
-
-
-def _cost_order(one: ModelResult) -> float:
-    cost = one.figures.cost_per_question
-    return math.inf if cost is None else cost
+    passing = [one for one in results if one.accuracy and (one.accuracy.value or 0.0) >= minimum]
+    return min(passing, key=lambda one: one.order).figures.name if passing else None
 
 
 def model_facts(results: Sequence[ModelResult], minimum: float | None) -> dict[str, Any]:
     """Return the table for JSON."""
-    best = cheapest(results, minimum)
-    return {
-        "models": [job_facts(one.figures, one.evaluation.accuracy if one.evaluation else None) for one in results],
-        "min": minimum,
-        "cheapest": best and best.figures.name,
-    }
+    models = [one.figures.facts(one.accuracy) for one in results]
+    return {"models": models, "min": minimum, "cheapest": _cheapest(results, minimum)}
 
 
-def model_lines(results: Sequence[ModelResult], minimum: float | None, *, width: int, encoding: str) -> Iterator[str]:
-    """Yield the table as lines for a terminal, the cheapest model first."""
-    ordered = sorted(results, key=_cost_order)
+def model_parts(results: Sequence[ModelResult], minimum: float | None) -> Iterator[str | Table]:
+    """Yield the table for a terminal, the cheapest model first, and which one to take."""
     header = ["model", "cost per 1,000", "median", "95 % within", "failed"]
-    if any(one.evaluation for one in results):
+    if any(one.accuracy for one in results):
         header[1:1] = ["right", "95 % interval"]
     rows = []
-    for one in ordered:
-        figures, cells = one.figures, [one.figures.name]
-        if one.evaluation:
-            share = one.evaluation.accuracy
-            cells += [percent(share.value), " to ".join(map(percent, wilson(share.right, share.total)))]
-        cells += [side_money(figures, figures.cost_per_question, 1_000), seconds(figures.latency(MEDIAN))]
-        rows.append([*cells, seconds(figures.latency(SLOW)), f"{figures.failed:,}"])
-    yield from text_table(header, rows, width=width, encoding=encoding, numbers=range(1, len(header)))
+    for figures, accuracy in sorted(results, key=lambda one: one.order):
+        right = [percent(accuracy.value), accuracy.interval] if accuracy else []
+        latencies = figures.latency_text(MEDIAN), figures.latency_text(SLOW)
+        rows.append([figures.name, *right, figures.mean_cost(1_000), *latencies, f"{figures.failed:,}"])
+    yield Table(header, rows, range(1, len(header)))
     if minimum is None:
         return
-    best = cheapest(results, minimum)
-    if best is None:
+    cheapest = _cheapest(results, minimum)
+    if cheapest is None:
         yield f"none reaches {percent(minimum)}"
     else:
-        yield f"the cheapest that reaches {percent(minimum)} is {best.figures.name}"
+        yield f"the cheapest that reaches {percent(minimum)} is {cheapest}"

@@ -14,19 +14,21 @@ from markupsafe import Markup
 
 from batchrun._version import __version__
 from batchrun.api import cost_kind
-from batchrun.checkpoint import Checkpoint, utc_day
+from batchrun.checkpoint import utc_day
 from batchrun.errors import ExitCode, StorageError, UserError
 from batchrun.money import CostKind, cost
 from batchrun.prepare import Prepared
 from batchrun.report import comparison_text, evaluation_text
+from batchrun.report.answered import OpenJob
 from batchrun.report.bars import Bar
-from batchrun.report.comparison import Side, compare
-from batchrun.report.evaluation import Evaluation, evaluate, percent
+from batchrun.report.comparison import compare
+from batchrun.report.evaluation import Evaluation, evaluate
+from batchrun.report.figures import percent
 from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions
 from batchrun.report.patterns import worth_a_look
 from batchrun.report.statistics import wilson
-from batchrun.runner import advice, outputs
+from batchrun.runner import advice
 from batchrun.terminal import duration, when
 
 FOLDER = Path(__file__).parent
@@ -83,33 +85,26 @@ def report_path(prepared: Prepared) -> Path:
 
 
 def write_report(
-    prepared: Prepared,
-    checkpoint: Checkpoint,
-    path: Path,
-    *,
-    gold: str | None = None,
-    other: Side | None = None,
-    samples: bool = True,
+    job: OpenJob, path: Path, *, gold: str | None = None, other: OpenJob | None = None, samples: bool = True
 ) -> None:
     """Write the report to `path`, whole or not at all. `samples`: whether text of rows and servers is in it.
 
     `other` is an earlier state of the job, or another job on the same input, to compare with.
     Raises UserError where input or wording are not those of the last run, StorageError where the disk fails.
     """
+    prepared, checkpoint = job.prepared, job.checkpoint
     if path.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"{path} is not a name for a report: write one that ends in .html")
-    outputs.check_plan(prepared, checkpoint.current_plan())
+    job.check_plan()
     if other is not None and other.prepared.rows.files != prepared.rows.files:
         raise UserError("a report compares jobs on the same files; `batchrun compare --on COLUMN` pairs rows of others")
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
     options = evaluation = right = None
     if gold:
         options = GoldOptions(gold)
-        evaluation = evaluate(prepared, checkpoint, options)
+        evaluation = evaluate(job, options)
         right = evaluation.gold
-    own = Side(prepared.job.name, prepared, checkpoint)
-    comparison = other and compare(other, own, gold=options, on=None)
-    found = gather(prepared, checkpoint, gold=right, other=other, samples=samples)
+    found = gather(job, gold=right, other=other, samples=samples)
     page = _page(
         cost_kind(prepared.job),
         job=prepared.job,
@@ -123,7 +118,7 @@ def write_report(
         errors=_errors(counts.errors or {}, checkpoint.failed_attempts(), found),
         charts=list(_charts(found, samples=samples)),
         evaluation=evaluation,
-        comparison=comparison,
+        comparison=other and compare(other, job, gold=options, on=None),
         boxes=list(_boxes(found, other)),
         matrix=evaluation and _matrix(evaluation, found, samples=samples),
         patterns=worth_a_look(checkpoint, texts=samples),
@@ -162,7 +157,7 @@ def _wanted(*pairs: tuple[int, list[Any]]) -> str:
     ).decode()
 
 
-def _boxes(found: Gathered, other: Side | None) -> Iterator[tuple[str, str]]:
+def _boxes(found: Gathered, other: OpenJob | None) -> Iterator[tuple[str, str]]:
     """Yield the names of filters, each with the attribute that names its rows."""
     compared = f"changed from {visible(other.name)}" if other else ""
     for text, name, wanted in (

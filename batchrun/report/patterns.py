@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import orjson
 
 from batchrun.checkpoint import Checkpoint
-from batchrun.report.show import text_of
+from batchrun.report.answered import text_of
 
 LOOKED_AT = 10_000
 """Questions, the first ones of the input, so that the look takes no time on a large job."""

@@ -8,14 +8,12 @@ from typing import Any
 import orjson
 import polars as pl
 
-from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Input
 from batchrun.prepare import Prepared
 from batchrun.records import Mismatch, Status, kind_of
-from batchrun.report.answered import AnsweredRow, answered_rows
+from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import require_column
-from batchrun.report.show import text_of
 from batchrun.runner import Correction, Corrections, row_key
 from batchrun.table import check_writable, open_rows, write_output
 
@@ -27,7 +25,7 @@ BY_PROBABILITY = "least sure first"
 BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
 
 
-def key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
+def _key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
     """Return the columns whose cells a correction belongs to: the named ones, else those of the prompt."""
     for name in named:
         require_column(prepared.rows, name, "--id")
@@ -37,16 +35,15 @@ def key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
     return columns
 
 
-def write_todo(
-    prepared: Prepared, checkpoint: Checkpoint, path: Path, count: int, named: Sequence[str]
-) -> tuple[int, str]:
+def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tuple[int, str]:
     """Write the `count` rows that most need a look and that nobody reviewed; return their number and their order.
 
     A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer next to it.
     Equal questions stand in it once, unless columns that identify a row are `named`.
     """
-    check_writable(path, [*(Path(file.path) for file in prepared.rows.files), checkpoint.path])
-    keys, answers = key_columns(prepared, named), tuple(prepared.form.columns)
+    prepared, answers = job.prepared, job.answers
+    check_writable(path, [*(Path(file.path) for file in prepared.rows.files), job.checkpoint.path])
+    keys = _key_columns(prepared, named)
     shown = tuple(dict.fromkeys([*keys, *prepared.renderer.columns]))
     header = [ROW, *shown, *answers, *map(MODEL.format, answers), REVIEW, KEY]
     if twice := [name for name in header if header.count(name) > 1]:
@@ -57,8 +54,8 @@ def write_todo(
         count,
         (
             (_doubt(row), row.position, row)
-            for row in answered_rows(prepared, checkpoint, (*shown, *more), details=("attempts", "finish_reason"))
-            if row.status in {Status.OK, Status.FAILED}
+            for row in job.rows((*shown, *more), details=("attempts", "finish_reason"))
+            if row.is_settled
             and (row.first or row.question is None or named)
             and corrections.find(dict(zip((*shown, *more), row.cells, strict=True))) is None
         ),

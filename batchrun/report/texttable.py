@@ -1,7 +1,7 @@
 """Tables of text that fit a terminal: columns of equal width, wide characters counted as two, long cells cut."""
 
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from batchrun.terminal import lines, printable
@@ -14,7 +14,7 @@ _EMOJI_STYLE = "\ufe0f"
 
 
 class Table(NamedTuple):
-    """A table for people; columns in `numbers` are set to the right."""
+    """A table of texts for people; columns in `numbers` are set to the right, the title stands above it."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -22,44 +22,52 @@ class Table(NamedTuple):
     title: str = ""
 
     def lines(self, width: int, encoding: str) -> Iterator[str]:
-        """Yield it as lines for a terminal, after its title."""
+        """Yield it as lines at most `width` cells of a terminal wide, after its title.
+
+        Letters that `encoding` does not have are escapes. Where the columns have no room, each row is a record.
+        """
         if self.title:
             yield self.title
-        yield from text_table(self.header, self.rows, width=width, encoding=encoding, numbers=self.numbers)
+        # No more characters than the terminal has cells are looked at: a cell may hold a whole document.
+        shown = [
+            [encodable(printable(cell[: width + 1]), encoding) for cell in row] for row in (self.header, *self.rows)
+        ]
+        natural = [max(map(display_width, column)) for column in zip(*shown, strict=True)]
+        widths = _fitted(natural, width - GAP * (len(natural) - 1))
+        more = encodable("…", encoding)
+        if len(more) > 1:
+            more = "..."
+        if widths is None:
+            yield from _records(shown, width, more)
+            return
+        shown.insert(1, ["-" * size for size in widths])
+        for row in shown:
+            cells = [
+                _cell(*pair, more, right=at in self.numbers) for at, pair in enumerate(zip(row, widths, strict=True))
+            ]
+            yield (" " * GAP).join(cells).rstrip()
 
 
-def text_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, encoding: str, numbers: Collection[int] = ()
-) -> Iterator[str]:
-    """Yield the lines of a table at most `width` cells of a terminal wide; columns in `numbers` are set to the right.
-
-    Letters that `encoding` does not have are escapes. Where the columns have no room, each row is a record.
-    """
-    # No more characters than the terminal has cells are looked at: a cell may hold a whole document.
-    shown = [[encodable(printable(cell[: width + 1]), encoding) for cell in row] for row in (header, *rows)]
-    natural = [max(map(display_width, column)) for column in zip(*shown, strict=True)]
-    widths = _fitted(natural, width - GAP * (len(natural) - 1))
-    if widths is None:
-        yield from _records(shown, width, encoding)
-        return
-    more = _more(encoding)
-    for number, row in enumerate(shown):
-        cells = [_cell(*pair, more, right=at in numbers) for at, pair in enumerate(zip(row, widths, strict=True))]
-        yield (" " * GAP).join(cells).rstrip()
-        if number == 0:
-            yield (" " * GAP).join("-" * size for size in widths)
+def rendered(parts: Iterable[str | Table], width: int, encoding: str) -> Iterator[str]:
+    """Yield sentences and tables as lines for a terminal, with an empty line before each table but a first one."""
+    for number, part in enumerate(parts):
+        if isinstance(part, str):
+            yield part
+            continue
+        if number:
+            yield ""
+        yield from part.lines(width, encoding)
 
 
-def record(pairs: Sequence[tuple[str, str]], *, encoding: str) -> Iterator[str]:
+def record(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield names and whole values: a short value on the line of its name, any other below it, indented."""
     for name, value in pairs:
-        text = encodable(lines(value), encoding)
-        shown = encodable(printable(name), encoding)
+        text = lines(value)
         if "\n" in text or len(text) > 60:  # noqa: PLR2004  (as much as fits on a name's line)
-            yield f"{shown}:"
+            yield f"{printable(name)}:"
             yield from (f"  {line}" for line in text.split("\n"))
         else:
-            yield f"{shown}: {text}"
+            yield f"{printable(name)}: {text}"
 
 
 def display_width(text: str) -> int:
@@ -80,11 +88,6 @@ def display_width(text: str) -> int:
 def encodable(text: str, encoding: str) -> str:
     """Return text with the letters that an encoding does not have as escapes."""
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _more(encoding: str) -> str:
-    """Return the mark of a text that is cut."""
-    return "…" if encodable("…", encoding) == "…" else "..."
 
 
 def _character_width(character: str) -> int:
@@ -119,8 +122,7 @@ def _cut(text: str, width: int, more: str) -> str:
     return text + more
 
 
-def _records(shown: Sequence[Sequence[str]], width: int, encoding: str) -> Iterator[str]:
-    more = _more(encoding)
+def _records(shown: Sequence[Sequence[str]], width: int, more: str) -> Iterator[str]:
     header, *rows = shown
     for number, row in enumerate(rows):
         if number:

@@ -17,7 +17,7 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ExitCode, JobFileError
 from batchrun.job import Environment, RunOptions, load
 from batchrun.prepare.prepared import prepare_job
-from batchrun.report import write_report
+from batchrun.report import OpenJob, write_report
 from batchrun.runner.progress import Ui
 
 
@@ -157,7 +157,7 @@ def report(path: Path) -> str:
         prepare_job(loaded, loaded.job, environment) as p,
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
-        write_report(p, checkpoint, page)
+        write_report(OpenJob("job", p, checkpoint), page)
     return page.read_text(encoding="utf-8")
 
 

@@ -10,7 +10,8 @@ from job_running import write_job as write_plain
 from plain_server import completion, plain_server
 from review_jobs import labelling, write_job, wrong_on
 
-from batchrun.report.texttable import display_width, text_table
+from batchrun.report import Table
+from batchrun.report.texttable import display_width
 
 __all__ = ["command"]
 
@@ -102,7 +103,7 @@ def test_hostile_and_wide_text_keeps_the_table_in_place(
 def test_an_ascii_terminal_shows_escapes_in_the_width_it_has(encoding: str) -> None:
     """Letters that the terminal lacks are escapes before the widths are measured."""
     rows = [("1", "Größe 日本 …" * 4), ("2", "plain")]
-    lines = list(text_table(("n", "text"), rows, width=30, encoding=encoding, numbers={0}))
+    lines = list(Table(("n", "text"), rows, {0}).lines(30, encoding))
     assert all(display_width(line) <= 30 for line in lines)
     assert all(line.encode(encoding) for line in lines)
 
@@ -110,7 +111,7 @@ def test_an_ascii_terminal_shows_escapes_in_the_width_it_has(encoding: str) -> N
 def test_many_columns_become_records() -> None:
     """Where columns would be too narrow to read, each row is a record of name and value."""
     header = tuple(f"column{number}" for number in range(12))
-    lines = list(text_table(header, [("a long value " * 3,) * 12] * 2, width=40, encoding="utf-8"))
+    lines = list(Table(header, [("a long value " * 3,) * 12] * 2).lines(40, "utf-8"))
     assert lines[0].startswith("column0: a long value")
     assert lines.count("") == 1
     assert max(map(len, lines)) <= 40

@@ -48,7 +48,7 @@ def test_coverage_falls_and_accuracy_rises_with_the_threshold() -> None:
     scored = simulated(1_000, 2)
     for one in at_thresholds(scored):
         kept = [is_right for probability, is_right in scored if probability >= one.threshold]
-        assert (one.answers, one.right, one.total) == (len(kept), sum(kept), 1_000)
+        assert (one.answers, one.right, one.coverage) == (len(kept), sum(kept), len(kept) / 1_000)
 
 
 def test_a_chosen_threshold_holds_on_other_questions() -> None:
