@@ -1,6 +1,6 @@
 """What a request can cost at most, so that a cap holds before its bill is known; and what leaves it without a bound."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -110,6 +110,22 @@ def _unpriced(prepared: Prepared, prices: Prices) -> list[str]:
     return [name for name in models if name not in prices.worst]
 
 
+_FREE_PLUGINS = {"response-healing", "context-compression", "moderation"}
+
+_HARMLESS: Mapping[str, Callable[[Any], bool]] = {
+    "plugins": lambda value: {_name_of(plugin) for plugin in _items(value)} <= _FREE_PLUGINS,
+    "tools": lambda value: all(_is_function(tool) for tool in _items(value)),
+    "web_search_options": lambda _: False,
+    "audio": lambda _: False,
+    "prediction": lambda _: False,
+    "modalities": lambda value: list(value) == ["text"],
+    "service_tier": lambda value: value in {"", "auto", "default", "flex"},
+}
+"""Parameters that can make a request cost more than its worst case by bytes, and with which values they do not."""
+
+_UNBOUNDED_VARIANTS = (":online", ":nitro")
+
+
 def unbounded(job: Job) -> tuple[str, ...]:
     """Name what can make a request cost more than its worst case by bytes; a cap then needs model.max_request_usd."""
     named: list[str] = []
@@ -117,9 +133,10 @@ def unbounded(job: Job) -> tuple[str, ...]:
         named.append("an image in the prompt")
     if job.prompt.pdf_engine:
         named.append("a PDF in prompt.messages")
-    for name, look in _UNBOUNDED.items():
-        if (value := job.model.params.get(name)) is not None:
-            named += look(value)
+    for name, is_harmless in _HARMLESS.items():
+        value = job.model.params.get(name)
+        if value is not None and not is_harmless(value):
+            named.append(f"params.{name}")
     models = (job.model.name or "", *job.model.fallbacks)
     return (*named, *(f"the model variant {name}" for name in models if name.endswith(_UNBOUNDED_VARIANTS)))
 
@@ -128,36 +145,9 @@ def _items(value: Any) -> Sequence[Any]:  # noqa: ANN401  (JSON)
     return value if isinstance(value, list | tuple) else ()
 
 
-def _plugins(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
-    for plugin in _items(value):
-        name = plugin.get("id") if isinstance(plugin, dict) else plugin
-        if name not in {"response-healing", "context-compression", "moderation"}:
-            yield f"the plugin {name}"
+def _name_of(plugin: Any) -> Any:  # noqa: ANN401  (JSON)
+    return plugin.get("id") if isinstance(plugin, dict) else plugin
 
 
-def _tools(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
-    for tool in _items(value):
-        if isinstance(tool, dict) and tool.get("type", "function") != "function":
-            yield f"the tool {tool['type']}"
-
-
-def _tier(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
-    if value and value not in {"auto", "default", "flex"}:
-        yield f"params.service_tier: {value}"
-
-
-def _modalities(value: Any) -> Iterator[str]:  # noqa: ANN401  (JSON)
-    if list(value) != ["text"]:
-        yield "params.modalities"
-
-
-_UNBOUNDED: Mapping[str, Callable[[Any], Iterator[str]]] = {
-    "plugins": _plugins,
-    "tools": _tools,
-    "web_search_options": lambda _: iter(["params.web_search_options"]),
-    "audio": lambda _: iter(["params.audio"]),
-    "prediction": lambda _: iter(["params.prediction"]),
-    "modalities": _modalities,
-    "service_tier": _tier,
-}
-_UNBOUNDED_VARIANTS = (":online", ":nitro")
+def _is_function(tool: Any) -> bool:  # noqa: ANN401  (JSON)
+    return not isinstance(tool, dict) or tool.get("type", "function") == "function"

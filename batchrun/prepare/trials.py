@@ -4,29 +4,13 @@ import glob
 import json
 import os
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import StorageError, UserError
 from batchrun.job import Job, RunOptions, merged
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """The flags of a trial's last run; `input` is an absolute path."""
-
-    settings: tuple[str, ...] = ()
-    endpoint: str | None = None
-    model: str | None = None
-    input: str | None = None
-
-    @property
-    def words(self) -> str:
-        """The flags as they are typed, but for the settings."""
-        flags = {"--endpoint": self.endpoint, "--model": self.model, "--input": self.input}
-        return shlex.join(word for flag, value in flags.items() if value for word in (flag, value))
 
 
 def flags_text(job: Job, options: RunOptions) -> str:
@@ -72,7 +56,7 @@ def with_kept_flags(
 def _found(job: Job, options: RunOptions) -> RunOptions:
     """Return the flags of the one trial that had these and others as well; without one, those given."""
     own = job.checkpoint_path
-    found = []
+    found: dict[str, RunOptions] = {}
     for path in sorted(own.parent.glob(f"{glob.escape(own.stem)}.*{glob.escape(own.suffix)}")):
         try:
             kept = _kept(job, path)
@@ -86,27 +70,36 @@ def _found(job: Job, options: RunOptions) -> RunOptions:
         )
         if merged(job, trial).checkpoint_path == path:
             settings = {_key(setting): setting for setting in (*kept.settings, *options.settings)}
-            found.append((kept.words, replace(trial, settings=tuple(settings.values()))))
+            words = _typed(kept.endpoint, kept.model, kept.input)
+            found[words] = replace(trial, settings=tuple(settings.values()))
     if len(found) > 1:
-        named = {"--variant": options.variant, "--model": options.model, "--endpoint": options.endpoint}
-        flags = shlex.join(word for flag, value in named.items() if value for word in (flag, value))
-        runs = " and with ".join(words for words, _ in found)
-        raise UserError(f"{flags or '--input'} was run with {runs}: name one of them as well")
-    return found[0][1] if found else options
+        flags = _typed(options.endpoint, options.model, variant=options.variant)
+        raise UserError(f"{flags or '--input'} was run with {' and with '.join(found)}: name one of them as well")
+    return next(iter(found.values()), options)
 
 
-def _kept(job: Job, path: Path) -> _Kept:
+def _kept(job: Job, path: Path) -> RunOptions:
+    """Return the flags of a trial's last run; the input is an absolute path."""
     with Checkpoint.open(path, read_only=True) as checkpoint:
         flags = json.loads(checkpoint.flags() or "{}")
     file = flags.get("input")
-    return _Kept(
-        tuple(flags.get("set", ())), flags.get("endpoint"), flags.get("model"), file and str(job.resolve(file))
+    return RunOptions(
+        settings=tuple(flags.get("set", ())),
+        endpoint=flags.get("endpoint"),
+        model=flags.get("model"),
+        input=file and str(job.resolve(file)),
     )
+
+
+def _typed(endpoint: str | None, model: str | None, file: str | None = None, variant: str | None = None) -> str:
+    """Return flags as they are typed."""
+    flags = {"--variant": variant, "--endpoint": endpoint, "--model": model, "--input": file}
+    return shlex.join(word for flag, value in flags.items() if value for word in (flag, value))
 
 
 def _key(setting: str) -> str:
     return setting.partition("=")[0]
 
 
-def _words(settings: list[str] | tuple[str, ...]) -> str:
+def _words(settings: Sequence[str]) -> str:
     return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)

@@ -1,10 +1,11 @@
-"""Who is to blame for a failure, a row or the server: what a run has seen of both, and what follows from it."""
+"""Who is to blame for a failure, the row, the server or the account: what a run has seen, and what follows from it."""
 
 import math
 import sys
+from collections.abc import Sequence
 
 from batchrun.api import TABLE, Count, Ending
-from batchrun.records import Verdict
+from batchrun.records import Outcome, Verdict
 from batchrun.runner.outage import Outage
 from batchrun.runner.queueing import Queue
 from batchrun.runner.stop import reason_of
@@ -34,6 +35,14 @@ MANY = 20
 
 ALONE, ALONE_SECONDS = 5, 50.0
 """Refusals of a question that is asked alone, and seconds without any success, after which the row is to blame."""
+
+UNEXPLAINED = "unexplained"
+"""The ending of a failure that may be the account's or the server's, as long as nothing has succeeded."""
+
+PROBES = 15
+"""Requests, one at a time, that may bring a success before the run stops: twenty bad rows may stand first in a file."""
+
+NOWHERE = float("inf")
 
 
 class Evidence:
@@ -96,17 +105,7 @@ class Evidence:
         work.failed_at = now
         # A probe of a few questions may be billed in vain as well: nobody knows whether that was an outage.
         work.bought += ending.count is Count.SENT and (not self.outage.declared or self.outage.is_few)
-        sent = ending.name != "connection"  # no row is to blame where nothing was sent
-        return self.outage.record_failure(
-            now,
-            work.question,
-            ending.name,
-            verdict.message,
-            open_questions=max(1, self._unsettled - (self._doubtful if sent else 0)),
-            reached=sent,
-            billed=ending.maybe_billed or bool(verdict.usage.completion_tokens),
-            proves=not (work.doubtful and sent),
-        )
+        return self.outage.record_failure(now, work, verdict, ending, self._unsettled, self._doubtful)
 
     def _worked_since(self, work: Work) -> bool:
         """Check whether the server took and answered another request after this question's last failure."""
@@ -174,3 +173,57 @@ class Evidence:
         if waiting is None:
             return ""
         return reason_of(TABLE[waiting.ending], waiting.message)
+
+
+class Breaker:
+    """Stops a run whose requests are all refused for a reason that nobody explains: no row is failed without proof.
+
+    It counts equal failures that blame nobody, since the last success. `after` of them: probe. 0: never.
+
+    Until the first success of a run they are recorded as UNEXPLAINED; without one they are taken back (pending).
+    """
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self._equal = 0
+        self._proven = False
+        self.unproven: list[tuple[Outcome, str]] = []
+        """The failures since the last success, and the name of the ending that each was recorded with."""
+        self.position = NOWHERE
+        """The row position from which on failures may still be taken back."""
+        self.tripped = False
+
+    @property
+    def probing(self) -> bool:
+        """Whether requests go one at a time, since all of the last ones were refused alike."""
+        return bool(self._after) and self._equal >= self._after
+
+    def success(self) -> Sequence[Outcome]:
+        """Note a success; return the failures that it explains: the server works, so their rows are to blame."""
+        self._proven = True
+        if self.tripped or not self.unproven:
+            return ()
+        explained = [outcome for outcome, name in self.unproven if name == UNEXPLAINED]
+        self.unproven.clear()
+        self._equal, self.position = 0, NOWHERE
+        return explained
+
+    def failure(self, outcome: Outcome, position: int) -> str:
+        """Note a failure and return the name of the ending to record; the one that stops the run sets `tripped`.
+
+        A failure with text of the model (`raw`) needs no explanation.
+        """
+        if self.unproven and _kind(self.unproven[-1][0]) != _kind(outcome):
+            self._equal = 0
+        self._equal += 1
+        self.position = min(self.position, position)
+        name = outcome.error_type or ""
+        if self._after and not self._proven and outcome.raw is None:
+            name = UNEXPLAINED
+        self.unproven.append((outcome, name))
+        self.tripped = self.tripped or (bool(self._after) and self._equal >= self._after + PROBES)
+        return name
+
+
+def _kind(outcome: Outcome) -> tuple[str | None, int | None]:
+    return outcome.error_type, outcome.error_code

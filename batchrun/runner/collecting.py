@@ -99,12 +99,9 @@ def _charges(answered: Sequence[_Answered], shown: Shown, rules: Rules) -> tuple
 def _weight(verdict: Verdict, rules: Rules) -> int:
     """Return what a line would cost by its tokens; without a price, its tokens."""
     usage = verdict.usage
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
-    if prompt is None:
-        return 0
-    if rules.price is None:
-        return prompt + completion
-    return rules.price.cost(prompt, completion, usage.cached_tokens or 0, usage.cache_write_tokens or 0)
+    if rules.price is not None:
+        return rules.cost_by_tokens(usage) or 0
+    return 0 if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
 
 
 def _status(ending: Ending, tries: int, *, proven: bool, fails: bool) -> Status:

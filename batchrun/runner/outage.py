@@ -3,7 +3,9 @@
 Pure arithmetic: `now` is in seconds on a monotonic clock. The pool reports what happens and asks what may be sent.
 """
 
-from dataclasses import dataclass
+from batchrun.api import Ending
+from batchrun.records import Verdict
+from batchrun.runner.work import Work
 
 QUESTIONS = 10
 """Different questions that fail by the server's fault, without a success between, declare an outage."""
@@ -24,24 +26,16 @@ same where each failure may be billed: then each question is probed once in that
 ON_CHANGE = float("inf")
 
 
-@dataclass(slots=True)
-class Waiting:
-    """What is waited for: the name of the ending, the server's words, and when the first failure came."""
-
-    ending: str
-    message: str
-    since: float
-
-
 class Outage:
     """The failures since the last success, and what they mean.
 
-    `patience` is what the job writes (None: nothing), `loopback` whether the server is on this machine.
+    `patience` is what the job writes (None: nothing), `loopback` whether the server is on this machine. `waiting` is
+    the newest reply that says why nothing succeeds, `since` when the first of them came.
     """
 
     def __init__(self, patience: float | None = None, *, loopback: bool = False) -> None:
         self._patience, self._loopback = patience, loopback
-        self._told_wait = 0.0
+        self._longest_wait = 0.0
         self._failures: dict[int, int] = {}
         self._proofs: set[int] = set()
         self._refused: set[int] = set()
@@ -51,7 +45,8 @@ class Outage:
         self._probing = False
         self._next_probe = 0.0
         self.declared = False
-        self.waiting: Waiting | None = None
+        self.waiting: Verdict | None = None
+        self.since = 0.0
 
     def tried(self, question: int) -> bool:
         """Check whether a question has failed since the last success, as often as it needs to."""
@@ -85,52 +80,47 @@ class Outage:
 
     def end(self) -> None:
         """Forget what failed so far."""
-        self.declared, self.waiting, self._told_wait, self._probes = False, None, 0.0, 0
+        self.declared, self.waiting, self._longest_wait, self._probes = False, None, 0.0, 0
         self._from_content = self._billed = False
         self._failures.clear()
         self._proofs.clear()
         self._refused.clear()
 
-    def record_wait(self, now: float, question: int, ending: str, message: str, wait: float) -> None:
+    def record_wait(self, now: float, work: Work, verdict: Verdict, wait: float) -> None:
         """Note a "not now" after which a question waits for so many seconds: no failure, but no success either."""
         self._reached = True
-        self.waiting = self.waiting or Waiting(ending, message, now)
-        self._told_wait = max(self._told_wait, wait)
+        if self.waiting is None:
+            self.waiting, self.since = verdict, now
+        self._longest_wait = max(self._longest_wait, wait)
         if not self.declared:
-            self._refused.add(question)
+            self._refused.add(work.question)
 
     def record_failure(
-        self,
-        now: float,
-        question: int,
-        ending: str,
-        message: str,
-        *,
-        open_questions: int,
-        reached: bool,
-        billed: bool,
-        proves: bool,
+        self, now: float, work: Work, verdict: Verdict, ending: Ending, unsettled: int, doubtful: int
     ) -> bool:
         """Note a failure by the server's fault; return whether it declares an outage.
 
-        `open_questions` are those whose failures would prove something. `reached` says that the request got to a
-        server, so that the row may be the cause after all, and `billed` that it may cost. `proves` is false for a
-        question that failed before while others succeeded, which says nothing about the server.
+        `doubtful` of the `unsettled` questions failed before while others succeeded: their failures prove nothing
+        about the server, unless nothing was sent. Then no row is to blame.
         """
-        since = self.waiting.since if self.waiting else now
-        self.waiting = Waiting(ending, message, since)
+        reached = ending.name != "connection"
+        proves = not (work.doubtful and reached)
+        could_prove = max(1, unsettled - doubtful if reached else unsettled)
+        if self.waiting is None:
+            self.since = now
+        self.waiting = verdict
         self._reached |= reached
         self._from_content |= reached
-        self._billed |= billed
+        self._billed |= ending.maybe_billed or bool(verdict.usage.completion_tokens)
         if not self._failures:
             self._failing_since = now
-        self._failures[question] = self._failures.get(question, 0) + 1
+        self._failures[work.question] = self._failures.get(work.question, 0) + 1
         if proves:
-            self._proofs.add(question)
+            self._proofs.add(work.question)
         if (
             self.declared
             or not proves
-            or len(self._proofs) < min(QUESTIONS, open_questions - len(self._refused - self._proofs))
+            or len(self._proofs) < min(QUESTIONS, could_prove - len(self._refused - self._proofs))
         ):
             return False
         self.declared = True
@@ -175,17 +165,17 @@ class Outage:
 
     def looks_up_at(self) -> float:
         """Return when the next of `blames_rows` and `lasted` becomes true if nothing succeeds; ON_CHANGE: never."""
-        if self.waiting is None:
-            return ON_CHANGE
-        gives_up = self.waiting.since + max(self._limit(), 1.5 * self._told_wait)
-        return min(gives_up, self._blames_rows_at())
+        return min(self._gives_up_at(), self._blames_rows_at())
 
     def lasted(self, now: float) -> float:
         """Return for how many seconds nothing has succeeded once that is too long, else 0."""
+        return now - self.since if now >= self._gives_up_at() else 0.0
+
+    def _gives_up_at(self) -> float:
         if self.waiting is None:
-            return 0.0
-        seconds = now - self.waiting.since
-        return seconds if seconds >= max(self._limit(), 1.5 * self._told_wait) else 0.0
+            return ON_CHANGE
+        # A server that says when to come back is waited for, and half as long again: it may be late.
+        return self.since + max(self._limit(), 1.5 * self._longest_wait)
 
     def _limit(self) -> float:
         if self._patience is not None:

@@ -19,8 +19,7 @@ from batchrun.money import ZERO, Pico
 from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.alone import Alone
-from batchrun.runner.blame import Evidence
-from batchrun.runner.breaker import UNEXPLAINED, Breaker
+from batchrun.runner.blame import UNEXPLAINED, Breaker, Evidence
 from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
 from batchrun.runner.log import event
 from batchrun.runner.queueing import Queue
@@ -337,7 +336,7 @@ class Pool:
             self._leave_pending(work)
             return
         if verdict.wait:
-            self._evidence.outage.record_wait(now, work.question, verdict.ending, verdict.message, verdict.wait)
+            self._evidence.outage.record_wait(now, work, verdict, verdict.wait)
             self._limits.gate.close(now, verdict.wait, work.sent_at)
         self._queue_retry(work, 0.0)
 
@@ -388,7 +387,7 @@ class Pool:
         if ending.action is Action.GATE and not self._valve.closed:
             self._limits.gate.close(now, decision.gate, work.sent_at)
             if not ending.outage:
-                self._evidence.outage.record_wait(now, work.question, ending.name, verdict.message, decision.delay)
+                self._evidence.outage.record_wait(now, work, verdict, decision.delay)
 
     def _ask_again(self, work: Work, decision: Decision) -> None:
         """Queue a question for its next attempt: after a pause, or once all others are settled."""
@@ -490,8 +489,8 @@ class Pool:
         now, tally = self._clock(), self.tally
         tally.waiting = self._queue.waiting
         tally.oldest = now - min((work.sent_at for work in self._in_flight.values()), default=now)
-        waiting = self._evidence.outage.waiting
+        outage = self._evidence.outage
         tally.gate_why = tally.waiting_for = ""
-        if waiting is not None:
-            tally.gate_why = waiting.ending
-            tally.waiting_for = f"{self._evidence.waits_for} (for {duration(now - waiting.since)})"
+        if outage.waiting is not None:
+            tally.gate_why = outage.waiting.ending
+            tally.waiting_for = f"{self._evidence.waits_for} (for {duration(now - outage.since)})"

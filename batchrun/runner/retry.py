@@ -135,21 +135,15 @@ def _next_delay(ending: Ending, number: int, wait: float | None, jitter: float, 
         return CONFIRM_WAIT * (1 + jitter)
     if ending.count is Count.EMPTY and wait is None and not proven:  # a model that answers other rows is not cold
         return EMPTY_WAITS[min(number, len(EMPTY_WAITS)) - 1] * (1 + 0.2 * jitter)
-    return _delay(number, wait, jitter, gated=ending.action is Action.GATE)
+    if wait is None:
+        return backoff(number, jitter)
+    # Never earlier than the server asked, never all at once, and never in a tight loop of zero waits. The gate opens
+    # slowly by itself, so that behind it a moment is jitter enough: more would waste a server's quota.
+    spread = 0.1 if ending.action is Action.GATE else max(0.1, wait / 10)
+    least = backoff(number, jitter) if wait < 1 else 0.0
+    return max(wait + jitter * spread, least)
 
 
 def backoff(number: int, jitter: float) -> float:
     """Return the seconds to wait after the `number`-th failure: exponential with full jitter."""
     return jitter * min(CAP, BASE * 2.0 ** min(number - 1, 32))
-
-
-def _delay(number: int, wait: float | None, jitter: float, *, gated: bool) -> float:
-    """Never come earlier than the server asked, never all at once, and never in a tight loop of zero waits.
-
-    The gate opens slowly by itself, so that behind it a moment is jitter enough: more would waste a server's quota.
-    """
-    if wait is None:
-        return backoff(number, jitter)
-    spread = 0.1 if gated else max(0.1, wait / 10)
-    least = backoff(number, jitter) if wait < 1 else 0.0
-    return max(wait + jitter * spread, least)

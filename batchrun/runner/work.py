@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from batchrun.api import TABLE, Blame, Mask
 from batchrun.money import ZERO, Pico, Price, show
 from batchrun.prompt import RowProblem
-from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
+from batchrun.records import FailedAttempt, Outcome, Reply, Status, Usage, Verdict
 from batchrun.runner.limits import Permit
 from batchrun.runner.retry import Tries
 
@@ -67,15 +67,21 @@ class Rules:
         ending, usage, cost = TABLE[verdict.ending], verdict.usage, verdict.usage.cost
         if not self.openrouter and self.price is not None:
             cost = None  # the price is the job's own word; what another server reports need not be in USD
-        tokens = usage.prompt_tokens, usage.completion_tokens
-        if cost is None and self.price is not None and tokens[0] is not None and tokens[1] is not None:
-            cost = self.price.cost(tokens[0], tokens[1], usage.cached_tokens or 0, usage.cache_write_tokens or 0)
+        if cost is None and usage.completion_tokens is not None:
+            cost = self.cost_by_tokens(usage)
         if cost is not None:
             # Of a request in parts the first may be billed, and the last be lost.
             return Charge(cost, maybe=ending.maybe_billed, keep=ending.maybe_billed)
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
         maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
         return Charge(None, maybe, keep=maybe or wrote)
+
+    def cost_by_tokens(self, usage: Usage) -> Pico | None:
+        """Return what these tokens cost by the price; None where there is none, or nobody counted them."""
+        if self.price is None or usage.prompt_tokens is None:
+            return None
+        read, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+        return self.price.cost(usage.prompt_tokens, usage.completion_tokens or 0, read, written)
 
 
 class Charge(NamedTuple):

@@ -112,7 +112,7 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         ({"name": "openrouter/auto"}, 'the price of "openrouter/auto" is unknown'),
         ({"name": "some/model"}, 'the price of "some/model" is unknown'),
         ({"name": MINI, "fallbacks": ["some/model"]}, 'the price of "some/model" is unknown'),
-        ({"name": MINI, "params": {"plugins": [{"id": "web"}]}}, "not bounded (the plugin web)"),
+        ({"name": MINI, "params": {"plugins": [{"id": "web"}]}}, "not bounded (params.plugins)"),
     ],
 )
 def test_a_cap_that_can_not_be_kept_is_refused(model: dict[str, Any], words: str, tmp_path: Path) -> None:

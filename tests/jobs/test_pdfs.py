@@ -185,7 +185,7 @@ def test_the_pages_of_the_paid_engine_count_in_caps_and_in_preview(command: Comm
 
 def test_a_cap_needs_the_counter_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pypdf nobody knows how many pages are to be paid: that is a mistake, not a cap that does not hold."""
-    monkeypatch.setattr("batchrun.prepare.prepared.find_spec", lambda _: None)
+    monkeypatch.setattr("batchrun.prepare.mistakes.find_spec", lambda _: None)
     names = folder_of_invoices(tmp_path, 1)
     part = FILE | {"engine": "mistral-ocr"}
     endpoint = {"endpoint": "simulator", "name": "openai/gpt-4o-mini", "max_request_usd": 1, "api_key_env": None}
@@ -222,7 +222,7 @@ def test_parts_that_do_not_go_together_are_mistakes(
 
 def test_a_missing_extra_is_a_mistake_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pypdf a job that needs it names the command that installs it."""
-    monkeypatch.setattr("batchrun.prepare.prepared.find_spec", lambda _: None)
+    monkeypatch.setattr("batchrun.prepare.mistakes.find_spec", lambda _: None)
     names = folder_of_invoices(tmp_path, 1)
     path = write_job(tmp_path, "http://127.0.0.1:9/v1", rows=names, prompt=prompt(TEXT))
     with pytest.raises(JobFileError, match=r"text: extracted needs pypdf: pip install 'batchrun-llm\[pdf\]'"):

@@ -2,7 +2,7 @@
 
 from batchrun.money import ZERO
 from batchrun.records import Outcome, Status
-from batchrun.runner.breaker import NOWHERE, PROBES, Breaker
+from batchrun.runner.blame import NOWHERE, PROBES, Breaker
 
 
 def failure(number: int, error_type: str = "bad_request", code: int = 400) -> Outcome:

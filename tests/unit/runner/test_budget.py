@@ -142,13 +142,13 @@ def test_a_plain_job_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("odd", "named"),
     [
-        (job(plugins=[{"id": "web"}]), "the plugin web"),
-        (job(plugins=["file-parser"]), "the plugin file-parser"),
-        (job(tools=[{"type": "openrouter:web_search"}]), "the tool openrouter:web_search"),
+        (job(plugins=[{"id": "web"}]), "params.plugins"),
+        (job(plugins=["file-parser"]), "params.plugins"),
+        (job(tools=[{"type": "openrouter:web_search"}]), "params.tools"),
         (job(web_search_options={}), "params.web_search_options"),
         (job(prediction={"type": "content"}), "params.prediction"),
         (job(modalities=["image", "text"]), "params.modalities"),
-        (job(service_tier="priority"), "params.service_tier: priority"),
+        (job(service_tier="priority"), "params.service_tier"),
         (job(name="m:online"), "the model variant m:online"),
         (
             job(Prompt(messages=(Message("user", (Part(text="a"), Part(image="{{ p }}"))),))),
