@@ -5,6 +5,7 @@ endpoints.py  who is asked: address, headers, key, the kind of server
 prices.py     what a token costs: from the job, or from the server's list of models
 caching.py    how the provider's prompt cache is used, by family of models
 codes.py      THE table: every way an attempt or a row can end, and the action that follows
+dialects.py   which ending servers' codes, words and sentences name
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
 decisions.py  typed questions and their answers in the two forms of decision models
 splitting.py  more questions than a request may have, sent in parts

@@ -6,20 +6,19 @@ and the provider's list is searched (`find`). Facts: OpenRouter's SDK 1.3.84, op
 
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
 import orjson
 
-from batchrun import net
-from batchrun.api.codes import WORD_CODES
-from batchrun.api.endpoints import Endpoint
+from batchrun.api.dialects import WORD_CODES
+from batchrun.api.endpoints import Endpoint, call
 from batchrun.api.judge import judge, read_cost
-from batchrun.api.masking import Mask
 from batchrun.api.prices import BATCH_VARIANT
 from batchrun.api.waits import seconds_of
 from batchrun.api.wording import clean, list_of, object_of, objects_of
@@ -42,6 +41,10 @@ _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _WRONG_NAME = frozenset({"invalid_model", "bad_request", "not_found", "no_endpoint"})
 _TAG = "batchrun"
 """The key of OpenAI's metadata that holds a batch's tag."""
+
+
+Ask = Callable[..., Reply]
+"""`endpoints.call` with the endpoint and the job's headers."""
 
 
 class Line(NamedTuple):
@@ -150,39 +153,10 @@ class BatchApi(Protocol):
 
 def batch_api(endpoint: Endpoint, model: Model) -> BatchApi:
     """Return the dialect of an endpoint, with the job's own headers and choice of providers."""
-    caller = _Caller(endpoint, model.headers)
+    ask = partial(call, endpoint, headers=model.headers, seconds=_CHAT_SECONDS, max_bytes=_MOST_RESULTS)
     if endpoint.openrouter and model.batch_api is None:
-        return _OpenRouter(caller, model.params.get("provider"))
-    return _OpenAi(caller)
-
-
-class _Caller:
-    """One request to the provider, with the key."""
-
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
-        self._endpoint = endpoint
-        self._headers = dict(headers)
-        self._mask = Mask(endpoint.key, headers, net.proxy_for(endpoint.base_url))
-        if endpoint.key is not None:
-            self._headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
-
-    def __call__(self, method: str, path: str, body: bytes | None = None, **more: Any) -> Reply:  # noqa: ANN401  (net.call's)
-        """Make a request; `content_type` is JSON unless given."""
-        headers = dict(self._headers)
-        if body is not None:
-            headers["content-type"] = more.pop("content_type", "application/json")
-        seconds = more.pop("seconds", _CHAT_SECONDS)
-        reply = net.call(
-            method,
-            f"{self._endpoint.base_url}/{path}",
-            headers,
-            self._endpoint.certificates,
-            seconds=seconds,
-            max_bytes=_MOST_RESULTS,
-            body=body,
-            **more,
-        )
-        return self._mask(reply)
+        return _OpenRouter(ask, model.params.get("provider"))
+    return _OpenAi(ask)
 
 
 def _verdict(reply: Reply) -> Verdict:
@@ -289,8 +263,8 @@ def _line(data: Any) -> Line | None:  # noqa: ANN401  (any JSON)
 class _OpenRouter:
     """OpenRouter: the requests stand in the submission, the results are pages."""
 
-    def __init__(self, call: _Caller, provider: Any) -> None:  # noqa: ANN401  (a parameter of the API)
-        self._call = call
+    def __init__(self, ask: Ask, provider: Any) -> None:  # noqa: ANN401  (a parameter of the API)
+        self._ask = ask
         self._head: dict[str, Any] = {"endpoint": _PATH}
         if kept := {name: one for name, one in object_of(provider).items() if name in {"only", "allow_fallbacks"}}:
             self._head["provider"] = kept
@@ -313,11 +287,11 @@ class _OpenRouter:
             b'{"custom_id":%s,"body":%s}' % (orjson.dumps(name), _line_body(body)) for name, body in requests
         )
         body = b'%s,"requests":[%s]}' % (head, lines)
-        return _submission(self._call("POST", "batches", body, seconds=_TRANSFER_SECONDS), model)
+        return _submission(self._ask("POST", "batches", body=body, seconds=_TRANSFER_SECONDS), model)
 
     def show(self, id_: str) -> Shown | Gone:
         """Ask how a batch stands."""
-        reply = self._call("GET", f"batches/{quote(id_)}", seconds=_TRANSFER_SECONDS)
+        reply = self._ask("GET", f"batches/{quote(id_)}", seconds=_TRANSFER_SECONDS)
         if reply.status == HTTPStatus.PAYMENT_REQUIRED:
             return Shown(id_, "completed", problem=_verdict(reply).message, withheld=True)
         return _shown_or_gone(reply)
@@ -330,7 +304,7 @@ class _OpenRouter:
         query: dict[str, Any] = {"limit": _LISTED, "created_after": after}
         found: list[Submitted] = []
         while True:
-            reply = self._call("GET", f"batches?{urlencode(query)}")
+            reply = self._ask("GET", f"batches?{urlencode(query)}")
             page = _fetched(reply)
             for data in objects_of(page.get("data")):
                 name, shown = str(data.get("model") or ""), _shown(data)
@@ -346,9 +320,9 @@ class _OpenRouter:
         query: dict[str, Any] = {"limit": _PAGE}
         while True:
             path = f"batches/{quote(shown.id)}/results?{urlencode(query)}"
-            reply = self._call("GET", path, seconds=_TRANSFER_SECONDS)
+            reply = self._ask("GET", path, seconds=_TRANSFER_SECONDS)
             if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and "cursor" not in query:
-                page = _fetched(self._call("GET", f"batches/{quote(shown.id)}", seconds=_TRANSFER_SECONDS))
+                page = _fetched(self._ask("GET", f"batches/{quote(shown.id)}", seconds=_TRANSFER_SECONDS))
                 page = {"data": page.get("results")}
             else:
                 page = _fetched(reply)
@@ -360,14 +334,14 @@ class _OpenRouter:
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
         """Delete the batch with its results; the record of the costs stays."""
         del file_id
-        self._call("DELETE", f"batches/{quote(shown.id)}")
+        self._ask("DELETE", f"batches/{quote(shown.id)}")
 
 
 class _OpenAi:
     """OpenAI, Groq, Together, DeepInfra, Azure, LiteLLM: requests and results are files of JSON lines."""
 
-    def __init__(self, call: _Caller) -> None:
-        self._call = call
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
 
     def submit(self, requests: Sequence[tuple[str, bytes]], *, model: str, tag: str) -> Submitted | Refused | Doubt:
         """Upload the requests, then make a batch of the file; a lost upload leaves no doubt, since nothing runs yet."""
@@ -377,7 +351,7 @@ class _OpenAi:
             for name, body in requests
         )
         content_type, body = _form({"purpose": "batch"}, f"batchrun-{tag}.jsonl", lines)
-        uploaded = self._call("POST", "files", body, content_type=content_type, seconds=_TRANSFER_SECONDS)
+        uploaded = self._ask("POST", "files", body=body, content_type=content_type, seconds=_TRANSFER_SECONDS)
         data = _object(uploaded)
         if data is None or not isinstance(data.get("id"), str):
             return Refused(_verdict(uploaded))
@@ -388,18 +362,18 @@ class _OpenAi:
             "completion_window": "24h",
             "metadata": {_TAG: tag},
         }
-        return _submission(self._call("POST", "batches", orjson.dumps(job)), model, file_id)
+        return _submission(self._ask("POST", "batches", body=orjson.dumps(job)), model, file_id)
 
     def show(self, id_: str) -> Shown | Gone:
         """Ask how a batch stands."""
-        return _shown_or_gone(self._call("GET", f"batches/{quote(id_)}"))
+        return _shown_or_gone(self._ask("GET", f"batches/{quote(id_)}"))
 
     def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
         """Find the batch that carries the tag; the list has no filter and is newest first."""
         del requests
         query: dict[str, Any] = {"limit": _LISTED}
         while True:
-            reply = self._call("GET", f"batches?{urlencode(query)}")
+            reply = self._ask("GET", f"batches?{urlencode(query)}")
             page = _fetched(reply)
             listed = objects_of(page.get("data"))
             for data in listed:
@@ -413,7 +387,7 @@ class _OpenAi:
         """Yield the lines of the output file, then of the error file."""
         for file in shown.files:
             with tempfile.TemporaryFile() as content:
-                reply = self._call("GET", f"files/{quote(file)}/content", seconds=_TRANSFER_SECONDS, into=content)
+                reply = self._ask("GET", f"files/{quote(file)}/content", seconds=_TRANSFER_SECONDS, into=content)
                 if reply.fault is not None or reply.status != HTTPStatus.OK:
                     raise UnavailableError(_verdict(reply))
                 content.seek(0)
@@ -428,7 +402,7 @@ class _OpenAi:
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
         """Delete the files; those of a provider that keeps them end after 30 days."""
         for file in filter(None, (*shown.files, file_id)):
-            self._call("DELETE", f"files/{quote(file)}")
+            self._ask("DELETE", f"files/{quote(file)}")
 
 
 _NOT_IN_A_LINE = ("model", "models", "plugins", "provider", "stream")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from urllib.parse import urlsplit
 
 from batchrun import net
@@ -16,7 +16,7 @@ from batchrun.api.wording import clean, object_of, objects_of, read_json, text_o
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
 from batchrun.money import Pico
-from batchrun.records import Fault, Secret
+from batchrun.records import Fault, Reply, Secret
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 SIMULATOR_KEY = "sk-or-v1-simulator"
@@ -78,6 +78,10 @@ class Endpoint:
             return (first,)
         return first, f"{self.base_url.removesuffix('/v1')}/alpha/decisions"
 
+    def url_of(self, path: str) -> str:
+        """Return the address of one of the API's pages."""
+        return f"{self.base_url.removesuffix(_PATH_OF_DECISIONS)}/{path}"
+
     @property
     def models_path(self) -> str:
         """Where the models are listed; OpenRouter hides decision models unless it is asked for them."""
@@ -97,6 +101,11 @@ class Page:
     problem: str = ""
     fault: Fault | None = None
     why: str = ""
+
+    @property
+    def refuses_key(self) -> bool:
+        """Whether the API itself refuses the key: an edge's HTML page with 403 says nothing of it."""
+        return self.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} and "error" in self.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +190,36 @@ def _files_of(package: str, pattern: str) -> list[Path]:
     return sorted(file for folder in folders for file in Path(folder).glob(pattern))
 
 
-def fetch(endpoint: Endpoint, path: str) -> Page:
-    """GET one page of the API, with the key if there is one, within FETCH_SECONDS in all.
+def call(
+    endpoint: Endpoint,
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    content_type: str = "application/json",
+    seconds: float = FETCH_SECONDS,
+    max_bytes: int = FETCH_BYTES,
+    body: bytes | None = None,
+    into: BinaryIO | None = None,
+) -> Reply:
+    """Make one request to the API within `seconds` in all, with the key if there is one; no secret is in the reply.
 
-    Raises UserError for a proxy that can't be used.
+    The body of a success goes `into` a file where there is one. Raises UserError for a proxy that can't be used.
     """
-    base = endpoint.base_url.removesuffix(_PATH_OF_DECISIONS)
-    url = f"{base}/{path}"
-    headers = {}
+    url = endpoint.url_of(path)
+    mask = Mask(endpoint.key, headers or {}, net.proxy_for(url))
+    sent = dict(headers or {})
     if endpoint.key is not None:
-        headers["authorization"] = f"Bearer {endpoint.key.reveal()}"
-    reply = net.call("GET", url, headers, endpoint.certificates, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
-    reply = Mask(endpoint.key, {}, net.proxy_for(url))(reply)
+        sent["authorization"] = f"Bearer {endpoint.key.reveal()}"
+    if body is not None:
+        sent["content-type"] = content_type
+    certificates = endpoint.certificates
+    return mask(net.call(method, url, sent, certificates, seconds=seconds, max_bytes=max_bytes, body=body, into=into))
+
+
+def fetch(endpoint: Endpoint, path: str) -> Page:
+    """GET one page of the API. Raises UserError for a proxy that can't be used."""
+    reply = call(endpoint, "GET", path)
     content, _ = read_json(reply.body)
     data = object_of(content)
     if reply.fault is None and data and reply.status in _SUCCESS:
@@ -200,7 +227,7 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     why = said = net.plain_words(reply)
     if message := object_of(data.get("error")).get("message"):
         said = f"{reply.status} {message}"
-    return Page(reply.status, data, clean(f"GET {url}: {said}")[:_LONGEST_PROBLEM], reply.fault, why)
+    return Page(reply.status, data, clean(f"GET {endpoint.url_of(path)}: {said}")[:_LONGEST_PROBLEM], reply.fault, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +248,11 @@ class EndpointCheck:
 def check_endpoint(endpoint: Endpoint) -> EndpointCheck:
     """Check address, key and model by one GET {base}/models, which costs nothing. `endpoint` has its final address."""
     page = fetch(endpoint, endpoint.models_path)
-    if page.fault is not None or page.problem:
-        problem, is_fatal = _endpoint_problem(endpoint, page)
-        return EndpointCheck(problem, is_fatal)
+    if page.problem:
+        return EndpointCheck(*_endpoint_problem(endpoint, page))
     names = [entry.get("id") for entry in objects_of(page.data.get("data"))]
     models = tuple(name for name in names if isinstance(name, str))
-    if not models:
-        return EndpointCheck()
-    return EndpointCheck(models=models, lists_model=endpoint.model in models)
+    return EndpointCheck(models=models, lists_model=endpoint.model in models if models else None)
 
 
 def _endpoint_problem(endpoint: Endpoint, page: Page) -> tuple[str, bool]:
@@ -242,8 +266,7 @@ def _endpoint_problem(endpoint: Endpoint, page: Page) -> tuple[str, bool]:
     }
     if page.fault in unreachable:
         return unreachable[page.fault], True
-    # An edge's HTML page with 403 says nothing of the key.
-    if page.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} and "error" in page.data:
+    if page.refuses_key:
         if endpoint.key is None:
             return f"{base} wants a key ({page.status}): name its variable in model.api_key_env", True
         return f"{base} refuses the key: {page.problem}", True
@@ -257,9 +280,7 @@ def fetch_key(endpoint: Endpoint) -> KeyInfo | KeyProblem:
     page = fetch(endpoint, "key")
     if not page.problem and isinstance(page.data.get("data"), dict):
         return _key_info(page.data["data"])
-    # An edge's HTML page says nothing of the key.
-    refused = page.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} and "error" in page.data
-    return KeyProblem(refused, page.problem or "GET /key answered without the key's state")
+    return KeyProblem(page.refuses_key, page.problem or "GET /key answered without the key's state")
 
 
 def _key(variable: str | None, environment: Mapping[str, str], where_looked: str) -> Secret | None:
@@ -274,7 +295,8 @@ def _key(variable: str | None, environment: Mapping[str, str], where_looked: str
 
 
 def _model_file(job: Job) -> Path:
-    _require("xllamacpp", MISSING_LLAMA)
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UserError(MISSING_LLAMA)
     if job.model.name is None:
         if (found := default_model()) is None:
             raise UserError(MISSING_MODEL)
@@ -304,11 +326,6 @@ def _named(model: Model) -> str:
     if model.name is None:
         raise UserError(f"model.name is missing: which model should {model.endpoint} ask?")
     return model.name
-
-
-def _require(module: str, message: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise UserError(message)
 
 
 def _key_info(data: Mapping[str, Any]) -> KeyInfo:

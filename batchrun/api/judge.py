@@ -11,7 +11,8 @@ from typing import Any, cast
 import orjson
 
 from batchrun.api import decisions
-from batchrun.api.codes import FINISHES, HIGHEST_CODE, LOWEST_CODE, TABLE
+from batchrun.api.codes import TABLE
+from batchrun.api.dialects import FINISHES, HIGHEST_CODE, LOWEST_CODE
 from batchrun.api.masking import Mask
 from batchrun.api.refusals import ApiError, ending_of, read_error, resume_at
 from batchrun.api.waits import reset_of, wait_of

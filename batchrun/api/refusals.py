@@ -9,17 +9,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from batchrun.api.codes import (
-    HIGHEST_CODE,
-    LOWEST_CODE,
-    RELAYED,
-    STATUSES,
-    TABLE,
-    TEXTS,
-    WORD_CODES,
-    WORDS,
-    Action,
-)
+from batchrun.api.codes import TABLE, Action
+from batchrun.api.dialects import HIGHEST_CODE, LOWEST_CODE, RELAYED, STATUSES, TEXTS, WORD_CODES, WORDS
 from batchrun.api.waits import midnight_after, seconds_of, time_of
 from batchrun.api.wording import (
     MESSAGE_LENGTH,

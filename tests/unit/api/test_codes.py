@@ -5,19 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.api.codes import (
-    ASKED_AGAIN,
-    FINISHES,
-    RELAYED,
-    STATUSES,
-    TABLE,
-    TEXTS,
-    WORDS,
-    Action,
-    Blame,
-    Count,
-    Ending,
-)
+from batchrun.api.codes import ASKED_AGAIN, TABLE, Action, Blame, Count, Ending
+from batchrun.api.dialects import FINISHES, RELAYED, STATUSES, TEXTS, WORDS
 
 LOCAL = {"template_error", "request_too_large", "image_error", "file_error"}
 DOCS = Path(__file__).resolve().parents[3] / "docs"
