@@ -51,10 +51,7 @@ class Batch:
     problem: str | None
 
 
-_COLUMNS = (
-    "number, run_id, state, model, tag, provider_id, file_id, questions, reserved, submitted_at, looks, looked_at, "
-    "foreign_ids, problem"
-)
+_COLUMNS = ", ".join(Batch.__dataclass_fields__)
 
 
 class Batches:
@@ -98,9 +95,7 @@ class Batches:
 
     def keys(self, positions: Sequence[int]) -> dict[int, bytes]:
         """Return the keys of the questions of rows, by question."""
-        marks = ", ".join("?" * len(positions))
-        rows = self._connection.rows(f"SELECT question_id, key FROM rows WHERE position IN ({marks})", positions)  # noqa: S608  (marks)
-        return dict(rows)
+        return dict(self._connection.rows_in("SELECT question_id, key FROM rows WHERE position IN ({})", positions))
 
     def begin(
         self, questions: Sequence[int], *, run_id: int, model: str, tag: str, reserved: Pico, now: float
@@ -126,11 +121,8 @@ class Batches:
 
     def submitted(self, batch: Batch, *, provider_id: str, model: str, file_id: str | None = None) -> None:
         """Note that the provider has the batch, under this id."""
-        self._connection.run(
-            "UPDATE batches SET state = 'out', provider_id = ?, model = ?, file_id = coalesce(?, file_id) "
-            "WHERE number = ?",
-            (provider_id, model, file_id, batch.number),
-        )
+        has = {"state": BatchState.OUT.value, "provider_id": provider_id, "model": model}
+        self._connection.update_row("batches", batch.number, {**has, "file_id": file_id or batch.file_id})
 
     def looked(self, batch: Batch, now: float) -> None:
         """Note that the provider's list was searched in vain for a batch whose reply was lost."""
@@ -141,11 +133,8 @@ class Batches:
     def is_foreign(self, batch: Batch) -> None:
         """Note that the batch of that id is another job's, so that this one must be looked for again."""
         foreign = json.dumps(sorted(batch.foreign_ids | {batch.provider_id or ""}))
-        self._connection.run(
-            "UPDATE batches SET state = 'submitting', provider_id = NULL, looks = 0, looked_at = NULL, "
-            "foreign_ids = ? WHERE number = ?",
-            (foreign, batch.number),
-        )
+        lost = {"state": BatchState.SUBMITTING.value, "provider_id": None, "looks": 0, "looked_at": None}
+        self._connection.update_row("batches", batch.number, {**lost, "foreign_ids": foreign})
 
     def warn(self, batch: Batch, problem: str) -> bool:
         """Keep the problem of an open batch, for `status`; return whether it is new."""
@@ -223,12 +212,10 @@ class Batches:
                 "UPDATE batched SET batch = NULL, tries = tries + ? WHERE batch = ?", (int(tried), batch.number)
             )
             cost = sum(outcome.cost for outcome in outcomes) + unassigned
-            self._connection.run("UPDATE batches SET cost = ? WHERE number = ?", (cost, batch.number))
+            self._connection.update_row("batches", batch.number, {"cost": cost})
             self._connection.run("UPDATE plans SET counts = NULL")
             self._end(batch, BatchState.COLLECTED, now, problem)
 
     def _end(self, batch: Batch, state: BatchState, now: float, problem: str | None) -> None:
-        self._connection.run(
-            "UPDATE batches SET state = ?, ended_at = ?, problem = ?, reserved = 0 WHERE number = ?",
-            (state.value, now, problem, batch.number),
-        )
+        ended = {"state": state.value, "ended_at": now, "problem": problem, "reserved": 0}
+        self._connection.update_row("batches", batch.number, ended)

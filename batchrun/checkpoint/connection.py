@@ -62,6 +62,17 @@ class Connection:
         with guarded(self.path):
             return self._conn.execute(sql, values).fetchall()
 
+    def rows_in(self, sql: str, keys: Sequence[Any], values: Sequence[Any] = ()) -> list[Row]:
+        """Return all rows of a query in which `{}` stands for the keys; `values` come before them.
+
+        Any number of keys: they go into queries of at most MOST_VALUES.
+        """
+        found: list[Row] = []
+        for start in range(0, len(keys), MOST_VALUES):
+            some = keys[start : start + MOST_VALUES]
+            found += self.rows(sql.format(", ".join("?" * len(some))), (*values, *some))
+        return found
+
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:  # noqa: ANN401  (any SQL value)
         """Return the first column of the first row, or None."""
         found = self.rows(sql, values)
@@ -98,9 +109,9 @@ class Connection:
         return int(self.value("SELECT last_insert_rowid()"))
 
     def update_row(self, table: str, number: int, row: dict[str, Any]) -> None:
-        """Change columns of the row with this id."""
+        """Change columns of the row with this id, which is the table's INTEGER PRIMARY KEY."""
         changes = ", ".join(f"{column} = ?" for column in row)
-        self.run(f"UPDATE {table} SET {changes} WHERE id = ?", [*row.values(), number])  # noqa: S608  (our own names)
+        self.run(f"UPDATE {table} SET {changes} WHERE rowid = ?", [*row.values(), number])  # noqa: S608  (our own names)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from batchrun.checkpoint import schema
-from batchrun.checkpoint.connection import MOST_VALUES, Connection
+from batchrun.checkpoint.connection import Connection
 
 BATCH = 50_000
 """Rows; keys go into the table in sorted batches, since single random keys cost 18 µs and more each."""
@@ -126,7 +126,9 @@ class PlanBuilder:
 
     def _write(self, keys: list[bytes | None]) -> None:
         """Write the next rows, and those of their questions that are new."""
-        ids = self._known(sorted({key for key in keys if key is not None}))
+        # Sorted keys walk through the table once.
+        wanted = sorted({key for key in keys if key is not None})
+        ids: dict[bytes, int] = dict(self._connection.rows_in("SELECT key, id FROM questions WHERE key IN ({})", wanted))
         new = [key for key in dict.fromkeys(keys) if key is not None and key not in ids]
         ids.update(zip(new, range(self._last_id + 1, self._last_id + 1 + len(new)), strict=True))
         self._last_id += len(new)
@@ -136,15 +138,6 @@ class PlanBuilder:
             self._connection.insert("questions(key, id)", [(key, ids[key]) for key in new])
             self._insert_rows(keys, ids)
         self._start += len(keys)
-
-    def _known(self, keys: list[bytes]) -> dict[bytes, int]:
-        """Return the ids of those keys that are questions already; sorted keys walk through the table once."""
-        known: dict[bytes, int] = {}
-        for start in range(0, len(keys), MOST_VALUES):
-            some = keys[start : start + MOST_VALUES]
-            marks = ", ".join("?" * len(some))
-            known.update(self._connection.rows(f"SELECT key, id FROM questions WHERE key IN ({marks})", some))  # noqa: S608
-        return known
 
     def _insert_rows(self, keys: list[bytes | None], ids: dict[bytes, int]) -> None:
         seen, problems = self._seen, self._problems

@@ -21,8 +21,6 @@ _NO_RUN = 2**62
 """Above every run's number."""
 
 _SAMPLE = 10_000
-_LOOKED_UP = 500
-"""Keys in one query."""
 
 _TABLES = {False: "rows", True: "rows_before"}
 _JOIN = "{} r LEFT JOIN answers a ON a.id = r.question_id"
@@ -214,17 +212,12 @@ class Checkpoint:
 
     def settled(self, keys: Sequence[bytes], rule: OpenRule) -> dict[bytes, Settled]:
         """Return the state of those questions that are not open, by key; they need not be in the plan."""
-        found: dict[bytes, Settled] = {}
-        for start in range(0, len(keys), _LOOKED_UP):
-            some = keys[start : start + _LOOKED_UP]
-            sql = (
-                "SELECT q.key, a.status, a.prompt_tokens, a.completion_tokens, a.seconds "  # noqa: S608  (marks only)
-                "FROM questions q JOIN answers a ON a.id = q.id, (SELECT 1 AS first) r "
-                f"WHERE ({rule.is_open}) IS NOT TRUE AND q.key IN ({', '.join('?' * len(some))})"
-            )
-            rows = self._connection.rows(sql, (*rule.values, *some))
-            found.update((row[0], Settled(*row[1:])) for row in rows)
-        return found
+        sql = (
+            "SELECT q.key, a.status, a.prompt_tokens, a.completion_tokens, a.seconds "  # noqa: S608  (marks only)
+            "FROM questions q JOIN answers a ON a.id = q.id, (SELECT 1 AS first) r "
+            f"WHERE ({rule.is_open}) IS NOT TRUE AND q.key IN ({{}})"
+        )
+        return {key: Settled(*more) for key, *more in self._connection.rows_in(sql, keys, rule.values)}
 
     def reopen_failed(self, types: Collection[str] = ()) -> int:
         """Make failed answers of the current plan pending again: all, or of some types. Return their number."""

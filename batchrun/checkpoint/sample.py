@@ -4,19 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from batchrun.checkpoint.connection import Connection
 
-_AT_ONCE = 500
-"""Positions in one query."""
-
 
 def choose(connection: Connection, positions: Iterable[Sequence[int]], count: int) -> None:
     """Fill the temporary table `chosen` with the first `count` distinct questions at these positions, in blocks."""
     chosen: dict[int, int] = {}
     for block in positions:
-        questions: dict[int, int] = {}
-        for start in range(0, len(block), _AT_ONCE):
-            some = block[start : start + _AT_ONCE]
-            sql = f"SELECT position, question_id FROM rows WHERE position IN ({', '.join('?' * len(some))})"  # noqa: S608  (marks only)
-            questions.update(connection.rows(f"{sql} AND question_id IS NOT NULL", some))
+        sql = "SELECT position, question_id FROM rows WHERE question_id IS NOT NULL AND position IN ({})"
+        questions: dict[int, int] = dict(connection.rows_in(sql, block))
         for position in block:
             if position in questions and len(chosen) < count:
                 chosen.setdefault(questions[position], position)
