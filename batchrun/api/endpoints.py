@@ -208,6 +208,7 @@ def call(
     """
     url = endpoint.url_of(path)
     mask = Mask(endpoint.key, headers or {}, net.proxy_for(url))
+    # The mask knows the job's own headers alone: "application/json" is not a secret, and stands in many replies.
     sent = dict(headers or {})
     if endpoint.key is not None:
         sent["authorization"] = f"Bearer {endpoint.key.reveal()}"

@@ -128,7 +128,8 @@ class PlanBuilder:
         """Write the next rows, and those of their questions that are new."""
         # Sorted keys walk through the table once.
         wanted = sorted({key for key in keys if key is not None})
-        ids: dict[bytes, int] = dict(self._connection.rows_in("SELECT key, id FROM questions WHERE key IN ({})", wanted))
+        known = self._connection.rows_in("SELECT key, id FROM questions WHERE key IN ({})", wanted)
+        ids: dict[bytes, int] = dict(known)
         new = [key for key in dict.fromkeys(keys) if key is not None and key not in ids]
         ids.update(zip(new, range(self._last_id + 1, self._last_id + 1 + len(new)), strict=True))
         self._last_id += len(new)

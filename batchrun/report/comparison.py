@@ -162,6 +162,7 @@ def _joined(
     """Yield rows paired by a column; the second job's rows are held in memory."""
     for job in (first, second):
         require_column(job.prepared.rows, on, "--on")
+    # The two files may have their rows in any order, so one side has to be held.
     others = dict(_keyed(second, (on,), on))
     for key, row in _keyed(first, names, on):
         yield row, others.pop(key, None)

@@ -23,11 +23,10 @@ from batchrun.report.answered import OpenJob
 from batchrun.report.bars import Bar
 from batchrun.report.comparison import compare
 from batchrun.report.evaluation import Evaluation, evaluate
-from batchrun.report.figures import percent
+from batchrun.report.figures import Share, percent
 from batchrun.report.gather import FailedRow, Gathered, cut, gather, visible
 from batchrun.report.gold import GoldOptions
 from batchrun.report.patterns import worth_a_look
-from batchrun.report.statistics import wilson
 from batchrun.runner import advice
 from batchrun.terminal import duration, when
 
@@ -142,7 +141,7 @@ def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the templ
     templates = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     filters = {"when": when, "duration": duration, "visible": visible, "cut": cut, "percent": percent}
     templates.filters.update(filters, usd=lambda amount: cost(amount, kind))
-    templates.globals.update(wilson=wilson, wanted=_wanted, judged=evaluation_text, compared=comparison_text)
+    templates.globals.update(share=Share, wanted=_wanted, judged=evaluation_text, compared=comparison_text)
     ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
     return templates.get_template("page.html.j2").render(facts, policy=f"{policy}; base-uri 'none'", **ours)
 

@@ -28,6 +28,7 @@ def shown_rows(job: OpenJob, count: int, *, failed: bool) -> Table:
     columns = job.prompt_columns
     wanted = job.checkpoint.positions(Status.FAILED if failed else Status.OK, count)
     shown: list[list[str]] = []
+    # The first failed row may be the nine millionth: the input is read from there on.
     for row in job.rows(columns, wanted[0], _PROBLEM) if wanted else ():
         if row.position == wanted[len(shown)]:
             result = row.details if failed else _values(job, row).values()

@@ -59,6 +59,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     The arguments count rows that only one of the two has right.
     """
     total = only_first + only_second
+    # Whole numbers throughout: with 2,000 uneven rows the binomial coefficients are beyond any float.
     splits = tail = 1
     for number in range(min(only_first, only_second)):
         splits = splits * (total - number) // (number + 1)

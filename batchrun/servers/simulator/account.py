@@ -167,4 +167,4 @@ class Account:
             if drawn < rate:
                 self._faults_met[request] = met + 1
                 raise ApiError(status, f"Simulated error {status}")
-            drawn -= rate
+            drawn -= rate  # the rates lie side by side on [0, 1): a request meets at most one fault

@@ -38,6 +38,7 @@ class Draw:
 
     def below(self, count: int) -> int:
         """Return a number from 0 up to, not including, `count`."""
+        # One digest serves many draws; 32 spare bits keep them even to one part in four billion.
         if self._pool < count << 32:
             self._block += 1
             drawn = blake2b(self._key + self._block.to_bytes(4), digest_size=64).digest()
