@@ -187,6 +187,22 @@ def _fetched(reply: Reply) -> dict[str, Any]:
     return data
 
 
+def _pages(ask: Ask, **query: object) -> Iterator[tuple[list[dict[str, Any]], float | None]]:
+    """Yield the pages of the list of batches, each with the seconds after which the provider wants to be asked again.
+
+    Raises UnavailableError.
+    """
+    while True:
+        reply = ask("GET", f"batches?{urlencode({'limit': _LISTED, **query})}")
+        page = _fetched(reply)
+        listed = objects_of(page.get("data"))
+        yield listed, _wait(reply)
+        # A server may leave out last_id, which is the id of the last entry.
+        query["after"] = page.get("last_id") or (listed and listed[-1].get("id"))
+        if not page.get("has_more") or not query["after"]:
+            return
+
+
 def _wait(reply: Reply) -> float | None:
     return seconds_of(reply.headers.get("retry-after"))
 
@@ -301,19 +317,16 @@ class _OpenRouter:
         del tag
         base = model.removesuffix(BATCH_VARIANT)
         after = datetime.fromtimestamp(since - _BEFORE, UTC).isoformat()
-        query: dict[str, Any] = {"limit": _LISTED, "created_after": after}
         found: list[Submitted] = []
-        while True:
-            reply = self._ask("GET", f"batches?{urlencode(query)}")
-            page = _fetched(reply)
-            for data in objects_of(page.get("data")):
+        wait = None
+        for listed, asked_wait in _pages(self._ask, created_after=after):
+            wait = asked_wait
+            for data in listed:
                 name, shown = str(data.get("model") or ""), _shown(data)
                 # The total is 0 while a batch is validated.
                 if name.removesuffix(BATCH_VARIANT) == base and shown.id and shown.total in {0, requests}:
                     found.append(Submitted(shown.id, name))
-            if not page.get("has_more") or not page.get("last_id"):
-                return Found(tuple(found), _wait(reply))
-            query["after"] = page["last_id"]
+        return Found(tuple(found), wait)
 
     def lines(self, shown: Shown) -> Iterator[Line]:
         """Yield the results page by page; an older API has them inside of the batch."""
@@ -371,17 +384,15 @@ class _OpenAi:
     def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
         """Find the batch that carries the tag; the list has no filter and is newest first."""
         del requests
-        query: dict[str, Any] = {"limit": _LISTED}
-        while True:
-            reply = self._ask("GET", f"batches?{urlencode(query)}")
-            page = _fetched(reply)
-            listed = objects_of(page.get("data"))
+        wait = None
+        for listed, asked_wait in _pages(self._ask):
+            wait = asked_wait
             for data in listed:
                 if object_of(data.get("metadata")).get(_TAG) == tag:
                     return Found((Submitted(str(data["id"]), model, data.get("input_file_id")),))
-            if not page.get("has_more") or not listed or float(listed[-1].get("created_at") or 0) < since - _BEFORE:
-                return Found((), _wait(reply))
-            query["after"] = page.get("last_id") or listed[-1]["id"]
+            if listed and float(listed[-1].get("created_at") or 0) < since - _BEFORE:
+                break
+        return Found((), wait)
 
     def lines(self, shown: Shown) -> Iterator[Line]:
         """Yield the lines of the output file, then of the error file."""
