@@ -197,8 +197,8 @@ def call(
     *,
     headers: Mapping[str, str] | None = None,
     content_type: str = "application/json",
-    seconds: float = FETCH_SECONDS,
-    max_bytes: int = FETCH_BYTES,
+    seconds: float,
+    max_bytes: int,
     body: bytes | None = None,
     into: BinaryIO | None = None,
 ) -> Reply:
@@ -220,7 +220,7 @@ def call(
 
 def fetch(endpoint: Endpoint, path: str) -> Page:
     """GET one page of the API. Raises UserError for a proxy that can't be used."""
-    reply = call(endpoint, "GET", path)
+    reply = call(endpoint, "GET", path, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
     content, _ = read_json(reply.body)
     data = object_of(content)
     if reply.fault is None and data and reply.status in _SUCCESS:
