@@ -5,6 +5,7 @@ tree.py      YAML text -> plain data with places; short forms, ${VAR}, files of 
 parse.py     that data -> Loaded: the job, or all its mistakes with line and column
 checks.py    what the types of a job can't express
 settings.py  Environment (process, .env) and RunOptions (flags), which win over the file
+variants.py  the job with the flags applied; what a variant is called
 schema.py    the JSON Schema of a job file, for editors
 
 Others import from here alone.
@@ -13,7 +14,7 @@ Others import from here alone.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from batchrun.job.settings import PROCESS, Environment, PipeFormat, RunOptions, command_line, merged, read_environment
+from batchrun.job.settings import PROCESS, Environment, PipeFormat, RunOptions, command_line, read_environment
 from batchrun.job.spec import (
     DEFAULT_DETAILS,
     OUTPUT_SUFFIXES,
@@ -29,6 +30,7 @@ from batchrun.job.spec import (
     EngineOptions,
     Input,
     Job,
+    JobPath,
     Limits,
     Message,
     Model,
@@ -40,12 +42,13 @@ from batchrun.job.spec import (
     RayOptions,
     parse_duration,
 )
+from batchrun.job.variants import merged
 
 if TYPE_CHECKING:
     from batchrun.job.checks import check
     from batchrun.job.parse import Loaded, examine, load
     from batchrun.job.schema import json_schema
-    from batchrun.job.tree import JobPath, is_job
+    from batchrun.job.tree import is_job
 
 __all__ = [
     "DEFAULT_DETAILS",
@@ -90,7 +93,6 @@ __all__ = [
 
 # pydantic and ruamel.yaml take 100 ms to import, which `import batchrun` and `--help` need not pay.
 _HEAVY = {
-    "JobPath": "tree",
     "Loaded": "parse",
     "check": "checks",
     "examine": "parse",

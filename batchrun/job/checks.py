@@ -14,6 +14,7 @@ from batchrun.job.spec import (
     EngineOptions,
     Input,
     Job,
+    JobPath,
     Limits,
     Message,
     Model,
@@ -21,7 +22,7 @@ from batchrun.job.spec import (
     Part,
     Prompt,
 )
-from batchrun.job.tree import SHOWN, VARIABLE_NAME, JobPath, dotted
+from batchrun.job.tree import SHOWN, VARIABLE_NAME, dotted
 from batchrun.net import ENDPOINTS, header_problem, parse_endpoint
 from batchrun.terminal import short
 
@@ -147,7 +148,7 @@ _PARTS = "{text: …}, {image: …}, {file: …} and {file: …, text: extracted
 def _pdfs(job: Job) -> Found:
     """Yield what does not go together with PDFs that are sent as files."""
     engine = job.prompt.pdf_engine
-    for path, part in job.prompt.placed_parts:
+    for path, part in job.prompt.parts:
         if part.file is None or part.is_extracted:
             continue
         if part.engine is not None and not _is_routed(job.model):
@@ -258,7 +259,7 @@ def _images_to_judge(job: Job) -> Found:
     endpoint = job.model.endpoint
     if _is_routed(job.model) or endpoint.rstrip("/").endswith("/decisions"):
         return
-    for path, part in job.prompt.placed_parts:
+    for path, part in job.prompt.parts:
         if part.image is not None:
             yield (*path, "image"), "images can't be sent to this endpoint: take openrouter, or OpenAI's /decisions"
 

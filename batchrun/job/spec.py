@@ -14,6 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+JobPath = tuple[str | int, ...]
+"""Where something stands in a job: ("prompt", "messages", 0, "role")."""
+
 Text = Annotated[str, MinLen(1)]
 Usd = Annotated[Decimal, Ge(0), Le(1_000_000)]
 AtLeastOne = Annotated[int, Ge(1)]
@@ -22,31 +25,11 @@ CsvType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
 PdfEngine = Literal["cloudflare-ai", "mistral-ocr", "native"]
 Role = Literal["system", "user", "assistant", "developer"]
 Detail = Literal[
-    "status",
-    "error_code",
-    "error_type",
-    "error_message",
-    "http_status",
-    "attempts",
-    "model",
-    "provider",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "cache_write_tokens",
-    "service_tier",
-    "cost_usd",
-    "latency_s",
-    "generation_id",
-    "finished_at",
-    "key",
-    "answer_raw",
-    "reasoning",
-    "citations",
-    "probabilities",
-    "corrected",
-]
+    "status", "error_code", "error_type", "error_message", "http_status", "attempts", "model", "provider",
+    "finish_reason", "prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "service_tier",
+    "cost_usd", "latency_s", "generation_id", "finished_at", "key", "answer_raw", "reasoning", "citations",
+    "probabilities", "corrected",
+]  # fmt: skip
 OPENROUTER_KEY = "OPENROUTER_API_KEY"
 DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "error_message")
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow", ".xlsx")
@@ -175,34 +158,34 @@ class Prompt(Section):
     """The whole conversation, for examples, images and PDFs, in place of system and user."""
 
     @property
-    def turns(self) -> tuple[Message, ...]:
-        """The messages in order, whichever form was written."""
+    def turns(self) -> tuple[tuple[JobPath, Message], ...]:
+        """The messages in order, whichever form was written, each with the path of its content in the job file."""
         if self.messages is not None:
-            return self.messages
+            return tuple((("prompt", "messages", number, "content"), one) for number, one in enumerate(self.messages))
         written: tuple[tuple[Role, str | None], ...] = (("system", self.system), ("user", self.user))
-        return tuple(Message(role, text) for role, text in written if text is not None)
+        return tuple((("prompt", role), Message(role, text)) for role, text in written if text is not None)
 
     @property
-    def placed_parts(self) -> tuple[tuple[tuple[str | int, ...], Part], ...]:
+    def contents(self) -> tuple[tuple[JobPath, str | Part], ...]:
+        """The texts and parts of the messages and of the state in order, each with its path in the job file."""
+        contents: list[tuple[JobPath, str | Part]] = []
+        for path, turn in self.turns:
+            if isinstance(turn.content, str):
+                contents.append((path, turn.content))
+            else:
+                contents += [((*path, number), part) for number, part in enumerate(turn.content)]
+        contents += [(("prompt", "state", name), field) for name, field in (self.state or {}).items()]
+        return tuple(contents)
+
+    @property
+    def parts(self) -> tuple[tuple[JobPath, Part], ...]:
         """The parts of messages that are lists of parts and of the state, each with its path in the job file."""
-        in_messages = tuple(
-            (("prompt", "messages", number, "content", index), part)
-            for number, message in enumerate(self.messages or ())
-            if not isinstance(message.content, str)
-            for index, part in enumerate(message.content)
-        )
-        fields = (self.state or {}).items()
-        return (*in_messages, *((("prompt", "state", name), part) for name, part in fields if isinstance(part, Part)))
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts of messages that are lists of parts and of the state."""
-        return tuple(part for _, part in self.placed_parts)
+        return tuple((path, part) for path, part in self.contents if isinstance(part, Part))
 
     @property
     def pdf_engine(self) -> PdfEngine | None:
         """What reads the PDFs that are sent as files; None without any."""
-        engines = [part.engine for part in self.parts if part.file is not None and not part.is_extracted]
+        engines = [part.engine for _, part in self.parts if part.file is not None and not part.is_extracted]
         if not engines:
             return None
         return next(filter(None, engines), FREE_ENGINE)

@@ -20,10 +20,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from batchrun.errors import Mistake, did_you_mean
+from batchrun.job.spec import JobPath
 from batchrun.terminal import short
-
-JobPath = tuple[str | int, ...]
-"""Where something stands in a job: ("prompt", "messages", 0, "role")."""
 
 MAX_DEPTH = 50
 SHOWN = 60

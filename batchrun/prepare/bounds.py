@@ -129,7 +129,7 @@ _UNBOUNDED_VARIANTS = (":online", ":nitro")
 def unbounded(job: Job) -> tuple[str, ...]:
     """Name what can make a request cost more than its worst case by bytes; a cap then needs model.max_request_usd."""
     named: list[str] = []
-    if any(part.image for part in job.prompt.parts):
+    if any(part.image for _, part in job.prompt.parts):
         named.append("an image in the prompt")
     if job.prompt.pdf_engine:
         named.append("a PDF in prompt.messages")

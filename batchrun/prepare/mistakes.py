@@ -78,7 +78,7 @@ class Mistakes:
         if find_spec("pypdf") is not None:
             return
         capped = self._job.limits.max_cost_usd is not None
-        for path, part in self._job.prompt.placed_parts:
+        for path, part in self._job.prompt.parts:
             if part.is_extracted:
                 self._add((*path, "text"), f"text: extracted needs pypdf: {INSTALL_PYPDF}")
             elif part.engine == PAID_ENGINE and capped:

@@ -22,7 +22,7 @@ def fingerprint(prepared: Prepared, *, now: float) -> str:
     Empty, so that no plan is reused, where a file is too young to be trusted or local files are part of questions.
     """
     job, stamps = prepared.job, prepared.rows.files
-    attached = any(part.image or part.file for part in job.prompt.parts)
+    attached = any(part.image or part.file for _, part in job.prompt.parts)
     if attached or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
         return ""
     parts = [

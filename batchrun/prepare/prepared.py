@@ -73,9 +73,9 @@ class Prepared:
         if listed is None or listed.inputs is None:
             return
         inputs = listed.inputs
-        wanted = [("image", path) for path, part in self.job.prompt.placed_parts if part.image is not None]
+        wanted = [("image", path) for path, part in self.job.prompt.parts if part.image is not None]
         if self.job.prompt.pdf_engine == "native":
-            wanted += [("file", path) for path, part in self.job.prompt.placed_parts if part.file is not None]
+            wanted += [("file", path) for path, part in self.job.prompt.parts if part.file is not None]
         mistakes = [
             self.loaded.mistake(
                 (*path, kind), f"{self.endpoint.model} takes no {kind}s, only {', '.join(sorted(inputs))}"

@@ -89,8 +89,6 @@ class AnswerForm:
         """Compile what the job says of its answer; mistakes are given as (path in the job file, message)."""
         if answer is None:
             return cls(None, MappingProxyType({TEXT_COLUMN: {"type": "string"}}))
-        if (answer.columns is None) == (answer.schema is None):
-            return [(("answer",), "write either columns or schema")]
         if answer.columns is not None:
             schema, mistakes = from_columns(answer.columns)
         else:

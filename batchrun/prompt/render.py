@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.job import Job, Message, Part
+from batchrun.job import Job, JobPath, Part
 from batchrun.prompt.attachments import IMAGE, PDF, Kind, LocalFiles, pdf_of
 from batchrun.prompt.beginning import Beginning, beginning_of, marked
 from batchrun.prompt.templates import MAX_PROMPT_BYTES, Fields, PromptError, RowProblem, Template, Templates
@@ -45,13 +45,12 @@ class _Leaf(NamedTuple):
     """
 
     template: Template | Fields
-    path: "_JobPath"
+    path: JobPath
     suffix: str = ""
     attached: Kind | None = None
     extracted: bool = False
 
 
-_JobPath = tuple[str | int, ...]
 DecisionForm = Callable[[Any, Sequence[Decision]], dict[str, Any]]
 """Makes a server's request of a state and the questions about it."""
 
@@ -82,7 +81,7 @@ def nth_key(key: bytes, n: int) -> bytes:
     return blake2b(key + n.to_bytes(8, "big"), digest_size=KEY_BYTES).digest()
 
 
-def template_mistakes(job: Job, columns: Sequence[str] | None) -> list[tuple[_JobPath, int, str]]:
+def template_mistakes(job: Job, columns: Sequence[str] | None) -> list[tuple[JobPath, int, str]]:
     """Return the mistakes in the prompt before any row: (path in the job file, line in the template, message).
 
     Where the columns are unknown (None) the syntax alone is checked.
@@ -101,21 +100,14 @@ def uses_columns(job: Job, columns: Sequence[str] | None) -> bool:
     return any(templates.uses_columns(source) for _, source in templates_of(job))
 
 
-def templates_of(job: Job) -> list[tuple[_JobPath, str]]:
+def templates_of(job: Job) -> list[tuple[JobPath, str]]:
     """Return each template of the prompt with its path in the job file, in order."""
-    templates: list[tuple[_JobPath, str]] = []
-    for path, turn in _turns(job):
-        if isinstance(turn.content, str):
-            templates.append((path, turn.content))
-            continue
-        for number, part in enumerate(turn.content):
-            templates += [((*path, number, kind), source) for kind, source in part.templates]
-    for name, field in (job.prompt.state or {}).items():
-        path = ("prompt", "state", name)
-        if isinstance(field, str):
-            templates.append((path, field))
+    templates: list[tuple[JobPath, str]] = []
+    for path, content in job.prompt.contents:
+        if isinstance(content, str):
+            templates.append((path, content))
         else:
-            templates += [((*path, kind), source) for kind, source in field.templates]
+            templates += [((*path, kind), source) for kind, source in content.templates]
     return templates
 
 
@@ -132,15 +124,9 @@ def _leaves(part: Any) -> Iterator[_Leaf]:  # noqa: ANN401  (JSON with leaves)
             yield from _leaves(value)
 
 
-def _turns(job: Job) -> list[tuple[_JobPath, Message]]:
-    if job.prompt.messages is None:
-        return [(("prompt", turn.role), turn) for turn in job.prompt.turns]
-    return [(("prompt", "messages", number, "content"), turn) for number, turn in enumerate(job.prompt.messages)]
-
-
 def _messages(job: Job, templates: Templates, instructions: str | None) -> list[dict[str, Any]]:
     """Compile the prompt into messages with leaves; instructions join a leading system message or become one."""
-    turns = _turns(job)
+    turns = job.prompt.turns
     joins = bool(turns) and turns[0][1].role in {"system", "developer"}
     messages: list[dict[str, Any]] = []
     if instructions is not None and not joins:
@@ -191,7 +177,7 @@ def _instructed(job: Job, templates: Templates, questions: Sequence[Decision]) -
     return [replace(one, instructions=_text(system, path, suffix=f"\n\n{one.instructions}")) for one in questions]
 
 
-def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templates, added: str) -> Any:  # noqa: ANN401  (JSON with leaves)
+def _content(path: JobPath, content: str | tuple[Part, ...], templates: Templates, added: str) -> Any:  # noqa: ANN401  (JSON with leaves)
     if isinstance(content, str):
         return _text(templates.add(content), path, suffix=added and f"\n\n{added}")
     parts: list[dict[str, Any]] = []
@@ -203,7 +189,7 @@ def _content(path: _JobPath, content: str | tuple[Part, ...], templates: Templat
     return parts
 
 
-def _part(template: Template, path: _JobPath, *, extracted: bool) -> dict[str, Any]:
+def _part(template: Template, path: JobPath, *, extracted: bool) -> dict[str, Any]:
     """Return a part of a message with its leaf; the last step of the path is its kind."""
     match path[-1]:
         case "image":
@@ -217,7 +203,7 @@ def _part(template: Template, path: _JobPath, *, extracted: bool) -> dict[str, A
     return {"type": "text", "text": _text(template, path)}
 
 
-def _text(template: Template, path: _JobPath, suffix: str = "") -> str | _Leaf:
+def _text(template: Template, path: JobPath, suffix: str = "") -> str | _Leaf:
     if template.constant is not None:
         return template.constant + suffix
     return _Leaf(template, path, suffix=suffix)
@@ -273,7 +259,7 @@ class Renderer:
         else:
             state, instructed = _state(job, self._templates), _instructed(job, self._templates, questions)
             shown: Any = state
-            if any(part.image for part in job.prompt.parts):
+            if any(part.image for _, part in job.prompt.parts):
                 shown = _state_parts(job.prompt.state or {}, self._templates)
             sent = {**asked, **decision_form(shown, instructed)}
             # Lists keep their order in the question: the order of options moves the probabilities.
@@ -445,5 +431,5 @@ def _asked(job: Job) -> dict[str, Any]:
     return asked
 
 
-def _dotted(path: _JobPath) -> str:
+def _dotted(path: JobPath) -> str:
     return ".".join(map(str, path))

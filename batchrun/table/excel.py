@@ -43,21 +43,21 @@ Cell = bool | float | str | date | time | timedelta | None
 
 
 class ExcelFile(TableFile):
-    """A sheet of a workbook. `kinds` are the Python types of the cells in each column."""
+    """A sheet of a workbook. Its rows can be read when `settle_kinds` has kept them in the file `arrow`."""
 
     def __init__(self, path: Path, name: str, sheet: str | None, arrow: Path) -> None:
-        """Read the sheet, and keep it in the file `arrow`. Raises InputError."""
+        """Read the sheet. Raises InputError."""
         self._sheet = _Sheet(path, name, sheet)
         self._arrow = arrow
-        self._shown = name
+        self.name = name
         self.kinds = self._sheet.kinds
-        self.settle_kinds(self.kinds)
 
     def settle_kinds(self, kinds: Mapping[str, set[type]]) -> None:
         """Make each column the narrowest type that holds cells of these kinds; text where no other type does."""
         types = {name: _TYPES.get(frozenset(kinds[name]), pl.String()) for name in self.kinds}
         self._sheet.frame(types).write_ipc(self._arrow)
-        super().__init__(self._arrow, self._shown, "arrow")
+        del self._sheet  # a run need not keep the workbook in memory
+        super().__init__(self._arrow, self.name, "arrow")
 
     def _chunk(self, frame: pl.DataFrame) -> FrameChunk:
         return _ExcelChunk(self.name, frame)

@@ -31,7 +31,7 @@ class JsonFile(JsonLinesFile):
         if not self._rewritten.exists():
             part = self._rewritten.with_suffix(".part")
             with part.open("w", encoding="utf-8", newline="") as file:
-                for text in _Objects(self.path, self.name, self.encoding):
+                for text in _objects(self.path, self.name, self.encoding):
                     file.write(text.replace("\n", " ").replace("\r", " "))
                     file.write("\n")
             part.rename(self._rewritten)
@@ -47,84 +47,78 @@ class JsonFile(JsonLinesFile):
         self._changed()
 
 
-class _Objects:
-    """The texts of the objects of an array; no more of the file is in memory than an object needs."""
+def _objects(path: Path, name: str, encoding: str) -> Iterator[str]:
+    """Yield the texts of the objects of an array. Raises InputError with the line of a flaw."""
+    with open_bytes(path, name) as file:
+        try:
+            yield from _Array(codecs.getreader(encoding.replace("utf-8", "utf-8-sig"))(file), name).objects()
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise InputError(f"{name}: byte 0x{byte:02x} is not UTF-8, which JSON must be") from None
+        except READ_PROBLEMS as error:
+            raise unreadable(name, error) from None
 
-    def __init__(self, path: Path, name: str, encoding: str) -> None:
-        self._path, self._name, self._encoding = path, name, encoding
+
+class _Array:
+    """An array as it is read; no more of its text is in memory than an object needs."""
+
+    def __init__(self, stream: codecs.StreamReader, name: str) -> None:
+        self._stream, self._name = stream, name
         self._text = ""
         self._at = 0
-        self._line = 1
-        self._ended = False
+        self._line = 1  # of the beginning of the text
 
-    def __iter__(self) -> Iterator[str]:
-        with open_bytes(self._path, self._name) as file:
-            try:
-                with codecs.getreader(self._encoding.replace("utf-8", "utf-8-sig"))(file) as stream:
-                    yield from self._objects(stream)
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{self._name}: byte 0x{error.object[error.start]:02x} is not UTF-8, which JSON must be"
-                ) from None
-            except READ_PROBLEMS as error:
-                raise unreadable(self._name, error) from None
-
-    def _objects(self, stream: codecs.StreamReader) -> Iterator[str]:
-        first = self._next(stream)
+    def objects(self) -> Iterator[str]:
+        """Yield the text of each object."""
+        first = self._next()
         if first == "{":
             self._fail("an object, not an array of objects; for one object a line name the file .jsonl")
         if first != "[":
             self._fail("not a JSON array of objects")
         self._at += 1
-        if self._next(stream) == "]":
-            self._at += 1
-            self._end(stream)
-            return
-        while True:
-            if self._next(stream) != "{":
+        is_empty = self._next() == "]"
+        while not is_empty:
+            if self._next() != "{":
                 self._fail("an element of the array is not an object")
-            yield self._object(stream)
-            following = self._next(stream)
-            self._at += 1
+            yield self._object()
+            following = self._next()
             if following == "]":
-                self._end(stream)
-                return
+                break
             if following != ",":
-                self._at -= 1
                 self._fail("not JSON (a comma or ] is missing between two objects)")
+            self._at += 1
+        self._at += 1
+        if self._next():
+            self._fail("not JSON (something follows the array)")
 
-    def _object(self, stream: codecs.StreamReader) -> str:
+    def _object(self) -> str:
         """Return the text of the object that begins here, and step behind it."""
         size = BLOCK_BYTES
         while True:
             try:
                 _, end = _decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
-                if not self._read(stream, size):
+                if not self._read(size):
                     self._at = getattr(error, "pos", self._at)
                     self._fail(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})")
-                size *= 2
+                size *= 2  # each try begins again at the object's first character
                 continue
             text = self._text[self._at : end]
             self._at = end
             return text
 
-    def _next(self, stream: codecs.StreamReader) -> str:
+    def _next(self) -> str:
         """Step over white space; return the next character, an empty text at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
             if self._at < len(self._text):
                 return self._text[self._at]
-            if not self._read(stream, BLOCK_BYTES):
+            if not self._read(BLOCK_BYTES):
                 return ""
 
-    def _end(self, stream: codecs.StreamReader) -> None:
-        if self._next(stream):
-            self._fail("not JSON (something follows the array)")
-
-    def _read(self, stream: codecs.StreamReader, size: int) -> bool:
+    def _read(self, size: int) -> bool:
         """Read more text after the rest of it; False at the end of the file."""
-        more = stream.read(size)
+        more = self._stream.read(size)
         self._line += self._text.count("\n", 0, self._at)
         self._text = self._text[self._at :] + more
         self._at = 0

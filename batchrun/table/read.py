@@ -251,8 +251,7 @@ def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
         for name, found in sheet.kinds.items():
             kinds.setdefault(name, set()).update(found)
     for sheet in sheets:
-        if any(found != kinds[name] for name, found in sheet.kinds.items()):
-            sheet.settle_kinds(kinds)
+        sheet.settle_kinds(kinds)
 
 
 def _why_without_columns(json_files: Sequence[JsonLinesFile]) -> str:

@@ -140,7 +140,6 @@ def test_a_mistake_in_the_short_form_is_told_with_its_place(short: object, path:
 def test_all_mistakes_are_told_at_once() -> None:
     """Three mistakes are three lines."""
     assert len(mistakes(Answer(columns={"a": "x", "b": [], "c": {"type": "string", "min": 1}}))) == 3
-    assert mistakes(Answer())[0][0] == "answer"
     assert mistakes(Answer(columns={}))[0][0] == "answer.columns"
 
 
