@@ -62,7 +62,7 @@ _OWN_HEADERS = {
 }
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
-_LONGEST_PATH = 4_096
+_LONGEST_PATH = 4_096  # PATH_MAX of Linux
 
 
 def _quoted(text: str) -> str:
@@ -101,6 +101,7 @@ def _input(section: Input) -> Found:
     if section.csv.separator is not None and section.csv.separator == section.csv.quote:
         yield ("input", "csv", "separator"), "input.csv.separator and input.csv.quote must differ"
     try:
+        # codecs.lookup would take codecs such as hex and rot13, which are no encodings of text.
         "a".encode(section.csv.encoding)
     except (LookupError, ValueError):
         yield (
@@ -249,6 +250,7 @@ def _decision(job: Job) -> Found:
     if job.model.fallbacks:
         yield ("model", "fallbacks"), "a decision model has no fallbacks: remove model.fallbacks"
     yield from _images_to_judge(job)
+    # No server says how temperature or max_tokens would change a decision.
     for name in job.model.params.keys() - _DECISION_PARAMS:
         known = ", ".join(sorted(_DECISION_PARAMS))
         yield ("model", "params", name), f"a decision model takes no {name}; known params are {known}"
@@ -327,6 +329,7 @@ def _repeated(path: JobPath, names: Sequence[str]) -> Found:
 
 def _paths(job: Job) -> Found:
     """Refuse an output that is also an input: it would destroy rows, or be read as rows by the next run."""
+    # It need not exist yet: after one run of `input: data/*.csv`, `output: data/labelled.csv` would be input as well.
     output = PurePath(os.path.normpath(job.output_path))
     for pattern in job.input.patterns:
         if output.match(os.path.normpath(job.resolve(pattern))):

@@ -59,11 +59,8 @@ def read_environment(folder: Path, cwd: Path, process: Mapping[str, str]) -> Env
 
     Raises UserError where a .env file can't be read.
     """
-    sources = {PROCESS: process}
-    for file in (folder / ".env", cwd / ".env"):
-        if file.is_file() and not any(Path(known).samefile(file) for known in sources if known != PROCESS):
-            sources[str(file)] = _variables(file)
-    return Environment(sources)
+    files = (folder / ".env", cwd / ".env")
+    return Environment({PROCESS: process} | {str(file): _variables(file) for file in files if file.is_file()})
 
 
 def _variables(file: Path) -> dict[str, str]:

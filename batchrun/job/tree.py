@@ -59,6 +59,7 @@ _CONSTANTS = {
     **dict.fromkeys(["true", "True", "TRUE"], True),
     **dict.fromkeys(["false", "False", "FALSE"], False),
 }
+# Not ruamel's own types: they make a number of 1_000 and a date of 2024-01-31, which JSON does not have.
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _NOT_JSON = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
@@ -174,6 +175,7 @@ def read(
         tree.mistakes.append(problem.mistake)
         return tree
     if isinstance(root, MappingNode):
+        # Before, so that `--set input.sheet=A` finds a mapping; after, since `--set input=b.csv` is short itself.
         _expand_short_forms(root)
         for setting in settings:
             _put(root, setting, tree)
@@ -295,7 +297,7 @@ class _UnreadableError(Exception):
 
 def _composed(text: str) -> Node | None:
     yaml = YAML(typ="safe", pure=True)
-    yaml.max_depth = MAX_DEPTH
+    yaml.max_depth = MAX_DEPTH  # a file of 10,000 brackets would end in a RecursionError
     yaml.composer.warn_double_anchors = False  # an anchor is a mistake with a place; ruamel would print a warning
     try:
         root: Node | None = yaml.compose(text)
@@ -438,6 +440,7 @@ def _json_scalar(text: str, path: JobPath) -> Any:  # noqa: ANN401  (a JSON scal
         raise ValueError(f"{dotted(path)} is {text}, which JSON can't represent")
     number: float = math.nan
     if _INTEGER.fullmatch(text):
+        # Python raises an error of its own for an integer of more than 4,300 digits.
         if len(text) <= _LONGEST_NUMBER:
             number = int(text, 0) if text[:2] in {"0o", "0x"} else int(text)
         fits = _SMALLEST <= number <= _BIGGEST

@@ -32,6 +32,7 @@ def merged(job: Job, options: RunOptions) -> Job:
     if stdin or options.input is not None:
         path = stdin or os.path.abspath(options.input or "")  # noqa: PTH100  (without `..`)
         job = replace(job, input=replace(job.input, path=path))
+    # `engine: {ray: {senders: 4}}` with --engine ray keeps its options.
     if options.engine is not None and options.engine != _engine(job):
         job = replace(job, engine=options.engine)
     if options.wait is not None and job.batch is not None:
@@ -93,6 +94,7 @@ def _variants(job: Job, options: RunOptions) -> Iterator[str]:
 
 
 def _named(value: str, readable: str) -> str:
+    # The digest keeps apart what reads alike: openai/gpt-5 and azure/gpt-5, a/x.csv and b/x.csv.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", readable or value).strip("-.")[:_READABLE]
     return f"{name}-{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]}"
 

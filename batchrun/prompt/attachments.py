@@ -106,6 +106,7 @@ class LocalFiles:
             now = (self._folder / path).stat()
         except (OSError, ValueError) as error:
             raise _unreadable(path, kind, error) from None
+        # ctime as well: `cp -p` over a file keeps its size and mtime.
         return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
     def _read_digest(self, path: str, kind: Kind, _version: tuple[int, ...]) -> str:
@@ -122,6 +123,7 @@ class LocalFiles:
     def _read(self, path: str, kind: Kind) -> tuple[bytes, str]:
         """Return a file's bytes and its media type."""
         try:
+            # One byte more than is taken shows that a file is too large, also one that grows while it is read.
             with open(os.open(self._folder / path, _NON_BLOCKING), "rb") as file:  # noqa: PTH123  (a descriptor)
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise kind.error(f"{path} is not a file")

@@ -217,6 +217,7 @@ def _merged(extras: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, A
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             merged[name] = {**ours, **theirs}
         elif name == "plugins" and isinstance(theirs, Sequence):
+            # Someone who adds the plugin web still wants the PDF engine that the job names.
             chosen = {plugin.get("id") for plugin in theirs if isinstance(plugin, Mapping)}
             merged[name] = [*theirs, *(plugin for plugin in ours if plugin["id"] not in chosen)]
     return merged

@@ -20,10 +20,10 @@ from typing import Any
 import jsonschema_rs
 
 from batchrun.errors import did_you_mean
+from batchrun.job import JobPath
 
-Path = tuple[str | int, ...]
 Schema = dict[str, Any]
-SchemaMistake = tuple[Path, str]
+SchemaMistake = tuple[JobPath, str]
 """Where in the job file (from `answer` on), and what."""
 
 _TYPES: dict[str, Schema] = {
@@ -67,13 +67,13 @@ _BOUNDS = {
 
 def from_columns(columns: Mapping[str, Any]) -> tuple[Schema, list[SchemaMistake]]:
     """Return the JSON Schema of `answer.columns`, and the mistakes; with mistakes the schema is incomplete."""
-    mistakes: list[SchemaMistake] = []
-    return _object(columns, ("answer", "columns"), mistakes), mistakes
+    compiler = _Columns()
+    return compiler.object(columns, ("answer", "columns")), compiler.mistakes
 
 
 def from_schema(schema: Mapping[str, Any]) -> list[SchemaMistake]:
     """Check `answer.schema`; what else a server with strict schemas wants, it says itself (bad_parameters)."""
-    path: Path = ("answer", "schema")
+    path: JobPath = ("answer", "schema")
     if mistakes := _rejected(dict(schema), path):
         return mistakes
     if schema.get("type") != "object":
@@ -103,7 +103,7 @@ def column_of(schema: Any) -> Schema:  # noqa: ANN401  (any JSON Schema)
     return column
 
 
-def _rejected(schema: Schema, path: Path) -> list[SchemaMistake]:
+def _rejected(schema: Schema, path: JobPath) -> list[SchemaMistake]:
     """Ask the validator itself; only it knows every pattern and keyword."""
     try:
         jsonschema_rs.validator_for(schema, validate_formats=True, offline=True)
@@ -120,44 +120,150 @@ def _rejected(schema: Schema, path: Path) -> list[SchemaMistake]:
 # The short form
 
 
-def _object(properties: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
-    if not properties:
-        mistakes.append((path, "an object needs at least one property: Parquet can't hold empty ones"))
-    return {
-        "type": "object",
-        "properties": {name: _column(form, (*path, name), mistakes) for name, form in properties.items()},
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+class _Columns:
+    """Makes schemas of the short form, and collects the mistakes in it, so that all of them can be reported at once."""
 
+    def __init__(self) -> None:
+        self.mistakes: list[SchemaMistake] = []
 
-def _column(form: Any, path: Path, mistakes: list[SchemaMistake]) -> Schema:  # noqa: ANN401  (as written)
-    if isinstance(form, str):
-        return _named(form, path, mistakes)
-    if isinstance(form, Mapping):
-        return _mapping(form, path, mistakes)
-    if isinstance(form, Sequence):
-        if len(form) == 1 and form[0] is not None:
-            if _is_type(form[0]) or isinstance(form[0], Mapping | list | tuple):
-                return {"type": "array", "items": _column(form[0], (*path, 0), mistakes)}
-            hint = "a list of texts is [string], one fixed value {values: [x]}"
-            mistakes.append((path, f"a choice needs at least two values; {hint}"))
-        return _enum(form, path, mistakes)
-    mistakes.append((path, f"{form!r} is not a type; write {_FORMS}"))
-    return {}
+    def _refuse(self, path: JobPath, problem: str) -> None:
+        self.mistakes.append((path, problem))
 
+    def object(self, properties: Mapping[str, Any], path: JobPath) -> Schema:
+        if not properties:
+            self._refuse(path, "an object needs at least one property: Parquet can't hold empty ones")
+        return {
+            "type": "object",
+            "properties": {name: self._column(form, (*path, name)) for name, form in properties.items()},
+            "required": list(properties),
+            "additionalProperties": False,
+        }
 
-def _mapping(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
-    near_misses = list(_near_misses(form, path))
-    if near_misses:
-        mistakes += near_misses
+    def _column(self, form: Any, path: JobPath) -> Schema:  # noqa: ANN401  (as written)
+        if isinstance(form, str):
+            return self._named(form, path)
+        if isinstance(form, Mapping):
+            return self._mapping(form, path)
+        if isinstance(form, Sequence):
+            if len(form) == 1 and form[0] is not None:
+                if _is_form(form[0]):
+                    return {"type": "array", "items": self._column(form[0], (*path, 0))}
+                hint = "a list of texts is [string], one fixed value {values: [x]}"
+                self._refuse(path, f"a choice needs at least two values; {hint}")
+            return self._enum(form, path)
+        self._refuse(path, f"{form!r} is not a type; write {_FORMS}")
         return {}
-    if form.keys() <= _LONG_FORM and form.keys() & {"type", "values"}:
-        return _long(form, path, mistakes)
-    return _object(form, path, mistakes)
+
+    def _mapping(self, form: Mapping[str, Any], path: JobPath) -> Schema:
+        near_misses = list(_near_misses(form, path))
+        if near_misses:
+            self.mistakes += near_misses
+            return {}
+        if form.keys() <= _LONG_FORM and form.keys() & {"type", "values"}:
+            return self._long(form, path)
+        return self.object(form, path)
+
+    def _named(self, word: str, path: JobPath) -> Schema:
+        if not _is_type(word):
+            hint = _TYPE_HINTS.get(word.removesuffix("?").lower()) or did_you_mean(word.removesuffix("?"), _TYPES)
+            self._refuse(path, f'unknown type "{word}"{hint or f"; write {_FORMS}"}')
+            return {}
+        schema = dict(_TYPES[word.removesuffix("?")])
+        if word.endswith("?"):
+            return _nullable(schema)
+        return schema
+
+    def _enum(self, values: Sequence[Any], path: JobPath) -> Schema:
+        """Make an enum of texts or of integers; a null among them allows null."""
+        chosen = [value for value in values if value is not None]
+        kinds = {type(value) for value in chosen}
+        if kinds not in ({str}, {int}):
+            hint = "put texts in quotes"
+            if bool in kinds:
+                hint = "for true and false write boolean"
+            if not chosen:
+                hint = "write at least one"
+            self._refuse(path, f"the values must be all texts or all integers; {hint}")
+            return {}
+        if len(set(chosen)) < len(chosen):
+            twice = next(value for value in chosen if chosen.count(value) > 1)
+            self._refuse(path, f"the value {twice!r} is there twice")
+        schema = {"type": "string" if kinds == {str} else "integer", "enum": chosen}
+        if len(chosen) < len(values):
+            return _nullable(schema)
+        return schema
+
+    def _long(self, form: Mapping[str, Any], path: JobPath) -> Schema:
+        schema = self._long_type(form, path)
+        if not schema:
+            return {}
+        if form.get("nullable", False) is True:
+            schema = _nullable(schema)
+        elif form.get("nullable", False) is not False:
+            self._refuse((*path, "nullable"), "nullable must be true or false")
+        if form.get("ordered", False) not in (True, False):
+            self._refuse((*path, "ordered"), "ordered must be true or false")
+        elif form.get("ordered") and "values" not in form:
+            self._refuse((*path, "ordered"), "ordered is for values, the lowest first")
+        self._bounds(form, _types(schema)[0], path, schema)
+        for key in form.keys() & {"pattern", "description"}:
+            problem = _text_problem(key, form[key], schema)
+            if problem:
+                self._refuse((*path, key), problem)
+            schema[key] = form[key]
+        if isinstance(values := form.get("values"), Mapping):
+            schema["description"] = " ".join(filter(None, (schema.get("description"), self._meanings(values, path))))
+        return schema
+
+    def _meanings(self, values: Mapping[str, Any], path: JobPath) -> str:
+        for name, meaning in values.items():
+            if not isinstance(meaning, str | None):
+                self._refuse((*path, "values", name), f"a description must be a text, not {meaning!r}")
+        return "; ".join(f"{name}: {meaning}" for name, meaning in values.items() if meaning is not None)
+
+    def _long_type(self, form: Mapping[str, Any], path: JobPath) -> Schema:
+        """Make the schema of `type` and `values` together."""
+        inner = form.get("type")
+        if isinstance(inner, Mapping):
+            schema = self.object(inner, (*path, "type"))
+        elif "type" in form:
+            schema = self._column(inner, (*path, "type"))
+        else:
+            schema = {}
+        if "values" not in form:
+            return schema
+        values, place = form["values"], (*path, "values")
+        if not isinstance(values, Mapping | Sequence) or isinstance(values, str):
+            self._refuse(place, f"values must be a list, or names with descriptions, not {values!r}")
+            return {}
+        enum = self._enum([_label(value, schema) for value in values], place)
+        if not schema or not enum:
+            return enum
+        if _types(schema)[0] != _types(enum)[0] or "format" in schema:
+            self._refuse(place, f"these are not of type {inner}")
+        if "null" in _types(schema):
+            return _nullable(enum)
+        return enum
+
+    def _bounds(self, form: Mapping[str, Any], kind: str, path: JobPath, schema: Schema) -> None:
+        for key, name in zip(("min", "max"), _BOUNDS.get(kind, ("", "")), strict=True):
+            if key not in form:
+                continue
+            is_number = type(form[key]) is int or (kind == "number" and type(form[key]) is float)
+            if kind == "string":
+                self._refuse((*path, key), f"{key} is for numbers and lists; {_LENGTH}")
+            elif not name or "enum" in schema:
+                self._refuse((*path, key), f"{key} is for numbers and lists")
+            elif not is_number or (kind == "array" and form[key] < 0):
+                self._refuse((*path, key), f"{key} must be a number that fits, not {form[key]!r}")
+            else:
+                schema[name] = form[key]
+        low, high = (schema.get(name) for name in _BOUNDS.get(kind, ("", "")))
+        if low is not None and high is not None and low > high:
+            self._refuse((*path, "max"), f"max is below min: {high} < {low}")
 
 
-def _near_misses(form: Mapping[str, Any], path: Path) -> Iterator[SchemaMistake]:
+def _near_misses(form: Mapping[str, Any], path: JobPath) -> Iterator[SchemaMistake]:
     """Yield keys of JSON Schema, and misspelt ones, in what would otherwise be read as an object."""
     name = path[-1]
     if isinstance(form.get("enum"), list) and form.keys() <= {"enum", "type", "description"}:
@@ -169,7 +275,7 @@ def _near_misses(form: Mapping[str, Any], path: Path) -> Iterator[SchemaMistake]
         yield path, f'this is an object with the field "properties"; write {name}: {{field: string}}, or answer.schema'
     elif form.keys() & {"type", "values"}:
         for key in form.keys() - _LONG_FORM:
-            if _is_type(form[key]) or isinstance(form[key], Mapping | list | tuple):
+            if _is_form(form[key]):
                 continue  # an object may have a field called "type"
             hint = _KEY_HINTS.get(key.lower().replace("_", "")) or did_you_mean(key, _LONG_FORM).removeprefix(", ")
             known = f"known keys are {', '.join(sorted(_LONG_FORM))}"
@@ -180,36 +286,9 @@ def _is_type(word: Any) -> bool:  # noqa: ANN401  (as written)
     return isinstance(word, str) and word.removesuffix("?") in _TYPES
 
 
-def _named(word: str, path: Path, mistakes: list[SchemaMistake]) -> Schema:
-    if not _is_type(word):
-        hint = _TYPE_HINTS.get(word.removesuffix("?").lower()) or did_you_mean(word.removesuffix("?"), _TYPES)
-        mistakes.append((path, f'unknown type "{word}"{hint or f"; write {_FORMS}"}'))
-        return {}
-    schema = dict(_TYPES[word.removesuffix("?")])
-    if word.endswith("?"):
-        return _nullable(schema)
-    return schema
-
-
-def _enum(values: Sequence[Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
-    """Make an enum of texts or of integers; a null among them allows null."""
-    chosen = [value for value in values if value is not None]
-    kinds = {type(value) for value in chosen}
-    if kinds not in ({str}, {int}):
-        hint = "put texts in quotes"
-        if bool in kinds:
-            hint = "for true and false write boolean"
-        if not chosen:
-            hint = "write at least one"
-        mistakes.append((path, f"the values must be all texts or all integers; {hint}"))
-        return {}
-    if len(set(chosen)) < len(chosen):
-        twice = next(value for value in chosen if chosen.count(value) > 1)
-        mistakes.append((path, f"the value {twice!r} is there twice"))
-    schema = {"type": "string" if kinds == {str} else "integer", "enum": chosen}
-    if len(chosen) < len(values):
-        return _nullable(schema)
-    return schema
+def _is_form(value: Any) -> bool:  # noqa: ANN401  (as written)
+    """Check whether a value can only be meant as a type."""
+    return _is_type(value) or isinstance(value, Mapping | list | tuple)
 
 
 def _label(value: Any, schema: Schema) -> Any:  # noqa: ANN401  (as written)
@@ -242,30 +321,6 @@ def _nullable(schema: Schema) -> Schema:
     return nullable
 
 
-def _long(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
-    schema = _long_type(form, path, mistakes)
-    if not schema:
-        return {}
-    if form.get("nullable", False) is True:
-        schema = _nullable(schema)
-    elif form.get("nullable", False) is not False:
-        mistakes.append(((*path, "nullable"), "nullable must be true or false"))
-    if form.get("ordered", False) not in (True, False):
-        mistakes.append(((*path, "ordered"), "ordered must be true or false"))
-    elif form.get("ordered") and "values" not in form:
-        mistakes.append(((*path, "ordered"), "ordered is for values, the lowest first"))
-    _bounds(form, _types(schema)[0], path, schema, mistakes)
-    for key in form.keys() & {"pattern", "description"}:
-        problem = _text_problem(key, form[key], schema)
-        if problem:
-            mistakes.append(((*path, key), problem))
-        schema[key] = form[key]
-    if isinstance(values := form.get("values"), Mapping):
-        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in values.items() if meaning is not None)
-        schema["description"] = " ".join(filter(None, (schema.get("description"), meanings)))
-    return schema
-
-
 def _text_problem(key: str, value: Any, schema: Schema) -> str | None:  # noqa: ANN401  (as written)
     if not isinstance(value, str):
         return f"{key} must be a text, not {value!r}"
@@ -276,49 +331,3 @@ def _text_problem(key: str, value: Any, schema: Schema) -> str | None:  # noqa: 
     if _rejected({"pattern": value}, ()):
         return "not a valid regular expression"
     return None
-
-
-def _long_type(form: Mapping[str, Any], path: Path, mistakes: list[SchemaMistake]) -> Schema:
-    """Make the schema of `type` and `values` together."""
-    inner = form.get("type")
-    if isinstance(inner, Mapping):
-        schema = _object(inner, (*path, "type"), mistakes)
-    elif "type" in form:
-        schema = _column(inner, (*path, "type"), mistakes)
-    else:
-        schema = {}
-    if "values" not in form:
-        return schema
-    values, place = form["values"], (*path, "values")
-    if not isinstance(values, Mapping | Sequence) or isinstance(values, str):
-        mistakes.append((place, f"values must be a list, or names with descriptions, not {values!r}"))
-        return {}
-    if isinstance(values, Mapping):
-        described = ((name, meaning) for name, meaning in values.items() if not isinstance(meaning, str | None))
-        mistakes += [((*place, name), f"a description must be a text, not {meaning!r}") for name, meaning in described]
-    enum = _enum([_label(value, schema) for value in values], place, mistakes)
-    if not schema or not enum:
-        return enum
-    if _types(schema)[0] != _types(enum)[0] or "format" in schema:
-        mistakes.append((place, f"these are not of type {inner}"))
-    if "null" in _types(schema):
-        return _nullable(enum)
-    return enum
-
-
-def _bounds(form: Mapping[str, Any], kind: str, path: Path, schema: Schema, mistakes: list[SchemaMistake]) -> None:
-    for key, name in zip(("min", "max"), _BOUNDS.get(kind, ("", "")), strict=True):
-        if key not in form:
-            continue
-        is_number = type(form[key]) is int or (kind == "number" and type(form[key]) is float)
-        if kind == "string":
-            mistakes.append(((*path, key), f"{key} is for numbers and lists; {_LENGTH}"))
-        elif not name or "enum" in schema:
-            mistakes.append(((*path, key), f"{key} is for numbers and lists"))
-        elif not is_number or (kind == "array" and form[key] < 0):
-            mistakes.append(((*path, key), f"{key} must be a number that fits, not {form[key]!r}"))
-        else:
-            schema[name] = form[key]
-    low, high = (schema.get(name) for name in _BOUNDS.get(kind, ("", "")))
-    if low is not None and high is not None and low > high:
-        mistakes.append(((*path, "max"), f"max is below min: {high} < {low}"))

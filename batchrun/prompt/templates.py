@@ -152,6 +152,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.tests["defined"] = lambda value: not isinstance(value, Undefined) or isinstance(value, _Null)
         self.tests["undefined"] = lambda value: isinstance(value, Undefined) and not isinstance(value, _Null)
         self.filters.update({"string": _string, "join": _join})
+        # With another text at each run the question would be another one, asked and paid again.
         del self.filters["random"], self.globals["lipsum"]
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (Jinja's)
@@ -163,6 +164,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401  (Jinja's)
         """Bound `"text" * n`: n may come from a row."""
+        # Jinja's sandbox bounds range() alone.
         for text, times in ((left, right), (right, left)):
             if hasattr(text, "__len__") and isinstance(times, int):
                 _check_length(len(text) * times)
@@ -277,6 +279,7 @@ class Templates:
                 yield line, self._no_column(name)
         if ROW in parsed.names and ROW not in self._known:
             for line, accessed in parsed.row_uses:
+                # `row.items()` is a method, unless a column has that name.
                 if accessed is not None and accessed not in self._known and not hasattr(dict, accessed):
                     yield line, self._no_column(accessed)
 

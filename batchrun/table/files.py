@@ -76,6 +76,7 @@ def expand(input: Input, folder: Path) -> tuple[Path, ...]:  # noqa: A002  (the 
         if "://" in pattern:
             raise InputError(f'input.path: "{pattern}" is an address, and only local files are read: download it first')
         path = folder / Path(pattern).expanduser()
+        # A file may be called data[1].csv, which as a glob would mean data1.csv.
         if path.exists() or not glob.has_magic(pattern):
             matches = [path]
         else:
@@ -168,6 +169,7 @@ def unreadable(name: str, error: BaseException) -> InputError:
 
 def encoding_of(start: bytes, declared: str) -> str:
     """Return the codec's name for a text that begins so: UTF-16 and UTF-32 with a BOM need no declaration."""
+    # Excel writes "Unicode text" as UTF-16 with a BOM, and its users don't know that word.
     encoding = codecs.lookup(declared).name.replace("utf-8-sig", "utf-8")
     if encoding == "utf-8" and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"

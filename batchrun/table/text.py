@@ -104,6 +104,7 @@ class Lines:
                 lines, start = 0, self._start
                 while block := file.readlines(BLOCK_BYTES):
                     self._block, self._before = block, (lines, start)
+                    # Line by line, so that each line's length in bytes is known for the offsets.
                     if start == 0 and block[0].startswith(codecs.BOM_UTF8):
                         yield map(str, [block[0][3:], *block[1:]], repeat(self._encoding))
                     else:
@@ -122,6 +123,7 @@ class TextFile:
         start = read_start(path, name, BLOCK_BYTES)
         self.encoding = encoding_of(start, encoding)
         first_end = re.search(rb"\r\n|\r|\n", start)
+        # Old Mac files end lines with \r alone, and reading bytes by lines would take such a file whole.
         lone_returns = first_end is not None and first_end[0] == b"\r"
         # Only where a line feed is one byte and never part of another character do lines have byte offsets.
         self._in_bytes = _is_ascii_like(self.encoding) and not lone_returns
@@ -173,6 +175,7 @@ class CsvFile(TextFile):
             while row < start and (passed := sum(1 for _ in islice(records, min(_BATCH, start - row)))):
                 row += passed
             while batch := list(islice(records, size)):
+                # csv.reader takes lines of any width: an unclosed quote or a comma in a text moves cells silently.
                 if set(map(len, batch)) != {len(names)}:
                     self._explain()
                 cells = {name: self._cells(batch, place) for name, place in places.items()}
@@ -184,7 +187,7 @@ class CsvFile(TextFile):
             self._explain()
 
     def _reader(self, lines: Iterable[str]) -> Any:  # noqa: ANN401  (csv's reader has no public type)
-        csv.field_size_limit(LONGEST_CELL)
+        csv.field_size_limit(LONGEST_CELL)  # csv's own limit is 131,072, and a scraped page is longer
         if self._quote is None:
             return csv.reader(lines, delimiter=self._separator, quoting=csv.QUOTE_NONE, strict=True)
         return csv.reader(lines, delimiter=self._separator, quotechar=self._quote, strict=True)
@@ -248,6 +251,7 @@ class CsvFile(TextFile):
             )
         if self._guess and len(names) == 1:
             for other, shown in ((";", ";"), ("\t", "\\t"), ("|", "|")):
+                # "id;name" is two columns, "Please describe; be brief" one.
                 if other in first and first.count(other) >= first.count(" "):
                     self._fail(line, f'the only column is "{first:.60}": set input.csv.separator: "{shown}"')
         twice = [name for name, count in Counter(names).items() if count > 1]
