@@ -50,14 +50,15 @@ class TableFile:
         return True
 
     def settle(self, types: Mapping[str, pl.DataType]) -> None:
-        """Read binary columns as text where these types say so."""
-        texts = [
-            name
+        """Read binary columns as text where these types say so, and columns without any value as of their type."""
+        casts = {
+            name: types[name]
             for name, dtype in self.schema.items()
-            if isinstance(dtype, pl.Binary) and isinstance(types.get(name), pl.String)
-        ]
-        self._lazy = self._lazy.with_columns(column_named(name).cast(pl.String) for name in texts)
-        self.schema |= dict.fromkeys(texts, pl.String())
+            if (isinstance(dtype, pl.Binary) and isinstance(types.get(name), pl.String))
+            or (isinstance(dtype, pl.Null) and name in types)
+        }
+        self._lazy = self._lazy.with_columns(column_named(name).cast(dtype) for name, dtype in casts.items())
+        self.schema |= casts
 
     def height(self) -> int:
         """Return the number of rows."""

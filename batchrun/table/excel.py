@@ -29,6 +29,7 @@ _ROWS = 10_000
 """Rows that are Python values at a time."""
 
 _TYPES: dict[frozenset[type], pl.DataType] = {
+    frozenset(): pl.Null(),
     frozenset({int}): pl.Int64(),
     frozenset({float}): pl.Float64(),
     frozenset({int, float}): pl.Float64(),

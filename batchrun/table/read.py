@@ -97,7 +97,7 @@ def open_rows(
 
 
 class Rows:
-    """The rows of all input files, in order. `schema` has each column's type in the output."""
+    """The rows of all input files, in order. `schema` has each column's type in the output: text for Null."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class Rows:
         self._sources = sources
         self.files = files
         self.layout = layout
-        self.schema = dict(schema)
+        self.schema = _with_text(schema)
         self.columns = tuple(self.schema)
-        self._where = Where(where, self.schema) if where is not None else None
+        self._where = Where(where, schema) if where is not None else None
 
     def batches(self, columns: Sequence[str] | None = None, start: int = 0, size: int | None = None) -> Iterator[Batch]:
         """Yield batches of at most `size` rows from row `start`: tuples of Python values in the order of `columns`.
@@ -193,7 +193,9 @@ def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
     kind = kind_of(path)
     name = shown_name(path, folder)
     if kind == "excel":
-        return ExcelFile(path, name, input_.sheet, Path(tempfile.mkdtemp(dir=temporary)) / "rows.arrow")
+        return ExcelFile(
+            _utf8_path(path, temporary), name, input_.sheet, Path(tempfile.mkdtemp(dir=temporary)) / "rows.arrow"
+        )
     if input_.sheet is not None:
         raise InputError(f"input.sheet: {name} is not an Excel workbook: remove it")
     if kind == "csv":
@@ -206,18 +208,18 @@ def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
 
 
 def _utf8_path(path: Path, temporary: Path) -> Path:
-    """Return a path that Polars can open: a link in a private folder where the file's name is not UTF-8."""
+    """Return a path that libraries in Rust can open: a link in a private folder where the file's name is not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        link = temporary / str(sum(1 for _ in temporary.iterdir()))
+        link = temporary / f"{sum(1 for _ in temporary.iterdir())}{path.suffix}"
         link.symlink_to(path.absolute())
         return link
     return path
 
 
 def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dict[str, pl.DataType]]:
-    """Return the files that have rows with the schema of the first, after all others were held to it."""
+    """Return the files that have columns, with their common schema."""
     json_files = [file for file in files if isinstance(file, JsonLinesFile)]
     tables = [file for file in files if isinstance(file, TableFile)]
     _settle_sheets([file for file in files if isinstance(file, ExcelFile)])
@@ -231,7 +233,22 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
     sources = [file for file in files if file.schema]
     if not sources:
         raise InputError(f"{files[0].name}: {_why_without_columns(json_files)}")
+    schema = _common_schema(sources)
+    for lines in json_files:
+        lines.schema = _with_text(schema)
+    for table in tables:
+        table.settle(_with_text(schema))
+    return sources, schema
+
+
+def _common_schema(sources: Sequence[Source]) -> dict[str, pl.DataType]:
+    """Return the columns that all files have, in the order of the first. Raises InputError where one differs.
+
+    A column without any value has the type that it has in another file, and Null where no file has a value: pandas
+    writes such a column so, and in JSON and Excel nothing says what it would hold.
+    """
     first = sources[0]
+    schema = dict(first.schema)
     for source in sources[1:]:
         extra = [name for name in source.schema if name not in first.schema]
         missing = [name for name in first.schema if name not in source.schema]
@@ -239,9 +256,17 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
             change = ", ".join([f'"{name}" is new' for name in extra] + [f'"{name}" is missing' for name in missing])
             raise InputError(f"{source.name}: its columns are not those of {first.name}: {change}")
         for name, dtype in source.schema.items():
-            if dtype != first.schema[name]:
-                raise InputError(f'{source.name}: column "{name}" is {dtype}, but {first.schema[name]} in {first.name}')
-    return list(sources), first.schema
+            if isinstance(schema[name], pl.Null):
+                schema[name] = dtype
+            elif not isinstance(dtype, pl.Null) and dtype != schema[name]:
+                raise InputError(f'{source.name}: column "{name}" is {dtype}, but {schema[name]} in {first.name}')
+    return schema
+
+
+def _with_text(schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """Return the schema with text in place of Null."""
+    nulls = [name for name, dtype in schema.items() if isinstance(dtype, pl.Null)]
+    return {**schema, **dict.fromkeys(nulls, pl.String())}
 
 
 def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
@@ -267,7 +292,7 @@ def _types_by_value(json_files: Sequence[JsonLinesFile], tables: Sequence[TableF
     found: dict[str, JsonType] = {}
     for file in json_files:
         file.add_types(found)
-    types = {name: kind.dtype() for name, kind in found.items()}
+    types = {name: pl.Null() if kind.is_empty else kind.dtype() for name, kind in found.items()}
     for table in tables:
         for name, is_text in table.binary_texts().items():
             if not is_text:
@@ -293,4 +318,6 @@ def _dtype(written: Any) -> pl.DataType:  # noqa: ANN401  (JSON)
     return _SCALARS[written]
 
 
-_SCALARS = {str(dtype): dtype for dtype in (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(), pl.Binary())}
+_SCALARS = {
+    str(dtype): dtype for dtype in (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(), pl.Binary(), pl.Null())
+}

@@ -54,6 +54,11 @@ class JsonType:
             for name in dict.fromkeys(name for value in objects for name in value):
                 self._fields.setdefault(name, JsonType()).add([value.get(name) for value in objects])
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no value but null."""
+        return not self._kinds
+
     def dtype(self) -> pl.DataType:
         """Return the type of the column; text where no other type holds all values as they are."""
         if self._kinds == {bool}:

@@ -32,7 +32,10 @@ class Where:
     """A compiled condition. `columns` are those that it uses."""
 
     def __init__(self, text: str, schema: Mapping[str, pl.DataType]) -> None:
-        """Compile a condition. Raises InputError for text that is not an SQL predicate over one row of this input."""
+        """Compile a condition. A column of the type Null holds no value, and may be of any type.
+
+        Raises InputError for text that is not an SQL predicate over one row of this input.
+        """
         self._texts = [name for name, dtype in schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
         schema = {**schema, **dict.fromkeys(self._texts, pl.String())}  # SQL's functions of text refuse categories
         # Polars reads the column names "*" and "^…$" as patterns, so such columns are renamed on the way.
@@ -40,7 +43,15 @@ class Where:
         for name, plain in self._renamed.items():
             text = text.replace(_quoted(name), _quoted(plain))
         by_plain = {self._renamed.get(name, name): name for name in schema}
-        self._predicate = _predicate(text, {plain: schema[name] for plain, name in by_plain.items()})
+        types = {plain: schema[name] for plain, name in by_plain.items()}
+        self._nulls = [plain for plain, dtype in types.items() if isinstance(dtype, pl.Null)]
+        try:
+            self._predicate = _predicate(text, types)
+        except InputError:  # SQL's functions of text refuse Null, as its arithmetic refuses text
+            if not self._nulls:
+                raise
+            self._predicate = _predicate(text, {**types, **dict.fromkeys(self._nulls, pl.String())})
+            self._nulls = []
         self.columns = tuple(by_plain[name] for name in dict.fromkeys(self._predicate.meta.root_names()))
 
     def mask(self, frame: pl.DataFrame) -> list[bool]:
@@ -49,8 +60,9 @@ class Where:
         plain = frame.with_columns(texts).rename(
             {name: new for name, new in self._renamed.items() if name in frame.columns}
         )
+        nulls = [pl.lit(None).alias(name) for name in self._nulls if name in plain.columns]
         try:
-            return plain.with_columns(self._predicate)[_MASK].fill_null(value=False).to_list()
+            return plain.with_columns(nulls).with_columns(self._predicate)[_MASK].fill_null(value=False).to_list()
         except PROBLEMS as error:
             raise InputError(f"input.where fails on a row: {short(error)}; try_cast gives null instead") from None
 

@@ -43,6 +43,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         frame.write_ndjson(path)
     elif path.suffix == ".arrow":
         frame.write_ipc(path)
+    elif path.suffix == ".xlsx":
+        frame.write_excel(path)
     else:
         frame.write_parquet(path, row_group_size=2)
 
@@ -113,7 +115,7 @@ def test_a_column_may_be_called_like_a_pattern(
     assert [(line[column], line["status"]) for line in lines] == [("x", "ok"), (None, "skipped")]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".arrow"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".arrow", ".xlsx"])
 def test_a_file_name_need_not_be_utf_8(command: Command, server: Running, tmp_path: Path, suffix: str) -> None:
     """An input whose name is no UTF-8 text is found by a glob and read as any other."""
     write_rows(tmp_path / f"in{suffix}", ROWS)
@@ -201,6 +203,64 @@ def test_a_condition_reads_categories_as_text(
     ended = command("job.yaml")
     assert ended.code == 0, ended.err
     assert "1 of 1 row answered, 2 skipped" in ended.err
+
+
+def _write_numbers(path: Path, numbers: list[int | None]) -> None:
+    """Write rows with a text and a number, which no type is given where all are null: so does pandas."""
+    frame = pl.DataFrame({"text": [f"{path.stem}{number}" for number in range(len(numbers))], "n": numbers})
+    if path.suffix == ".jsonl":
+        frame.write_ndjson(path)
+    elif path.suffix == ".parquet":
+        frame.write_parquet(path)
+    elif path.suffix == ".arrow":
+        frame.write_ipc(path)
+    else:
+        frame.write_excel(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow", ".xlsx"])
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [("n > 2", 0), ("n % 2 = 0", 0), ("n is null or n < 2", 2), ("lower(n) = 'a'", 0), ("coalesce(n, 0) = 0", 2)],
+)
+def test_a_condition_takes_a_column_without_values(
+    command: Command, server: Running, tmp_path: Path, suffix: str, where: str, rows: int
+) -> None:
+    """A column that holds nothing today is compared with whatever it will hold: its rows are null, not a mistake."""
+    _write_numbers(tmp_path / f"in{suffix}", [None, None])
+    write_job(
+        tmp_path,
+        server.url,
+        input={"path": f"in{suffix}", "where": where},
+        prompt="Label {{ text }}",
+        answer=None,
+        output={"path": "out.parquet"},
+    )
+    assert command("job.yaml").code == 0
+    assert pl.read_parquet(tmp_path / "out.parquet")["status"].to_list() == (["ok"] if rows else ["skipped"]) * 2
+    assert pl.read_parquet_schema(tmp_path / "out.parquet")["n"] == pl.String
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow", ".xlsx"])
+@pytest.mark.parametrize("empty", ["a", "b"])
+def test_a_column_may_be_empty_in_one_of_several_files(
+    command: Command, server: Running, tmp_path: Path, suffix: str, empty: str
+) -> None:
+    """A column that is null in a whole file has the type that the other files give it."""
+    for stem in ("a", "b"):
+        _write_numbers(tmp_path / f"{stem}{suffix}", [None, None] if stem == empty else [5, None])
+    write_job(
+        tmp_path,
+        server.url,
+        input={"path": [f"a{suffix}", f"b{suffix}"], "where": "n is null or n > 2"},
+        prompt="Label {{ text }} {{ n | default('-') }}",
+        answer=None,
+        output={"path": "out.parquet"},
+    )
+    assert command("job.yaml").code == 0
+    output = pl.read_parquet(tmp_path / "out.parquet")
+    assert output["n"].to_list() == ([None, None, 5, None] if empty == "a" else [5, None, None, None])
+    assert output["status"].to_list() == ["ok"] * 4
 
 
 def test_what_the_format_can_not_hold_is_refused(command: Command, server: Running, tmp_path: Path) -> None:

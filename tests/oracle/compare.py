@@ -1,4 +1,4 @@
-"""Reads an output back with csv, json and pyarrow, and holds it to what the model expects."""
+"""Reads an output back with csv, json, openpyxl and pyarrow, and holds it to what the model expects."""
 
 import datetime as dt
 import json
@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from oracle.model import ANY, Number, Single, Table, arrow_type, text
+from oracle.cells import Number, Single
+from oracle.excel import read_sheet
+from oracle.model import ANY, Table, arrow_type, text
 
 
 def check_output(path: Path, expected: Table) -> None:
@@ -26,6 +28,11 @@ def check_output(path: Path, expected: Table) -> None:
         names = list(lines[0]) if lines else list(expected.types)
         assert all(list(line) == names for line in lines), f"{path.name}: fields in another order"
         rows, convert = [list(line.values()) for line in lines], _from_json
+    elif suffix == ".xlsx":
+        names, sheet = read_sheet(path)
+        sheet += [dict.fromkeys(names)] * (len(expected.rows) - len(sheet))  # rows without any cell at the end
+        rows, convert = [list(row.values()) for row in sheet], _from_excel
+        expected = Table(expected.types, [{name: _in_excel(row[name]) for name in row} for row in expected.rows])
     else:
         table = pa.parquet.read_table(path) if suffix == ".parquet" else pa.ipc.open_file(path).read_all()
         names = list(table.column_names)
@@ -76,6 +83,17 @@ def _from_json(value: Any, right: Any) -> Any:  # noqa: ANN401  (any cell)
     if isinstance(right, dt.date):
         return dt.date.fromisoformat(value)
     return Decimal(str(value)) if isinstance(right, Decimal) else value
+
+
+def _in_excel(value: Any) -> Any:  # noqa: ANN401  (any cell)
+    """Return what a cell can hold of a value: no empty text."""
+    return None if value == "" else value
+
+
+def _from_excel(value: Any, right: Any) -> Any:  # noqa: ANN401  (any cell)
+    if isinstance(right, list) and value is not None:
+        return json.loads(value)
+    return float(value) if isinstance(value, Number) else value
 
 
 def _from_text(cell: str | None, right: Any) -> Any:  # noqa: ANN401  (any cell)

@@ -1,4 +1,4 @@
-"""Writes input files: by hand where a cell's spelling counts, else with pyarrow."""
+"""Writes input files: by hand where a cell's spelling counts, else with pyarrow or XlsxWriter."""
 
 import json
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from oracle.model import Number
+from oracle.cells import Number
+from oracle.excel import workbook
 
 Row = dict[str, Any]
 
 ARROW: dict[str, pa.DataType] = {
     "string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "single": pa.float32(),
     "boolean": pa.bool_(), "date": pa.date32(), "datetime": pa.timestamp("us"), "decimal": pa.decimal128(9, 2),
-    "list": pa.list_(pa.string()),
+    "list": pa.list_(pa.string()), "null": pa.null(),
 }  # fmt: skip
 
 
@@ -38,7 +39,11 @@ def encoded(kind: str, types: dict[str, str], rows: Sequence[Row], text_as: str 
             names = [name for name in types if row[name] is not None or number % 2 == 0]
             lines.append("{" + ", ".join(f"{_json(name)}: {_json(row[name])}" for name in names) + "}\n")
         return ("".join(lines) if kind == "jsonl" else "[\n" + ", ".join(lines) + "]\n").encode()
+    if kind == "xlsx":
+        return workbook(list(types), rows)
     found = ARROW | {"string": TEXT_TYPES[text_as]}
+    if len(rows) % 2:  # pandas gives a column without any value no type
+        types = {n: "null" if all(row[n] is None for row in rows) else kind_ for n, kind_ in types.items()}
     table = pa.table(
         {name: pa.array([row[name] for row in rows], found[kind_]) for name, kind_ in types.items()},
         schema=pa.schema([(name, found[kind_]) for name, kind_ in types.items()]),

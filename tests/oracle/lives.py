@@ -12,22 +12,23 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from oracle.cells import Number
+from oracle.excel import LONGEST
 from oracle.files import TEXT_TYPES, WRONG_COLUMNS, Row, encoded, with_wrong_column
-from oracle.model import Number
 from oracle.server import KINDS, Weather
 from oracle.sizes import SIZES
 
 # -- the combination: plain choices first, so that a failure shrinks to them
 
 DIMENSIONS: dict[str, tuple[Any, ...]] = {
-    "format": ("csv", "jsonl", "parquet", "tsv", "arrow", "json"),
+    "format": ("csv", "jsonl", "parquet", "tsv", "arrow", "json", "xlsx"),
     "files": ("one", "list", "glob", "reordered"),
     "where": tuple(range(17)),
     "keep": ("all", "none", "some"),
     "details": ("default", "none", "many"),
     "dedupe": (True, False),
     "answer": ("text", "enum", "typed", "loose", "decision"),
-    "output": ("csv", "jsonl", "parquet", "arrow"),
+    "output": ("csv", "jsonl", "parquet", "arrow", "xlsx"),
     "flag": ("", "--limit", "--concurrency", "--output", "--max-cost", "--json"),
 }
 """The two plainest come first; they are drawn twice as often."""
@@ -136,6 +137,14 @@ EXTRAS: dict[str, dict[str, tuple[Any, ...]]] = {
         "datetime": (dt.datetime(2024, 2, 29, 13, 5), dt.datetime(1999, 12, 31, 23, 59, 58)),  # noqa: DTZ001
         "decimal": (Decimal("1.50"), Decimal("-0.25")),
         "list": (["p"], [], ["q", 'x "y"']),
+    },
+    "xlsx": {
+        "string": ("p", "q", "ß"),
+        "number": (3, 2.5, -7, 1e20),
+        "boolean": (True, False),
+        "date": (dt.date(2024, 2, 29), dt.date(1999, 12, 31)),
+        "datetime": (dt.datetime(2024, 2, 29, 13, 5), dt.datetime(1999, 12, 31, 23, 59, 58)),  # noqa: DTZ001
+        "mixed": ("p", 3, 2.5, True),
     },
 }
 
@@ -249,6 +258,8 @@ class Life:
         text, whole, extra = drawn
         extras = extras_of(self.format)[self.extra]
         texts = (*TEXTS, *MARKS, None)
+        if self.combination["output"] == "xlsx":  # what its cells can't hold is refused
+            texts = tuple(one and one[:LONGEST] for one in texts)
         values = (
             str(number),
             texts[text % len(texts)],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from oracle import model
 from oracle.bounds import Run
+from oracle.cells import Number
 from oracle.compare import check_output
 from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
@@ -57,7 +58,7 @@ class Living:
 
         def where(row: Row) -> bool | None:
             number = row[whole]
-            return twin(row[text], number.exact if isinstance(number, model.Number) else number)
+            return twin(row[text], number.exact if isinstance(number, Number) else number)
 
         return model.Job(
             life.prompt(self.word),

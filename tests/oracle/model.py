@@ -12,36 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jinja2
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
+from oracle.cells import Number, Single
+from oracle.excel import read_sheet
 from oracle.server import good_answer, has_two_answers, kind_of
 
 # -- reading: names, a type for each, and rows of Python values
-
-
-class Number(float):
-    """A number of a JSONL line: prints as it is written there."""
-
-    written: str
-
-    def __new__(cls, written: str) -> Self:
-        number = super().__new__(cls, written)
-        number.written = written
-        return number
-
-    @property
-    def exact(self) -> int | float:
-        """The value; an integer where it is written as one."""
-        return int(self.written) if self.written.lstrip("-").isdigit() else float(self)
-
-
-class Single(float):
-    """A number of 32 bits: prints as 2.7, not as 2.700000047683716."""
 
 
 @dataclass
@@ -65,11 +47,8 @@ def _read(file: Path, declared: dict[str, str]) -> Table:
             names, *cells = csv.reader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
         typed = {name: declared.get(name, "string") for name in names}
         return Table(typed, [{n: _typed(c, typed[n]) for n, c in zip(names, row, strict=True)} for row in cells])
-    if file.suffix in {".jsonl", ".json"}:
-        lines = file.read_text("utf-8")
-        array = lines if file.suffix == ".json" else "[" + ",".join(filter(None, lines.split("\n"))) + "]"
-        rows = json.loads(array, parse_int=Number, parse_float=Number)
-        names = list(dict.fromkeys(name for row in rows for name in row))
+    if file.suffix in {".jsonl", ".json", ".xlsx"}:
+        names, rows = read_sheet(file) if file.suffix == ".xlsx" else _read_json(file)
         typed = {name: _widest([_type(row.get(name)) for row in rows]) for name in names}
         return Table(typed, [{name: row.get(name) for name in names} for row in rows])
     raw = pa.BufferReader(file.read_bytes())
@@ -80,6 +59,13 @@ def _read(file: Path, declared: dict[str, str]) -> Table:
     for name in (name for name, kind in types.items() if kind == "single"):
         rows = [{**row, name: None if row[name] is None else Single(row[name])} for row in rows]
     return Table(types, rows)
+
+
+def _read_json(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    lines = file.read_text("utf-8")
+    array = lines if file.suffix == ".json" else "[" + ",".join(filter(None, lines.split("\n"))) + "]"
+    rows = json.loads(array, parse_int=Number, parse_float=Number)
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
 def _typed(cell: str, kind: str) -> Any:  # noqa: ANN401  (any cell)
@@ -94,10 +80,11 @@ def _typed(cell: str, kind: str) -> Any:  # noqa: ANN401  (any cell)
     return None if cell == "" else read.get(kind, str)(cell)
 
 
-def _type(value: Any) -> str:  # noqa: ANN401  (any JSON)
+def _type(value: Any) -> str:  # noqa: ANN401  (any cell)
     if isinstance(value, Number):
         return "integer" if isinstance(value.exact, int) else "number"
-    return {bool: "boolean", str: "string", list: "list"}.get(type(value), "null")
+    words = {bool: "boolean", str: "string", list: "list", dt.date: "date", dt.datetime: "datetime"}
+    return words.get(type(value), "null")
 
 
 def _widest(types: Sequence[str]) -> str:
