@@ -28,6 +28,11 @@ def lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
+def encodable(text: str, encoding: str) -> str:
+    """Return text with the letters that an encoding does not have as escapes."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 _COLOURS = (
     (re.compile(r"^ok(?= )", re.MULTILINE), "32"),
     (re.compile(r"^warning\b", re.MULTILINE), "33"),

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from batchrun.cli import termination
 from batchrun.errors import UserError, nearest
-from batchrun.terminal import coloured, lines
+from batchrun.terminal import coloured, encodable, lines
 
 if TYPE_CHECKING:
     from batchrun.job import Environment, Loaded, RunOptions
@@ -206,7 +206,7 @@ def print_err(text: str) -> None:
 def _written(text: str, stream: IO[str]) -> None:
     # A terminal in ASCII or Latin-1 shows letters that it does not have as escapes, as Python's stderr does.
     encoding: str = getattr(stream, "encoding", None) or "utf-8"
-    text = coloured(text.encode(encoding, "backslashreplace").decode(encoding), stream)
+    text = coloured(encodable(text, encoding), stream)
     try:
         click.echo(text, file=stream)
     except OSError:

@@ -1,10 +1,12 @@
 """A first job file for an input: looks at its columns and writes a commented job that runs on the simulator at once."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from batchrun.errors import InputError, UserError
 from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
@@ -39,7 +41,6 @@ _WORDS = {
     "true",
 }
 _NAMED = 20
-_WIDTH = 60
 _ANSWERS = ("label", "reason")
 
 
@@ -125,67 +126,37 @@ def _said(cells: Sequence[Any]) -> tuple[int, int]:
 
 def draft(seen: Look, job: Path) -> str:
     """Write the job file at `job` for an input that was looked at."""
-    return "\n".join([*_head(seen, job), *_input(seen, job), *_prompt(seen), _MODEL, _ANSWER, *_output(seen, job)])
-
-
-def _head(seen: Look, job: Path) -> Iterator[str]:
-    for base in (job.parent, job.parent.parent):
-        if (base / SCHEMA).is_file():
-            yield f"# yaml-language-server: $schema={_relative(base / SCHEMA, job)}"
-            break
-    yield f"# Asks a model about {seen.rows:,} rows of {printable(seen.file.name)}."
-    yield ""
-
-
-def _input(seen: Look, job: Path) -> Iterator[str]:
-    yield "input:"
-    yield f"  path: {_quoted(_relative(seen.file, job).replace('$', '$$'))}"
-    yield "  # Its columns:"
-    for name, dtype in list(seen.columns.items())[:_NAMED]:
-        yield f"  #   {short(name, _WIDTH)} ({short(dtype, _WIDTH)})"
-    if len(seen.columns) > _NAMED:
-        yield f"  #   and {len(seen.columns) - _NAMED:,} more"
-    options = {}
+    templates = Environment(  # noqa: S701  (YAML, not HTML)
+        loader=FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    templates.filters.update(quoted=_quoted, short=short, printable=printable)
+    csv = {}
     if seen.csv.separator is not None:
-        options["separator"] = _quoted(seen.csv.separator)
+        csv["separator"] = _quoted(seen.csv.separator)
     if seen.csv.encoding != CsvOptions().encoding:
-        options["encoding"] = seen.csv.encoding
-    if options:
-        yield f"  csv: {{{', '.join(f'{name}: {value}' for name, value in options.items())}}}"
-    where = _condition(seen.column)
-    if seen.nulls:
-        yield f"  where: {where}  # {seen.nulls:,} of {seen.rows:,} rows stay in the output as skipped"
-    else:
-        yield f"  # where: {where}  # SQL over one row; the others stay in the output as skipped"
-    yield ""
+        csv["encoding"] = seen.csv.encoding
+    schemas = (base / SCHEMA for base in (job.parent, job.parent.parent) if (base / SCHEMA).is_file())
+    return templates.get_template("job.yaml.j2").render(
+        seen=seen,
+        schema=next((_relative(schema, job) for schema in schemas), None),
+        # ${NAME} in a path is a variable of the environment.
+        path=_relative(seen.file, job).replace("$", "$$"),
+        columns=list(seen.columns.items()),
+        most=_NAMED,
+        csv=[f"{name}: {value}" for name, value in csv.items()],
+        where=_condition(seen.column),
+        column=_spelled(seen.column),
+        output=str(_output(seen, job)).replace("$", "$$"),
+        prefix=_prefix(seen.columns),
+        count="{:,}".format,
+    )
 
 
-def _prompt(seen: Look) -> Iterator[str]:
-    yield "prompt:  # Jinja templates; {{ name }} is a column"
-    yield "  system: You label texts. Answer briefly."
-    yield f"  user: {_quoted('Text: {{ ' + _spelled(seen.column) + ' }}')}"
-    yield ""
-
-
-_MODEL = """\
-model:
-  endpoint: simulator  # made-up answers, for trials, at no cost
-  name: sim/good
-  # For real answers put these in place of the two lines above; the key is read from OPENROUTER_API_KEY, also in .env:
-  # endpoint: openrouter
-  # name: openai/gpt-4o-mini
-  # params: {temperature: 0, max_tokens: 200}
-"""
-
-_ANSWER = """\
-answer:  # each becomes a column; without this part the text goes into the column answer
-  columns:
-    label: [positive, neutral, negative]  # one of these
-    reason: string?  # a text, or null
-"""
-
-
-def _output(seen: Look, job: Path) -> Iterator[str]:
+def _output(seen: Look, job: Path) -> Path:
+    """Return the path of the output as the job file names it: in the input's format where that can be written."""
     folder = Path("out")
     if job.parent.name == "jobs":
         folder = Path("..", "out")
@@ -193,13 +164,7 @@ def _output(seen: Look, job: Path) -> Iterator[str]:
     path = folder / f"{job.stem}{suffix}"
     if (job.parent / path).resolve() == seen.file.resolve():
         path = folder / f"{job.stem}-answers{suffix}"
-    yield "output:"
-    yield f"  path: {_quoted(str(path).replace('$', '$$'))}"
-    if prefix := _prefix(seen.columns):
-        yield f"  prefix: {prefix}  # put before each new column, since the input has columns of their names"
-    yield ""
-    yield "# limits: {max_cost_usd: 5}  # a hard cap for each run"
-    yield ""
+    return path
 
 
 def _prefix(columns: Mapping[str, str]) -> str:

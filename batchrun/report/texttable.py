@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from batchrun.terminal import lines, printable
+from batchrun.terminal import encodable, lines, printable
 
 GAP = 2
 NARROWEST = 8
@@ -83,11 +83,6 @@ def display_width(text: str) -> int:
         total += width
         last = width
     return total
-
-
-def encodable(text: str, encoding: str) -> str:
-    """Return text with the letters that an encoding does not have as escapes."""
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _character_width(character: str) -> int:

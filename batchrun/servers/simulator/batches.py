@@ -123,9 +123,7 @@ class Batches:
         """Return a line of results and its cost in picodollars."""
         try:
             request = chat.parse(orjson.dumps({**body, "model": model.removesuffix(VARIANT) + VARIANT}))
-            written = chat.complete(self._account.config, request)
-            cost = request.model.cost(request.prompt_tokens, written["usage"]["completion_tokens"])
-            written["id"] = f"gen-batch-{name}"
+            written, cost = chat.complete(self._account.config, request, f"gen-batch-{name}")
             status = HTTPStatus.OK.value
         except ApiError as error:
             status, cost, written = error.status, 0, {"error": {"code": error.status, "message": error.message}}

@@ -32,9 +32,7 @@ async def reply(account: Account, body: bytes) -> dict[str, Any]:
     worst = request.model.cost(request.prompt_tokens, request.max_tokens or _DEFAULT_MAX_TOKENS)
 
     def write() -> tuple[dict[str, Any], int]:
-        written = complete(account.config, request)
-        cost = request.model.cost(request.prompt_tokens, written["usage"]["completion_tokens"])
-        written["id"] = f"gen-{written['created']}-{account.generations:08x}"
+        written, cost = complete(account.config, request, f"gen-{int(time.time())}-{account.generations:08x}")
         written["usage"]["cost"] = to_usd(cost)
         return written, cost
 
@@ -88,8 +86,11 @@ def _schema(response_format: Any) -> Any:  # noqa: ANN401  (JSON)
     raise ApiError(400, "response_format: Invalid input")
 
 
-def complete(config: Config, request: Request) -> dict[str, Any]:
-    """Return a completion without id and cost; a function of the seed, the messages and the schema. Raises ApiError."""
+def complete(config: Config, request: Request, id_: str) -> tuple[dict[str, Any], int]:
+    """Return a completion and its cost in picodollars. Raises ApiError.
+
+    Its text is a function of the seed, the messages and the schema.
+    """
     draw = values.Draw(config.digest(orjson.dumps([request.messages, request.schema])))
     if request.schema is None:
         content = values.text(draw)
@@ -103,8 +104,8 @@ def complete(config: Config, request: Request) -> dict[str, Any]:
     if request.max_tokens is not None and used > request.max_tokens:
         used, finish = request.max_tokens, "length"
         content = content.encode()[: 4 * used].decode(errors="ignore")
-    return {
-        "id": "",
+    completion = {
+        "id": id_,
         "object": "chat.completion",
         "created": int(time.time()),
         "model": f"sim/{request.model.slug.removeprefix('sim/')}",
@@ -123,3 +124,4 @@ def complete(config: Config, request: Request) -> dict[str, Any]:
             "total_tokens": request.prompt_tokens + used,
         },
     }
+    return completion, request.model.cost(request.prompt_tokens, used)
