@@ -109,6 +109,7 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
     for entry in objects_of(data.get("data")):
         if not isinstance(entry.get("id"), str):
             continue
+        # Prices of -1 mean a router, whose price is that of the model it picks.
         listed = _listed(object_of(entry.get("pricing")))
         if listed is not None:
             listed = replace(listed, inputs=_inputs(entry))

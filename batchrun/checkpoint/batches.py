@@ -144,6 +144,7 @@ class Batches:
     def release(self, batch: Batch, problem: str, now: float) -> None:
         """End a batch that the provider does not have: its questions are open again, and nothing was tried."""
         with self._connection.transaction():
+            # Tries in earlier batches still count; a question without any leaves the table.
             self._connection.run("DELETE FROM batched WHERE batch = ? AND tries = 0", (batch.number,))
             self._connection.run("UPDATE batched SET batch = NULL WHERE batch = ?", (batch.number,))
             self._end(batch, BatchState.RELEASED, now, problem)

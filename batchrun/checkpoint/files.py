@@ -132,6 +132,7 @@ def make_reserve(path: Path) -> Path:
     try:
         descriptor = os.open(reserve, CREATE, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  (Path has no way to take a descriptor)
+            # Random bytes: a file system that compresses would store zeros in no space.
             file.write(os.urandom(RESERVE))
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -221,6 +222,7 @@ def running(path: Path) -> Holder | None:
     except OSError:
         return None
     try:
+        # A shared lock is refused only while a run holds its exclusive one.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return _holder(file)

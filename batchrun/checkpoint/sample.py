@@ -14,6 +14,7 @@ def choose(connection: Connection, positions: Iterable[Sequence[int]], count: in
         for position in block:
             if position in questions and len(chosen) < count:
                 chosen.setdefault(questions[position], position)
+        # The positions may be those of ten million rows.
         if len(chosen) == count:
             break
     connection.run("CREATE TEMP TABLE chosen(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)")

@@ -48,6 +48,7 @@ class JobPath(click.ParamType[Path]):
             if self._folders:
                 return path
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
+        # A broken link is there: reading it says what is wrong with it.
         if not os.path.lexists(path):
             hint = "`batchrun init FILE` writes one for an input"
             jobs = {Path(name).stem: name for name in _jobs_in(path.parent)}
@@ -79,6 +80,7 @@ class Money(click.ParamType[Decimal]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:  # noqa: ANN401  (click's signature)
         """Return the amount, which is positive."""
         try:
+            # People write '$5' as well as 5.
             amount = Decimal(str(value).removeprefix("$"))
         except InvalidOperation:
             self.fail(f"{value!r} is not an amount in USD, such as 2.50", param, ctx)
@@ -110,6 +112,7 @@ def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "tuple[Lo
     """
     from batchrun.prepare import load_file
 
+    # Opening an input may take minutes; a SIGTERM in them must still remove temporary files.
     termination.raise_on_termination()
     return load_file(path, os.environ, Path.cwd(), options, reads=reads, say=print_err)
 

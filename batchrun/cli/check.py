@@ -55,6 +55,7 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
 
     with piped(run_options(**flags)) as options, TemporaryDirectory(prefix="batchrun-") as folder:
         links = chain(load_all(job_files(jobs), options), options)
+        # A lone job waits for nobody's output, and its problem may end the command as it is.
         if len(links) == 1:
             sys.exit(_check(links[0], None, schema=schema, as_json=as_json))
         codes: list[int] = []

@@ -69,6 +69,7 @@ def command(  # noqa: PLR0913  (a flag each)
     if least is not None and not (several and gold):
         raise click.UsageError("--min chooses among models by gold: it needs --gold, and --model or --variant")
     flags.pop("debug")
+    # --on pairs the rows of two inputs; only where there is another file does it join the gold, too.
     options = gold_options(gold, file, on if file else None, **flags) if gold else None
     facts: dict[str, Any] = {}
     parts: list[str | Table] = []

@@ -29,6 +29,7 @@ def gold_options(
     """Return what the flags say of gold."""
     from batchrun.report import GoldOptions
 
+    # click.FloatRange lets nan and infinity pass.
     if not 0 <= tolerance < float("inf"):
         raise click.BadParameter("must be 0 or more", param_hint="--tolerance")
     return GoldOptions(names, file, on, ignore_case, Decimal(str(tolerance)))

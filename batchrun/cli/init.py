@@ -27,6 +27,7 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
     """
     from batchrun.cli.drafting import draft, look
 
+    # reviews.csv.gz becomes reviews.yaml.
     stem = file.name.split(".")[0] or "job"
     job = output or Path("jobs" if Path("jobs").is_dir() else "", f"{stem}.yaml")
     if job.exists() and not force:

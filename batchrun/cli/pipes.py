@@ -47,6 +47,7 @@ def _spooled(folder: Path, kind: "PipeFormat | None") -> "PipeFormat":
     with open(_STDIN, "rb", closefd=False) as stdin:
         start = stdin.read(_BLOCK)
         if kind is None:
+            # Programs on Windows put a byte order mark first.
             kind = "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "csv"
         try:
             with (folder / f"stdin.{kind}").open("wb") as file:

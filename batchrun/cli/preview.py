@@ -104,6 +104,7 @@ def _state(p: "Prepared", row: int, values: tuple[Any, ...]) -> Iterator[str]:
     if p.job.checkpoint_path.exists() and isinstance(key, bytes):
         with Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint:
             known = checkpoint.settled([key], p.open_rule).get(key)
+    # A question that failed for a while is open again, so it is not among these.
     states = {"ok": "is answered", "failed": "failed permanently (`batchrun retry` asks it again)"}
     yield f"row {row} {states[known.status] if known else 'is to be asked'}"
 

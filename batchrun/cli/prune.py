@@ -23,6 +23,7 @@ def command(job: Path, **flags: Any) -> None:  # noqa: ANN401  (click gives each
     from batchrun.checkpoint import Checkpoint, lock
 
     path = to_read(job, **flags).job.checkpoint_path
+    # A run that begins meanwhile would look for answers that are being deleted.
     with lock(path), Checkpoint.open(path, must_exist=True) as checkpoint:
         number = checkpoint.prune(older_than=time.time() - DAYS * 86_400)
     print_err(f"{plural(number, 'answer')} deleted")

@@ -60,6 +60,7 @@ def job_files(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise UserError(f"{path} holds no job file (*.yaml or *.yml with input and prompt)")
         for file in inside:
+            # `batchrun jobs jobs/a.yaml` names a.yaml twice; a link to it is the same job, too.
             found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 

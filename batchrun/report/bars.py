@@ -107,6 +107,7 @@ def _bins(numbers: Counter[float], unit: str) -> list[Bar]:
     start, last = math.floor(ordered[0] / width), math.floor(high / width)
     counts = [0] * (last - start + 1)
     for number, count in numbers.items():
+        # One latency of an hour would else leave all others in a single bar.
         counts[min(math.floor(number / width), last) - start] += count
     bars = []
     for place, count in enumerate(counts, start):
@@ -126,6 +127,7 @@ def _round_width(width: float) -> float:
     if width <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(width))
+    # 0.1 * 3 is a little more than 0.3, which must not take the next wider step.
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * (1 - 1e-9))
 
 

@@ -38,6 +38,7 @@ class ColumnComparison:
         """Each label with how often either job gave it, most changed first; nothing for texts and numbers."""
         first, second = self.labels
         names = {*first, *second}
+        # Where hardly any value comes twice they are texts, and a table of them says nothing.
         if not self.rule.is_label() or len(names) > MOST_LABELS or 2 * len(names) > self.total:
             return []
         rows = ((name, first[name], second[name]) for name in names)

@@ -162,6 +162,7 @@ class _Questions:
         self._golds.add(one.gold)
         self._pairs[pair] += 1
         if not is_right:
+            # Questions that stand in several rows are counted last, so their rows come out of order.
             self._rows[pair] = sorted([*self._rows[pair], one.position + 1])[:SHOWN_ROWS]
 
     def evaluation(self) -> Evaluation:

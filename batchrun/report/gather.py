@@ -43,6 +43,7 @@ _DETAILS = ("error_type", "error_message", "raw", "model", "provider", *_TOKENS)
 _CHANGES = {(False, True): "fixed", (True, False): "broken", (True, True): "changed", (False, False): "changed"}
 """What another answer means, by whether it and the one before are right: (before, now)."""
 
+# JavaScript rounds beyond it: an id of 19 digits would change.
 _EXACT = 2**53
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 
@@ -127,6 +128,7 @@ class _Walk:
         cells = min(counts.rows, MOST_ROWS) * (len(self._inputs) + len(form.columns) + len(self._compared)) or 1
         self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
         self._failed = self._settled = 0
+        # gzip is what DecompressionStream unpacks in every browser.
         self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
         self._review_below = job.prepared.job.output.review_below if form.questions else None
         probabilities = [question.name for question in form.questions]

@@ -65,6 +65,7 @@ class Rule:
                     raise ValueError(f'"{text}" is not a number') from None
                 if not number.is_finite():
                     raise ValueError(f'"{text}" is not a number')
+                # 7.0 and 7E0 are 7; the addition turns -0 into 0.
                 return f"{number.normalize() + 0:f}"
             case "boolean":
                 if text.lower() in _TRUE:

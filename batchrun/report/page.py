@@ -135,6 +135,7 @@ def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the templ
 
     Its policy lets only our own style and script run, known by their digests.
     """
+    # A template that escapes would break them, and their digests must be those of the exact text.
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:"
     files = FileSystemLoader(FOLDER)

@@ -50,12 +50,14 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
         raise UserError(f'the file would have two columns "{twice[0]}": rename the column of the input')
     corrections = Corrections(prepared.job)
     more = tuple(name for name in corrections.columns(prepared.rows.columns) if name not in shown)
+    # Ten million rows may be candidates: no more than `count` are held.
     chosen = heapq.nsmallest(
         count,
         (
             (_doubt(row), row.position, row)
             for row in job.rows((*shown, *more), details=("attempts", "finish_reason"))
             if row.is_settled
+            # A row that failed before it was asked has no question, and each such row is shown.
             and (row.first or row.question is None or named)
             and corrections.find(dict(zip((*shown, *more), row.cells, strict=True))) is None
         ),

@@ -47,6 +47,7 @@ def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllama
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_parallel = parallel
+    # llama.cpp divides its context among the slots.
     params.n_ctx = parallel * ctx
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads()
     params.cache_ram_mib = 0  # rows share only the start of their prompts, which the slots keep anyway

@@ -162,6 +162,7 @@ class Account:
         if not self.config.faults:
             return
         met = self._faults_met[request]
+        # A repeated request is drawn for again; else one that failed would fail for ever.
         drawn = self.config.draw(b"fault", met.to_bytes(4), request)
         for status, rate in self.config.faults.items():
             if drawn < rate:

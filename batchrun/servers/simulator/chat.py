@@ -103,6 +103,7 @@ def complete(config: Config, request: Request, id_: str) -> tuple[dict[str, Any]
     used, finish = count_tokens(content), "stop"
     if request.max_tokens is not None and used > request.max_tokens:
         used, finish = request.max_tokens, "length"
+        # A cut inside a letter of several bytes loses the letter.
         content = content.encode()[: 4 * used].decode(errors="ignore")
     completion = {
         "id": id_,

@@ -59,6 +59,7 @@ def find(slug: object) -> Model | None:
     if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
         return None
     base = slug.removesuffix(VARIANT)
+    # Any job file runs on the simulator as it is, also with a model that is not listed.
     model = LISTED.get(base) or Model(base, answers=(TEXT, DECISIONS))
     return model if base == slug else _at_half_price(model)
 

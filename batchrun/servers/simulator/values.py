@@ -104,6 +104,7 @@ class _Writer:
     def _plain(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
         """Return the schema with references followed, alternatives chosen, and what must all hold merged."""
         for _ in range(_MAX_STEPS):
+            # In a fixed order: an equal schema must get equal values, and a set has none.
             key = min(schema.keys() & {"$ref", "anyOf", "oneOf", "allOf"}, default=None)
             if key is None:
                 return schema
