@@ -1,6 +1,7 @@
 """All SQL: questions, answers and their cost. One SQLite file per job.
 
-queries.py     `Checkpoint`: opens the file; questions, rows, money and runs are its methods
+queries.py     `Checkpoint`: opens the file; which questions are open; notes how runs begin and end
+reader.py      its reading half: how rows stand, what was spent, which runs there were
 records.py     the records that these methods return
 adopt.py       answers that other checkpoints in the folder have paid for
 sample.py      the questions of a sample
@@ -18,7 +19,8 @@ from batchrun.checkpoint.batches import Batch, Batches, BatchState
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.fresh import start_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
-from batchrun.checkpoint.queries import OUTCOME_COLUMNS, Checkpoint
+from batchrun.checkpoint.queries import Checkpoint
+from batchrun.checkpoint.reader import OUTCOME_COLUMNS
 from batchrun.checkpoint.records import Counts, Failed, OpenRule, RunInfo, Settled, Usage
 from batchrun.checkpoint.schema import BATCH_TRIES, FOR_BATCH, LIVE_AFTER_BATCH, NOT_OUT
 from batchrun.checkpoint.writer import Writer, utc_day
