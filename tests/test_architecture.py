@@ -35,7 +35,7 @@ LIBRARIES = {
     "annotated_types": {"job"},
     "ruamel": {"job"},
     "dotenv": {"job"},
-    "jinja2": {"prompt", "report"},
+    "jinja2": {"prompt", "report", "cli"},
     "markupsafe": {"report"},
     "jsonschema_rs": {"prompt"},
     "pypdf": {"prompt"},

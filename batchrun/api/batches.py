@@ -124,12 +124,11 @@ class Gone:
 
 
 class UnavailableError(Exception):
-    """The provider can't be asked just now; `wait` is how many seconds it asked for."""
+    """The provider can't be asked just now; `verdict` says why, and how many seconds to wait."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.message)
         self.verdict = verdict
-        self.wait = verdict.wait
 
 
 class BatchApi(Protocol):

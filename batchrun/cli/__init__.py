@@ -2,7 +2,7 @@
 
 main.py       `cli`: the commands by name, and the help
 arguments.py  the argument JOB, its flags, and the loading of its file
-drafting.py   the job file that `init` writes
+drafting.py   the job file that `init` writes, from job.yaml.j2
 pipes.py      rows through stdin, answers through stdout
 several.py    runs one job or several: folders, order, one exit code
 termination.py  SIGTERM and SIGHUP outside the sending
