@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -109,28 +109,17 @@ def parse_models(data: Mapping[str, Any]) -> dict[str, Listed | None]:
     for entry in objects_of(data.get("data")):
         if not isinstance(entry.get("id"), str):
             continue
-        # Prices of -1 mean a router, whose price is that of the model it picks.
-        listed = _listed(object_of(entry.get("pricing")))
-        if listed is not None:
-            listed = replace(listed, inputs=_inputs(entry))
-            if isinstance(entry.get("context_length"), int):
-                listed = replace(listed, context=entry["context_length"])
-        models[entry["id"]] = listed
+        models[entry["id"]] = listed = _listed(entry)
         slug = entry.get("canonical_slug")
         if isinstance(slug, str):
             models.setdefault(slug, listed)
     return models
 
 
-def _inputs(entry: Mapping[str, Any]) -> frozenset[str] | None:
-    inputs = object_of(entry.get("architecture")).get("input_modalities")
-    if not isinstance(inputs, list):
-        return None
-    return frozenset(one for one in inputs if isinstance(one, str))
-
-
-def _listed(pricing: Mapping[str, Any]) -> Listed | None:
-    """Read one model's prices; anything but a price of at least zero makes them unknown."""
+def _listed(entry: Mapping[str, Any]) -> Listed | None:
+    """Read one model's entry; anything but prices of at least zero makes them unknown."""
+    # Prices of -1 mean a router, whose price is that of the model it picks.
+    pricing = object_of(entry.get("pricing"))
     tiers = [pricing, *objects_of(pricing.get("overrides"))]
     try:
         tables = [{name: _amount(tier[name]) for name in _FIELDS if tier.get(name) is not None} for tier in tiers]
@@ -150,7 +139,12 @@ def _listed(pricing: Mapping[str, Any]) -> Listed | None:
 
     # A provider may write its cache without being asked: then the dearer of the two prices is paid for the prompt.
     prompt = dearest("prompt", "input_cache_write", "input_cache_write_1h")
-    return Listed(likely, Price(prompt, dearest("completion", "internal_reasoning"), dearest("request")))
+    worst = Price(prompt, dearest("completion", "internal_reasoning"), dearest("request"))
+    context, taken = entry.get("context_length"), object_of(entry.get("architecture")).get("input_modalities")
+    inputs = None
+    if isinstance(taken, list):
+        inputs = frozenset(one for one in taken if isinstance(one, str))
+    return Listed(likely, worst, context if isinstance(context, int) else None, inputs)
 
 
 _FIELDS = (

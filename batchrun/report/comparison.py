@@ -29,9 +29,9 @@ class ColumnComparison:
     total: int = 0
     labels: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
 
-    def pair(self, one: AnsweredRow, other: AnsweredRow) -> Pair:
-        """Return the answers of both jobs' rows in this column."""
-        return self.rule.answer(one.answer.get(self.name)), self.rule.answer(other.answer.get(self.name))
+    def answer(self, row: AnsweredRow) -> str | None:
+        """Return a row's answer in this column, as it is compared; None where it has none."""
+        return self.rule.answer(row.answer.get(self.name))
 
     @property
     def shift(self) -> list[tuple[str, int, int]]:
@@ -157,6 +157,12 @@ def compared_columns(
     return [ColumnComparison(name, Rule(kinds[name])) for name in chosen], left_out
 
 
+def compared(columns: Sequence[ColumnComparison], one: AnsweredRow, other: AnsweredRow) -> tuple[list[Pair], bool]:
+    """Return both rows' answers in each column, and whether any of them differ."""
+    pairs = [(column.answer(one), column.answer(other)) for column in columns]
+    return pairs, any(not column.rule.equal(*pair) for column, pair in zip(columns, pairs, strict=True))
+
+
 def _joined(
     first: OpenJob, second: OpenJob, names: Sequence[str], on: str
 ) -> Iterator[tuple[AnsweredRow | None, AnsweredRow | None]]:
@@ -201,8 +207,7 @@ class _Pairs:
             found.unpaired += bool(settled)
             return
         found.rows += 1
-        pairs = [column.pair(one, other) for column in found.columns]
-        differs = any(not column.rule.equal(*pair) for column, pair in zip(found.columns, pairs, strict=True))
+        pairs, differs = compared(found.columns, one, other)
         gold = None
         if found.gold is not None:
             right = found.gold.gold

@@ -19,7 +19,7 @@ from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.bars import Tally, is_number, rounded
-from batchrun.report.comparison import ColumnComparison, compared_columns
+from batchrun.report.comparison import ColumnComparison, compared, compared_columns
 from batchrun.report.gold import Gold
 from batchrun.runner import Correction, Corrections
 
@@ -223,9 +223,8 @@ class _Walk:
         if other_row is None:
             return [None] * (len(self._compared) + 1)
         shown = [self._cell(other_row.answer.get(column.name)) for column in self._compared]
-        pairs = [column.pair(other_row, row) for column in self._compared]
-        is_equal = all(column.rule.equal(*pair) for column, pair in zip(self._compared, pairs, strict=True))
-        if is_equal or not (row.is_settled and other_row.is_settled):
+        pairs, differs = compared(self._compared, other_row, row)
+        if not (differs and row.is_settled and other_row.is_settled):
             return [*shown, None]
         if self._gold is None or right is None:
             return [*shown, "changed"]
