@@ -77,6 +77,7 @@ def forecast(
         ratio = CHARACTERS_PER_TOKEN
         prompt = _prompt_tokens(prepared, number, characters)
         completion = float(number * (_answer_tokens(prepared) if used.others is None else used.others))
+    # Long answers to the rows before say nothing where a lower bound cuts them now.
     if prepared.max_tokens is not None:
         completion = min(completion, number * prepared.max_tokens)
     price = prices.likely.get(prepared.endpoint.model)
@@ -84,6 +85,7 @@ def forecast(
     beginning = round(_beginning(prepared) / (ratio or math.inf))
     cost = uncached = None
     if price is not None:
+        # The price adds the fee of one request to the tokens of all.
         more = price.request * (number - 1) + fees
         cost = Pico(price.cost(*tokens, *_from_cache(prepared, price, beginning, number)) + more)
         uncached = Pico(price.cost(*tokens) + more)

@@ -129,6 +129,7 @@ class _Sample:
         if self._checkpoint is not None:
             known = [key for key in keys if key is not None]
             settled = self._checkpoint.settled(known, prepared.open_rule)
+        # Three equal rows at the beginning are one request, and people want to see three.
         shown_keys = {row.key for row in self._rows}
         rows = []
         for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
@@ -171,6 +172,7 @@ class _Sample:
         else:
             chosen, questions = self._drawn(sample, exact=len(rows) == asked)
             requests = list(self._requests(chosen[:show]))
+        # What was rendered stands for all: 4,000 rows of a million.
         share = questions / max(1, len(chosen))
         characters = round(sum(row.characters for row in chosen) * share)
         fees = Pico(round(sum(row.fee for row in chosen) * share))

@@ -58,6 +58,7 @@ def bound(prices: Sequence[Price], *, messages: int, max_tokens: int) -> Callabl
 
 def _with_writes(worst: Price, likely: Price, caching: Caching | None) -> Price:
     """Return a worst price that covers writing the prompt cache, also where nobody lists what that costs."""
+    # Anthropic bills 125 % for tokens that are written to its cache; a list without that price must not break a cap.
     if caching is None or likely.cache_write is not None:
         return worst
     return replace(worst, prompt=Pico(max(worst.prompt, -(-likely.prompt * caching.write_percent // 100))))

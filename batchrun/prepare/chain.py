@@ -93,11 +93,13 @@ def _is_read(job: Job, output: Path) -> Iterator[bool]:
 
 
 def _real(path: Path) -> str:
+    # Two names of one file, through a link or .., are one output.
     return os.path.realpath(path)
 
 
 def matches(path: str, pattern: str) -> bool:
     """Check whether a glob means a file, which need not exist; only `**` crosses folders."""
+    # PurePath.match reads ** as *, and fnmatch lets * cross folders.
     return fnmatchcase(path, pattern) if "**" in pattern else PurePath(path).match(pattern)
 
 
@@ -117,6 +119,7 @@ def _linked(loaded: Loaded, environment: Environment, options: RunOptions, reads
     renamed = {_real(link.loaded.job.output_path): link.job.output_path for link in reads}
     renamed = {old: new for old, new in renamed.items() if old != _real(new)}
     patterns = [_real(job.folder / Path(pattern).expanduser()) for pattern in job.input.patterns]
+    # Which of a glob's files to leave out can't be said, and the old output might lie among them.
     if missed := sorted(renamed.keys() - set(patterns)):
         raise UserError(
             f"the flags of this command rename {missed[0]}, which {loaded.shown} reads through a glob: name it in "

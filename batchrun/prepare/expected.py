@@ -29,6 +29,7 @@ class Expected:
         if output.exists():
             return
         schema = prepared.schema
+        # Types of a CSV follow from its values, and there are none yet.
         if output.suffix.lower() in _UNTYPED:
             schema = dict.fromkeys(schema, pl.String())
         self._files[output] = self._folder / f"{len(self._files)}.parquet"
@@ -49,6 +50,7 @@ class Expected:
         known: list[str] = []
         for pattern in map(str, map(job.resolve, job.input.patterns)):
             found = [str(self._files[output]) for output in missing if matches(str(output), pattern)]
+            # Files that are there already belong to the input next to the expected ones.
             if not found or glob.glob(pattern, recursive=True):  # noqa: PTH207  (an absolute pattern)
                 known.append(pattern)
             known += found

@@ -23,6 +23,7 @@ def fingerprint(prepared: Prepared, *, now: float) -> str:
     """
     job, stamps = prepared.job, prepared.rows.files
     attached = any(part.image or part.file for _, part in job.prompt.parts)
+    # A file written twice within its clock's tick keeps its time: 1 s on some network disks, 2 s on FAT.
     if attached or any(now - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 < YOUNG for stamp in stamps):
         return ""
     parts = [
@@ -86,6 +87,7 @@ class Keys:
         problems: dict[int, tuple[str, str]] = {}
         asked = batch.asked
         for index, values in enumerate(batch.rows):
+            # A row that input.where leaves out is not rendered: a column that it lacks is no mistake.
             key = self._renderer.key(values) if asked is None or asked[index] else None
             if isinstance(key, RowProblem):
                 problems[batch.position + index] = (key.error_type, key.message)

@@ -24,6 +24,7 @@ def mix(position: Number) -> Number:
 
     A mere multiple would fall into step with inputs that repeat at regular distances.
     """
+    # Odd factors, and the upper bits folded into the lower ones: each step maps 2**32 numbers one to one.
     mixed = position * 0x9E3779B1 % MIXED
     mixed = (mixed ^ mixed // 2**15) * 0x85EBCA6B % MIXED
     return mixed ^ mixed // 2**13
@@ -37,6 +38,7 @@ def positions(rows: int, count: int) -> Iterator[list[int]]:
         frames = [_between(low, high, start, min(rows, start + _CHUNK)) for start in range(0, rows, _CHUNK)]
         if frames:
             yield pl.concat(frames).sort("mixed")["position"].to_list()
+        # Where the first block is all answered more is needed, up to the whole input in few steps.
         low, width = high, width * 4
 
 

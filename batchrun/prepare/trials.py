@@ -57,6 +57,7 @@ def _found(job: Job, options: RunOptions) -> RunOptions:
     """Return the flags of the one trial that had these and others as well; without one, those given."""
     own = job.checkpoint_path
     found: dict[str, RunOptions] = {}
+    # `eval JOB --model NAME` of a trial that had --input as well: its checkpoint has both in its name.
     for path in sorted(own.parent.glob(f"{glob.escape(own.stem)}.*{glob.escape(own.suffix)}")):
         try:
             kept = _kept(job, path)

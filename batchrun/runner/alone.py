@@ -27,6 +27,7 @@ class Alone:
     def needed(self, now: float, in_flight: int, succeeded_at: float | None) -> bool:
         """Check whether the next request goes alone; `succeeded_at` is when the server last answered."""
         if succeeded_at is not None and self.cache_life is not None:
+            # An answer from before the pause says nothing about the cache now.
             if succeeded_at >= self._since:
                 self._replies = 0
             if not in_flight and now - succeeded_at > self.cache_life and succeeded_at >= self._since:

@@ -145,6 +145,7 @@ async def _open(stack: AsyncExitStack, senders: Sequence[AbstractAsyncContextMan
         if reply.status != HTTPStatus.NOT_FOUND or settled:
             settled = settled or reply.fault is None
             return reply
+        # Hundreds of requests may get their 404 at the same time: the first of them opens the other sender.
         async with lock:
             if send is first:
                 send = await stack.enter_async_context(senders[1])
@@ -294,6 +295,7 @@ def rules_of(asking: Asking) -> Rules:
 def _limits(job: Job, endpoint: Endpoint, budget: Budget) -> Limits:
     limits = job.limits
     ceiling = most_in_flight(job, endpoint)
+    # A local model answers LOCAL_PARALLEL requests at a time: there is nothing to find out.
     fixed = endpoint.name == "local" or not isinstance(limits.concurrency, str)
     return Limits(
         AdaptiveLimit(ceiling, start=ceiling) if fixed else AdaptiveLimit(ceiling),

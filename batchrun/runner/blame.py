@@ -151,9 +151,11 @@ class Evidence:
         if self._rules.attempts == 1:
             return 1
         least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
+        # At a rate of 1 no number of failures would ever be enough.
         rate = min(0.9, self._failure_rate)
         if rate <= RARE:
             return least
+        # rate ** needed * questions <= LUCK: chance fails no good row of the whole run.
         needed = math.ceil(math.log(LUCK / max(1, self._rules.questions)) / math.log(rate))
         return max(least, min(needed, MOST_ATTEMPTS))
 
@@ -163,6 +165,7 @@ class Evidence:
         OpenAI answers 429 for a single prompt above the quota of a minute: such a row can never pass.
         """
         work.alone += 1
+        # Others may have succeeded just now; then their requests, not this row, may have used up the minute's quota.
         idle = self.succeeded_at is not None and now - self.succeeded_at >= ALONE_SECONDS
         return work.alone >= ALONE and (work.doubtful or idle)
 
@@ -213,6 +216,7 @@ class Breaker:
 
         A failure with text of the model (`raw`) needs no explanation.
         """
+        # Twenty different refusals in a row are rows with different mistakes, not a reason that all share.
         if self.unproven and _kind(self.unproven[-1][0]) != _kind(outcome):
             self._equal = 0
         self._equal += 1

@@ -90,6 +90,7 @@ class Budget:
         needed = self._spent + self._in_flight + self._held + amount
         if self._in_flight and self._in_flight + amount > self._risk:
             return math.inf
+        # Ahead of need, so that requests seldom wait for a commit to reach the disk.
         if needed + self._step // 2 > self._lender.leased:
             ahead = min(needed + self._step, self._spent + self._held + self._risk, self._cap)
             self._lender.lease(Pico(max(needed, int(ahead))))
@@ -109,6 +110,7 @@ class Budget:
         if spent > reserved:
             self.surpassed(reserved, spent)
         if keep:
+            # A lost reply has no cost that anybody reports, and may appear on the bill all the same.
             self._held += max(0, reserved - spent)
 
 

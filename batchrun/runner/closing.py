@@ -61,6 +61,7 @@ def _figures(summary: Summary) -> Iterator[str]:
         yield "cost unknown (the server reports none; set model.price)"
         return
     text = show(run)
+    # The second of two nights: what the output has cost is more than this run.
     if total != run:
         text += f", {show(total)} in all runs"
     if summary.cost_kind == CostKind.SIMULATED:

@@ -57,6 +57,7 @@ def collected(
     answered = []
     for key, question, tries in questions:
         answered.append(_Answered(question, tries, verdicts.get(key) or _without_line(shown)))
+    # One answer shows that key and account are good, so that a refused line is the row's own fault.
     proven = any(one.verdict.ending == "ok" for one in answered)
     charges, unassigned = _charges(answered, shown, rules)
     outcomes, attempts, stop = [], [], None
@@ -68,6 +69,7 @@ def collected(
         work = Work(one.question, 0, ())
         work.paid(charge)
         outcome = work.outcome(status, one.verdict, Reply(), at=now, rules=rules)
+        # Nobody measured it. Without seconds a pending question does not count as one that failed among successes.
         outcomes.append(outcome._replace(seconds=None))
         if status is not Status.OK:
             attempts.append(work.failed_attempt(one.verdict, Reply(), charge, at=now))

@@ -68,6 +68,7 @@ class Corrections:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             temporary.write_bytes(b"".join(lines))
+            # A rename: whoever reads the file meanwhile sees the old corrections or the new ones, never half a line.
             temporary.replace(self.path)
         except OSError as problem:
             temporary.unlink(missing_ok=True)
@@ -76,6 +77,7 @@ class Corrections:
 
 def row_key(cells: Mapping[str, Any]) -> str:
     """Return the digest of cells, by which a correction finds its rows."""
+    # Sorted, so that columns may change places. A Decimal of a Parquet file is not JSON by itself.
     text = orjson.dumps(sorted(cells.items()), default=str, option=orjson.OPT_NON_STR_KEYS)
     return hashlib.sha256(text).hexdigest()[:24]
 

@@ -87,6 +87,7 @@ class Next:
     def _retries(self, counts: Counts) -> Iterator[tuple[str, str]]:
         """Yield the command that asks failed rows again, where asking may help."""
         kinds = set(counts.errors or ())
+        # `retry` without --only would pay again for rows that fail the same way each time, such as a refusal.
         helped = {name for name in kinds if TABLE[name].retry}
         if helped:
             command = "retry"

@@ -117,6 +117,7 @@ class Outage:
         self._failures[work.question] = self._failures.get(work.question, 0) + 1
         if proves:
             self._proofs.add(work.question)
+        # Where fewer questions than QUESTIONS are open all of them must fail, but for those that only wait for a limit.
         if (
             self.declared
             or not proves
@@ -138,6 +139,7 @@ class Outage:
         self._next_probe = now + self._pause()
 
     def _pause(self) -> float:
+        # Each of these probes may be paid in vain: all of the few questions are asked once more, and no more often.
         if self._billed and self.is_few:
             return FEW_BILLED_PATIENCE / len(self._failures)
         return PAUSES[self._probes] if self._probes < len(PAUSES) else LONGEST_PAUSE

@@ -110,6 +110,7 @@ def _frames(prepared: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Ite
         outcomes = checkpoint.outcomes(position, height, columns)
         if frame is None and not outcomes:
             break
+        # Fewer or more rows than planned: joined by position, each would get the answer of another.
         if frame is not None and len(outcomes) != height:
             raise InputError(INPUT_CHANGED)
         kept = [] if frame is None else [frame]

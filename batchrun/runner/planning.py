@@ -53,6 +53,7 @@ class Planning:
         # Only the wording is compared: a new month's file with the old prompt is asked without a confirmation.
         if current.wording == prepared.renderer.wording:
             before = 0
+        # A sample of the new prompt makes its plan current; the next whole run must still ask for --yes.
         baseline = max(current.baseline, before)
         try:
             self._confirm(current, builder.rows, baseline, after)

@@ -76,6 +76,7 @@ class Pace:
     def rate(self) -> float:
         """Questions per second in the last minute; in the whole run where a pause leaves that empty. 0: too early."""
         (since, before), (now, settled) = self._samples[0], self._samples[-1]
+        # Nothing was settled for a minute, as behind a gate: the last minute alone would say that it never ends.
         if settled <= before:
             since, before = self._started, 0
         if now - since < _FIRST_RATE:
@@ -199,6 +200,7 @@ class Bar(Plain):
                 bar_format=self._format,
                 dynamic_ncols=True,
                 leave=leave,
+                # tqdm's blocks can't be printed in Latin-1: there would be no bar at all.
                 ascii=not (getattr(stream, "encoding", None) or "").lower().startswith("utf"),
             )
 

@@ -86,6 +86,7 @@ class Queue:
         self.next_at = self._retries[0][0] if self._retries else NEVER
         due = self.next_at <= now
         new = None
+        # A new question shows as well whether a server works again, and has lost no attempt yet.
         if not due or failed(self._retries[0][2].question):
             new = self._fresh()
         if new is None and due:
@@ -110,6 +111,7 @@ class Queue:
             return None
         entry = untried or min(self._retries)
         self._retries.remove(entry)
+        # Linear in what waits, but a probe goes out once a second at most.
         heapq.heapify(self._retries)
         return entry[2]
 
@@ -132,11 +134,13 @@ class Queue:
         if work is self._confirming:
             self._confirming_due = now
         else:
+            # It stays the first: behind smaller ones a large request would wait for ever for bytes or tokens.
             self._spare = work
 
     def retry(self, work: Work, due: float) -> None:
         """Keep a question until its retry is due."""
         self._sequence += 1
+        # The number decides where two are due at once: heapq would compare the questions themselves.
         heapq.heappush(self._retries, (due, self._sequence, work))
 
     def defer(self, work: Work) -> None:

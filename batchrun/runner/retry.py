@@ -117,6 +117,7 @@ def decide(
     if wait is not None and wait > LONGEST_WAIT:
         return Decision(Action.STOP, wait, becomes=Status.PENDING)
     if action is Action.GATE:
+        # A row that is refused for the first time behind a gate that closed five times waits as long as the others.
         number = max(number, closings + 1)
     delay = _next_delay(ending, number, wait, jitter, proven=proven)
     refused = closings and not ending.outage  # an outage has probes of its own
@@ -125,6 +126,7 @@ def decide(
         return Decision(action, delay, gate, Status.PENDING)
     if tries.allows(ending.count, attempts):
         return Decision(action, delay, gate)
+    # Once all others are answered it is known how often this server fails good rows.
     if ending.outage and tries.charged < needed:
         return Decision(action, max(wait or 0.0, min(delay, LAST_ROUND_PAUSE)), gate, last_round=True)
     return _FINAL[ending.exhausted]

@@ -44,6 +44,7 @@ class Valve:
 
     def close(self, exit_code: int, reason: str, *, ending: str | None = None, resume_at: float | None = None) -> None:
         """Start no new request; `resume_at` is the Unix time after which to try again."""
+        # An empty account, then Ctrl-C: the first reason is the one that people must act on.
         if not self.closed:
             self.closed = True
             self.exit_code, self.reason, self.ending, self.resume_at = exit_code, reason, ending, resume_at
@@ -88,6 +89,7 @@ class Interrupts:
         """Call `receive` for each interrupt, from any thread, also for those before."""
         with self._lock:
             self._receive = receive
+            # A notebook's stop button may be pressed while the input is still being read.
             for _ in range(self._waiting):
                 receive()
             self._waiting = 0

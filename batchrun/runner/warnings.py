@@ -25,6 +25,7 @@ def warn_of_several_builds(prepared: Prepared, checkpoint: Checkpoint, ui: Ui) -
 
 def warn_of_little_space(prepared: Prepared, questions: int, ui: Ui) -> None:
     """Warn where the checkpoint or the output may need more room for the answers than its disk has."""
+    # The output repeats the input's columns; a full disk would be found out after the answers are paid.
     needs = {prepared.job.checkpoint_path: 0, prepared.job.output_path: sum(file.size for file in prepared.rows.files)}
     for path, more in needs.items():
         needed, free = more + questions * ANSWER_BYTES, free_bytes(path.parent)

@@ -72,6 +72,7 @@ class Rules:
         if cost is not None:
             # Of a request in parts the first may be billed, and the last be lost.
             return Charge(cost, maybe=ending.maybe_billed, keep=ending.maybe_billed)
+        # What a model wrote was computed, and so it is billed, though this reply reports no cost.
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
         maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
         return Charge(None, maybe, keep=maybe or wrote)
