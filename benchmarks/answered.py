@@ -25,10 +25,10 @@ TEXT = "positive, all told a fine thing to have around the house"
 
 def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -> None:
     """Plan a job and answer all its rows but the last hundredth; `answer` gives the text for a question from 1."""
-    loaded, environment, _ = load_file(job, os.environ, job.parent, RunOptions())
+    invocation = load_file(job, os.environ, job.parent, RunOptions())
     with (
-        prepare_job(loaded, loaded.job, environment) as p,
-        Checkpoint.open(loaded.job.checkpoint_path) as checkpoint,
+        prepare_job(invocation) as p,
+        Checkpoint.open(invocation.job.checkpoint_path) as checkpoint,
     ):
         now = time.time()
         builder = checkpoint.new_plan(

@@ -18,8 +18,8 @@ from batchrun.errors import UserError, nearest
 from batchrun.terminal import coloured, encodable, lines
 
 if TYPE_CHECKING:
-    from batchrun.job import Environment, Loaded, RunOptions
-    from batchrun.prepare import Link
+    from batchrun.job import RunOptions
+    from batchrun.prepare import Invocation
     from batchrun.report import OpenJob, Table
 
 Flags = Callable[[Callable[..., None]], Callable[..., None]]
@@ -105,7 +105,7 @@ jobs_argument = click.argument("jobs", type=JobPath(folders=True), metavar="JOB.
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
-def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "tuple[Loaded, Environment, RunOptions]":
+def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "Invocation":
     """Read a job file and its environment, and return the flags with those of the trial that they name.
 
     `reads`: for a command that sends nothing. Raises JobFileError with all mistakes.
@@ -225,11 +225,9 @@ def print_parts(parts: "Iterable[str | Table]") -> None:
     print_out("\n".join(rendered(parts, width, encoding)).rstrip())
 
 
-def to_read(path: Path, **flags: Any) -> "Link":  # noqa: ANN401  (those of job_options)
+def to_read(path: Path, **flags: Any) -> "Invocation":  # noqa: ANN401  (those of job_options)
     """Load a job for a command that sends nothing."""
-    from batchrun.prepare import Link
-
-    return Link(*load(path, run_options(**flags), reads=True))
+    return load(path, run_options(**flags), reads=True)
 
 
 @contextmanager
@@ -241,7 +239,7 @@ def opened(path: Path, **flags: Any) -> "Iterator[OpenJob]":  # noqa: ANN401  (t
 
     link = to_read(path, **flags)
     with (
-        prepare_job(link.loaded, link.job, link.environment, sends=False) as prepared,
+        prepare_job(link, sends=False) as prepared,
         Checkpoint.open(link.job.checkpoint_path, read_only=True) as checkpoint,
     ):
         yield OpenJob(prepared.job.name, prepared, checkpoint)

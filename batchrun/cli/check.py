@@ -23,7 +23,7 @@ from batchrun.errors import BatchrunError, ExitCode
 from batchrun.terminal import printable
 
 if TYPE_CHECKING:
-    from batchrun.prepare import Expected, Link, Prepared
+    from batchrun.prepare import Expected, Invocation, Prepared
     from batchrun.records import Finding
 
 EXAMPLES = """\b
@@ -69,7 +69,7 @@ def command(jobs: tuple[Path, ...], *, schema: bool, as_json: bool, **flags: Any
     sys.exit(worst(codes))
 
 
-def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: bool) -> int:
+def _check(link: "Invocation", expected: "Expected | None", *, schema: bool, as_json: bool) -> int:
     from batchrun import forecast
     from batchrun.prepare import prepare_job
     from batchrun.senders import check_installed
@@ -78,13 +78,13 @@ def _check(link: "Link", expected: "Expected | None", *, schema: bool, as_json: 
     if expected is not None:
         job, awaited = expected.job(link)
     check_installed(job.ray)
-    with prepare_job(link.loaded, job, link.environment) as p:
+    with prepare_job(link, job=job) as p:
         if expected is not None:
             expected.add(p)
         if schema:
             _schema(p)
             return ExitCode.DONE
-        found = forecast.findings(p, link.environment, link.shown, awaited=awaited, sample=link.options.sample)
+        found = forecast.findings(p, link, awaited=awaited)
         checked = forecast.check(p, found if as_json else map(_printed, found))
     if as_json:
         print_json(checked)

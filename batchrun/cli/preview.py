@@ -54,19 +54,18 @@ def command(job: Path, number: int, row: int | None, *, as_json: bool, **flags: 
     Nothing is sent to a model, and no file is written. Prices come from the API's public list, kept for a day.
     """
     from batchrun.forecast import look
-    from batchrun.job import merged
     from batchrun.prepare import prepare_job
 
     if row is not None and as_json:
         raise click.UsageError("--row and --json exclude each other: --json has the requests of the first -n rows")
     with ExitStack() as stack:
         options = stack.enter_context(piped(run_options(**flags)))
-        loaded, environment, options = load(job, options)
-        p = stack.enter_context(prepare_job(loaded, merged(loaded.job, options), environment))
+        invocation = load(job, options)
+        p = stack.enter_context(prepare_job(invocation))
         if row is not None:
             print_out("\n".join(_row(p, row)))
             number = 0
-        found, prices = look(p, number, options.sample)
+        found, prices = look(p, number, invocation.options.sample)
         if as_json:
             print_json(found)
             return

@@ -18,8 +18,8 @@ from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError,
 from batchrun.terminal import place
 
 if TYPE_CHECKING:
-    from batchrun.job import Environment, Loaded, RunOptions
-    from batchrun.prepare import Link
+    from batchrun.job import RunOptions
+    from batchrun.prepare import Invocation
     from batchrun.records import Summary
 
 LARGEST = 1 << 20
@@ -72,7 +72,7 @@ def _is_job(file: Path) -> bool:
         return is_job(opened.read(LARGEST).decode(errors="replace"))
 
 
-def load_all(paths: Sequence[Path], options: "RunOptions") -> "list[tuple[Loaded, Environment, RunOptions]]":
+def load_all(paths: Sequence[Path], options: "RunOptions") -> "list[Invocation]":
     """Read job files, each with the flags that hold for it.
 
     Raises the first's error where one is wrong, after those of all others were printed.
@@ -96,20 +96,20 @@ class _Running:
     def __init__(self, *, quiet: bool, as_json: bool, debug: bool) -> None:
         self._quiet, self._as_json, self._debug = quiet, as_json, debug
 
-    def run(self, link: "Link") -> "Summary | None":
+    def run(self, link: "Invocation") -> "Summary | None":
         """Run one job; on a terminal ask before much is paid. None where a person then said no."""
         from batchrun.runner import chosen, closing_lines, run_job
 
         ui = chosen(quiet=self._quiet)
         try:
-            summary = run_job(link.loaded, link.options, link.environment, ui)
+            summary = run_job(link, ui)
         except ConfirmError as problem:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise
             print_err(str(problem))
             if not click.confirm("Run it now?", err=True):
                 return None
-            summary = run_job(link.loaded, replace(link.options, yes=True), link.environment, ui)
+            summary = run_job(replace(link, options=replace(link.options, yes=True)), ui)
         if summary.output is not None and link.options.writes_stdout:
             if summary.exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:
                 write_stdout(Path(summary.output))
@@ -120,7 +120,7 @@ class _Running:
             print_err("\n".join(closing_lines(summary, Path.cwd())))
         return summary
 
-    def run_all(self, links: "Sequence[Link]", command: str) -> int:
+    def run_all(self, links: "Sequence[Invocation]", command: str) -> int:
         """Run jobs in order, each after those whose output it reads, with one cap; `command` runs them all again."""
         from batchrun.prepare import worst
         from batchrun.runner import RESUMABLE
@@ -144,7 +144,7 @@ class _Running:
             print_err(f"next    {command}   continues with these jobs")
         return code
 
-    def _tried(self, link: "Link") -> tuple[int, Decimal]:
+    def _tried(self, link: "Invocation") -> tuple[int, Decimal]:
         """Run a job of several; return its exit code and what it cost at most, in USD."""
         try:
             summary = self.run(link)
@@ -164,7 +164,7 @@ class _Running:
         return summary.exit_code, summary.cost_at_most_usd
 
 
-def _obstacle(link: "Link", ended: dict[str, int]) -> str | None:
+def _obstacle(link: "Invocation", ended: dict[str, int]) -> str | None:
     """Return why a job can't be started, None where it can."""
     for earlier in link.reads:
         output = place(earlier.job.output_path, Path.cwd())

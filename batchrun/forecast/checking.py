@@ -16,7 +16,7 @@ from batchrun.forecast import texts
 from batchrun.forecast.survey import reachable, survey
 from batchrun.job import Environment
 from batchrun.money import from_usd, show
-from batchrun.prepare import Prepared, body_extras, braced_column, refuse_unbounded
+from batchrun.prepare import Invocation, Prepared, body_extras, braced_column, refuse_unbounded
 from batchrun.prompt import templates_of
 from batchrun.records import Check, Finding, Preview
 from batchrun.table import shown_name
@@ -35,15 +35,12 @@ def check(prepared: Prepared, found: Iterable[Finding]) -> Check:
     return Check(prepared.job.name, kinds.count("mistake"), kinds.count("warning"), found)
 
 
-def findings(
-    prepared: Prepared, environment: Environment, shown: str, *, awaited: str | None = None, sample: int | None = None
-) -> Iterator[Finding]:
+def findings(prepared: Prepared, invocation: Invocation, *, awaited: str | None = None) -> Iterator[Finding]:
     """Look at one thing after the other, and yield each finding as soon as it is there. Nothing is sent to the model.
 
-    `shown` is the job file as the user named it. `awaited` is the input that another job has yet to write: it has
-    columns and no rows.
+    `awaited` is the input that another job has yet to write: it has columns and no rows.
     """
-    yield _ok("job file", f"{shown}, asks {prepared.endpoint.model} at {_place(prepared.endpoint)}")
+    yield _ok("job file", f"{invocation.shown}, asks {prepared.endpoint.model} at {_place(prepared.endpoint)}")
     yield _ok("input", f"{awaited or _files(prepared)}, columns {_names(prepared.rows.columns)}")
     yield _ok("prompt", f"uses {_names(prepared.renderer.columns) or 'no column'}")
     yield from _literal_columns(prepared)
@@ -60,7 +57,7 @@ def findings(
         key = None
         try:
             with reachable(prepared.endpoint) as served:
-                yield from _key_origin(prepared, environment)
+                yield from _key_origin(prepared, invocation.environment)
                 key, answers = _asked(served)
                 yield from answers
                 prices = prices_for(prepared.job, served, prepared.cache_dir, time.time())
@@ -71,7 +68,7 @@ def findings(
         preview = None
         try:
             if not awaited:
-                preview = survey(prepared, checkpoint, prices, sample=sample)
+                preview = survey(prepared, checkpoint, prices, sample=invocation.options.sample)
         except BatchrunError as problem:
             yield _mistake("rows", str(problem))
             return

@@ -1,6 +1,6 @@
 """What is known before a request: the job with its flags, all its mistakes at once, its plan, its worst case.
 
-loading.py   a job file with its flags; trials.py: those that a trial was run with
+loading.py   a job file with its flags, as an invocation.py; trials.py: those that a trial was run with
 prepared.py  a job that can be asked; mistakes.py: all mistakes in one go; columns.py: those of the output
 plan.py      which row asks which question; sample.py: the order of --sample
 bounds.py    what a request can cost at most
@@ -9,10 +9,11 @@ children.py  our servers as processes
 """
 
 from batchrun.prepare.bounds import Worst, batch_prices, page_fee, refuse_unbounded, unbounded, worst_case
-from batchrun.prepare.chain import Link, chain, worst
+from batchrun.prepare.chain import chain, worst
 from batchrun.prepare.children import most_in_flight, serving
 from batchrun.prepare.columns import NEEDS_REVIEW
 from batchrun.prepare.expected import Expected, check_readers
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.loading import load_dict, load_file
 from batchrun.prepare.mistakes import braced_column
 from batchrun.prepare.plan import Keys, fill, fingerprint, input_changed, known_files, stamps_text
@@ -25,8 +26,8 @@ __all__ = [
     "MIXED",
     "NEEDS_REVIEW",
     "Expected",
+    "Invocation",
     "Keys",
-    "Link",
     "Prepared",
     "Worst",
     "batch_prices",

@@ -3,12 +3,13 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from batchrun.errors import ExitCode, UserError
-from batchrun.job import Environment, Job, Loaded, RunOptions, merged
+from batchrun.job import Job, RunOptions
+from batchrun.prepare.invocation import Invocation
 
 WORST_FIRST = (
     ExitCode.SIGINT,
@@ -26,53 +27,29 @@ WORST_FIRST = (
 """Exit codes, worst first: several jobs end with the worst of theirs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A job of a command with the flags that hold for it; `reads` are the jobs whose output is its input."""
-
-    loaded: Loaded
-    environment: Environment
-    options: RunOptions
-    reads: tuple["Link", ...] = ()
-
-    @property
-    def shown(self) -> str:
-        """The job file as the user named it."""
-        return self.loaded.shown
-
-    @property
-    def job(self) -> Job:
-        """The job with its flags applied."""
-        return merged(self.loaded.job, self.options)
-
-
 def worst(codes: Sequence[int]) -> int:
     """Return the exit code of a command whose jobs ended with these."""
     return min(codes, key=WORST_FIRST.index, default=ExitCode.DONE)
 
 
-Found = tuple[Loaded, Environment, RunOptions]
-"""A job of a command with the flags that hold for it."""
-
-
-def chain(found: Sequence[Found], options: RunOptions) -> list[Link]:
+def chain(found: Sequence[Invocation], options: RunOptions) -> list[Invocation]:
     """Return the jobs in the order in which they run: as given, but a job after those whose output it reads.
 
     `options` are the flags as they were given. Raises UserError for jobs that read each other's output in a circle,
     that write the same file, and for flags that are for one job alone.
     """
     if len(found) == 1:
-        return [Link(*found[0])]
+        return [*found]
     for flag, value in (("--input", options.input), ("--output", options.output)):
         if value is not None:
             raise UserError(f"{flag} is for one job, and {len(found)} were named")
-    links: dict[int, Link] = {}
-    sources = [_sources(loaded.job, [other.job for other, *_ in found]) for loaded, *_ in found]
+    links: dict[int, Invocation] = {}
+    sources = [_sources(one.loaded.job, [other.loaded.job for other in found]) for one in found]
     while len(links) < len(found):
         ready = next((n for n in range(len(found)) if n not in links and sources[n] <= links.keys()), None)
         if ready is None:
             raise UserError(_circle(found, sources, links))
-        links[ready] = _linked(*found[ready], [links[number] for number in sorted(sources[ready])])
+        links[ready] = _linked(found[ready], [links[number] for number in sorted(sources[ready])])
     ordered = list(links.values())
     _refuse_shared_files(ordered)
     return ordered
@@ -103,20 +80,20 @@ def matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) if "**" in pattern else PurePath(path).match(pattern)
 
 
-def _circle(found: Sequence[Found], sources: Sequence[set[int]], done: dict[int, Link]) -> str:
+def _circle(found: Sequence[Invocation], sources: Sequence[set[int]], done: dict[int, Invocation]) -> str:
     number = next(number for number in range(len(found)) if number not in done)
     seen: list[int] = []
     while number not in seen:
         seen.append(number)
         number = min(sources[number] - done.keys())
-    names = [found[one][0].shown for one in [*seen[seen.index(number) :], number]]
+    names = [found[one].shown for one in [*seen[seen.index(number) :], number]]
     return f"these jobs read each other's output in a circle, so none can be the first: {' reads '.join(names)}"
 
 
-def _linked(loaded: Loaded, environment: Environment, options: RunOptions, reads: Sequence[Link]) -> Link:
+def _linked(link: Invocation, reads: Sequence[Invocation]) -> Invocation:
     """Return a job that reads these; where a flag renamed their outputs, it reads the renamed ones."""
-    job = loaded.job
-    renamed = {_real(link.loaded.job.output_path): link.job.output_path for link in reads}
+    loaded, options, job = link.loaded, link.options, link.loaded.job
+    renamed = {_real(one.loaded.job.output_path): one.job.output_path for one in reads}
     renamed = {old: new for old, new in renamed.items() if old != _real(new)}
     patterns = [_real(job.folder / Path(pattern).expanduser()) for pattern in job.input.patterns]
     # Which of a glob's files to leave out can't be said, and the old output might lie among them.
@@ -130,11 +107,11 @@ def _linked(loaded: Loaded, environment: Environment, options: RunOptions, reads
     elif renamed:
         paths = tuple(str(renamed.get(path, path)) for path in patterns)
         loaded = replace(loaded, job=replace(job, input=replace(job.input, path=paths)))
-    return Link(loaded, environment, options, tuple(reads))
+    return replace(link, loaded=loaded, options=options, reads=tuple(reads))
 
 
-def _refuse_shared_files(links: Sequence[Link]) -> None:
-    seen: dict[str, Link] = {}
+def _refuse_shared_files(links: Sequence[Invocation]) -> None:
+    seen: dict[str, Invocation] = {}
     for link in links:
         for name, path in (("output", link.job.output_path), ("checkpoint", link.job.checkpoint_path)):
             other = seen.setdefault(_real(path), link)

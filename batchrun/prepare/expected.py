@@ -10,7 +10,8 @@ import polars as pl
 
 from batchrun.errors import BatchrunError, UserError
 from batchrun.job import Job
-from batchrun.prepare.chain import Link, matches
+from batchrun.prepare.chain import matches
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.prepared import Prepared, prepare_job
 
 _UNTYPED = {".csv", ".tsv"}
@@ -35,7 +36,7 @@ class Expected:
         self._files[output] = self._folder / f"{len(self._files)}.parquet"
         pl.DataFrame(schema=schema).write_parquet(self._files[output])
 
-    def job(self, link: Link) -> tuple[Job, str | None]:
+    def job(self, link: Invocation) -> tuple[Job, str | None]:
         """Return a job that reads such files in the place of missing outputs, and what it waits for, None for nothing.
 
         Raises UserError where the job that will write its input has mistakes.
@@ -58,7 +59,7 @@ class Expected:
         return replace(job, input=replace(job.input, path=tuple(known))), waits
 
 
-def check_readers(links: Sequence[Link]) -> None:
+def check_readers(links: Sequence[Invocation]) -> None:
     """Raise the mistakes of jobs whose input another of them has yet to write, before that one is asked and paid.
 
     What is wrong with a job that writes such an input is left to its own run, and so are its readers.
@@ -72,7 +73,7 @@ def check_readers(links: Sequence[Link]) -> None:
                 job, awaited = expected.job(link)
                 waits = awaited is not None
                 if waits or link.shown in writers:
-                    with prepare_job(link.loaded, job, link.environment) as prepared:
+                    with prepare_job(link, job=job) as prepared:
                         expected.add(prepared)
             except BatchrunError:
                 if waits:

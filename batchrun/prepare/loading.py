@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.errors import JobFileError, UserError
-from batchrun.job import Environment, Loaded, RunOptions, examine, merged, read_environment
+from batchrun.job import RunOptions, examine, read_environment
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.prepared import prepare_job
 from batchrun.prepare.trials import with_kept_flags
 
@@ -22,7 +23,7 @@ def load_file(
     *,
     reads: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Loaded, Environment, RunOptions]:
+) -> Invocation:
     """Read a job file and its environment: `process` are the variables of this process, which win over .env files.
 
     The flags come back with those that the trial of `options` was run with; for `reads` and `say` see
@@ -38,23 +39,17 @@ def load_file(
         given, options = options, with_kept_flags(loaded.job, options, reads=reads, say=say)
         if options.settings != given.settings:
             loaded = examine(text, path, environment, options.settings)
-    if loaded.mistakes:
-        _raise_all(loaded, environment, options)
-    return loaded, environment, options
+    return _without_mistakes(Invocation(loaded, environment, options))
 
 
-def load_dict(
-    job: Mapping[str, Any], file: Path, process: Mapping[str, str], options: RunOptions
-) -> tuple[Loaded, Environment]:
+def load_dict(job: Mapping[str, Any], file: Path, process: Mapping[str, str], options: RunOptions) -> Invocation:
     """Return the job of a program's dict as `load_file` does; `file` is where a job file of it would stand."""
     environment = read_environment(file.parent, file.parent, process)
     try:
         loaded = examine(job, file, environment, options.settings)
     except TypeError as problem:
         raise UserError(str(problem)) from None
-    if loaded.mistakes:
-        _raise_all(loaded, environment, options)
-    return loaded, environment
+    return _without_mistakes(Invocation(loaded, environment, options))
 
 
 def _text(path: Path) -> str:
@@ -70,10 +65,10 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: {problem.strerror}") from None
 
 
-def _raise_all(loaded: Loaded, environment: Environment, options: RunOptions) -> None:
-    try:
-        job = merged(loaded.job, options)
-    except RuntimeError:  # the home directory of an unknown user, which is among the mistakes
-        raise JobFileError(loaded.shown, loaded.mistakes) from None
-    with prepare_job(loaded, job, environment):
-        pass
+def _without_mistakes(found: Invocation) -> Invocation:
+    """Return a job that has no mistake; else raise all of them, also those that only its input shows."""
+    if found.loaded.mistakes:
+        with suppress(RuntimeError), prepare_job(found):  # the home directory of an unknown user, as above
+            pass
+        raise JobFileError(found.shown, found.loaded.mistakes)
+    return found

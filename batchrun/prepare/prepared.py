@@ -12,8 +12,9 @@ import polars as pl
 from batchrun.api import ASKED_AGAIN, Caching, Endpoint, Listed, caching_of, decision_form
 from batchrun.checkpoint import OpenRule
 from batchrun.errors import InputError, JobFileError
-from batchrun.job import Detail, Environment, Job, Loaded
+from batchrun.job import Detail, Job, Loaded
 from batchrun.prepare.columns import answer_types, kept_columns, new_columns
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.mistakes import Mistakes
 from batchrun.prompt import AnswerForm, Beginning, Renderer, constant_beginning
 from batchrun.table import FileStamp, Rows, stamp
@@ -96,14 +97,13 @@ class Prepared:
 
 @contextmanager
 def prepare_job(
-    loaded: Loaded,
-    job: Job,
-    environment: Environment,
+    invocation: Invocation,
     known: Mapping[tuple[FileStamp, ...], str] | None = None,
     *,
+    job: Job | None = None,
     sends: bool = True,
 ) -> Iterator[Prepared]:
-    """Open the input and check everything against it. `job` is the loaded one with the flags applied.
+    """Open the input and check everything against it; `job` is one that reads something else in its place.
 
     `sends`: whether something may be sent, which needs the key; looking at answers goes without.
     `known` is what plan.known_files returns: files that need not be read for their layout again.
@@ -111,6 +111,7 @@ def prepare_job(
     Raises JobFileError with all mistakes, those of the file as well; InputError for a lone problem in an input file,
     UserError for a wrong flag or, alone, for a missing key.
     """
+    loaded, environment, job = invocation.loaded, invocation.environment, job or invocation.job
     mistakes = Mistakes(loaded, job)
     mistakes.check_flags()
     mistakes.check_pdf_reader()

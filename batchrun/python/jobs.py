@@ -17,8 +17,8 @@ import polars as pl
 from batchrun import forecast
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
-from batchrun.job import Environment, Job, Loaded, RunOptions, merged
-from batchrun.prepare import Prepared, load_dict, load_file, prepare_job
+from batchrun.job import Job, RunOptions
+from batchrun.prepare import Invocation, Prepared, load_dict, load_file, prepare_job
 from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
 from batchrun.python.threads import outside_of_loops
 from batchrun.records import Check, Preview, Summary
@@ -37,8 +37,7 @@ InputLike = str | PathLike[str] | Frame
 
 def load_job(path: str | PathLike[str]) -> Job:
     """Read a job file. Raises JobFileError with all mistakes, UserError for a file that can't be read."""
-    loaded, *_ = load_file(Path(path), os.environ, Path.cwd(), RunOptions())
-    return loaded.job
+    return load_file(Path(path), os.environ, Path.cwd(), RunOptions()).loaded.job
 
 
 def run(  # noqa: PLR0913  (the flags of a run, by name)
@@ -89,9 +88,9 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
         retry=None if retry is None else frozenset(retry),
     )
     with logged(_path(log)):
-        loaded, environment, options = _loaded(job, input, options)
+        invocation = _loaded(job, input, options)
         ui = _ui(quiet=quiet)
-        summary = outside_of_loops(lambda: run_job(loaded, options, environment, ui))
+        summary = outside_of_loops(lambda: run_job(invocation, ui))
     if isinstance(job, Mapping) or is_frame(input):  # no command runs these again
         summary = replace(summary, next=None, commands=())
     if type(ui) is not Ui:
@@ -113,9 +112,9 @@ def check(
 
     Mistakes of the job and its input are raised, all at once, as by `run`. The Check lists all further checks.
     """
-    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, environment, shown):
+    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, invocation):
         check_installed(p.job.ray)
-        return forecast.check(p, forecast.findings(p, environment, shown))
+        return forecast.check(p, forecast.findings(p, invocation))
 
 
 def preview(
@@ -133,7 +132,7 @@ def preview(
 
     Nothing is sent to a model. Raises what `run` raises for a wrong job.
     """
-    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, _, _shown):
+    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, _):
         preview, _prices = forecast.look(p, n)
         return preview
 
@@ -167,7 +166,7 @@ def evaluate(  # noqa: PLR0913  (the flags of the command, by name)
         raise UserError(f"tolerance must be 0 or more, not {tolerance!r}")
     options = report.GoldOptions(gold or "", _path(gold_file), on, ignore_case, Decimal(str(tolerance)))
     with (
-        _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env), reads=True) as (p, _, _shown),
+        _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env), reads=True) as (p, _),
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
         answered = report.OpenJob(p.job.name, p, checkpoint)
@@ -179,18 +178,16 @@ def evaluate(  # noqa: PLR0913  (the flags of the command, by name)
 @contextmanager
 def _prepared(
     job: JobLike, rows: InputLike | None, options: RunOptions, *, reads: bool = False
-) -> Iterator[tuple[Prepared, Environment, str]]:
-    loaded, environment, options = _loaded(job, rows, options, reads=reads)
-    with prepare_job(loaded, merged(loaded.job, options), environment, sends=not reads) as p:
-        yield p, environment, loaded.shown
+) -> Iterator[tuple[Prepared, Invocation]]:
+    invocation = _loaded(job, rows, options, reads=reads)
+    with prepare_job(invocation, sends=not reads) as p:
+        yield p, invocation
 
 
 # The job
 
 
-def _loaded(
-    job: JobLike, rows: InputLike | None, options: RunOptions, *, reads: bool = False
-) -> tuple[Loaded, Environment, RunOptions]:
+def _loaded(job: JobLike, rows: InputLike | None, options: RunOptions, *, reads: bool = False) -> Invocation:
     """Load a job and put the rows into it: a path as its input, a frame as a file in its checkpoint's folder.
 
     `reads`: nothing is asked, so that a trial must be there already.
@@ -202,13 +199,13 @@ def _loaded(
             copy = write_frame(frame, Path(data["checkpoint"]), file.stem)
             where = {name: value for name, value in _section(data, "input").items() if name == "where"}
             data["input"] = {**where, "path": str(copy)}
-        return *load_dict(data, file, os.environ, options), options
+        return load_dict(data, file, os.environ, options)
     if frame is None and rows is not None:
         options = replace(options, input=os.fspath(rows))  # type: ignore[arg-type]  # not a frame, so it is a path
-    loaded, environment, options = load_file(Path(job), os.environ, Path.cwd(), options, reads=reads)
-    if frame is not None:
-        loaded = replace(loaded, job=_with_frame(loaded.job, frame))
-    return loaded, environment, options
+    found = load_file(Path(job), os.environ, Path.cwd(), options, reads=reads)
+    if frame is None:
+        return found
+    return replace(found, loaded=replace(found.loaded, job=_with_frame(found.loaded.job, frame)))
 
 
 def _as_file(job: Mapping[str, Any], rows: InputLike | None) -> tuple[Path, dict[str, Any]]:

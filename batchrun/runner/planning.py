@@ -4,9 +4,9 @@ import time
 
 from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import ConfirmError, UserError
-from batchrun.job import RunOptions, command_line
+from batchrun.job import command_line
 from batchrun.money import show
-from batchrun.prepare import Prepared, fill, fingerprint, stamps_text
+from batchrun.prepare import Invocation, Prepared, fill, fingerprint, stamps_text
 from batchrun.prompt import changed_words
 from batchrun.runner.progress import Ui
 from batchrun.terminal import plural
@@ -21,9 +21,9 @@ IN_BATCH = "in_batch"
 class Planning:
     """Makes the plan of one run; `adopted` counts the answers that came from other checkpoints, None before a look."""
 
-    def __init__(self, prepared: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str) -> None:
-        self._prepared, self._checkpoint, self._options = prepared, checkpoint, options
-        self._ui, self._shown = ui, shown
+    def __init__(self, prepared: Prepared, checkpoint: Checkpoint, invocation: Invocation, ui: Ui) -> None:
+        self._prepared, self._checkpoint, self._ui = prepared, checkpoint, ui
+        self._options, self._shown = invocation.options, invocation.shown
         self.adopted: int | None = None
 
     def plan(self) -> PlanInfo:

@@ -22,10 +22,11 @@ from batchrun.checkpoint import (
 )
 from batchrun.errors import ConfirmError, ExitCode, InputError, StorageError, UserError
 from batchrun.forecast import likely_cost
-from batchrun.job import Environment, Job, Loaded, RunOptions, merged
+from batchrun.job import Job
 from batchrun.money import PER_USD, ZERO, CostKind, Pico, show, to_usd
 from batchrun.prepare import (
     INPUT_CHANGED,
+    Invocation,
     Prepared,
     flags_text,
     known_files,
@@ -73,9 +74,9 @@ LARGE_ROWS = 200_000
 --sample the partial output has no pending rows."""
 
 
-def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: Ui, clock: Time = REAL_TIME) -> Summary:
+def run_job(invocation: Invocation, ui: Ui, clock: Time = REAL_TIME) -> Summary:
     """Run or resume a job; what ends it before the first request is raised as BatchrunError."""
-    job = merged(loaded.job, options)
+    job, options = invocation.job, invocation.options
     if options.wording is not None and options.variant is None and not options.yes:
         raise UserError(
             f"--set {options.wording} changes the question: add --variant NAME for an output and a checkpoint of its "
@@ -86,10 +87,10 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         stack.enter_context(lock(job.checkpoint_path))
         # Its plan knows the layout of the input's files, so that 10 million unchanged rows are not read to prepare.
         checkpoint = None
-        if job.checkpoint_path.exists() and not options.fresh and not loaded.mistakes:
+        if job.checkpoint_path.exists() and not options.fresh:
             checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
         known = known_files(checkpoint.current_plan()) if checkpoint else {}
-        prepared = stack.enter_context(prepare_job(loaded, job, environment, known))
+        prepared = stack.enter_context(prepare_job(invocation, known))
         check_writable(job.output_path, [Path(file.path) for file in prepared.rows.files])
         if options.fresh and not options.yes:
             refuse_to_forget(job.checkpoint_path)
@@ -99,7 +100,7 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
         checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
         model, endpoint = prepared.endpoint.model, job.model.endpoint
         event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
-        summary = _Run(prepared, checkpoint, options, ui, loaded.shown, clock).run()
+        summary = _Run(prepared, checkpoint, invocation, ui, clock).run()
         run_ended(summary)
         return summary
 
@@ -107,14 +108,13 @@ def run_job(loaded: Loaded, options: RunOptions, environment: Environment, ui: U
 class _Run:
     """One run of one job, with everything open."""
 
-    def __init__(
-        self, prepared: Prepared, checkpoint: Checkpoint, options: RunOptions, ui: Ui, shown: str, clock: Time
-    ) -> None:
-        self._prepared, self._checkpoint, self._options = prepared, checkpoint, options
-        self._ui, self._shown, self._time = ui, shown, clock
+    def __init__(self, prepared: Prepared, checkpoint: Checkpoint, invocation: Invocation, ui: Ui, clock: Time) -> None:
+        self._prepared, self._checkpoint = prepared, checkpoint
+        self._options, self._shown = invocation.options, invocation.shown
+        self._ui, self._time = ui, clock
         self._job: Job = prepared.job
-        self._planning = Planning(prepared, checkpoint, options, ui, shown)
-        self._limit = sys.maxsize if options.limit is None else options.limit
+        self._planning = Planning(prepared, checkpoint, invocation, ui)
+        self._limit = sys.maxsize if self._options.limit is None else self._options.limit
         self._valve = Valve()
         self._started = clock.clock()
         self._tally = Tally()

@@ -21,7 +21,8 @@ from batchrun.api.judge import judge
 from batchrun.api.wording import MESSAGE_LENGTH
 from batchrun.cli.drafting import draft, look
 from batchrun.errors import InputError, JobFileError, UserError
-from batchrun.job import Answer, CsvOptions, Environment, Input, Job, Model, Output, Prompt, RunOptions, load, merged
+from batchrun.job import Answer, CsvOptions, Environment, Input, Job, Model, Output, Prompt, RunOptions, load
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.prepared import prepare_job
 from batchrun.prompt import Renderer, RowProblem, template_mistakes
 from batchrun.prompt.answers import AnswerForm
@@ -279,7 +280,7 @@ def test_first_job_file(names: list[str]) -> None:
         text = draft(seen, path)
         assert all(printable(line) == line or not line.isascii() for line in text.split("\n"))
         loaded = load(text, path, {})
-        with prepare_job(loaded, merged(loaded.job, RunOptions()), Environment({"test": {}})) as ready:
+        with prepare_job(Invocation(loaded, Environment({"test": {}}), RunOptions())) as ready:
             row = next(ready.rows.batches(ready.renderer.columns)).rows[0]
             body = ready.renderer.body(row)
     assert isinstance(body, bytes)

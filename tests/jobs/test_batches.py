@@ -17,6 +17,7 @@ from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import Environment, RunOptions, load
+from batchrun.prepare.invocation import Invocation
 from batchrun.records import Summary
 from batchrun.runner.progress import Ui
 from batchrun.runner.run import run_job
@@ -68,7 +69,7 @@ class Job:
         path.write_text(json.dumps(self.sections))
         environment = Environment({"test": {"XDG_CACHE_HOME": str(self.folder)}})
         loaded = load(path.read_text(encoding="utf-8"), path, environment)
-        return run_job(loaded, options or RunOptions(), environment, _Said(self.said), fast())
+        return run_job(Invocation(loaded, environment, options or RunOptions()), _Said(self.said), fast())
 
     @property
     def output(self) -> pl.DataFrame:

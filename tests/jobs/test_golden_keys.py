@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from batchrun.api.endpoints import default_model
-from batchrun.job import Environment, load
+from batchrun.job import Environment, RunOptions, load
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.prepared import prepare_job
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -41,7 +42,7 @@ def test_keys_of_the_jobs_never_change(name: str) -> None:
     if name == "triage.yaml" and not _has_sparrow():
         pytest.skip(f"sparrow-decider {SPARROW} is not installed")
     loaded = load(path.read_text(encoding="utf-8"), path, ENVIRONMENT)
-    with prepare_job(loaded, loaded.job, ENVIRONMENT) as p:
+    with prepare_job(Invocation(loaded, ENVIRONMENT, RunOptions())) as p:
         keys = [
             key
             for batch in p.rows.batches(p.renderer.columns)

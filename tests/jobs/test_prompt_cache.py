@@ -16,6 +16,7 @@ from simulator_server import Running, running
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ExitCode, JobFileError
 from batchrun.job import Environment, RunOptions, load
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.prepared import prepare_job
 from batchrun.report import OpenJob, write_report
 from batchrun.runner.progress import Ui
@@ -154,7 +155,7 @@ def report(path: Path) -> str:
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
     page = path.with_suffix(".html")
     with (
-        prepare_job(loaded, loaded.job, environment) as p,
+        prepare_job(Invocation(loaded, environment, RunOptions())) as p,
         Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
     ):
         write_report(OpenJob("job", p, checkpoint), page)
@@ -273,7 +274,7 @@ def first_body(path: Path) -> dict[str, Any]:
     """Give the body of a job's first row."""
     environment = Environment({"test": {"KEY": "sk-or-v1-test"}})
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
-    with prepare_job(loaded, loaded.job, environment) as p:
+    with prepare_job(Invocation(loaded, environment, RunOptions())) as p:
         rows = next(p.rows.batches(p.renderer.columns)).rows
         body = p.renderer.body(rows[0])
     assert isinstance(body, bytes)

@@ -34,6 +34,7 @@ from batchrun.api import Mask
 from batchrun.cli.main import COMMANDS, Commands, cli
 from batchrun.errors import BatchrunError
 from batchrun.job import Answer, Environment, OutputCsv, RunOptions, load
+from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.loading import LARGEST, load_file
 from batchrun.prompt.answers import AnswerForm
 from batchrun.records import Reply, Secret, Summary, Target
@@ -113,7 +114,7 @@ def go(job: Path, *, sender: str = "reqwest", endpoint: str | None = None, looks
     try:
         with logged(job.parent / "run.log"):
             loaded = load(job.read_text(), job, environment)
-            summary = run_job(loaded, options, environment, ui, fast())
+            summary = run_job(Invocation(loaded, environment, options), ui, fast())
     except BatchrunError as error:
         problem = f"{error!r} {error.__cause__!r}"
     assert summary or problem
@@ -280,9 +281,9 @@ def test_a_key_in_dotenv_goes_nowhere_by_itself(tmp_path: Path) -> None:
         del told["model"]["api_key_env"]
         job.write_text(json.dumps(told))
         (tmp_path / ".env").write_text(f"OPENROUTER_API_KEY={KEY}\n")
-        loaded, environment, _ = load_file(job, {"XDG_CACHE_HOME": str(tmp_path)}, tmp_path, RunOptions())
-        assert environment["OPENROUTER_API_KEY"] == KEY
-        run_job(loaded, RunOptions(), environment, Plain(io.StringIO()), fast())
+        invocation = load_file(job, {"XDG_CACHE_HOME": str(tmp_path)}, tmp_path, RunOptions())
+        assert invocation.environment["OPENROUTER_API_KEY"] == KEY
+        run_job(invocation, Plain(io.StringIO()), fast())
     assert server.seen
     assert not any("authorization" in seen.headers or holds(repr(seen).encode()) for seen in server.seen)
 

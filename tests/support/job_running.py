@@ -11,6 +11,7 @@ import polars as pl
 
 from batchrun.errors import JobFileError
 from batchrun.job import Environment, RunOptions, examine
+from batchrun.prepare.invocation import Invocation
 from batchrun.records import Summary
 from batchrun.runner.progress import Ui
 from batchrun.runner.run import run_job
@@ -92,6 +93,6 @@ def run(
     loaded = examine(path.read_text(encoding="utf-8"), path, environment, options.settings)
     if loaded.mistakes:
         raise JobFileError(loaded.shown, loaded.mistakes)
-    summary = run_job(loaded, options, environment, ui or Ui(), clock or fast())
+    summary = run_job(Invocation(loaded, environment, options), ui or Ui(), clock or fast())
     output = summary.output or ""
     return Ran(summary, pl.read_parquet(output) if output.endswith(".parquet") else None)

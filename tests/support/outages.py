@@ -12,6 +12,7 @@ import pytest
 from virtual_time import VirtualLoop
 
 from batchrun.job import Environment, RunOptions, load
+from batchrun.prepare.invocation import Invocation
 from batchrun.records import Fault, Reply, Request, Summary
 from batchrun.runner import asking
 from batchrun.runner.progress import Ui
@@ -123,7 +124,7 @@ class Night:
         environment = Environment({"test": {"KEY": "sk-canary", "XDG_CACHE_HOME": str(self.folder)}})
         loaded = load(self.path.read_text(), self.path, environment)
         time = Time(clock=clock, jitter=lambda: 0.5)
-        return run_job(loaded, options or RunOptions(yes=True), environment, ui or Ui(), time)
+        return run_job(Invocation(loaded, environment, options or RunOptions(yes=True)), ui or Ui(), time)
 
     @property
     def kept(self) -> bool:
