@@ -105,7 +105,7 @@ def caching_of(job: Job, endpoint: Endpoint, characters: int, loose: int, name: 
         return None
     family = family or Family()
     mark = None
-    # A mark ends exactly what is cached, so what follows it does not count towards the minimum.
+    # The cached part ends at the mark: text behind it does not count towards the minimum.
     if family.marked and endpoint.openrouter:
         mark, loose = {"type": "ephemeral"}, 0
     if characters + loose < family.minimum * _DENSE:

@@ -253,7 +253,9 @@ def check_endpoint(endpoint: Endpoint) -> EndpointCheck:
         return EndpointCheck(*_endpoint_problem(endpoint, page))
     names = [entry.get("id") for entry in objects_of(page.data.get("data"))]
     models = tuple(name for name in names if isinstance(name, str))
-    return EndpointCheck(models=models, lists_model=endpoint.model in models if models else None)
+    if not models:
+        return EndpointCheck()
+    return EndpointCheck(models=models, lists_model=endpoint.model in models)
 
 
 def _endpoint_problem(endpoint: Endpoint, page: Page) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """All SQL: questions, answers and their cost. One SQLite file per job.
 
 queries.py     `Checkpoint`: opens the file; which questions are open; notes how runs begin and end
-reader.py      its reading half: how rows stand, what was spent, which runs there were
+reader.py      its reading half: how rows stand, money, runs
 records.py     the records that these methods return
 adopt.py       answers that other checkpoints in the folder have paid for
 sample.py      the questions of a sample

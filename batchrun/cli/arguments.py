@@ -48,7 +48,7 @@ class JobPath(click.ParamType[Path]):
             if self._folders:
                 return path
             raise UserError(f"{path} is a directory; name a job file in it, such as {path}/x.yaml")
-        # A broken link is there: reading it says what is wrong with it.
+        # A broken link exists: reading it reports the reason.
         if not os.path.lexists(path):
             hint = "`batchrun init FILE` writes one for an input"
             jobs = {Path(name).stem: name for name in _jobs_in(path.parent)}

@@ -112,7 +112,7 @@ def _reads(file: Path, csv: CsvOptions) -> bool:
 def _column(rows: Rows) -> str:
     """Choose the column that says most in words: addresses and codes have no spaces."""
     columns = [name for name, dtype in rows.schema.items() if not unreadable_in_a_prompt(dtype)] or rows.columns
-    # The first rows are enough to tell texts from codes, and the input may have ten million.
+    # The first rows are enough to find the column with texts, and the input may have ten million.
     batch = next(rows.batches(columns, size=SAMPLE), None)
     if batch is None or not batch.rows:
         return columns[0]

@@ -37,7 +37,7 @@ class Reservoir:
         self._taken += 1
         if len(self.scored) < MOST:
             self.scored.append(one)
-        # Algorithm R: each answer so far is held with the same chance, whatever their number.
+        # Algorithm R: each answer so far is held with the same chance, however many there are.
         elif (place := self._chance.randrange(self._taken)) < MOST:
             self.scored[place] = one
 
