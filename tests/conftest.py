@@ -1,6 +1,8 @@
 """What holds for all tests."""
 
+import os
 import signal
+from pathlib import Path
 
 from hypothesis import settings
 
@@ -12,3 +14,6 @@ settings.load_profile("no deadline")
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# A client that reads all certificates of the system takes longer than the requests of most tests.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("support") / "certificate.pem")

@@ -25,6 +25,9 @@ SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
 RESERVE = 4 * 2**20
 """Bytes kept free for the last commits on a full disk."""
 
+_RANDOM = 2**18
+"""Bytes of it that are drawn; no file system that compresses sees that they repeat at this distance."""
+
 LOW_SPACE = 8 * 2**20
 """Bytes; with less free a run starts no new request."""
 
@@ -133,7 +136,7 @@ def make_reserve(path: Path) -> Path:
         descriptor = os.open(reserve, CREATE, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  (Path has no way to take a descriptor)
             # Random bytes: a file system that compresses would store zeros in no space.
-            file.write(os.urandom(RESERVE))
+            file.write(os.urandom(_RANDOM) * (RESERVE // _RANDOM))
     except OSError as error:
         with contextlib.suppress(OSError):
             reserve.unlink(missing_ok=True)

@@ -274,8 +274,11 @@ def test_a_hostile_server_costs_its_rows_alone(tmp_path: Path, name: str, kind: 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", ["untrusted", "plain", "handshake hangs", "no such host", "nobody there"])
-def test_an_endpoint_that_can_not_be_reached_is_one_code(tmp_path: Path, kind: str, case: str) -> None:
+def test_an_endpoint_that_can_not_be_reached_is_one_code(
+    tmp_path: Path, kind: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken TLS, DNS and connections end each row with one code, as never sent and so never billed."""
+    monkeypatch.delenv("SSL_CERT_FILE")  # the certificates of this system, as in daily use
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

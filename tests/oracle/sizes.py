@@ -37,7 +37,7 @@ POOL = ("batchrun.runner.pool", "Pool")
 LOOP = ("uvloop", "new_event_loop")
 """What makes a run's event loop."""
 
-CHEAP = {"RESERVE": 2**16, "TICK": 60.0}
+CHEAP = {"RESERVE": 2**18, "TICK": 60.0}
 """What every life sets only to save time: a small reserve, and one look at the progress in a minute of waiting."""
 
 UNUSED = {"servers", "__main__", "pdf", "httpx"}
