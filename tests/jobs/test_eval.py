@@ -1,4 +1,4 @@
-"""`eval`: answers against gold, in figures that scikit-learn and statsmodels confirm."""
+"""`eval`: answers against gold, in figures that scikit-learn and scipy confirm."""
 
 import html
 import json
@@ -13,8 +13,6 @@ from job_running import write_job as write_plain
 from openrouter.decisions import MODEL, deciding
 from plain_server import completion, plain_server
 from review_jobs import OTHER, labelling, reviews, write_job
-from sklearn.metrics import classification_report
-from statsmodels.stats.proportion import proportion_confint
 
 __all__ = ["command"]
 
@@ -43,30 +41,33 @@ def truth() -> list[tuple[str, str]]:
                  if row["gold"] and row["text"]}.values())  # fmt: skip
 
 
-def test_the_figures_are_those_of_scikit_learn_and_statsmodels(job: Path, command: Command) -> None:
+def test_the_figures_are_those_of_scikit_learn_and_scipy(job: Path, command: Command) -> None:
     """Accuracy with its interval, precision, recall, F1, support and their mean; a failed row is wrong."""
+    from scipy.stats import binomtest  # noqa: PLC0415  (the import takes seconds, of each worker)
+    from sklearn.metrics import classification_report  # noqa: PLC0415
+
     ended = command("eval", str(job), "--gold", "sentiment=gold", "--json")
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)
     pairs = truth()
     right = sum(gold == answer for gold, answer in pairs)
-    low, high = proportion_confint(right, len(pairs), method="wilson")
+    theirs = binomtest(right, len(pairs)).proportion_ci(method="wilson")
     assert found["accuracy"] == pytest.approx(
-        {"value": right / len(pairs), "low": low, "high": high, "right": right, "n": len(pairs)}
+        {"value": right / len(pairs), "low": theirs.low, "high": theirs.high, "right": right, "n": len(pairs)}
     )
     assert found["failed"] == len(UNFIT)
     assert found["accuracy_answered"]["n"] == len(pairs) - len(UNFIT)
     names = ["positive", "negative"]
-    theirs: dict[str, Any] = classification_report(
+    table: dict[str, Any] = classification_report(
         [gold for gold, _ in pairs], [answer or "none" for _, answer in pairs], labels=names, output_dict=True
     )
     ours = {one["label"]: one for one in found["labels"]}
     for name in names:
-        assert ours[name]["precision"] == pytest.approx(theirs[name]["precision"])
-        assert ours[name]["recall"] == pytest.approx(theirs[name]["recall"])
-        assert ours[name]["f1"] == pytest.approx(theirs[name]["f1-score"])
-        assert ours[name]["support"] == theirs[name]["support"]
-    assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+        assert ours[name]["precision"] == pytest.approx(table[name]["precision"])
+        assert ours[name]["recall"] == pytest.approx(table[name]["recall"])
+        assert ours[name]["f1"] == pytest.approx(table[name]["f1-score"])
+        assert ours[name]["support"] == table[name]["support"]
+    assert found["macro_f1"] == pytest.approx(table["macro avg"]["f1-score"])
     assert {(one["gold"], one["answer"]): one["rows"] for one in found["confusions"]}["negative", None] == [5, 150]
     # A question costs 10 tokens at 1 and 5 at 2 USD a million, and is asked once.
     assert found["cost_per_1000_usd"] == pytest.approx(0.02)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.calibration import calibration_curve
 
 from batchrun.report.calibration import Reservoir, Scored, at_thresholds, expected_error, threshold_for
 from batchrun.report.evaluation_text import calibration_sentences
@@ -23,6 +22,8 @@ def simulated(count: int, seed: int) -> list[Scored]:
 @given(st.lists(st.tuples(st.floats(0.001, 0.999), st.booleans()), min_size=1))
 def test_the_calibration_error_is_that_of_scikit_learns_curve(scored: list[Scored]) -> None:
     """The gaps of scikit-learn's ten bins, weighted by their counts, add up to it."""
+    from sklearn.calibration import calibration_curve  # noqa: PLC0415  (the import takes seconds, of each worker)
+
     probabilities = np.array([probability for probability, _ in scored])
     right = np.array([is_right for _, is_right in scored])
     edges = np.linspace(0, 1, 11)
