@@ -24,3 +24,4 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from what was imported: it looks through it in a tenth of the tests' time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(700, 10, 100)  # a small heap would be looked through ten times as often
