@@ -272,6 +272,7 @@ def test_a_hostile_server_costs_its_rows_alone(tmp_path: Path, name: str, kind: 
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")  # uvloop's, of a failed handshake
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", ["untrusted", "plain", "handshake hangs", "no such host", "nobody there"])
 def test_an_endpoint_that_can_not_be_reached_is_one_code(
