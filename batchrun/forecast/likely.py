@@ -67,7 +67,7 @@ class Forecast:
 def forecast(
     prepared: Prepared, prices: Prices, number: int, characters: int, fees: Pico, used: Used | None = None
 ) -> Forecast:
-    """Return the likely need of that many questions, whose messages have so many characters; `fees` are for pages."""
+    """Return the likely need of `number` questions with `characters` in their messages; `fees` are for PDFs."""
     used = used or Used()
     if used.answers and used.prompt_tokens:
         ratio = used.characters / used.prompt_tokens

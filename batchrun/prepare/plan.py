@@ -87,7 +87,7 @@ class Keys:
         problems: dict[int, tuple[str, str]] = {}
         asked = batch.asked
         for index, values in enumerate(batch.rows):
-            # A row that input.where leaves out is not rendered: a column that it lacks is no mistake.
+            # A row that input.where leaves out is not rendered: a value that it lacks must not fail it.
             key = self._renderer.key(values) if asked is None or asked[index] else None
             if isinstance(key, RowProblem):
                 problems[batch.position + index] = (key.error_type, key.message)

@@ -87,7 +87,7 @@ class Outage:
         self._refused.clear()
 
     def record_wait(self, now: float, work: Work, verdict: Verdict, wait: float) -> None:
-        """Note a "not now" after which a question waits for so many seconds: no failure, but no success either."""
+        """Note a "not now" after which a question waits for `wait` seconds: no failure, but no success either."""
         self._reached = True
         if self.waiting is None:
             self.waiting, self.since = verdict, now
@@ -139,7 +139,7 @@ class Outage:
         self._next_probe = now + self._pause()
 
     def _pause(self) -> float:
-        # Each of these probes may be paid in vain: all of the few questions are asked once more, and no more often.
+        # Each of these probes may be billed for nothing: each of the few questions is asked once more, not more often.
         if self._billed and self.is_few:
             return FEW_BILLED_PATIENCE / len(self._failures)
         return PAUSES[self._probes] if self._probes < len(PAUSES) else LONGEST_PAUSE
