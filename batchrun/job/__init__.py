@@ -20,6 +20,7 @@ from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
     PAGE_USD,
     PAID_ENGINE,
+    SHORT_TYPES,
     Answer,
     AnswerMode,
     BatchOptions,
@@ -40,6 +41,7 @@ from batchrun.job.spec import (
     PriceOption,
     Prompt,
     RayOptions,
+    dotted,
     parse_duration,
 )
 from batchrun.job.variants import merged
@@ -56,6 +58,7 @@ __all__ = [
     "PAGE_USD",
     "PAID_ENGINE",
     "PROCESS",
+    "SHORT_TYPES",
     "Answer",
     "AnswerMode",
     "BatchOptions",
@@ -82,6 +85,7 @@ __all__ = [
     "RunOptions",
     "check",
     "command_line",
+    "dotted",
     "examine",
     "is_job",
     "json_schema",

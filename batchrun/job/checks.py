@@ -21,8 +21,9 @@ from batchrun.job.spec import (
     Output,
     Part,
     Prompt,
+    dotted,
 )
-from batchrun.job.tree import SHOWN, VARIABLE_NAME, dotted
+from batchrun.job.tree import SHOWN, VARIABLE_NAME
 from batchrun.net import ENDPOINTS, header_problem, parse_endpoint
 from batchrun.terminal import short
 
@@ -51,13 +52,9 @@ _PARAM_WORDS = {int: "a whole number", float: "a number", bool: "true or false",
 
 _MAX_FALLBACKS = 2
 _OWN_HEADERS = {
-    "connection": "batchrun sets it",
-    "content-encoding": "batchrun sets it",
-    "content-length": "batchrun sets it",
-    "content-type": "batchrun sets it",
-    "accept-encoding": "batchrun sets it",
+    **dict.fromkeys(("connection", "content-type", "content-length", "content-encoding"), "batchrun sets it"),
+    **dict.fromkeys(("accept-encoding", "transfer-encoding"), "batchrun sets it"),
     "host": "model.endpoint sets it",
-    "transfer-encoding": "batchrun sets it",
     "x-openrouter-cache": "write model.cache",
 }
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)

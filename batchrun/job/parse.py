@@ -13,8 +13,8 @@ from ruamel.yaml.nodes import ScalarNode
 
 from batchrun.errors import JobFileError, Mistake, did_you_mean, nearest
 from batchrun.job.checks import check
-from batchrun.job.spec import Job, JobPath
-from batchrun.job.tree import FROM_FILE, SHOWN, Tree, dotted, read
+from batchrun.job.spec import Job, JobPath, dotted
+from batchrun.job.tree import FROM_FILE, SHOWN, Tree, read
 from batchrun.terminal import short
 
 if TYPE_CHECKING:

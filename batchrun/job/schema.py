@@ -8,8 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from batchrun.job.checks import RESERVED
-from batchrun.job.spec import OUTPUT_SUFFIXES, CsvType, Job, Section
-from batchrun.job.tree import CSV_TYPES
+from batchrun.job.spec import OUTPUT_SUFFIXES, SHORT_TYPES, CsvType, Job, Section
 
 _TEXT = {"type": ["string", "number", "boolean", "null"]}
 """Where a text may be written without quotes even if it looks like a number."""
@@ -25,7 +24,7 @@ _FROM_FILE = {
         },
     ]
 }
-_CSV_TYPES = [*get_args(CsvType), *CSV_TYPES]
+_CSV_TYPES = [*get_args(CsvType), *SHORT_TYPES]
 _DURATION = "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$"
 
 _ADDED: dict[str, dict[str, dict[str, Any]]] = {

@@ -22,6 +22,9 @@ Usd = Annotated[Decimal, Ge(0), Le(1_000_000)]
 AtLeastOne = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0), Le(86_400)]
 CsvType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
+SHORT_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
+"""What people write for a type, in input.csv.columns and in answer.columns."""
+
 PdfEngine = Literal["cloudflare-ai", "mistral-ocr", "native"]
 Role = Literal["system", "user", "assistant", "developer"]
 Detail = Literal[
@@ -45,6 +48,12 @@ FREE_ENGINE: PdfEngine = "cloudflare-ai"
 AUTO_CEILING = 256
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _UNITS = (86_400, 3_600, 60, 1)
+
+
+def dotted(path: JobPath) -> str:
+    """Return a path as people write it: `prompt.messages[0].role`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
 
 
 def parse_duration(text: str) -> float:

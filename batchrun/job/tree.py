@@ -20,7 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from batchrun.errors import Mistake, did_you_mean
-from batchrun.job.spec import JobPath
+from batchrun.job.spec import SHORT_TYPES, JobPath, dotted
 from batchrun.terminal import short
 
 MAX_DEPTH = 50
@@ -44,9 +44,6 @@ EXPANDED = {
 """Where `${VAR}` is replaced by the variable's value (in headers: in their values); in a `file:` as well."""
 
 SECRET_HEADERS = {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-auth-token", "cookie"}
-
-CSV_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
-"""Short names of types in input.csv.columns."""
 
 _AS_JSON = {("model", "params"), ("answer", "columns"), ("answer", "schema")}
 _LABEL_DEPTH = 4
@@ -78,12 +75,6 @@ _HINTS = (
     ("could not find expected ':'", 'a key is followed by ": ", also on the line before'),
     ("escape character", "write a backslash in single quotes, or twice in double ones"),
 )
-
-
-def dotted(path: JobPath) -> str:
-    """Return a path as people write it: `prompt.messages[0].role`."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".")
 
 
 @dataclass(slots=True)
@@ -401,7 +392,7 @@ class _Walk:
         if path[:2] in _AS_JSON:
             return _json_scalar(text, path) if plain else text
         if path[:3] == ("input", "csv", "columns"):
-            return CSV_TYPES.get(text, text)
+            return SHORT_TYPES.get(text, text)
         if path[:2] in FROM_FILE and path[2:] == ("file",):
             self._tree.files[path[:2]] = text
             return self._file(self._expanded(text, path))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchrun.job import Job, JobPath, Part
+from batchrun.job import Job, JobPath, Part, dotted
 from batchrun.prompt.attachments import IMAGE, PDF, Kind, LocalFiles, pdf_of
 from batchrun.prompt.beginning import Beginning, beginning_of, marked
 from batchrun.prompt.templates import MAX_PROMPT_BYTES, Fields, PromptError, RowProblem, Template, Templates
@@ -335,9 +335,9 @@ class Renderer:
                     text = attach(leaf, leaf.attached, text.strip())
                 dumped = orjson.dumps(text)
             except PromptError as problem:
-                return RowProblem(problem.error_type, f"{_dotted(leaf.path)}: {problem}")
+                return RowProblem(problem.error_type, f"{dotted(leaf.path)}: {problem}")
             except orjson.JSONEncodeError:
-                message = f"{_dotted(leaf.path)}: the text contains half a character (an unpaired surrogate)"
+                message = f"{dotted(leaf.path)}: the text contains half a character (an unpaired surrogate)"
                 return RowProblem("template_error", message)
             if leaf.attached is None or leaf.extracted:
                 size += len(dumped)
@@ -430,7 +430,3 @@ def _asked(job: Job) -> dict[str, Any]:
     if job.model.fallbacks:
         asked["models"] = list(job.model.fallbacks)
     return asked
-
-
-def _dotted(path: JobPath) -> str:
-    return ".".join(map(str, path))

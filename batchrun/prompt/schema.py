@@ -20,7 +20,7 @@ from typing import Any
 import jsonschema_rs
 
 from batchrun.errors import did_you_mean
-from batchrun.job import JobPath
+from batchrun.job import SHORT_TYPES, JobPath
 
 Schema = dict[str, Any]
 SchemaMistake = tuple[JobPath, str]
@@ -33,7 +33,7 @@ _TYPES: dict[str, Schema] = {
     "boolean": {"type": "boolean"},
     "date": {"type": "string", "format": "date"},
 }
-_TYPES |= {"str": _TYPES["string"], "int": _TYPES["integer"], "float": _TYPES["number"], "bool": _TYPES["boolean"]}
+_TYPES |= {short: _TYPES[name] for short, name in SHORT_TYPES.items()}
 _LONG_FORM = {"type", "values", "description", "min", "max", "pattern", "nullable", "ordered"}
 _JSON_TYPES = ("string", "integer", "number", "boolean", "object", "array", "null")
 _FORMS = "string, integer, number, boolean or date (string? may be null), [a, b], [string] or {field: string}"

@@ -232,11 +232,10 @@ class Template:
             context.exported_vars.clear()
         try:
             return self._join(self._root(context))
-        except PromptError:
-            self._context = self._compiled.new_context(self._scope, shared=True)
-            raise
         except Exception as error:  # the sandbox: a template may raise anything
             self._context = self._compiled.new_context(self._scope, shared=True)
+            if isinstance(error, PromptError):
+                raise
             raise PromptError(getattr(error, "message", None) or str(error) or type(error).__name__) from error
 
 

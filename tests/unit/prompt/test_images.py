@@ -83,7 +83,7 @@ def test_an_image_that_can_not_be_sent_fails_its_row(tmp_path: Path) -> None:
         assert made.body((path,)) == found
         assert found.error_type == "image_error"
         assert why in found.message
-        assert found.message.startswith("prompt.messages.0.content.1.image: ")
+        assert found.message.startswith("prompt.messages[0].content[1].image: ")
     null = made.key((None,))
     assert isinstance(null, RowProblem)
     assert null.error_type == "template_error"

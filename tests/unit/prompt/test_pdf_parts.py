@@ -90,7 +90,7 @@ def test_a_file_that_can_not_be_sent_fails_its_row(tmp_path: Path, text: str | N
         assert problem(made, path) == found
         assert found.error_type == "file_error"
         assert why in found.message
-        assert found.message.startswith("prompt.messages.0.content.1.file: ")
+        assert found.message.startswith("prompt.messages[0].content[1].file: ")
 
 
 def test_the_text_of_a_pdf_can_be_sent_in_its_place(tmp_path: Path) -> None:
