@@ -196,6 +196,8 @@ def _texts() -> Iterator[str]:
     yield "## How a cell becomes text in a prompt\n"
     yield 'How a row is rendered depends on that row alone. An empty cell of a CSV file and `""` are null. A column'
     yield "of a JSON Lines or JSON file gets the narrowest type that holds all of its values; text holds mixed ones."
+    yield "A column without any value is text in the output, and in `input.where` whatever the condition takes it for;"
+    yield "of several files, the others decide."
     yield "A cell of an Excel workbook is what Excel says it is, in a column of whatever else: 3 where a number is"
     yield "whole, 2024-12-31 where a moment is at midnight, 23:59:59 where it has no day, 30:05:00 where it is a"
     yield "time span; a cell with an error or an empty text is null. Rows without any cell are passed over.\n"

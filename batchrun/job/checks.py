@@ -98,7 +98,7 @@ def _input(section: Input) -> Found:
     if section.csv.separator is not None and section.csv.separator == section.csv.quote:
         yield ("input", "csv", "separator"), "input.csv.separator and input.csv.quote must differ"
     try:
-        # codecs.lookup would take codecs such as hex and rot13, which are no encodings of text.
+        # codecs.lookup would take codecs such as hex and rot13, which do not encode text.
         "a".encode(section.csv.encoding)
     except (LookupError, ValueError):
         yield (

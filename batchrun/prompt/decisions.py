@@ -21,7 +21,7 @@ def questions_of(columns: Mapping[str, Any], schema: Schema) -> tuple[tuple[Deci
     questions, mistakes = [], list[SchemaMistake]()
     for name, column in schema["properties"].items():
         form = _mapping(columns[name])
-        # `team` with `team_prob` beside it would need the column team_prob twice.
+        # `team` and a column `team_prob` would need the column team_prob twice.
         clash = next((f"{name}_{end}" for end in ("prob", "probs") if f"{name}_{end}" in columns), None)
         problem = _problem(column, ordered=form.get("ordered") is True)
         if clash is not None:

@@ -82,7 +82,7 @@ class _ExcelChunk(FrameChunk):
 
 
 def _plain(cell: Cell) -> Cell:
-    """Return a cell as a prompt shows it, whatever its neighbours are."""
+    """Return a cell as a prompt shows it, by itself."""
     if cell == "":  # an error such as #N/A, a formula that shows nothing, or no cell
         return None
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < _EXACT:
