@@ -27,7 +27,7 @@ As many as may be in flight can be lost together, where a server closes all idle
 MOST_BOUGHT = 3
 """Replies of one question that may be billed and were lost, outside of an outage, after which the row is to blame.
 
-Not where the server loses those of good rows, too: one that fails half of all requests would fail an eighth of them.
+Not where the server loses those of good rows, too: one that loses half of all replies would fail an eighth of them.
 """
 
 MANY = 20
@@ -54,7 +54,7 @@ class Evidence:
         self._worked_at = -math.inf  # when the newest of the requests that succeeded was sent
         self._rules = rules
         self._unsettled, self._doubtful = rules.questions, rules.doubtful
-        self._answers = self._faults = 0
+        self._answers = self._faults = self._losses = 0
         self._reconnects = 0
 
     @property
@@ -97,6 +97,7 @@ class Evidence:
         """Note an answer: the failures before it were not the row's fault, which shows how often the server fails."""
         self._answers += 1
         self._faults += work.tries.attempts + work.tries.sent
+        self._losses += work.tries.sent
 
     def record_failure(self, work: Work, verdict: Verdict, ending: Ending, now: float) -> bool:
         """Note a failure by the server's fault; return whether it declares an outage."""
@@ -128,17 +129,16 @@ class Evidence:
         if (
             work.bought >= MOST_BOUGHT
             and (work.deferred or self._answers >= MANY)
-            and self._failure_rate <= RARE
+            and self._share(self._losses) <= RARE
             and self.proven
             and not self.outage.declared
         ):
             return True
         return work.deferred and work.tries.charged >= self.attempts_to_blame(work, ending)
 
-    @property
-    def _failure_rate(self) -> float:
-        """The share of attempts that failed though their questions were answered in the end."""
-        return self._faults / max(1, self._faults + self._answers)
+    def _share(self, faults: int) -> float:
+        """Return the share of faults among the attempts of questions that were answered in the end."""
+        return faults / max(1, self._faults + self._answers)
 
     def attempts_to_blame(self, work: Work, ending: Ending) -> int:
         """Return how many failures of one row the server's own rate of failures does not explain.
@@ -152,7 +152,7 @@ class Evidence:
             return 1
         least = 0 if ending.count is Count.SENT else self._rules.attempts + 1
         # At a rate of 1 no number of failures would ever be enough.
-        rate = min(0.9, self._failure_rate)
+        rate = min(0.9, self._share(self._faults))
         if rate <= RARE:
             return least
         # rate ** needed * questions <= LUCK: chance fails no good row of the whole run.

@@ -92,8 +92,7 @@ class Outage:
         if self.waiting is None:
             self.waiting, self.since = verdict, now
         self._longest_wait = max(self._longest_wait, wait)
-        if not self.declared:
-            self._refused.add(work.question)
+        self._refused.add(work.question)
 
     def record_failure(
         self, now: float, work: Work, verdict: Verdict, ending: Ending, unsettled: int, doubtful: int

@@ -259,7 +259,8 @@ def _common_schema(sources: Sequence[Source]) -> dict[str, pl.DataType]:
             if isinstance(schema[name], pl.Null):
                 schema[name] = dtype
             elif not isinstance(dtype, pl.Null) and dtype != schema[name]:
-                raise InputError(f'{source.name}: column "{name}" is {dtype}, but {schema[name]} in {first.name}')
+                differs = f'column "{name}" is {dtype}, but {schema[name]} in {first.name}'
+                raise InputError(f"{source.name}: {differs}: write both with one type")
     return schema
 
 

@@ -32,6 +32,7 @@ from batchrun.table.files import (
     unreadable,
 )
 from batchrun.table.values import CSV_KINDS, CsvKind, JsonType, as_type, json_object
+from batchrun.table.where import PROBLEMS
 
 LONGEST_CELL = 1 << 28
 """Characters; an unclosed quote swallows no more of a file than this."""
@@ -64,11 +65,15 @@ class TextChunk:
 
     def _series(self, name: str, dtype: pl.DataType) -> pl.Series:
         values = self.values[name]
-        if not isinstance(dtype, (pl.Int64, pl.Boolean, pl.Date, pl.Datetime)) and not (
-            isinstance(dtype, pl.String) and set(map(type, values)) <= _TEXTS
-        ):
-            values = [as_type(value, dtype) for value in values]
-        return pl.Series(name, values, dtype=dtype)
+        try:
+            if not isinstance(dtype, (pl.Int64, pl.Boolean, pl.Date, pl.Datetime)) and not (
+                isinstance(dtype, pl.String) and set(map(type, values)) <= _TEXTS
+            ):
+                values = [as_type(value, dtype) for value in values]
+            return pl.Series(name, values, dtype=dtype)
+        except (*PROBLEMS, TypeError, OverflowError, AttributeError):
+            # A line of JSON that was written after the types were read: "n/a" where all were numbers.
+            raise InputError(f'column "{name}" holds other values than before: the file changed') from None
 
 
 _TEXTS = {str, type(None)}

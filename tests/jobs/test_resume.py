@@ -291,6 +291,26 @@ def test_input_changed_during_a_run_is_noticed(job: Job, how: str) -> None:
     assert "else 7" in job.output.read_text()
 
 
+@pytest.mark.parametrize("late", ['"n/a"', "2.5", "[1]", '{"a": 1}', "99999999999999999999"])
+@pytest.mark.parametrize("first", ["true", "1", "0.5", "[true]", '{"a": 1}'])
+def test_a_value_of_another_type_that_comes_during_a_run(job: Job, first: str, late: str) -> None:
+    """A line that is appended to JSON Lines while the run asks is asked by the next one, whatever it holds."""
+    source = job.folder / "rows.jsonl"
+    source.write_text("".join(f'{{"text": "text {number}", "extra": {first}}}\n' for number in range(20)))
+    job.edit(input={"path": "rows.jsonl"})
+
+    def append() -> None:
+        job.ledger.on_event = None
+        with source.open("a") as lines:
+            lines.write(f'{{"text": "late", "extra": {late}}}\n')
+
+    job.ledger.on_event = append
+    summary = job.run()
+    assert (summary.exit_code, "the input changed during the run" in summary.reason) == (ExitCode.USER, True)
+    assert job.run().exit_code == ExitCode.DONE
+    assert len(job.ledger.received) == len(set(job.ledger.received)) == 21
+
+
 def test_max_failed_accepts_so_many(job: Job) -> None:
     """So many failed rows are exit 0; one more stops the run, which then stays stopped until something changes."""
     job.rows(numbered(100))

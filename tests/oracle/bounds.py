@@ -60,10 +60,11 @@ class Run:
             found.append(End("failed", "reset"))
         if weather in {"outage", "dead", "half"} and ((kind and end != OK) or len(set(self.wanted)) < FEW):
             found += SERVERS_FAULTS
-        if weather == "lossy" and (most > 1 or kind):  # a second lost reply may be one too many
+        # A second lost reply may be one too many; equal questions share the server's odd replies.
+        if weather == "lossy" and (most > 1 or kind or not self.job.dedupe):
             found += [End("failed", "reset"), End("failed", "invalid_response")]
         if weather == "half" and self.job.attempts < 5 and (most > 1 or not self.job.dedupe):
-            found.append(End("failed", "server_error", 500))  # equal questions share the server's odd replies
+            found.append(End("failed", "server_error", 500))
         return found
 
     def check_requests(self, counts: Counter[str]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 
 import pytest
 from pooling import Asked, answered, ask, lost, refused
@@ -121,6 +122,40 @@ def test_a_lost_reply_is_bought_three_times_at_most_beside_a_row_that_always_fai
     asked = ask(answer, 8, concurrency=8)
     assert asked.statuses[:3] == ["failed", "failed", "ok"]
     assert asked.order.count(1) == 3
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_errors_of_good_rows_explain_no_lost_reply(concurrency: int) -> None:
+    """Where the server refuses half of all requests, unbilled, a row whose replies are lost is bought three times."""
+    times = Counter[int]()
+
+    async def answer(number: int, _: int) -> Reply:
+        prompt = 3 if number == 7 else number
+        times[prompt] += 1
+        await asyncio.sleep(0.002)
+        if times[prompt] % 2:
+            return refused(500)
+        return FORMS["broken JSON"] if number == 2 else answered()
+
+    asked = ask(answer, 8, concurrency=concurrency, attempts=3)
+    assert [number for number, status in enumerate(asked.statuses, 1) if status != "ok"] == [2]
+    assert asked.order.count(2) == 6
+
+
+def test_a_row_that_is_refused_for_ever_is_not_the_only_probe() -> None:
+    """In an outage the next probe is another question, where the last one was told to wait."""
+    times = Counter[int]()
+
+    async def answer(number: int, _: int) -> Reply:
+        times[number] += 1
+        await asyncio.sleep(0.2)
+        if number == 12:
+            return refused(429)
+        return FORMS["broken JSON"] if times[number] == 1 else answered()
+
+    asked = ask(answer, 14, concurrency=1)
+    assert [status for number, status in enumerate(asked.statuses, 1) if status != "ok"] == ["failed"]
+    assert asked.seconds < 120
 
 
 def test_a_row_that_is_refused_as_too_many_requests_for_ever_fails_alone() -> None:
