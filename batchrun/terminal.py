@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import textwrap
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +50,26 @@ def coloured(text: str, stream: IO[str]) -> str:
     for pattern, colour in _COLOURS:
         text = pattern.sub(lambda match, colour=colour: f"\x1b[{colour}m{match[0]}\x1b[0m", text)  # type: ignore[misc]
     return text
+
+
+def wrapped(text: str, stream: IO[str]) -> str:
+    """Return text with its long lines broken between words where the stream is a terminal; commands stay whole."""
+    if not stream.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns - 1, _NARROWEST)
+    return "\n".join(_filled(line, width) for line in text.split("\n"))
+
+
+def _filled(line: str, width: int) -> str:
+    if len(line) <= width or "batchrun " in line:  # a broken command can't be pasted
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
+_NARROWEST = 20
 
 
 def short(text: str, width: int) -> str:

@@ -15,7 +15,7 @@ import click
 from batchrun.cli.arguments import SUFFIXES, load, print_err, print_json, run_options
 from batchrun.cli.pipes import piped, write_stdout
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError
-from batchrun.terminal import place
+from batchrun.terminal import place, wrapped
 
 if TYPE_CHECKING:
     from batchrun.job import RunOptions
@@ -117,7 +117,7 @@ class _Running:
         if self._as_json:
             print_json(summary)
         if not self._quiet or summary.exit_code:
-            print_err("\n".join(closing_lines(summary, Path.cwd())))
+            print_err(wrapped("\n".join(closing_lines(summary, Path.cwd())), sys.stderr))
         return summary
 
     def run_all(self, links: "Sequence[Invocation]", command: str) -> int:

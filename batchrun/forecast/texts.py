@@ -56,6 +56,8 @@ def cost_text(prepared: Prepared, found: Preview, prices: Prices) -> str:
             text += " and the tokens of the PDFs, which nobody knows before"
         if prepared.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
+    if found.cost_usd is not None and found.max_cost_usd == 0:
+        return "$0"
     if found.max_cost_usd is not None:
         if prepared.form.questions:
             return f"{text}, at most about {_dollars(found.max_cost_usd)} (the server's own templates are estimated)"

@@ -39,7 +39,7 @@ RESERVED = {
 }
 """Parameters of the API that batchrun sets by itself, with what to write instead."""
 
-_PARAMS: dict[str, type] = {
+PARAMS: dict[str, type] = {
     **dict.fromkeys(("max_tokens", "max_completion_tokens", "seed", "top_k", "top_logprobs"), int),
     **dict.fromkeys(("temperature", "top_p", "min_p", "top_a"), float),
     **dict.fromkeys(("frequency_penalty", "presence_penalty", "repetition_penalty"), float),
@@ -184,9 +184,9 @@ def _model(model: Model) -> Found:
         path = ("model", "params", name)
         if name in RESERVED:
             yield path, f"model.params may not contain {name}: {RESERVED[name]}"
-        elif name in _PARAMS and value is not None and not _fits(value, _PARAMS[name]):
+        elif name in PARAMS and value is not None and not _fits(value, PARAMS[name]):
             written = short(json.dumps(value, ensure_ascii=False), SHOWN)
-            yield path, f"model.params.{name} must be {_PARAM_WORDS[_PARAMS[name]]}, not {written}"
+            yield path, f"model.params.{name} must be {_PARAM_WORDS[PARAMS[name]]}, not {written}"
 
 
 def _is_routed(model: Model) -> bool:

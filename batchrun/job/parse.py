@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml.nodes import ScalarNode
 
 from batchrun.errors import JobFileError, Mistake, did_you_mean, nearest
-from batchrun.job.checks import check
+from batchrun.job.checks import PARAMS, RESERVED, check
 from batchrun.job.spec import Job, JobPath, dotted
 from batchrun.job.tree import FROM_FILE, SHOWN, Tree, read
 from batchrun.terminal import short
@@ -44,12 +44,56 @@ _KINDS = {
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
 }
-_EXAMPLES = {
+_EXAMPLES: dict[JobPath, str] = {
     ("answer",): "{columns: {label: [good, bad]}}",
+    ("answer", "columns"): "{label: [good, bad], reason: string}",
     ("model",): "{endpoint: openrouter, name: openai/gpt-4o-mini}",
     ("limits",): "{max_cost_usd: 5}",
+    ("prompt",): "{messages: [{role: user, content: …}]}",
 }
 """Sections for which people write another form."""
+
+_ELSEWHERE: dict[JobPath, dict[str, str]] = {
+    ("input",): {
+        **dict.fromkeys(("file", "files", "filename", "source", "data"), "write path"),
+        **dict.fromkeys(("format", "type"), "the suffix of path decides"),
+        **dict.fromkeys(("filter", "condition"), "write where"),
+        **dict.fromkeys(("sep", "delimiter"), "write input.csv.separator"),
+        **dict.fromkeys(("limit", "nrows"), "write --limit N on the command line"),
+        **dict.fromkeys(("columns", "usecols"), "output.keep names the columns to carry along"),
+    },
+    ("prompt",): {
+        **dict.fromkeys(("template", "text", "content", "user_prompt", "prompt"), "write user"),
+        **dict.fromkeys(("system_prompt", "instruction", "instructions"), "write system"),
+        "file": "write user: {file: …}",
+        "role": "write messages: [{role: …, content: …}]",
+    },
+    ("model",): {
+        **dict.fromkeys(("model", "model_name", "id"), "write name"),
+        **dict.fromkeys(("api_base", "base_url", "url", "host"), "write endpoint"),
+        **dict.fromkeys(("num_retries", "max_retries", "retries"), "write limits.attempts"),
+        **dict.fromkeys(("request_timeout", "timeout"), "write limits.timeout"),
+        **dict.fromkeys(("rpm", "requests_per_minute"), "write limits.requests_per_minute"),
+        **dict.fromkeys(("tpm", "tokens_per_minute"), "write limits.tokens_per_minute"),
+        **dict.fromkeys(("max_parallel_requests", "concurrency"), "write limits.concurrency"),
+        "response_format": RESERVED["response_format"],
+    },
+    ("answer",): {"json_schema": "write schema, with what stands below json_schema.schema"},
+    ("limits",): {
+        **dict.fromkeys(("num_retries", "max_retries", "retries", "max_attempts"), "write attempts"),
+        **dict.fromkeys(("request_timeout", "timeout_seconds"), "write timeout"),
+        **dict.fromkeys(("rpm", "rate_limit"), "write requests_per_minute"),
+        **dict.fromkeys(("workers", "max_workers", "parallel", "max_concurrency"), "write concurrency"),
+        **dict.fromkeys(("max_cost", "budget", "cost_limit"), "write max_cost_usd"),
+        "tpm": "write tokens_per_minute",
+    },
+    ("output",): {
+        **dict.fromkeys(("file", "filename", "destination"), "write path"),
+        **dict.fromkeys(("format", "type"), "the suffix of path decides"),
+        "columns": "write keep",
+    },
+}
+"""Keys of other tools by section, and what to write here."""
 
 _BOUNDS = {
     "greater_than": "must be more than {gt:,g}",
@@ -262,8 +306,8 @@ def _expected(path: JobPath, errors: list["ErrorDetails"], written: str) -> str:
         advice = f', not "{short(written, SHOWN)}"'
     if path in FROM_FILE:
         words += ["{file: …}"]
-    if path in _EXAMPLES and not written:
-        advice = f", such as {_EXAMPLES[path]}"
+    if path in _EXAMPLES:
+        advice = f", such as {_EXAMPLES[path]}{advice}"
     return f"{name} must be {_listed(list(dict.fromkeys(words)))}{advice}"
 
 
@@ -277,17 +321,32 @@ def _unknown_key(path: JobPath) -> str:
     """Return the message for an unknown key: the near one, where it belongs, or all that are known here."""
     key, known = str(path[-1]), _fields_at(path[:-1])
     message = f'unknown key "{short(key, SHOWN)}"'
+    all_known = f"known keys are {', '.join(known)}"
     advice = did_you_mean(key, known)
+    if elsewhere := _ELSEWHERE.get(path[:-1], {}).get(key.lower()):
+        return f"{message}: {elsewhere}"
+    if path[:-1] == ("answer",):
+        advice = f"{advice} The" if advice else f"; {all_known}; the"
+        return f"{message}{advice} columns of the answer belong below answer.columns"
     if advice:
         return message + advice
+    home = _home(path)
     if path[:-1] == ("model",):
-        return f"{message}: parameters of the API belong below model.params; known keys are {', '.join(known)}"
+        return f"{message}: {home}; {all_known}"
+    return f"{message}: {home}" if home else f"{message}; {all_known}"
+
+
+def _home(path: JobPath) -> str | None:
+    """Return where a key belongs that is known elsewhere, in a job or in the API's body."""
+    key = str(path[-1])
+    if path[:-1] == ("model",) or (len(path) == 1 and key in PARAMS):
+        return "parameters of the API belong below model.params"
+    if len(path) == 1 and key in RESERVED.keys() - {"messages"}:
+        return RESERVED[key]
     homes = [(section, name) for section in _hints(Job) for name in _fields_at((section,)) if name == key]
     if homes:
-        return f"{message}: it belongs to {dotted(homes[0])}"
-    if key in _hints(Job):
-        return f"{message}: it belongs to the top of the file"
-    return f"{message}; known keys are {', '.join(known)}"
+        return f"it belongs to {dotted(homes[0])}"
+    return "it belongs to the top of the file" if key in _hints(Job) else None
 
 
 def _choices(error: "ErrorDetails") -> list[str]:

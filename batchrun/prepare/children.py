@@ -24,6 +24,8 @@ LOCAL_PARALLEL = 4
 """Requests that a local model answers at the same time; more in flight would only wait, against their timeout."""
 LOCAL_CONTEXT = 4096
 _KEPT_LINES = 12
+_LOCAL = Path(__file__).parents[1] / "servers" / "local.py"
+"""Run as a file: as a module it would import the package first, which it does not need."""
 
 # What an interpreter, a search for libraries and a GPU need. No key: a child's environment is open to its debuggers,
 # its crash reports and its own children, and none of our servers asks anybody else.
@@ -135,19 +137,19 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
 def local_server(model_file: Path) -> AbstractContextManager[Child]:
     """Serve a GGUF file with llama.cpp. Raises SenderError."""
     arguments = ["--model", str(model_file), "--parallel", str(LOCAL_PARALLEL), "--ctx", str(LOCAL_CONTEXT)]
-    return started("the local model's server", "batchrun.servers.local", arguments)
+    return started("the local model's server", [str(_LOCAL), *arguments])
 
 
 def simulator(arguments: Sequence[str] = ()) -> AbstractContextManager[Child]:
     """Serve the simulator on a free port. Raises SenderError."""
-    return started("the simulator", "batchrun.servers.simulator", ["--port", "0", *arguments])
+    return started("the simulator", ["-m", "batchrun.servers.simulator", "--port", "0", *arguments])
 
 
 @contextmanager
-def started(name: str, module: str, arguments: Sequence[str], seconds: float = READY_SECONDS) -> Iterator[Child]:
-    """Run a module as a server while the block runs; it has `seconds` to be ready. Raises SenderError."""
+def started(name: str, arguments: Sequence[str], seconds: float = READY_SECONDS) -> Iterator[Child]:
+    """Run a server by Python's `arguments` while the block runs; it has `seconds` to be ready. Raises SenderError."""
     # -P: a file in the working directory must not stand in for a module.
-    child = Child(name, [sys.executable, "-P", "-m", module, *arguments, "--until-stdin-closes"])
+    child = Child(name, [sys.executable, "-P", *arguments, "--until-stdin-closes"])
     try:
         child.wait_ready(seconds)
         yield child

@@ -86,8 +86,9 @@ class Mistakes:
                 self._add((*path, "engine"), message)
 
     def compiled(self) -> AnswerForm | None:
-        """Compile the answer's form."""
-        if not self._loaded.is_right("answer"):
+        """Compile the answer's form, also where another key of the answer is wrong."""
+        answer = self._job.answer
+        if not self._loaded.is_right("answer") and (answer is None or answer.columns is None):
             return None
         compiled = AnswerForm.compile(self._job.answer)
         if isinstance(compiled, AnswerForm):

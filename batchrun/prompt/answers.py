@@ -28,16 +28,20 @@ _LISTED = 3  # validation errors in a message
 # Where an object or a list of objects begins; possessive, so linear for any text.
 _START = r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:|\{\s*+\}|\[\s*+\{'
 # How models mark their thoughts: <think>, <thinking>, <seed:think>, [THINK] (Mistral), <|channel|>analysis (gpt-oss),
-# <|START_THINKING|> (Cohere), ◁think▷ (Kimi). A mark in quotes or backticks is only mentioned.
-_TAGS = "(?:[a-z]+:)?(?:think|thinking|thoughts?)"
+# <|START_THINKING|> (Cohere), ◁think▷ (Kimi), <|channel>thought (Gemma), <longcat_think>. A mark in quotes or
+# backticks is only mentioned.
+_TAGS = "(?:(?:[a-z]+:)?(?:think|thinking|thoughts?)|[a-z]+_think)"
 # Around an object these are thoughts, too; in a text answer they may be what the prompt asked for.
 _MORE_TAGS = f"(?:{_TAGS}|reason|reasoning|reflection|analysis|rationale|scratch_?pad|antthinking|chain_of_thought|cot)"
 
 
 def _marks(tags: str) -> str:
-    opens = rf"<{tags}>|\[THINK\]|<\|channel\|>(?:analysis|commentary)\b|<\|(?:start|begin)_(?:of_)?th\w+\|>|◁think▷"
+    opens = (
+        rf"<\|?{tags}\|?>|\[THINK\]|<\|channel\|>(?:analysis|commentary)\b|<\|(?:start|begin)_(?:of_)?th\w+\|>|◁think▷"
+    )
+    opens += r"|<\|channel>(?:thought|analysis)\b|<unused94>thought\b"
     closes = (
-        rf"</{tags}>|\[/THINK\]|<\|channel\|>final\b(?:[^<>]{{0,40}}<\|message\|>)?|assistantfinal"
+        rf"<\|?/{tags}\|?>|<channel\|>|<unused95>|\[/THINK\]|<\|channel\|>final\b(?:[^<>]{{0,40}}<\|message\|>)?|assistantfinal"
         r"|<\|end_(?:of_)?th\w+\|>|◁/think▷"
     )
     return f"(?P<opens>{opens})|(?P<closes>{closes})"

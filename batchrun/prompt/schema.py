@@ -13,6 +13,7 @@ The short form, by example:
 A mapping with `type` or `values` and no other keys than these is the long form, any other mapping an object.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -57,6 +58,12 @@ _TYPE_HINTS = {
     **dict.fromkeys(("decimal", "double", "percent", "money"), "; write number"),
 }
 """Names of types that people write for a column, and what to write instead."""
+
+_UNIONS = {"anyOf", "oneOf", "allOf", "$ref"}
+_OPTIONAL = re.compile(r"(?:typing\.)?Optional\[(.+)\]|(.+?) *\| *None")
+_LIST_OF = re.compile(r"(?:list|array|sequence|set)[\[<](.+)[\]>]|(.+)\[\]", re.IGNORECASE)
+_CHOICE_OF = re.compile(r"(?:Literal|enum|choice)[\[(](.+)[\])]|(.+[|,/].+)", re.IGNORECASE)
+_RANGE = re.compile(r"(-?\d+) *(?:-|\.\.\.?|to) *(-?\d+)")
 
 _BOUNDS = {
     "integer": ("minimum", "maximum"),
@@ -150,8 +157,10 @@ class _Columns:
                     return {"type": "array", "items": self._column(form[0], (*path, 0))}
                 hint = "a list of texts is [string], one fixed value {values: [x]}"
                 self._refuse(path, f"a choice needs at least two values; {hint}")
+            elif len(form) > 1 and all(one is None or _is_type(one) for one in form):
+                self._refuse(path, _types_as_labels(form))
             return self._enum(form, path)
-        self._refuse(path, f"{form!r} is not a type; write {_FORMS}")
+        self._refuse(path, f"{json.dumps(form)} is not a type; write {_FORMS}")
         return {}
 
     def _mapping(self, form: Mapping[str, Any], path: JobPath) -> Schema:
@@ -165,7 +174,8 @@ class _Columns:
 
     def _named(self, word: str, path: JobPath) -> Schema:
         if not _is_type(word):
-            hint = _TYPE_HINTS.get(word.removesuffix("?").lower()) or did_you_mean(word.removesuffix("?"), _TYPES)
+            plain = word.removesuffix("?")
+            hint = _TYPE_HINTS.get(plain.lower()) or _other_notation(plain) or did_you_mean(plain, _TYPES)
             self._refuse(path, f'unknown type "{word}"{hint or f"; write {_FORMS}"}')
             return {}
         schema = dict(_TYPES[word.removesuffix("?")])
@@ -273,6 +283,8 @@ def _near_misses(form: Mapping[str, Any], path: JobPath) -> Iterator[SchemaMista
         yield path, f'this is an object with the field "items"; for a list write {name}: [string]'
     elif "properties" in form and form.keys() <= {"properties", "type", "required", "additionalProperties"}:
         yield path, f'this is an object with the field "properties"; write {name}: {{field: string}}, or answer.schema'
+    elif union := form.keys() & _UNIONS:
+        yield path, f'this is an object with the field "{min(union)}"; JSON Schema belongs below answer.schema'
     elif form.keys() & {"type", "values"}:
         for key in form.keys() - _LONG_FORM:
             if _is_form(form[key]):
@@ -284,6 +296,30 @@ def _near_misses(form: Mapping[str, Any], path: JobPath) -> Iterator[SchemaMista
 
 def _is_type(word: Any) -> bool:  # noqa: ANN401  (as written)
     return isinstance(word, str) and word.removesuffix("?") in _TYPES
+
+
+def _types_as_labels(form: Sequence[Any]) -> str:
+    """Return the mistake of `[string, null]`, which would be a choice with the one label "string"."""
+    names = [one for one in form if one is not None]
+    meant = f"a column has one type; for the labels themselves write {{values: [{', '.join(names)}]}}"
+    if len(names) == 1:
+        meant = f"for a value that may be missing write {names[0]}?"
+    return f"these are names of types, read as labels; {meant}"
+
+
+def _other_notation(word: str) -> str | None:
+    """Return what to write for a type in the words of Python, TypeScript or prose."""
+    hint = None
+    if found := _OPTIONAL.fullmatch(word):
+        hint = f"{found[1] or found[2]}?"
+    elif found := _LIST_OF.fullmatch(word):
+        hint = f"[{found[1] or found[2]}]"
+    elif found := _RANGE.fullmatch(word):
+        hint = f"{{type: integer, min: {found[1]}, max: {found[2]}}}"
+    elif found := _CHOICE_OF.fullmatch(word):
+        labels = [label.strip(" \"'") for label in re.split("[|,/]", found[1] or found[2])]
+        hint = f"[{', '.join(labels)}]"
+    return hint and f"; write {hint}"
 
 
 def _is_form(value: Any) -> bool:  # noqa: ANN401  (as written)

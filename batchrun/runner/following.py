@@ -44,14 +44,15 @@ class Next:
                 return
             if exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:  # the limit has had its effect
                 options = replace(options, limit=None, sample=None)
-            verb = "collects" if exit_code == ExitCode.WAITING else "asks"
             if self.ending == MAX_FAILED and counts.failed:
                 # The same command would stop at once: the failed rows count against the limit until they are reopened.
                 others = f" and the other {plural(counts.pending, 'row')}" if counts.pending else ""
                 yield command_line(self.shown, options, "retry"), f"asks failed rows again{others}"
                 return
-            other = "other " if counts.ok else ""
-            yield command_line(self.shown, options), f"{verb} the {other}{plural(counts.pending, 'row')}"
+            what = f"asks the {'other ' if counts.ok else ''}{plural(counts.pending, 'row')}"
+            if exit_code == ExitCode.WAITING:
+                what = "collects what the provider has answered"
+            yield command_line(self.shown, options), what
         elif exit_code != ExitCode.USER:
             yield from self._retries(counts)
 

@@ -100,7 +100,10 @@ def check_plan(prepared: Prepared, plan: PlanInfo | None, *, any_wording: bool =
 def _frames(prepared: Prepared, checkpoint: Checkpoint, *, settled: bool) -> Iterator[pl.DataFrame]:
     details = prepared.details
     end = checkpoint.settled_end() if settled else math.inf
-    columns = ("status", "answer", *(FROM_CHECKPOINT.get(name, name) for name in details))
+    names = dict(FROM_CHECKPOINT)
+    if cost_kind(prepared.job) == CostKind.UNKNOWN:
+        names["cost_usd"] = "reported_cost"  # 0 would say that a row was free
+    columns = ("status", "answer", *(names.get(name, name) for name in details))
     frames = prepared.rows.frames(prepared.kept, OUTPUT_ROWS) if prepared.kept else repeat(None)
     corrections = _corrections(prepared)
     position = 0
@@ -153,9 +156,6 @@ def _new_columns(
         yield _review(prepared, typed, corrections)
     names = prepared.details
     values = dict(zip(names, list(zip(*outcomes, strict=True))[2:] or [()] * len(names), strict=True))
-    if "cost_usd" in values and cost_kind(prepared.job) == CostKind.UNKNOWN:
-        # Nobody reports a cost: 0 would say that the row was free.
-        values["cost_usd"] = tuple(amount or None for amount in values["cost_usd"])
     if "corrected" in values:
         values["corrected"] = tuple(one and one.changed for one in corrections)
     columns = {

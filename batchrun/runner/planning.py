@@ -109,6 +109,12 @@ class Planning:
         if not reopened:
             failed = " with ".join(filter(None, ["no row failed", ", ".join(sorted(self._options.retry))]))
             command = command_line(self._shown, self._options)
-            raise UserError(f"{failed}, so there is nothing to retry; `{command}` asks the open rows")
+            counts = self._checkpoint.counts()
+            rest = "every row is answered"
+            if counts.pending:
+                rest = f"`{command}` asks the open rows"
+            elif counts.failed:
+                rest = f"{plural(counts.failed, 'row')} failed for other reasons"
+            raise UserError(f"{failed}, so there is nothing to retry; {rest}")
         self._ui.say(f"asking {plural(reopened, 'failed question')} again")
         return self._checkpoint.current_plan() or plan

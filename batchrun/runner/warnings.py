@@ -13,8 +13,12 @@ SHOWN_BUILDS = 3
 def warn_of_missing_probabilities(prepared: Prepared, ui: Ui) -> None:
     """Warn that a chat model's answers come without the probabilities that the output is to show."""
     output = prepared.job.output
-    if not prepared.form.questions and (output.review_below is not None or "probabilities" in output.details):
+    if prepared.form.questions:
+        return
+    if output.review_below is not None:
         ui.warn("a chat model gives no probabilities: needs_review is empty (answer.mode: decision has them)")
+    elif "probabilities" in output.details:
+        ui.warn("a chat model gives no probabilities: the output has none (answer.mode: decision has them)")
 
 
 def warn_of_several_builds(prepared: Prepared, checkpoint: Checkpoint, ui: Ui) -> None:

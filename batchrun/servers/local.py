@@ -59,6 +59,8 @@ def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllama
 
 def start_decider(model: Path) -> str:
     """Load sparrow-decider's model and serve it on a free loopback port; return the address once it answers."""
+    # Its matrices are small: threads would gain nothing, and starting them takes 0.1 s of numpy's import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from sparrow_decider.cli import main as serve  # noqa: PLC0415  (an extra)
 
     with socket.socket() as free:

@@ -50,7 +50,18 @@ _MAGIC = (
     (b"ARROW1", "is an Arrow file: name it .arrow"),
     (b"SQLite format 3\0", "is an SQLite database, not text: export the table as CSV"),
     (b"%PDF-", "is a PDF, not text"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself: run `git lfs pull`"),
 )
+_NOT_CSV = (
+    ((b"<!doctype", b"<html", b"<table"), "is a web page, not CSV: was a login page or an error downloaded?"),
+    ((b"<?xml",), "is XML, not CSV: save it as CSV"),
+    ((b'[{"', b"[ {", b"[\n", b"[\r"), "is a JSON array: name it .json"),
+    ((b'{"', b"{ "), "is JSON, not CSV: name it .jsonl (an object a line) or .json (an array of objects)"),
+)
+"""How texts begin that are not CSV, whatever their name says."""
+_BINARY = {".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), ".xlsx": (b"PK\x03\x04",)}
+_BINARY |= {".feather": _BINARY[".arrow"], ".ipc": _BINARY[".arrow"]}
+_START = 32  # bytes of a file's beginning that show what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +139,42 @@ def kind_of(path: Path) -> str:
 
 
 def check_text(path: Path, name: str) -> None:
-    """Raise InputError for a file that is not text, with what it is."""
+    """Raise InputError for a file that is not text, or no CSV where its name says so, with what it is."""
+    start = _beginning(path, name)
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED:
+        return
+    _check_magic(start, name)
+    start = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if suffix in {".csv", ".tsv"}:
+        for beginnings, advice in _NOT_CSV:
+            if start.startswith(beginnings):
+                raise InputError(f"{name} {advice}")
+    elif suffix in {".jsonl", ".ndjson"} and start.startswith(b"["):
+        raise InputError(f"{name} is a JSON array, and a line must hold one JSON object: name it .json")
+
+
+def check_binary(path: Path, name: str) -> None:
+    """Raise InputError for a file that is not Parquet, Arrow or Excel although its name says so, with what it is."""
+    start, own = _beginning(path, name), _BINARY.get(path.suffix.lower(), ())
+    if not own or start.startswith(own):
+        return
+    _check_magic(start, name)
+    if not start:
+        raise InputError(f"{name} is empty: it is not a {path.suffix} file")
+    if start.isascii() and b"\0" not in start:
+        raise InputError(f"{name} is text, not a {path.suffix} file: name it .csv, .jsonl or .json")
+
+
+def _beginning(path: Path, name: str) -> bytes:
     try:
         with path.open("rb") as file:
-            start = file.read(16)
+            return file.read(_START)
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from None
-    if path.suffix.lower() in COMPRESSED:
-        return
+
+
+def _check_magic(start: bytes, name: str) -> None:
     for magic, advice in _MAGIC:
         if start.startswith(magic):
             raise InputError(f"{name} {advice}")

@@ -20,7 +20,7 @@ from batchrun.errors import InputError
 from batchrun.job import Input
 from batchrun.table.columnar import FrameChunk, TableFile, unreadable_in_a_prompt
 from batchrun.table.excel import ExcelFile
-from batchrun.table.files import FileStamp, expand, kind_of, shown_name, stamp
+from batchrun.table.files import FileStamp, check_binary, expand, kind_of, shown_name, stamp
 from batchrun.table.json_array import JsonFile
 from batchrun.table.text import CsvFile, JsonLinesFile, TextChunk
 from batchrun.table.values import JsonType
@@ -192,6 +192,7 @@ def _height(source: Source, enough: int) -> int:
 def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
     kind = kind_of(path)
     name = shown_name(path, folder)
+    check_binary(path, name)
     if kind == "excel":
         return ExcelFile(
             _utf8_path(path, temporary), name, input_.sheet, Path(tempfile.mkdtemp(dir=temporary)) / "rows.arrow"
@@ -259,8 +260,9 @@ def _common_schema(sources: Sequence[Source]) -> dict[str, pl.DataType]:
             if isinstance(schema[name], pl.Null):
                 schema[name] = dtype
             elif not isinstance(dtype, pl.Null) and dtype != schema[name]:
-                differs = f'column "{name}" is {dtype}, but {schema[name]} in {first.name}'
-                raise InputError(f"{source.name}: {differs}: write both with one type")
+                other = _words(schema[name])
+                message = f'{source.name}: column "{name}" is {_words(dtype)}, but {other} in {first.name}'
+                raise InputError(f"{message}; give it one type in all files (input.csv.columns for CSV)")
     return schema
 
 
@@ -268,6 +270,12 @@ def _with_text(schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
     """Return the schema with text in place of Null."""
     nulls = [name for name, dtype in schema.items() if isinstance(dtype, pl.Null)]
     return {**schema, **dict.fromkeys(nulls, pl.String())}
+
+
+def _words(dtype: pl.DataType) -> str:
+    """Return a type as people call it; a rarer one as Polars does."""
+    words = {"String": "text", "Int64": "whole numbers", "Float64": "numbers", "Boolean": "true or false"}
+    return words.get(str(dtype), str(dtype))
 
 
 def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:

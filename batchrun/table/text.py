@@ -261,7 +261,9 @@ class CsvFile(TextFile):
                     self._fail(line, f'the only column is "{first:.60}": set input.csv.separator: "{shown}"')
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice == [""]:
-            self._fail(line, "several columns have no name; delete the lines above the header, or name the columns")
+            self._fail(
+                line, "several columns have no name; name them, or set input.csv.skip: N for N lines above the header"
+            )
         if twice:
             self._fail(line, f'column "{twice[0]}" occurs twice; rename one, or set input.csv.header: false')
 
@@ -274,11 +276,9 @@ class CsvFile(TextFile):
                 number += 1
                 if number > self._skip and record and len(record) != width:
                     where = "header" if self._has_header else "first line"
-                    self._fail(
-                        reader.begin,
-                        f"{len(record)} cell{'s' * (len(record) != 1)} where the {where} has {width}; fix the line, "
-                        "or set input.csv.separator or input.csv.quote",
-                    )
+                    advice = "fix the line, or set input.csv.separator or input.csv.quote"
+                    cells = f"{len(record)} cell{'s' * (len(record) != 1)}"
+                    self._fail(reader.begin, f"{cells} where the {where} has {width}; {advice}")
         except (csv.Error, UnicodeError) as error:
             self._refuse(error, reader.begin, reader.line_num)
         self._changed()

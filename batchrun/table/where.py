@@ -24,6 +24,19 @@ _FUNCTIONS = (
 )  # fmt: skip
 """The functions of Polars' SQL that look at one row: what a misspelt one may have meant."""
 
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
+_NULL_COMPARED = re.compile(r"(?:=|<>)\s*null\b", re.IGNORECASE)
+_HABITS = (
+    (r"\{\{|\}\}", "a column stands without braces: text is not null"),
+    (r"^\s*(?:select|where)\b", "write the condition alone, without SELECT and WHERE"),
+    (r"\b(?:order\s+by|group\s+by|limit)\b", "a condition only chooses rows: no ORDER BY, GROUP BY or LIMIT"),
+    (r"\b(?:isnull|isna|notnull|notna)\b", "write text is null, or text is not null"),
+    (r"\.(?:str|isin|contains|startswith|endswith|fillna|astype|eq|ne)\b", "this is SQL, not Python: text like '%x%'"),
+    (r"&&|\|\||&|!(?!=)", "write and, or, not"),
+    (r";\s*$", "leave out the semicolon"),
+)
+"""What people write who come from elsewhere, as a pattern, and what to write here; asked only where SQL refuses."""
+
 _LISTED = 10  # columns in a message
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
@@ -90,6 +103,8 @@ def _quoted(name: str) -> str:
 
 def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
     empty = pl.LazyFrame(schema=schema)
+    if _NULL_COMPARED.search(_QUOTED.sub("''", where)):
+        raise InputError("input.where: a comparison with null is never true: write is null, or is not null")
     try:
         predicate = pl.sql_expr(where).alias(_MASK)
         dtype = empty.with_columns(predicate).collect().schema[_MASK]
@@ -125,6 +140,9 @@ def _it_has(columns: Iterable[str]) -> str:
 def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]) -> str:
     """Return the mistake in a condition that Polars refuses."""
     text = str(error)
+    bare = _QUOTED.sub("''", where)
+    if habit := next((advice for pattern, advice in _HABITS if re.search(pattern, bare, re.IGNORECASE)), None):
+        return f"not valid: {habit}"
     if "cannot compare string with numeric" in text or "'is_in' cannot check for" in text:
         problem = "compares text with a number: write cast(x as int) or declare csv.columns"
     elif "to a string value" in text:

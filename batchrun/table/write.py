@@ -89,24 +89,25 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def check_writable(path: Path, inputs: Sequence[Path] = ()) -> None:
+def check_writable(path: Path, inputs: Sequence[Path] = (), named: str = "output.path") -> None:
     """Check before the first request that an output can be written; creates missing parent folders.
 
-    Raises UserError for a path that can't be meant, StorageError for a folder that can't be written.
+    `named` is the key or the flag that gave it. Raises UserError for a path that can't be meant,
+    StorageError for a folder that can't be written.
     """
     if path.suffix.lower() not in OUTPUT_SUFFIXES:
-        raise UserError(f'output.path: unknown format "{path.suffix}"; write one of {" ".join(OUTPUT_SUFFIXES)}')
+        raise UserError(f'{named}: unknown format "{path.suffix}"; write one of {" ".join(OUTPUT_SUFFIXES)}')
     if path.is_dir() or (path.exists() and not path.is_file()):
-        raise UserError(f"output.path: {path} is not a regular file")
+        raise UserError(f"{named}: {path} is not a regular file")
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
-            raise UserError(f"output.path: {path} is an input file; write another name")
+            raise UserError(f"{named}: {path} is an input file; write another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise StorageError(f"output.path: {path.parent} can't be written: {error.strerror}") from None
+        raise StorageError(f"{named}: {path.parent} can't be written: {error.strerror}") from None
 
 
 def sheet_problem(columns: int, suffix: str) -> str | None:

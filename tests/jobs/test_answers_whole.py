@@ -56,6 +56,9 @@ DRAFTS = {
     "bare": f"analysisMaybe {GOOD}.assistantfinal{BAD}",
     "quoted": f'<think>it says "good"</think>```json\n{BAD}\n```',
     "nested": f"<thinking>a <think>b</think> {GOOD}</thinking> so {BAD}",
+    "gemma": f"<|channel>thought\n{GOOD}<channel|>{BAD}",
+    "medgemma": f"<unused94>thought\n{GOOD}<unused95>{BAD}",
+    "longcat": f"<longcat_think>{GOOD}</longcat_think>{BAD}",
     "twice": f"{BAD}\nTo repeat: {BAD}",
 }
 UNCLEAR = {
@@ -82,6 +85,9 @@ def test_thoughts_are_cut_off_a_text_answer(tmp_path: Path) -> None:
         "c": ("It ends with `</think>`.", "It ends with `</think>`."),
         "d": ("  Paris \n", "  Paris \n"),
         "e": ("<|START_THINKING|>hm<|END_THINKING|>Paris", "Paris"),
+        "g": ("<|channel>thought\nhm<channel|>Paris", "Paris"),
+        "h": ("<longcat_think>hm</longcat_think>Paris", "Paris"),
+        "i": ("<final_thoughts>Paris</final_thoughts>", "<final_thoughts>Paris</final_thoughts>"),
         "f": ("<reasoning>asked for</reasoning><x>Paris</x>", "<reasoning>asked for</reasoning><x>Paris</x>"),
     }
     ran, _ = asked(tmp_path, {name: said(text) for name, (text, _) in texts.items()}, text=True)

@@ -119,7 +119,9 @@ def test_a_batch_gives_the_bytes_of_a_live_run_for_half_its_price(job: Job, tmp_
 def test_a_run_that_does_not_wait_collects_what_is_done(job: Job) -> None:
     """The cron recipe: the first run submits and ends with 6, later ones end with 6 until all is done."""
     job.provider.polls = 3
-    codes = [job.rows(12).run(NOW).exit_code for _ in range(4)]
+    ended = [job.rows(12).run(NOW) for _ in range(4)]
+    codes = [summary.exit_code for summary in ended]
+    assert ended[0].commands[0][1] == "collects what the provider has answered"
     assert codes == [ExitCode.WAITING, ExitCode.WAITING, ExitCode.WAITING, ExitCode.DONE]
     assert set(job.provider.submitted.values()) == {1}
     assert job.output["status"].to_list() == ["ok"] * 12

@@ -219,7 +219,7 @@ def test_a_file_that_is_no_workbook(tmp_path: Path, command: Command, asked: Ask
     """A CSV file called .xlsx, and a workbook called .csv, are one line each."""
     (tmp_path / "in.xlsx").write_text("text\na\n")
     write(asked, "in.xlsx", "{{ text }}")
-    assert "in.xlsx: can't be read as an Excel workbook" in command("job.yaml").err
+    assert "in.xlsx is text, not a .xlsx file: name it .csv" in command("job.yaml").err
     write_workbook(tmp_path / "in.csv", A=[["text"], ["a"]])
     write(asked, "in.csv", "{{ text }}")
     assert "name it .xlsx" in command("job.yaml").err

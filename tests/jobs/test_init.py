@@ -149,7 +149,7 @@ def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("x.xlsx", "", "can't be read as an Excel workbook"),
+        ("x.xlsx", "", "x.xlsx is empty: it is not a .xlsx file"),
         ("gone.csv", None, "there is no file"),
         ("empty.csv", "", "empty"),
         ("ragged.csv", "id,text\n1,a\n2,b,c\n", "ragged.csv:3: 3 cells where the header has 2"),

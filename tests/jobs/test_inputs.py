@@ -367,7 +367,12 @@ def test_a_map_with_other_keys_than_text_is_refused_by_name(
         (b"PAR1", "name it .parquet"),
         (b"sep=;\ntext;n\na;1\n", "delete this line"),
         (b"id;text\n1;a\n", 'input.csv.separator: ";"'),
-        (b"Report,,\n\ntext,n,m\na,1,2\n", "delete the lines above the header"),
+        (b"Report,,\n\ntext,n,m\na,1,2\n", "set input.csv.skip: N for N lines above the header"),
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is a web page, not CSV"),
+        (b"<?xml version='1.0'?>\n<rows/>", "is XML, not CSV"),
+        (b'[{"text": "a"}]', "is a JSON array: name it .json"),
+        (b'\xef\xbb\xbf{"text": "a"}\n', "is JSON, not CSV: name it .jsonl"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
     ],
 )
 def test_a_csv_file_that_is_none_is_called_what_it_is(
@@ -379,6 +384,23 @@ def test_a_csv_file_that_is_none_is_called_what_it_is(
     ended = command("check", "job.yaml")
     assert ended.code == 2
     assert advice in ended.out + ended.err
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.arrow", "in.xlsx"])
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [(b"text,n\na,1\n", "is text, not a "), (b"SQLite format 3\0", "SQLite"), (b"", "is empty"), (b"%PDF-1.7", "PDF")],
+)
+def test_a_binary_file_that_is_none_is_called_what_it_is(
+    command: Command, server: Running, tmp_path: Path, name: str, data: bytes, advice: str
+) -> None:
+    """A file that is called Parquet, Arrow or Excel and holds something else is called what it is, in plain words."""
+    (tmp_path / name).write_bytes(data)
+    write_job(tmp_path, server.url, input={"path": name}, answer=None, output={"path": "out.csv"})
+    ended = command("check", "job.yaml")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"{name} is " in ended.err
+    assert advice in ended.err
 
 
 def test_lines_above_the_header_and_comments(command: Command, server: Running, tmp_path: Path) -> None:

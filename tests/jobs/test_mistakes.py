@@ -67,6 +67,44 @@ MISTAKES = {
         {"model": "{endpoint: openrouter, name: m, params: {temperature: hot}}"},
         '3:62: model.params.temperature must be a number, not "hot"',
     ),
+    "a union of types": (
+        {"answer": "{columns: {e: [string, null]}}"},
+        "5:20: these are names of types, read as labels; for a value that may be missing write string?",
+    ),
+    "types as labels": (
+        {"answer": "{columns: {e: [integer, string]}}"},
+        "5:20: these are names of types, read as labels; a column has one type; for the labels themselves write",
+    ),
+    "a union of JSON Schema": (
+        {"answer": "{columns: {e: {anyOf: [string, integer]}}}"},
+        f'5:20: {OBJECT}"anyOf"; JSON Schema belongs below answer.schema',
+    ),
+    "an optional type": (
+        {"answer": "{columns: {e: 'Optional[int]'}}"},
+        '5:23: unknown type "Optional[int]"; write int?',
+    ),
+    "a list of Python": ({"answer": "{columns: {e: 'list[str]'}}"}, '5:23: unknown type "list[str]"; write [str]'),
+    "a choice of TypeScript": ({"answer": "{columns: {e: 'a | b'}}"}, '5:23: unknown type "a | b"; write [a, b]'),
+    "a range": (
+        {"answer": "{columns: {e: 1-5}}"},
+        '5:23: unknown type "1-5"; write {type: integer, min: 1, max: 5}',
+    ),
+    "columns as a list": (
+        {"answer": "{columns: [label, reason]}"},
+        "5:10: answer.columns must be a mapping, such as {label: [good, bad], reason: string}",
+    ),
+    "a column beside columns": (
+        {"answer": "{reason: string}"},
+        '5:10: unknown key "reason", did you mean "repairs"? The columns of the answer belong below answer.columns',
+    ),
+    "a model's name alone": (
+        {"model": "gpt-4o-mini"},
+        '3:8: model must be a mapping, such as {endpoint: openrouter, name: openai/gpt-4o-mini}, not "gpt-4o-mini"',
+    ),
+    "a conversation as the prompt": (
+        {"prompt": "[{role: user, content: '{{ text }}'}]"},
+        "2:1: prompt must be a mapping, such as {messages: [{role: user, content: …}]}",
+    ),
     "an input that is not there": ({"input": "rowz.csv"}, "1:8: input.path: there is no file "),
     "where": (
         {"input": "{path: rows.csv, where: lang = 'en'}"},
@@ -75,6 +113,30 @@ MISTAKES = {
     "the grammar of where": (
         {"input": "{path: rows.csv, where: text = = 'en'}"},
         "1:32: input.where: not valid SQL at column 8: expected an expression, found =",
+    ),
+    "null compared": (
+        {"input": "{path: rows.csv, where: text != null and id = '1'}"},
+        "1:32: input.where: a comparison with null is never true: write is null, or is not null",
+    ),
+    "where of a program": (
+        {"input": "{path: rows.csv, where: text = 'a' && id = '1'}"},
+        "1:32: input.where: not valid: write and, or, not",
+    ),
+    "where of pandas": (
+        {"input": "{path: rows.csv, where: text.str.contains('x')}"},
+        "1:32: input.where: not valid: this is SQL, not Python: text like '%x%'",
+    ),
+    "a whole statement": (
+        {"input": "{path: rows.csv, where: select * from rows where text is not null}"},
+        "1:32: input.where: not valid: write the condition alone, without SELECT and WHERE",
+    ),
+    "an order": (
+        {"input": "{path: rows.csv, where: text is not null limit 5}"},
+        "1:32: input.where: not valid: a condition only chooses rows: no ORDER BY, GROUP BY or LIMIT",
+    ),
+    "isnull": (
+        {"input": "{path: rows.csv, where: isnull(text)}"},
+        "1:32: input.where: not valid: write text is null, or text is not null",
     ),
     "a function in where": (
         {"input": "{path: rows.csv, where: lenght(text) > 3}"},
@@ -96,6 +158,38 @@ def test_a_mistake_is_one_line_with_its_place(command: Command, name: str) -> No
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
     assert line.startswith(f"job.yaml:{told}")
+
+
+BELOW = "the columns of the answer belong below answer.columns"
+FOREIGN = """\
+input: {file: rows.csv, format: csv}
+prompt: {template: "{{ text }}"}
+model: {model: gpt-4o-mini, api_base: "http://127.0.0.1:9/v1", num_retries: 3, request_timeout: 10}
+output: {path: out.csv, format: csv}
+answer: {type: json, columns: {label: "Literal['a', 'b']"}}
+temperature: 0
+response_format: {type: json_object}
+"""
+
+
+def test_keys_of_other_tools_name_the_key_to_write(command: Command) -> None:
+    """A job in the words of other tools is corrected in one go: each key gets its place and what to write here."""
+    Path("job.yaml").write_text(FOREIGN)
+    told = [line.removeprefix("job.yaml:") for line in command("check", "job.yaml").err.splitlines()]
+    assert [line for line in told if "missing" not in line] == [
+        '1:9: unknown key "file": write path',
+        '1:25: unknown key "format": the suffix of path decides',
+        '2:10: unknown key "template": write user',
+        '3:9: unknown key "model": write name',
+        '3:29: unknown key "api_base": write endpoint',
+        '3:64: unknown key "num_retries": write limits.attempts',
+        '3:80: unknown key "request_timeout": write limits.timeout',
+        '4:25: unknown key "format": the suffix of path decides',
+        f'5:10: unknown key "type"; known keys are columns, schema, repairs, mode; {BELOW}',
+        "5:39: unknown type \"Literal['a', 'b']\"; write [a, b]",
+        '6:1: unknown key "temperature": parameters of the API belong below model.params',
+        '7:1: unknown key "response_format": describe the answer below answer',
+    ]
 
 
 @pytest.mark.parametrize(

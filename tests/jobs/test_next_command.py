@@ -50,6 +50,20 @@ def test_file_names_survive_a_shell(name: str) -> None:
     assert words == ["batchrun", "retry", f"./{name}" if name[0] == "-" else name, "--output", "out put.csv"]
 
 
+def test_a_reported_cost_is_on_the_first_of_equal_rows(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Without a price the reported costs are shown: on the first of equal rows, and 0 on the others, free ones."""
+    with plain_server(lambda _: completion('{"label": "good"}', cost=0.25)) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        answer = {"columns": {"label": ["good", "bad"]}}
+        write_job(tmp_path, url, rows=["a", "b", "a"], model=model, answer=answer, output={"details": ["cost_usd"]})
+        assert command("job.yaml").code == 0
+    assert pl.read_parquet(tmp_path / "out.parquet")["cost_usd"].to_list() == [0.25, 0.25, 0.0]
+    ended = command("export", "job.yaml", "-o", "rows.parquet")
+    assert (ended.code, "error: -o: " in ended.err, "is an input file" in ended.err) == (2, True, True)
+    ended = command("retry", "job.yaml")
+    assert ended.err == "error: no row failed, so there is nothing to retry; every row is answered\n"
+
+
 def test_one_row_is_one_row(tmp_path: Path, command: Command) -> None:  # noqa: F811
     """A single row is written in the singular."""
     write_job(tmp_path, "openrouter", rows=1)

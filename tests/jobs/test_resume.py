@@ -152,7 +152,9 @@ def test_retry_asks_what_failed_for_good(job: Job) -> None:
     assert first.errors == {"bad_request": 1}
     assert (again := job.run()).requests == 0
     assert again.exit_code == ExitCode.SOME_FAILED
-    with pytest.raises(UserError, match="no row failed with timeout, so there is nothing to retry; `batchrun "):
+    with pytest.raises(
+        UserError, match="no row failed with timeout, so there is nothing to retry; 1 row failed for other reasons"
+    ):
         job.run(RunOptions(retry=frozenset({"timeout"})))
     job.ledger.refuse = lambda _: 0
     assert job.requests(RETRY) == 1

@@ -190,3 +190,16 @@ def test_a_file_that_cannot_be_meant_is_refused(
     assert ended.code == 2
     assert told in ended.err
     assert not (tmp_path / "a.corrections.jsonl").exists()
+
+
+def test_a_variants_answers_are_corrected_by_its_name(tmp_path: Path, command: Command) -> None:
+    """`correct JOB FILE --variant NAME` takes what `show --review --variant NAME` wrote."""
+    with labelling({"a": lambda _number, gold: gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        trial = ("--variant", "short", "--set", "prompt.user={{ text }}")
+        assert command(str(job), *trial, "--quiet").code == 0
+        assert command("show", str(job), "--variant", "short", "--review", "-o", "todo.csv", "-n", "1").code == 0
+        edit(tmp_path / "todo.csv", lambda row: row.update(needs_review=""))
+        ended = command("correct", str(job), "todo.csv", "--variant", "short")
+    assert (ended.code, "0 answers corrected, 1 confirmed" in ended.err) == (0, True), ended.err
+    assert f"run `batchrun {job} --variant short`" in ended.err

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from batchrun.cli.arguments import print_out
-from batchrun.terminal import plural
+from batchrun.terminal import plural, wrapped
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,20 @@ def test_a_terminal_without_a_letter_shows_its_escape(
     print_out("é ł")
     stream.seek(0)
     assert stream.read() == f"{text}\n"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_long_lines_break_between_words_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal no word is cut; a command that is there to be pasted stays in one line, and so do pipes."""
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "  1 truncated: the answer was cut off at max_tokens\n  next    batchrun folder/reviews.yaml   asks the rest"
+    assert wrapped(text, _Terminal()).split("\n") == [
+        "  1 truncated: the answer was cut off",
+        "    at max_tokens",
+        "  next    batchrun folder/reviews.yaml   asks the rest",
+    ]
+    assert wrapped(text, io.StringIO()) == text

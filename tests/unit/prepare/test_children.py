@@ -51,7 +51,7 @@ def test_child_has_a_process_group_of_its_own() -> None:
 def test_death_is_told_with_last_words(on_path: Path) -> None:
     """A child that ends before it is ready is told at once, with what it said last."""
     module = script(on_path, "import sys\nfor n in range(30): print('line', n, file=sys.stderr)\nsys.exit('no model')")
-    with pytest.raises(SenderError) as caught, children.started("the server", module, []):
+    with pytest.raises(SenderError) as caught, children.started("the server", ["-m", module]):
         pass
     words = str(caught.value).splitlines()
     assert words[0] == "the server did not start:"
@@ -62,7 +62,7 @@ def test_death_is_told_with_last_words(on_path: Path) -> None:
 def test_slow_start_ends(on_path: Path) -> None:
     """A child that is not ready in time is ended, whatever it does."""
     module = script(on_path, "import sys\nsys.stdin.read()")
-    with pytest.raises(SenderError, match=r"was not ready within 0\.1 s"), children.started("it", module, [], 0.1):
+    with pytest.raises(SenderError, match=r"was not ready within 0\.1 s"), children.started("it", ["-m", module], 0.1):
         pass
 
 
@@ -70,7 +70,7 @@ def test_slow_start_ends(on_path: Path) -> None:
 def test_other_first_lines(on_path: Path, line: str) -> None:
     """A child that says something else than its address is no server."""
     module = script(on_path, f"import sys\nprint({line!r}, flush=True)\nsys.stdin.read()")
-    with pytest.raises(SenderError, match="did not start"), children.started("it", module, []):
+    with pytest.raises(SenderError, match="did not start"), children.started("it", ["-m", module]):
         pass
 
 
@@ -84,7 +84,7 @@ def test_chatter_does_not_block_the_child(on_path: Path) -> None:
         "print('done', file=sys.stderr, flush=True)\n"
         "sys.stdin.read()\n",
     )
-    with children.started("it", module, []) as child:
+    with children.started("it", ["-m", module]) as child:
         assert child.url == "http://x"
     assert child._process.returncode == 0
     assert child._last[-1] == "done"
