@@ -44,10 +44,10 @@ def read_sheet(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _value(cell: Any) -> Any:  # noqa: ANN401  (any cell)
-    """Return a cell as a prompt shows it: 3 for a whole number, a date for a moment at midnight."""
+    """Return a cell as a prompt shows it: 3 for a whole number, a date for a moment at midnight, nothing for ""."""
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         whole = float(cell).is_integer() and abs(cell) < _EXACT
         return Number(str(int(cell)) if whole else str(float(cell)))
     if isinstance(cell, dt.datetime) and cell.time() == dt.time():
         return cell.date()
-    return cell
+    return None if cell == "" else cell
