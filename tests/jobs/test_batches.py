@@ -372,6 +372,18 @@ def test_a_cap_needs_the_price_of_a_batch(tmp_path: Path, provider: Provider) ->
     assert not provider.submissions
 
 
+def test_a_cap_refuses_a_batch_without_a_bound(tmp_path: Path, provider: Provider) -> None:
+    """What an image costs nobody knows before, so a batch of images needs the job's own bound under a cap."""
+    job = Job(tmp_path / "job", provider).rows(3)
+    image = {"image": "https://example.org/{{ id }}.png"}
+    prompt = {"messages": [{"role": "user", "content": [{"text": "Label {{ text }}"}, image]}]}
+    summary = job.run(RunOptions(max_cost=Decimal(1)), prompt=prompt)
+    assert summary.exit_code == ExitCode.USER
+    assert "not bounded (an image in the prompt): set model.max_request_usd" in summary.reason
+    assert not provider.submissions
+    assert not provider.live
+
+
 def test_limit_counts_what_is_submitted(job: Job) -> None:
     """--limit submits so many questions in this run, and the next run so many more."""
     for done in (5, 10):
