@@ -29,7 +29,9 @@ def main() -> NoReturn:
     """Run the command line; end the process with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
     _open_standard_streams()
-    sys.exit(_guarded(sys.argv[1:]))
+    code = _guarded(sys.argv[1:])
+    gc.freeze()  # else the interpreter looks for cycles among all modules as it ends: a quarter of a short command
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:
