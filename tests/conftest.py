@@ -17,3 +17,8 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 # A client that reads all certificates of the system takes longer than the requests of most tests.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("support") / "certificate.pem")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers `-n auto` starts: one more than processors, since some tests always wait for a clock."""
+    return (os.cpu_count() or 1) + 1
