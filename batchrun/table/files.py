@@ -58,7 +58,7 @@ _NOT_CSV = (
     ((b'[{"', b"[ {", b"[\n", b"[\r"), "is a JSON array: name it .json"),
     ((b'{"', b"{ "), "is JSON, not CSV: name it .jsonl (an object a line) or .json (an array of objects)"),
 )
-"""How texts begin that are not CSV, whatever their name says."""
+"""Beginnings of files that are not CSV, and what each is."""
 _BINARY = {".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), ".xlsx": (b"PK\x03\x04",)}
 _BINARY |= {".feather": _BINARY[".arrow"], ".ipc": _BINARY[".arrow"]}
 _START = 32  # bytes of a file's beginning that show what it is
