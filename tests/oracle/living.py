@@ -163,7 +163,9 @@ class Living:
         where = {"no column": self.life.job_name, "unfit cell": "part"} | {
             mistake: column for mistake, (column, *_) in WRONG_COLUMNS.items()
         }
-        assert where[self.life.mistake] in ended.err, f"a mistake ({self.life.mistake}) is told without its place: {ended.err}"
+        assert where[self.life.mistake] in ended.err, (
+            f"a mistake ({self.life.mistake}) is told without its place: {ended.err}"
+        )
 
     # -- one run
 
