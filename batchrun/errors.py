@@ -128,6 +128,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that was probably meant, in any case; None where no word is near."""
     by_folded = {name.casefold(): name for name in known}
     # The search takes a time that grows with the square of the length; nobody misspells a word of 60 characters.
+    # difflib's own bound of 0.6: below it names are only random neighbours.
     near = difflib.get_close_matches(word[:_LONGEST_WORD].casefold(), by_folded, n=1)
     return by_folded[near[0]] if near else None
 

@@ -72,6 +72,7 @@ class Price:
             amount += (self.cache_read - self.prompt) * min(read, prompt_tokens)
         if self.cache_write is not None:
             amount += (self.cache_write - self.prompt) * min(written, prompt_tokens)
+        # A server that counts more cached tokens than prompt tokens must not earn money.
         return Pico(max(0, amount))
 
 
@@ -81,6 +82,7 @@ def apportion(amount: Pico, weights: Sequence[int]) -> list[Pico]:
     What rounding down leaves goes to the largest remainders, one picodollar each.
     """
     total = sum(weights)
+    # In whole picodollars: with floats the rows of a batch would not add up to its bill.
     parts = [amount * weight // total for weight in weights]
     by_remainder = sorted(range(len(weights)), key=lambda index: -(amount * weights[index] % total))
     for index in by_remainder[: amount - sum(parts)]:

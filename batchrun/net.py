@@ -88,6 +88,7 @@ def proxy_for(url: str) -> str | None:
     UserError for a proxy that is not http or https.
     """
     parts = urlsplit(url)
+    # A company's proxy can't reach the server of this machine; curl and browsers leave it out, too.
     if is_loopback(url) or proxy_bypass(parts.netloc) or _in_excluded_network(parts.hostname or ""):
         return None
     proxies = getproxies_environment()
@@ -175,6 +176,7 @@ def call(
     limit = timedelta(seconds=seconds)
 
     def begin() -> SyncClientBuilder:
+        # A redirect would carry the key to another host; proxies are set below, from the environment.
         return SyncClientBuilder().timeout(limit).connect_timeout(limit * 0.9).follow_redirects(False).no_proxy()
 
     content, size = bytearray(), 0

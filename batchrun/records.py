@@ -42,6 +42,7 @@ class Secret:
 
     __str__ = __repr__
 
+    # Ray and multiprocessing would pickle it into files and logs of theirs.
     def __reduce__(self) -> Any:  # noqa: ANN401  (the signature of object)
         raise TypeError("a secret is not pickled")
 
@@ -254,21 +255,6 @@ class Outcome(NamedTuple):
     service_tier: str | None = None
     reasoning: str | None = None
     citations: str | None = None
-
-
-class FailedAttempt(NamedTuple):
-    """One attempt that brought no answer, for the checkpoint's table of failures. `at` is Unix time."""
-
-    question: int
-    at: float
-    error_type: str
-    error_code: int | None
-    http_status: int | None
-    error_message: str
-    seconds: float
-    cost: Pico = ZERO
-    possibly_billed: bool = False
-    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

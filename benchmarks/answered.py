@@ -19,7 +19,7 @@ from batchrun.prepare.plan import fill, fingerprint, stamps_text
 from batchrun.prepare.prepared import prepare_job
 from batchrun.records import Outcome, Status
 
-OPEN = 100  # one row in so many is left open
+OPEN = 100  # one row in that many is left open
 TEXT = "positive, all told a fine thing to have around the house"
 
 
@@ -39,7 +39,7 @@ def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -
         )
         before = time.process_time()
         fill(builder, p)
-        builder.make_current()
+        builder.make_current(p.rows.layout.text())
         print((time.process_time() - before) / rows * 1e6)
         run = checkpoint.begin_run(now=now, host="", pid=0, version="", job_text="")
         writer = checkpoint.writer

@@ -39,14 +39,13 @@ LEVELS = ["low", "normal", "high", "unknown"]
 ASKED = {"topic": "What is it about?", "urgency": "How urgent is it?", "money": "Does it mention money?"}
 PEER_ROWS, PEER_IN_FLIGHT, PEER_LATENCY = 5_000, 256, 200
 JOBS = (
-    # scheme, latency in ms, in flight, rows, sender (None: the one that suits the scheme)
-    ("http", 0, 256, 200_000, None),
-    ("http", 0, 256, 200_000, "reqwest"),
-    ("http", 500, 1_000, 20_000, None),
-    ("http", 500, 2_000, 40_000, None),
-    ("http", 500, 5_000, 100_000, None),
-    ("https", 0, 256, 200_000, None),
-    ("https", 500, 1_000, 20_000, None),
+    # scheme, latency in ms, in flight, rows
+    ("http", 0, 256, 200_000),
+    ("http", 500, 1_000, 20_000),
+    ("http", 500, 2_000, 40_000),
+    ("http", 500, 5_000, 100_000),
+    ("https", 0, 256, 200_000),
+    ("https", 500, 1_000, 20_000),
 )
 ALONE = (
     ("http", 0, 256, 100_000),
@@ -60,19 +59,19 @@ Table = list[Sequence[str]]
 
 
 def body() -> bytes:
-    """Give a request as batchrun sends it."""
+    """Return a request as batchrun sends it."""
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"Review: {text_of(12345)}"}]
     request = {"model": "openai/gpt-4o-mini", "messages": messages, "temperature": 0, "max_tokens": 200}
     return json.dumps(request, separators=(",", ":")).encode()
 
 
 def median(values: Sequence[Measured], of: Callable[[Measured], float]) -> float:
-    """Give the median of one figure."""
+    """Return the median of one figure."""
     return statistics.median(map(of, values))
 
 
 def inputs(folder: Path, rows: int) -> Path:
-    """Give an input of so many rows, written once."""
+    """Return an input of that many rows, written once."""
     path = folder / f"rows-{rows}.csv"
     if not path.exists():
         write_rows(path, rows)
@@ -81,9 +80,9 @@ def inputs(folder: Path, rows: int) -> Path:
 
 def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
     """Compare whole jobs with the rate of wrk in the same rounds."""
-    head = ("address, latency, in flight, sender", "wrk", "rows/s", "of wrk", "CPU µs a row", "peak MB", "whole job s")
+    head = ("address, latency, in flight", "wrk", "rows/s", "of wrk", "CPU µs a row", "peak MB", "whole job s")
     table: Table = [head]
-    for scheme, latency, in_flight, rows, sender in JOBS:
+    for scheme, latency, in_flight, rows in JOBS:
         tls = scheme == "https"
         if tls and server.tls is None:
             continue
@@ -92,11 +91,11 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
         found: list[Measured] = []
         for _ in range(rounds):
             ceilings.append(wrk(f"{url}/chat/completions", in_flight, cpu=CLIENT_CPU, seconds=WRK_SECONDS, body=body()))
-            found.append(measure(inputs(folder, rows), rows, url, in_flight, sender=sender, ca_file=ca_file))
+            found.append(measure(inputs(folder, rows), rows, url, in_flight, ca_file=ca_file))
         ratio = statistics.median(one.rate / most for one, most in zip(found, ceilings, strict=True))
         table.append(
             (
-                f"{scheme}, {latency} ms, {in_flight:,}, {sender or SENDERS[0]}",
+                f"{scheme}, {latency} ms, {in_flight:,}",
                 f"{statistics.median(ceilings):,.0f}",
                 f"{median(found, lambda one: one.rate):,.0f}",
                 f"{ratio:.0%}",
@@ -135,7 +134,7 @@ def _alone(arguments: list[str]) -> dict[str, float]:
 
 
 def installed(name: str) -> Path | None:
-    """Give the Python of a peer's own environment, made where it is missing; None where it can't be installed."""
+    """Return the Python of a peer's own environment, made where it is missing; None where it can't be installed."""
     python = VENVS / name / "bin" / "python"
     if python.exists():
         return python
@@ -279,14 +278,14 @@ def start_up(folder: Path, server: Stub) -> Table:
 
 
 def markdown(table: Table) -> str:
-    """Give a table as Markdown."""
+    """Return a table as Markdown."""
     head, *rest = table
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rest]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def written(tables: Sequence[tuple[str, Table]], server: Stub, rounds: int) -> str:
-    """Give what stands in README.md: the tables, and under what they were measured."""
+    """Return what stands in README.md: the tables, and under what they were measured."""
     machine = f"{os.cpu_count()} CPUs ({platform.machine()}, {platform.system()} {platform.release().split('-')[0]})"
     load = f"load {os.getloadavg()[2]:.1f} from outside included"
     today = dt.datetime.now(tz=dt.UTC).date()

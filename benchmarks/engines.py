@@ -31,7 +31,7 @@ async def _worker(send: Send, numbers: Iterator[int]) -> None:
 
 
 async def _sent(url: str, senders: int, rows: int, in_flight: int) -> tuple[float, float]:
-    """Send so many requests; give rows per second, and this process's CPU microseconds a row."""
+    """Send that many requests; return rows per second, and this process's CPU microseconds a row."""
     options = RayOptions(address="local", senders=senders) if senders else None
     async with open_sender(Target(url, concurrency=in_flight), ray=options) as send:
         await asyncio.gather(*(_worker(send, iter(range(20))) for _ in range(in_flight)))

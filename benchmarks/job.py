@@ -51,13 +51,13 @@ def timed(command: Sequence[str], *, cpu: int | None = CLIENT_CPU, env: Mapping[
 
 
 def text_of(row: int) -> str:
-    """Give a row's text: about 450 bytes, another one for each row."""
+    """Return a row's text: about 450 bytes, another one for each row."""
     start = row * 7 % len(WORDS)
     return f"{row} {(WORDS[start:] + ' ' + WORDS * 5)[: ROW_BYTES - len(str(row)) - 1]}"
 
 
 def write_rows(path: Path, rows: int) -> None:
-    """Write a CSV file of so many rows."""
+    """Write a CSV file of that many rows."""
     with path.open("w") as file:
         file.write("id,text\n")
         for start in range(0, rows, 10_000):
@@ -114,7 +114,7 @@ def measure(
 
 
 def _sending(checkpoint: Path) -> float:
-    """Give the seconds from the first request to the last reply."""
+    """Return the seconds from the first request to the last reply."""
     connection = sqlite3.connect(checkpoint)
     try:
         first, last = connection.execute("SELECT min(finished_at - seconds), max(finished_at) FROM answers").fetchone()

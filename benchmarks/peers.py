@@ -27,12 +27,12 @@ Peer = Callable[[Sequence[str], str, int], Coroutine[Any, Any, Sequence[str | No
 
 
 def messages(text: str) -> list[dict[str, str]]:
-    """Give the conversation that every tool sends."""
+    """Return the conversation that every tool sends."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"Review: {text}"}]
 
 
 async def in_workers(ask: Ask, texts: Sequence[str], in_flight: int) -> list[str | None]:
-    """Ask with so many workers: the best that a user of a client library writes by hand."""
+    """Ask with that many workers: the best that a user of a client library writes by hand."""
     answers: list[str | None] = [None] * len(texts)
     waiting = iter(enumerate(texts))
 

@@ -68,7 +68,7 @@ def _short(rows: int) -> str:
 
 
 def draw(found: Sequence[dict[str, Any]]) -> str:
-    """Give the SVG."""
+    """Return the SVG."""
     rows = sorted({one["rows"] for one in found})
     most = 10 ** math.ceil(math.log10(max(one[name] for one in found for name in SECONDS.values())))
     decades = int(math.log10(most)) + 1

@@ -33,7 +33,7 @@ def command(*arguments: str) -> Timed:
 
 
 def first_request(checkpoint: Path, started: float) -> float:
-    """Give the seconds from the start of the newest run to its first request."""
+    """Return the seconds from the start of the newest run to its first request."""
     with closing(sqlite3.connect(checkpoint)) as connection:
         found = connection.execute(
             "SELECT min(finished_at - seconds) FROM answers WHERE run_id = (SELECT max(id) FROM runs)"
@@ -65,7 +65,7 @@ def inputs(folder: Path, rows: int, suffix: str) -> Iterator[Path]:
 
 
 def measure(rows: int, suffix: str, server: Stub) -> dict[str, float | str]:
-    """Measure every step for so many rows."""
+    """Measure every step for that many rows."""
     with tempfile.TemporaryDirectory(prefix="batchrun-scale-") as name, inputs(Path(name), rows, suffix) as path:
         folder = Path(name)
         job = write_job(folder, path, server.url(0), 256)

@@ -117,7 +117,7 @@ class Stub:
     ca_file: Path | None = None
 
     def url(self, latency: int, *, tls: bool = False) -> str:
-        """Give the base URL whose replies take so many milliseconds."""
+        """Return the base URL whose replies take that many milliseconds."""
         return f"{self.tls}/{latency}" if tls else self.addresses[latency]
 
 
@@ -201,7 +201,7 @@ def _version() -> str:
 
 
 def wrk(url: str, connections: int, *, cpu: int, seconds: int, body: bytes) -> float:
-    """Give the requests per second that wrk, a load generator in C, gets from an address: the ceiling of the wire."""
+    """Return the requests per second that wrk, a load generator in C, gets from an address: the ceiling of the wire."""
     if shutil.which("wrk") is None:
         sys.exit("the ceiling is measured by wrk: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ FIRST, MOST = 100, 1_000
 
 
 def prompts(source: str) -> list[str]:
-    """Give a user message for the first 100 rows of FILE:COLUMN,COLUMN and for up to 900 more, evenly apart."""
+    """Return a user message for the first 100 rows of FILE:COLUMN,COLUMN and for up to 900 more, evenly apart."""
     file, _, columns = source.rpartition(":")
     reader = pl.read_parquet if file.endswith(".parquet") else pl.read_csv
     frame = reader(file).select(pl.col(columns.split(",")).cast(pl.String).fill_null(""))

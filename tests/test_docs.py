@@ -1,4 +1,4 @@
-"""The documentation tells the truth: its jobs load, its commands exist, its tutorial runs, its reference is made."""
+"""The documentation is true: its jobs load, its commands exist, its tutorial runs, its reference is made."""
 
 import base64
 import functools
@@ -37,7 +37,7 @@ REST = {
 
 
 def blocks(page: Path, kind: str) -> list[str]:
-    """Give the code blocks of one kind on a page."""
+    """Return the code blocks of one kind on a page."""
     return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
@@ -53,7 +53,7 @@ def published_schema() -> jsonschema_rs.Validator:
 
 
 def reference_pages() -> dict[str, str]:
-    """Give the reference as the script in docs/ makes it."""
+    """Return the reference as the script in docs/ makes it."""
     spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "tools" / "reference_pages.py")
     assert spec is not None
     assert spec.loader is not None

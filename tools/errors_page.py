@@ -16,10 +16,10 @@ output's column `error_type`; the code is the API's, as it usually comes (`error
 status or inside a 200, and is empty where the failure is local).
 
 - **Now** says what the run does: retry (how often), close the gate for all requests for a while, fail the row, or stop
-  the run. After a stop all rows that are not done stay pending, and the same command goes on with them.
+  the run. After a stop all rows that are not done stay pending, and the same command resumes with them.
 - **Next run** says whether the next run asks a failed row again by itself. `batchrun retry JOB` asks the others.
 - **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
-- **May be billed** marks attempts whose cost nobody told: what was reserved for them stays reserved under a cap.
+- **May be billed** marks attempts whose cost nobody reported: what was reserved for them stays reserved under a cap.
 
 Rate limits cost no attempt. A wait that the server asks for is kept; one longer than an hour stops the run. After
 `limits.breaker` equal failures in a row that blame nobody (unknown below), without any success between them, requests
@@ -36,7 +36,7 @@ COLUMNS = ("error_type", "code", "what it means", "what to do", "blames", "now",
 
 
 def errors_page() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     answered = [ending for ending in TABLE.values() if ending.name not in LOCAL]
     local = [ending for ending in TABLE.values() if ending.name in LOCAL]
     return "\n".join(

@@ -12,8 +12,8 @@ LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
 HEAD = """\
 # Licences of what batchrun uses
 
-batchrun itself is under the Apache License 2.0. This page lists every package of `requirements.lock`; `make licences`
-writes it anew from what the packages say of themselves. "Always" marks what a plain installation brings along; all else
+batchrun itself is under the Apache License 2.0. This page lists every package of `requirements.lock`. `make licences`
+writes it from what the packages say of themselves. "Always" marks what a plain installation brings along; all else
 comes with an extra (`local`, `pdf`, `ray`) or is for development alone. Nothing here is
 copied into batchrun; MPL and LGPL ask only that changes to those packages themselves are shared.
 
@@ -21,8 +21,8 @@ copied into batchrun; MPL and LGPL ask only that changes to those packages thems
 |---|---|---|---|
 """
 
-# Where a package tells its licence only in a text, or is not installed on Linux.
-TOLD_ELSEWHERE = {"colorama": "BSD-3-Clause", "polars": "MIT", "pyreqwest": "Apache-2.0"}
+# Where a package states its licence only in a text, or is not installed on Linux.
+STATED_ELSEWHERE = {"colorama": "BSD-3-Clause", "polars": "MIT", "pyreqwest": "Apache-2.0"}
 SPELLINGS = {
     "License :: Public Domain": "Public domain",
     "License :: OSI Approved :: BSD License": "BSD-3-Clause",
@@ -38,12 +38,12 @@ SPELLINGS = {
 
 
 def locked() -> dict[str, str]:
-    """Give the packages of requirements.lock with their versions."""
+    """Return the packages of requirements.lock with their versions."""
     return dict(LOCKED.findall((ROOT / "requirements.lock").read_text(encoding="utf-8")))
 
 
 def licences_page() -> str:
-    """Give the whole page. Raises KeyError for a package whose licence nobody told."""
+    """Return the whole page. Raises KeyError for a package whose licence is not known."""
     always = _always()
     rows = (
         f"| {name} | {version} | {_licence(name)} | {'always' if _plain(name) in always else ''} |"
@@ -53,20 +53,20 @@ def licences_page() -> str:
 
 
 def _licence(name: str) -> str:
-    if name in TOLD_ELSEWHERE:
-        return TOLD_ELSEWHERE[name]
-    told = distribution(name).metadata
-    if "License-Expression" in told:
-        return str(told["License-Expression"])
-    kinds = [SPELLINGS[each] for each in told.get_all("Classifier") or () if each in SPELLINGS]
-    words = " OR ".join(kinds) or "".join(told.get_all("License") or ())
+    if name in STATED_ELSEWHERE:
+        return STATED_ELSEWHERE[name]
+    stated = distribution(name).metadata
+    if "License-Expression" in stated:
+        return str(stated["License-Expression"])
+    kinds = [SPELLINGS[each] for each in stated.get_all("Classifier") or () if each in SPELLINGS]
+    words = " OR ".join(kinds) or "".join(stated.get_all("License") or ())
     if not words or "\n" in words:
-        raise KeyError(f"{name} tells no licence: look, and add it to TOLD_ELSEWHERE")
+        raise KeyError(f"{name} states no licence: look, and add it to STATED_ELSEWHERE")
     return SPELLINGS.get(words, words)
 
 
 def _always() -> set[str]:
-    """Give what batchrun requires without extras, and all that these packages require."""
+    """Return what batchrun requires without extras, and all that these packages require."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     waiting: list[str] = [*project["dependencies"]]
     seen: set[str] = set()

@@ -255,6 +255,8 @@ def _unreadable(reply: Reply, data: Any) -> Verdict:  # noqa: ANN401  (any JSON)
         return Verdict("edge_blocked", f"a web page in place of JSON: {words}", None, reply.status)
     if not reply.body.strip():
         return _invalid("the reply is empty", reply)
+    if reply.body.lstrip().startswith((b"data:", b"event:")):
+        return _invalid("the reply is a stream of events, though the request asks for a whole answer", reply)
     return _invalid("the reply is not JSON, or was cut off", reply)
 
 

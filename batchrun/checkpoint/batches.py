@@ -13,7 +13,7 @@ from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.schema import BATCH_TRIES, NOT_OUT
 from batchrun.checkpoint.writer import keep, utc_day
 from batchrun.money import Pico
-from batchrun.records import FailedAttempt, Outcome
+from batchrun.records import Outcome
 
 
 class BatchState(StrEnum):
@@ -186,7 +186,6 @@ class Batches:
         self,
         batch: Batch,
         outcomes: Sequence[Outcome],
-        attempts: Sequence[FailedAttempt],
         *,
         unassigned: Pico,
         tried: bool,
@@ -196,7 +195,8 @@ class Batches:
         """Commit all that a batch brought, at once: outcomes, money, and which of its questions are open again.
 
         `tried`: the batch counts as a try of those that it did not answer; not so where the account was refused.
-        The money belongs to the run and the day of the submission; `unassigned` is what no question cost.
+        Each that is not ok counts as one failed attempt. The money belongs to the run and the day of the submission;
+        `unassigned` is what no question cost.
         """
         settled = [(outcome.question,) for outcome in outcomes if outcome.status in {"ok", "failed"}]
         with self._connection.transaction():
@@ -204,7 +204,7 @@ class Batches:
                 self._connection,
                 batch.run_id,
                 outcomes,
-                attempts,
+                [outcome for outcome in outcomes if outcome.status != "ok"],
                 day=utc_day(batch.submitted_at),
                 unassigned=unassigned,
             )

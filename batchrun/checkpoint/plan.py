@@ -27,7 +27,7 @@ class PlanInfo:
     rows: int
     questions: int
     low_water: int
-    layout: str = ""
+    layout: str
     baseline: int = 0
 
 
@@ -87,7 +87,7 @@ class PlanBuilder:
         )
         return int(before), int(after)
 
-    def make_current(self, layout: str = "", baseline: int = 0) -> PlanInfo:
+    def make_current(self, layout: str, baseline: int = 0) -> PlanInfo:
         """Put the plan in the place of the current one, in one commit; `layout` is what the input's reader noted."""
         self.flush()
         connection = self._connection

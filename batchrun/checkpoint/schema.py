@@ -7,7 +7,7 @@ times are Unix seconds (UTC), a position is a row's number in the input, from 0.
 APPLICATION_ID = 0x6272756E
 """Tells our files from other SQLite files (the header's field for it; "brun")."""
 
-VERSION = 2
+VERSION = 3
 
 COLUMNS = (
     "status",
@@ -71,7 +71,7 @@ _PLANS = """
 CREATE TABLE plans(
   number INTEGER PRIMARY KEY, current INTEGER NOT NULL, fingerprint TEXT NOT NULL, wording TEXT NOT NULL,
   stamps TEXT NOT NULL, rows INTEGER NOT NULL, questions INTEGER NOT NULL, created_at REAL NOT NULL,
-  low_water INTEGER NOT NULL DEFAULT 0, counts TEXT, layout TEXT NOT NULL DEFAULT '',
+  low_water INTEGER NOT NULL DEFAULT 0, counts TEXT, layout TEXT NOT NULL,
   baseline INTEGER NOT NULL DEFAULT 0)
 """
 
@@ -86,7 +86,7 @@ CREATE TABLE runs(
 
 _FAILURES = """
 CREATE TABLE failures(
-  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, question_id INTEGER NOT NULL, at REAL NOT NULL,
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, question_id INTEGER NOT NULL, finished_at REAL NOT NULL,
   error_type TEXT NOT NULL, error_code INTEGER, http_status INTEGER, error_message TEXT, seconds REAL,
   cost INTEGER NOT NULL, possibly_billed INTEGER NOT NULL, provider TEXT)
 """

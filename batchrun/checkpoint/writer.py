@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.files import companion, identity, low_space, make_reserve
 from batchrun.errors import BatchrunError, CheckpointError, StorageError
 from batchrun.money import Pico
-from batchrun.records import FailedAttempt, Outcome
+from batchrun.records import Outcome
 
 GROUP = 500
 """Items in one commit; while that many wait, the writer is full and nothing new may start."""
@@ -36,14 +36,17 @@ RETRY = 1.0
 
 _DAY = 86_400
 _LARGEST = 2**53
-_Kept = TypeVar("_Kept", Outcome, FailedAttempt)
 _SET = ", ".join(
     f"{name} = {f'answers.{name} + ' if name in schema.ADDED_UP else ''}excluded.{name}"
     for name in (*schema.COLUMNS, "run_id")
 )
 _KEEP = f"answers(id, {', '.join(schema.COLUMNS)}, run_id)"
 _ADD = f"ON CONFLICT(id) DO UPDATE SET {_SET}"
-_FAILED = f"failures(question_id, {', '.join(FailedAttempt._fields[1:])}, run_id)"
+_OF_ATTEMPT = (
+    *("finished_at", "error_type", "error_code", "http_status", "error_message"),
+    *("seconds", "cost", "possibly_billed", "provider"),
+)
+_FAILED = f"failures(question_id, {', '.join(_OF_ATTEMPT)}, run_id)"
 _SPENT = """
 INSERT INTO spending(run_id, day, cost) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cost = cost + excluded.cost
 """
@@ -59,6 +62,13 @@ _LOW_WATER = "UPDATE plans SET low_water = ? WHERE current"
 
 # The plain value: SQLite's adapter costs a microsecond for a member of an enum.
 _outcome_values = attrgetter("question", "status._value_", *schema.COLUMNS[1:])
+_attempt_values = attrgetter("question", *_OF_ATTEMPT)
+
+
+class _Attempt(NamedTuple):
+    """An attempt that failed, on its way to the table of failures."""
+
+    outcome: Outcome
 
 
 def utc_day(at: float) -> str:
@@ -79,7 +89,7 @@ class Writer:
         self.lost = 0
         self._path = path
         self._changed = threading.Condition()
-        self._pending: deque[Outcome | FailedAttempt | int] = deque()
+        self._pending: deque[Outcome | _Attempt | int] = deque()
         self._reported = False
         self._flushing = False
         self._closing = False
@@ -119,9 +129,9 @@ class Writer:
         """Take an outcome; attempts, cost and possibly_billed are added to what the question has already."""
         self._take(outcome)
 
-    def failed_attempt(self, attempt: FailedAttempt) -> None:
-        """Take an attempt for the table of failures; its cost counts in the question's outcome, not here."""
-        self._take(attempt)
+    def failed_attempt(self, attempt: Outcome) -> None:
+        """Take one attempt for the table of failures; its own cost counts in the question's outcome, not here."""
+        self._take(_Attempt(attempt))
 
     def note_low_water(self, position: int) -> None:
         """Store, together with the outcomes so far, that every row before `position` is final."""
@@ -141,7 +151,7 @@ class Writer:
                 self._lease = amount
                 self._changed.notify_all()
 
-    def _take(self, item: Outcome | FailedAttempt | int) -> None:
+    def _take(self, item: Outcome | _Attempt | int) -> None:
         self._pending.append(item)  # atomic, so the lock is for those alone whom the thread may wait for
         if len(self._pending) in {1, GROUP}:
             with self._changed:
@@ -199,7 +209,7 @@ class Writer:
         with contextlib.suppress(StorageError):
             self._connection.close()
 
-    def _next_group(self) -> list[Outcome | FailedAttempt | int]:
+    def _next_group(self) -> list[Outcome | _Attempt | int]:
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._is_urgent(), LOOK)
             if self.failure is not None:
@@ -233,9 +243,9 @@ class Writer:
             self._changed.notify_all()
             return bool(self._pending) or not self._closing
 
-    def _commit(self, group: Sequence[Outcome | FailedAttempt | int]) -> None:
+    def _commit(self, group: Sequence[Outcome | _Attempt | int]) -> None:
         outcomes = [item for item in group if isinstance(item, Outcome)]
-        attempts = [item for item in group if isinstance(item, FailedAttempt)]
+        attempts = [item.outcome for item in group if isinstance(item, _Attempt)]
         low_water = next((item for item in reversed(group) if isinstance(item, int)), None)
         try:
             self._write(outcomes, attempts, low_water)
@@ -249,7 +259,7 @@ class Writer:
             self._write(outcomes, attempts, low_water)
             self._warn(error)
 
-    def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[FailedAttempt], low_water: int | None) -> None:
+    def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[Outcome], low_water: int | None) -> None:
         connection, lease = self._connection, self._lease
         with connection.transaction():
             keep(connection, self._run_id, outcomes, attempts)
@@ -297,12 +307,12 @@ def keep(
     connection: Connection,
     run_id: int,
     outcomes: Sequence[Outcome],
-    attempts: Sequence[FailedAttempt],
+    attempts: Sequence[Outcome],
     *,
     day: str | None = None,
     unassigned: int = 0,
 ) -> None:
-    """Keep outcomes and failed attempts of a run, inside of a transaction of the caller.
+    """Keep outcomes of a run, and each failed attempt by itself, inside of a transaction of the caller.
 
     What was spent is booked on `day`, else on the day when each outcome came; `unassigned` is money (picodollars) that
     belongs to no question.
@@ -315,7 +325,7 @@ def keep(
         days[day] = sum(outcome.cost for outcome in outcomes) + unassigned
     requests, cost, possibly_billed, cached = _sums(outcomes)
     connection.insert(_KEEP, [(*_outcome_values(outcome), run_id) for outcome in outcomes], _ADD)
-    connection.insert(_FAILED, [(*attempt, run_id) for attempt in attempts])
+    connection.insert(_FAILED, [(*_attempt_values(attempt), run_id) for attempt in attempts])
     connection.many(_SPENT, [(run_id, day, cost) for day, cost in days.items() if cost])
     connection.run(_TOTALS, (requests, cost + unassigned, possibly_billed, cached, run_id))
 
@@ -336,12 +346,12 @@ def _sums(outcomes: Sequence[Outcome]) -> tuple[int, int, int, int]:
     )
 
 
-def _storable(item: _Kept) -> _Kept:
+def _storable(outcome: Outcome) -> Outcome:
     """Make what a server or a path said fit for SQLite: no lone surrogates, no integer beyond 64 bits."""
     changes: dict[str, Any] = {}
-    for name, value in item._asdict().items():
+    for name, value in outcome._asdict().items():
         if type(value) is str:
             changes[name] = value.encode("utf-8", "replace").decode()
         elif type(value) is int and abs(value) > _LARGEST:
             changes[name] = _LARGEST
-    return item._replace(**changes)
+    return outcome._replace(**changes)

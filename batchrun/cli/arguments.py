@@ -26,6 +26,7 @@ Flags = Callable[[Callable[..., None]], Callable[..., None]]
 """A decorator that adds options to a command."""
 
 SUFFIXES = (".yaml", ".yml")
+# `batchrun reviews.csv` is what a newcomer types first: it is answered with `batchrun init`.
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json", ".gz", ".zst", ".sqlite"}
 
 
@@ -198,6 +199,7 @@ def print_json(value: object) -> None:
     """Write a dict or a dataclass to stdout as one JSON object; amounts of money are numbers."""
     import orjson
 
+    # orjson refuses a Decimal; as a float 0.000023 stays a number that jq can add up.
     print_out(orjson.dumps(value, default=float).decode())
 
 

@@ -71,6 +71,7 @@ def command(  # noqa: PLR0913  (a flag each)
     flags.pop("debug")
     # --on pairs the rows of two inputs; only where there is another file does it join the gold, too.
     options = gold_options(gold, file, on if file else None, **flags) if gold else None
+    # Two sides get both: the table of models and the comparison row by row.
     facts: dict[str, Any] = {}
     parts: list[str | Table] = []
     with ExitStack() as stack:

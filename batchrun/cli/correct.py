@@ -26,6 +26,7 @@ def command(job: Path, file: Path, **flags: Any) -> None:  # noqa: ANN401  (clic
 
     with opened(job, **flags) as answered:
         found = read_todo(answered.prepared, file)
+        # Only kept here: the next run, or export, puts them into the output.
         corrections = Corrections(answered.prepared.job)
         corrections.save(found)
     changed = sum(one.changed for one in found)

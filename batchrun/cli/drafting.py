@@ -18,10 +18,12 @@ SAMPLE = 2_000
 """Rows that are looked at to choose the prompt's column."""
 
 _SEPARATORS = (";", "\t", "|")
+# What Excel writes in Western Europe, then an encoding in which every byte is a letter.
 _ENCODINGS = ("cp1252", "latin-1")
 _TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
 _KEPT_FORMAT = {".parquet": ".parquet", ".arrow": ".arrow", ".ipc": ".arrow", ".feather": ".arrow", ".jsonl": ".jsonl",
                 ".ndjson": ".jsonl", ".json": ".jsonl", ".xlsx": ".xlsx"}  # fmt: skip
+# Names that mean something else in an expression of Jinja.
 _WORDS = {
     "and",
     "as",
@@ -122,6 +124,7 @@ def _column(rows: Rows) -> str:
 
 def _said(cells: Sequence[Any]) -> tuple[int, int]:
     texts = [cell for cell in cells if isinstance(cell, str)]
+    # A column of addresses may be longer than one of reviews, but has no spaces in it.
     return sum(len(text) for text in texts if " " in text.strip()), sum(map(len, texts))
 
 
@@ -171,6 +174,7 @@ def _output(seen: Look, job: Path) -> Path:
 def _prefix(columns: Mapping[str, str]) -> str:
     """Return a prefix that keeps new columns apart from the input's; none where they are."""
     new = (*_ANSWERS, *DEFAULT_DETAILS)
+    # An input that is an output of ours has a column called label and one called status already.
     candidates = ("", "ai_", *(f"ai{number}_" for number in range(2, len(columns) + 3)))
     return next(prefix for prefix in candidates if not any(prefix + name in columns for name in new))
 

@@ -76,6 +76,7 @@ def command(
         print_json(evaluation_facts(found, least))
     else:
         print_parts(evaluation_parts(found, least))
+    # The figures are printed either way: in CI people want to see by how much it failed.
     accuracy = found.accuracy.value
     if least is not None and accuracy is not None and accuracy < least:
         print_err(f"the accuracy {accuracy:.4f} is below --min {least:g}")

@@ -42,6 +42,7 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
         if name not in COMMANDS:
             context.arg0 = name  # type: ignore[attr-defined]  # click-default-group's way to hand the word on
             name = self.default_cmd_name
+        # One command's file alone: `batchrun --help` must not wait half a second for Polars.
         command: click.Command = importlib.import_module(f"batchrun.cli.{name}").command
         return command
 
@@ -67,6 +68,7 @@ class Commands(DefaultGroup):  # type: ignore[misc]  # click-default-group has n
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing any of them."""
+        # click's own way would import each command for its help.
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

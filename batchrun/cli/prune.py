@@ -9,6 +9,7 @@ import click
 from batchrun.cli.arguments import job_argument, job_options, print_err, to_read
 from batchrun.terminal import plural
 
+# A prompt that is changed back within a month finds its answers.
 DAYS = 30
 
 

@@ -55,6 +55,7 @@ def job_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = [path]
         if path.is_dir():
+            # A folder of jobs often holds other YAML as well, such as docker-compose.yml: it is passed over.
             files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
             inside = [file for file in files if file.is_file() and _is_job(file)]
             if not inside:
@@ -104,6 +105,7 @@ class _Running:
         try:
             summary = run_job(link, ui)
         except ConfirmError as problem:
+            # cron has nobody to ask: there the message, which names --yes, is the end.
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise
             print_err(str(problem))
@@ -113,6 +115,7 @@ class _Running:
         if summary.output is not None and link.options.writes_stdout:
             if summary.exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:
                 write_stdout(Path(summary.output))
+            # The file stands in a folder that is removed now: its path would lead nowhere.
             summary = replace(summary, output=None)
         if self._as_json:
             print_json(summary)
@@ -136,6 +139,7 @@ class _Running:
             options = replace(link.options, spent=spent)
             code, cost = self._tried(replace(link, options=options))
             ended[link.shown] = code
+            # One cap for the whole command: what a job may have spent is not there for the next one.
             spent += cost
             if code in _INTERRUPTED:
                 break

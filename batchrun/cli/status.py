@@ -33,6 +33,7 @@ def command(job: Path, *, as_json: bool, verify: bool, **flags: Any) -> None:  #
     link = to_read(job, **flags)
     with Checkpoint.open(link.job.checkpoint_path, read_only=True) as checkpoint:
         facts = _facts(checkpoint, link.job)
+        # On ten million rows that reads gigabytes, so it is asked for.
         wrong = checkpoint.verify() if verify else []
     if as_json:
         print_json({"job": link.job.name, **facts, "wrong": wrong})

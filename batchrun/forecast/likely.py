@@ -69,6 +69,7 @@ def forecast(
 ) -> Forecast:
     """Return the likely need of `number` questions with `characters` in their messages; `fees` are for PDFs."""
     used = used or Used()
+    # The job's own answers know its tokenizer, its language and the server's template.
     if used.answers and used.prompt_tokens:
         ratio = used.characters / used.prompt_tokens
         prompt = characters / ratio if ratio else number * used.prompt_tokens / used.answers
@@ -129,6 +130,7 @@ def _prompt_tokens(prepared: Prepared, number: int, characters: int) -> float:
     if form.questions:
         parts = sum(characters + number * len(one.instructions) for one in form.questions) / CHARACTERS_PER_TOKEN
         return parts + number * HIDDEN_TOKENS * len(form.questions)
+    # The schema is sent with each question, and servers count it as a part of the prompt.
     around = 0 if form.response_format is None else len(orjson.dumps(form.response_format))
     messages = MESSAGE_TOKENS * len(prepared.job.prompt.turns)
     return (characters + number * around) / CHARACTERS_PER_TOKEN + number * messages
@@ -163,6 +165,7 @@ def _from_cache(prepared: Prepared, price: Price, beginning: int, number: int) -
     """Return how many tokens of that many requests are read from the prompt cache, and how many are written to it."""
     if prepared.caching is None or price.cache_read is None or beginning < prepared.caching.minimum or not number:
         return 0, 0
+    # Only where a mark is needed does writing cost; other families cache for nothing.
     written = beginning if prepared.caching.mark is not None else 0
     return beginning * (number - 1), written
 

@@ -53,6 +53,7 @@ def cost_text(prepared: Prepared, found: Preview, prices: Prices) -> str:
         if found.uncached_cost_usd is not None and found.uncached_cost_usd != found.cost_usd:
             text += f" with the prompt cache, {_dollars(found.uncached_cost_usd)} without it"
         if prepared.job.prompt.pdf_engine and not found.answers:
+            # OpenRouter turns pages into text or images; how many tokens that makes shows only in the bill.
             text += " and the tokens of the PDFs, which nobody knows before"
         if prepared.endpoint.name == "simulator":
             text += " (simulated: nothing is charged)"
@@ -84,6 +85,7 @@ def time_text(prepared: Prepared, likely: Preview) -> str:
     took = duration(max(1.0, likely.seconds))
     pace = f"{likely.in_flight:,} in flight"
     if isinstance(limits.concurrency, str) and prepared.endpoint.name != "local":
+        # The limit that the server has is found during the run, never before.
         took, pace = f"at least {took}", f"up to {pace}, as many as the server takes"
     else:
         took = f"about {took}"

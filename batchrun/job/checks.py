@@ -50,11 +50,13 @@ PARAMS: dict[str, type] = {
 
 _PARAM_WORDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 
+# OpenRouter takes three models in all: "'models' array must have 3 items or fewer".
 _MAX_FALLBACKS = 2
 _OWN_HEADERS = {
     **dict.fromkeys(("connection", "content-type", "content-length", "content-encoding"), "batchrun sets it"),
     **dict.fromkeys(("accept-encoding", "transfer-encoding"), "batchrun sets it"),
     "host": "model.endpoint sets it",
+    # The same as model.cache, by which cost and preview know of it.
     "x-openrouter-cache": "write model.cache",
 }
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
@@ -77,6 +79,7 @@ def check(job: Job) -> Found:
     yield from _decision(job)
     yield from _limits(job.limits)
     yield from _output(job.output)
+    # A path that can't be resolved would fail in each of the comparisons of paths.
     unusable = list(_unusable(job))
     yield from unusable or _paths(job)
     yield from _engine(job)
@@ -95,6 +98,7 @@ def _input(section: Input) -> Found:
             yield ("input", "csv", name), f"input.csv.{name} must be one character of one byte"
     if section.csv.comment is not None and ("\n" in section.csv.comment or "\r" in section.csv.comment):
         yield ("input", "csv", "comment"), "input.csv.comment must be in one line"
+    # csv.reader takes it and reads no cell as it is meant.
     if section.csv.separator is not None and section.csv.separator == section.csv.quote:
         yield ("input", "csv", "separator"), "input.csv.separator and input.csv.quote must differ"
     try:

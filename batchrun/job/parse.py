@@ -159,6 +159,7 @@ def examine(
     for name in _MADE & tree.data.keys():
         tree.mistakes.append(tree.mistake((name,), _unknown_key((name,)), tree.key_place((name,))))
         tree.wrong.add((name,))
+    # Fields of the loader's own; `file:` in a job file is an unknown key.
     made = {"file": file.absolute(), "text": tree.source}
     try:
         job = _JOB.validate_python(tree.data | made)

@@ -25,6 +25,7 @@ _FROM_FILE = {
     ]
 }
 _CSV_TYPES = [*get_args(CsvType), *SHORT_TYPES]
+# Editors check while people type: the pattern of parse_duration, for them.
 _DURATION = "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$"
 
 _ADDED: dict[str, dict[str, dict[str, Any]]] = {
@@ -73,6 +74,7 @@ def json_schema() -> dict[str, Any]:
     made["properties"] = {name: field for name, field in made["properties"].items() if name not in {"file", "text"}}
     for name, shape in {**definitions, "Job": made}.items():
         _finish(shape, _ADDED.get(name, {}), definitions)
+    # Of text, image and file a part has one; the types say only that each may be absent.
     definitions["Part"] |= {"minProperties": 1, "maxProperties": 1}
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

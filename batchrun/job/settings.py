@@ -71,6 +71,7 @@ def _variables(file: Path) -> dict[str, str]:
         raise UserError(f"{file} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from None
+    # With interpolation the key `sk-a${b}` would be read as `sk-a`.
     values = dotenv_values(stream=StringIO(text), interpolate=False)
     return {name: value for name, value in values.items() if value is not None}
 
@@ -159,6 +160,7 @@ def command_line(job: str, options: RunOptions, verb: str = "") -> str:
     for flag, value in flags.items():
         if value is not None:
             words += [flag, str(value)]
+    # `--set prompt.user=… --yes`: without it the offered command would end with a question.
     if options.yes and options.wording is not None and options.variant is None:
         words.append("--yes")
     return shlex.join(words)

@@ -45,6 +45,7 @@ PAGE_USD = Decimal("0.002")
 FREE_ENGINE: PdfEngine = "cloudflare-ai"
 """Set where a job names none: without one OpenRouter takes mistral-ocr, which costs."""
 
+# What `auto` goes up to by itself; more sockets than that should be a decision of the user.
 AUTO_CEILING = 256
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _UNITS = (86_400, 3_600, 60, 1)

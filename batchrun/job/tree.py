@@ -23,6 +23,7 @@ from batchrun.errors import Mistake, did_you_mean
 from batchrun.job.spec import SHORT_TYPES, JobPath, dotted
 from batchrun.terminal import short
 
+# Far more than a job has, and enough for a JSON Schema in it.
 MAX_DEPTH = 50
 SHOWN = 60
 
@@ -43,6 +44,7 @@ EXPANDED = {
 }
 """Where `${VAR}` is replaced by the variable's value (in headers: in their values); in a `file:` as well."""
 
+# A job file is committed and mailed, so that these may not stand in it as they are.
 SECRET_HEADERS = {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-auth-token", "cookie"}
 
 _AS_JSON = {("model", "params"), ("answer", "columns"), ("answer", "schema")}
@@ -407,6 +409,7 @@ class _Walk:
         for variable, end in variables:
             if not end or not VARIABLE_NAME.fullmatch(variable):
                 raise ValueError(f"{name} has a ${{ without a variable: write ${{NAME}}, or $$ for a dollar")
+            # An empty text in its place would send requests to another address, or without a key.
             if variable not in self._environment:
                 near = did_you_mean(variable, self._environment)
                 advice = f": set it in the environment or in .env, or write $${{{variable}}} for that text itself"

@@ -108,6 +108,7 @@ def _model(model: Model, options: RunOptions) -> Model:
     if options.endpoint is not None and options.endpoint != model.endpoint:
         # Key and headers, which may hold secrets too, go only where the file names them for; a model file means
         # something to `local` alone.
+        # `--endpoint openrouter` on a job for a local file: no server knows a model of that name.
         is_file = name is not None and name.endswith(".gguf")
         if options.model is None and is_file != (options.endpoint == "local"):
             name = None

@@ -52,6 +52,10 @@ _IN_EVERY_MARK = ("<", "[", "◁", "final")
 
 _MARK = re.compile(_marks(_TAGS), re.IGNORECASE)
 _PIECE = re.compile(f"(?P<start>{_START})|{_marks(_MORE_TAGS)}", re.IGNORECASE)
+# What ends a turn in a model's own format; a server with the wrong template for its model leaves it in the text:
+# <|return|> (gpt-oss), <|im_end|> (Qwen), <|eot_id|> (Llama), <end_of_turn> (Gemma).
+_LONGEST_END = 200
+_TURN_END = re.compile(r"(?:\s*+(?:<\|\w+\|>|<end_of_turn>))++\s*+\Z")
 _FENCE = re.compile(r"\s*+(?:```\w*+\s*+)?")
 
 _INSTRUCTIONS = (
@@ -236,9 +240,11 @@ class _Broken:
 
 
 def _plain(text: str, *, finished: bool) -> str | Mismatch:
-    """Return a text answer without the thoughts before it, otherwise exactly as it was written."""
+    """Return a text answer without the thoughts before it and marks behind it, otherwise exactly as it was written."""
     text.encode()  # half a character can't be kept
     answer = text[_thoughts_end(text) :]
+    if answer.rstrip().endswith(">") and (mark := _TURN_END.search(answer, max(0, len(answer) - _LONGEST_END))):
+        answer = answer[: mark.start()]
     if not answer.strip():
         return Mismatch("there is no answer in it", empty=True)
     return answer if finished else Mismatch("it is cut off")

@@ -29,9 +29,11 @@ def to_polars(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a progra
         return None
     if isinstance(rows, pl.DataFrame):
         return rows
+    # A plan without rows; a job needs rows that stay the same between two looks.
     if isinstance(rows, pl.LazyFrame):
         return rows.collect()
     try:
+        # By its name, so that a program without pandas needs no pandas.
         if type(rows).__module__.partition(".")[0] == "pandas":
             return pl.from_pandas(rows)
         if hasattr(rows, "__arrow_c_stream__"):

@@ -93,6 +93,7 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
         summary = outside_of_loops(lambda: run_job(invocation, ui))
     if isinstance(job, Mapping) or is_frame(input):  # no command runs these again
         summary = replace(summary, next=None, commands=())
+    # A silent Ui stays silent: a program reads the Summary.
     if type(ui) is not Ui:
         ui.say("\n".join(closing_lines(summary, Path.cwd())))
     return summary
@@ -214,6 +215,7 @@ def _as_file(job: Mapping[str, Any], rows: InputLike | None) -> tuple[Path, dict
     Its name is that of its checkpoint, or follows from what it asks: another prompt is another job, whose answers lie
     in a checkpoint of its own.
     """
+    # With a higher limit or another output it is the same job, whose answers are kept.
     asked = {str(name): value for name, value in job.items() if name not in _NOT_ASKED}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:8]
     checkpoint = Path.cwd() / str(job.get("checkpoint") or f".batchrun/job-{digest}.sqlite")

@@ -15,9 +15,10 @@ from batchrun.report.calibration import (
 from batchrun.report.evaluation import Evaluation
 from batchrun.report.figures import Share, percent
 from batchrun.report.texttable import Table
-from batchrun.terminal import plural
+from batchrun.terminal import plural, short
 
 SHOWN_LABELS, SHOWN_CONFUSIONS = 20, 10
+_LABELS = 80  # characters of a list of labels
 
 
 def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[str, Any]:
@@ -87,6 +88,11 @@ def sentences(found: Evaluation) -> Iterator[str]:
     yield f"  compared {gold.rule}"
     if found.other_case and not gold.rule.ignore_case:
         yield f"  {plural(found.other_case, 'wrong answer')} would be right with --ignore-case"
+    elif found.labels and found.answered.total and not found.accuracy.right:
+        # A column of codes (1, 2) beside answers in words: 0 % says nothing about the model.
+        known = ", ".join(one.label for one in found.labels if one.support)
+        answered = ", ".join(one.label for one in found.labels if one.answered)
+        yield f'  "{gold.column}" holds {short(known, _LABELS)}, and the answers are {short(answered, _LABELS)}'
     if found.contradictory:
         yield f"  {plural(found.contradictory, 'question')} with different gold in equal rows; the most frequent counts"
     if found.pending:

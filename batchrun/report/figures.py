@@ -94,6 +94,7 @@ class JobFigures:
 
     def latency(self, share: float) -> float | None:
         """Return the seconds within which this share of the answers came."""
+        # Nearest rank: a latency that was seen, no mean of two.
         wanted = int(share * (self.seconds.total() - 1))
         for number in sorted(self.seconds):
             wanted -= self.seconds[number]

@@ -189,6 +189,7 @@ def _digest(text: str) -> str:
 def _write(path: Path, page: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all: the page may be open in a browser that reloads it.
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             temporary.write_text(page, encoding="utf-8", newline="\n")

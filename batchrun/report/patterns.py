@@ -43,6 +43,7 @@ def worth_a_look(checkpoint: Checkpoint, *, texts: bool = True) -> list[str]:
 
 def _text(answer: str) -> str:
     """Return an answer, or the first text in it, where a refusal would begin."""
+    # Text answers are kept as they are, structured ones as an object.
     if not answer.startswith("{"):
         return answer
     return answer.partition('":"')[2]

@@ -432,7 +432,6 @@ class _Lane:
         self._batches.collect(
             batch,
             brought.outcomes,
-            brought.attempts,
             unassigned=brought.unassigned,
             tried=brought.stop is None,
             now=self._wall(),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from batchrun.api import TABLE, Action, Blame, Count, Ending, Shown
 from batchrun.checkpoint import BATCH_TRIES
 from batchrun.money import ZERO, Pico, apportion
-from batchrun.records import FailedAttempt, Outcome, Reply, Status, Verdict
+from batchrun.records import Outcome, Reply, Status, Verdict
 from batchrun.runner.work import Charge, Rules, Work
 from batchrun.terminal import aside
 
@@ -19,7 +19,6 @@ class Collected:
     """All that one batch brought. `unassigned` is money that belongs to no question; `stop` ends the run."""
 
     outcomes: Sequence[Outcome]
-    attempts: Sequence[FailedAttempt]
     unassigned: Pico
     stop: Verdict | None
 
@@ -60,7 +59,7 @@ def collected(
     # One answer shows that key and account are good, so that a refused line is the row's own fault.
     proven = any(one.verdict.ending == "ok" for one in answered)
     charges, unassigned = _charges(answered, shown, rules)
-    outcomes, attempts, stop = [], [], None
+    outcomes, stop = [], None
     for one, charge in zip(answered, charges, strict=True):
         ending = TABLE[one.verdict.ending]
         status = _status(ending, one.tries + 1, proven=proven, fails=fails)
@@ -71,9 +70,7 @@ def collected(
         outcome = work.outcome(status, one.verdict, Reply(), at=now, rules=rules)
         # Nobody measured it. Without seconds a pending question does not count as one that failed among successes.
         outcomes.append(outcome._replace(seconds=None))
-        if status is not Status.OK:
-            attempts.append(work.failed_attempt(one.verdict, Reply(), charge, at=now))
-    return Collected(outcomes, attempts, unassigned, stop)
+    return Collected(outcomes, unassigned, stop)
 
 
 def _without_line(shown: Shown) -> Verdict:

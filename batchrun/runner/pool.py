@@ -249,8 +249,8 @@ class Pool:
             return
         if verdict.text is not None and ending.blames is Blame.ROW:
             self._record_success(work, now)  # the server works, though the model wrote something else
-        self._keep.failed_attempt(work.failed_attempt(verdict, reply, charge, at=at))
         work.last = work.outcome(Status.FAILED, verdict, reply, at=at, rules=self._rules)
+        self._keep.failed_attempt(work.last._replace(cost=charge.cost or ZERO, possibly_billed=charge.maybe))
         if reply.before_reply and not self._valve.closed and self._evidence.may_reconnect(work, self.tally.limit):
             work.reconnects = True  # the server may just have closed an idle connection
             self._queue_retry(work, 0.0)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from batchrun.api import TABLE, Blame, Mask
 from batchrun.money import ZERO, Pico, Price, show
 from batchrun.prompt import RowProblem
-from batchrun.records import FailedAttempt, Outcome, Reply, Status, Usage, Verdict
+from batchrun.records import Outcome, Reply, Status, Usage, Verdict
 from batchrun.runner.limits import Permit
 from batchrun.runner.retry import Tries
 
@@ -25,8 +25,8 @@ class Keep(Protocol):
     def put(self, outcome: Outcome) -> None:
         """Take an outcome; the question is answered only when it is committed."""
 
-    def failed_attempt(self, attempt: FailedAttempt) -> None:
-        """Take a failed attempt."""
+    def failed_attempt(self, attempt: Outcome) -> None:
+        """Take a failed attempt, with its own cost, for the record."""
 
     async def room(self) -> None:
         """Wait until there is room."""
@@ -245,21 +245,6 @@ class Work:
             error_type=verdict.ending,
             error_code=verdict.code,
             error_message=verdict.message,
-        )
-
-    def failed_attempt(self, verdict: Verdict, reply: Reply, charge: Charge, *, at: float) -> FailedAttempt:
-        """Return the record of one attempt that brought no answer."""
-        return FailedAttempt(
-            self.question,
-            at,
-            verdict.ending,
-            verdict.code,
-            verdict.http_status,
-            verdict.message,
-            reply.seconds,
-            cost=charge.cost or ZERO,
-            possibly_billed=charge.maybe,
-            provider=verdict.provider,
         )
 
     def unsent(self, problem: RowProblem, *, at: float) -> Outcome:

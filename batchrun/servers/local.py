@@ -45,6 +45,7 @@ def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllama
     params.model.path = str(model)
     params.model_alias = {model.stem}
     params.hostnames = ["127.0.0.1"]
+    # Free, whatever else runs here: the address goes to the parent through stdout.
     params.port = 0
     params.n_parallel = parallel
     # llama.cpp divides its context among the slots.
@@ -86,6 +87,7 @@ def end_with_stdin() -> None:
     """Wait until stdin is closed, then end at once, also while a model is being loaded."""
     while os.read(0, 4096):
         pass
+    # Not sys.exit: a model that is being loaded would keep the process for seconds.
     os._exit(0)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from batchrun.errors import InputError
 from batchrun.table.values import INTERVAL, inner_types
-from batchrun.table.where import PROBLEMS, column_named, short
+from batchrun.table.where import PROBLEMS, column_named, first_line
 
 # Without it Polars panics at the schema of a file with a calendar interval, though nobody may want that column.
 pl.Config.load('{"environment": {"POLARS_IMPORT_INTERVAL_AS_STRUCT": "1"}}')
@@ -82,7 +82,7 @@ class TableFile:
         return FrameChunk(self.name, frame)
 
     def _unreadable(self, error: BaseException) -> InputError:
-        return InputError(f"{self.name}: can't be read: {short(error)}")
+        return InputError(f"{self.name}: can't be read: {first_line(error)}")
 
 
 class FrameChunk:
@@ -116,7 +116,7 @@ class FrameChunk:
                 try:
                     frame[name].to_list()
                 except (*PROBLEMS, OverflowError):
-                    raise self._unshowable(name, short(error)) from None
+                    raise self._unshowable(name, first_line(error)) from None
             raise
 
     def _unshowable(self, name: str, why: str) -> InputError:
@@ -148,6 +148,7 @@ def _for_prompt(name: str, dtype: pl.DataType) -> pl.Expr:
     column = column_named(name)
     if isinstance(dtype, pl.Duration):
         return column.dt.to_string("iso")
+    # Polars prints a Float32 with as many digits as it needs: 2.7.
     through_text = _replaced(dtype, pl.String())
     if through_text == dtype:
         return column

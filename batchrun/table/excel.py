@@ -15,7 +15,7 @@ import polars as pl
 
 from batchrun.errors import InputError, did_you_mean
 from batchrun.table.columnar import FrameChunk, TableFile
-from batchrun.table.where import short
+from batchrun.table.where import first_line
 
 if TYPE_CHECKING:
     from python_calamine import CalamineWorkbook
@@ -105,7 +105,7 @@ class _Sheet:
             book = CalamineWorkbook.from_path(path)
             self._cells = book.get_sheet_by_name(self._chosen(book, sheet))
         except (CalamineError, OSError) as error:
-            problem = f"can't be read as an Excel workbook ({short(error)}): save it again as .xlsx"
+            problem = f"can't be read as an Excel workbook ({first_line(error)}): save it again as .xlsx"
             raise InputError(f"{name}: {problem}") from None
         rows = self._rows()
         header = next(rows, [])

@@ -68,7 +68,9 @@ def write_sheet(frames: Iterable[pl.DataFrame], file: IO[bytes], schema: Mapping
 
 
 _OPTIONS = {
+    # A million rows would take gigabytes otherwise.
     "constant_memory": True,
+    # A review that begins with = is a text, and must never run.
     "strings_to_formulas": False,
     "strings_to_numbers": False,
     "strings_to_urls": False,

@@ -65,6 +65,7 @@ class JsonType:
             return pl.Boolean()
         if self._kinds == {int} and self._largest < 2**63:
             return pl.Int64()
+        # Beyond 2**53 an id would change where a 2.5 stands in the same column.
         if self._kinds == {float} or (self._kinds == {int, float} and self._largest <= 2**53):
             return pl.Float64()
         if self._kinds == {list}:

@@ -38,6 +38,7 @@ _HABITS = (
 """What people write who come from elsewhere, as a pattern, and what to write here; asked only where SQL refuses."""
 
 _LISTED = 10  # columns in a message
+# A row's rendering, and whether it is asked, depend on that row alone.
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
 
@@ -77,7 +78,7 @@ class Where:
         try:
             return plain.with_columns(nulls).with_columns(self._predicate)[_MASK].fill_null(value=False).to_list()
         except PROBLEMS as error:
-            raise InputError(f"input.where fails on a row: {short(error)}; try_cast gives null instead") from None
+            raise InputError(f"input.where fails on a row: {first_line(error)}; try_cast gives null instead") from None
 
 
 def column_named(name: str) -> pl.Expr:
@@ -87,7 +88,7 @@ def column_named(name: str) -> pl.Expr:
     return pl.col(name)
 
 
-def short(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text."""
     return str(error).strip().split("\n")[0][:200]
 
@@ -150,15 +151,17 @@ def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]
     elif "subplan" in text or "relation" in text or "OVER clause" in text:
         problem = _ONE_ROW
     elif text.startswith("regex"):
-        problem = f"a pattern is not valid: {short(ValueError(text.rpartition('error: ')[2]))}"
+        problem = f"a pattern is not valid: {first_line(ValueError(text.rpartition('error: ')[2]))}"
     elif found := _FUNCTION.fullmatch(text):
         problem = f'there is no function "{found[1]}"{did_you_mean(found[1], _FUNCTIONS)}'
     elif found := _CALL.fullmatch(text):
         problem = f"a function is called with arguments that it does not take: {found[1]}"
     elif isinstance(error, pl.exceptions.StructFieldNotFoundError):
-        problem = f'there is no field "{short(error)}"; a column whose name holds a dot stands in quotes, as in "a.b"'
+        problem = (
+            f'there is no field "{first_line(error)}"; a column with a dot in its name stands in quotes, as in "a.b"'
+        )
     else:
-        problem = _syntax(where, schema) or short(error)
+        problem = _syntax(where, schema) or first_line(error)
     return problem
 
 

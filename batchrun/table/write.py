@@ -24,7 +24,7 @@ from batchrun.job import OUTPUT_SUFFIXES, Detail, OutputCsv
 from batchrun.records import Status, kind_of
 from batchrun.table.sheet import MISSING_WRITER, MOST_COLUMNS, has_writer, write_sheet
 from batchrun.table.values import INTERVAL, inner_types
-from batchrun.table.where import column_named, short
+from batchrun.table.where import column_named, first_line
 
 _ROW_GROUP = 20_000
 _TYPED = (".parquet", ".arrow")
@@ -166,7 +166,7 @@ def write_output(
     except _PROBLEMS as error:
         if counted.failure is not None:
             raise counted.failure from None
-        reason = getattr(error, "strerror", None) or short(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise StorageError(f"{path}: can't be written: {reason}") from None
     finally:
         with suppress(FileNotFoundError):
@@ -245,6 +245,7 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, csv: OutputCsv) -> in
         pairs = zip(expressions, frames.schema.items(), strict=True)
         expressions = [_escaped(name, expression, dtype) for expression, (name, dtype) in pairs]
     if table:
+        # Also where there is no row at all: a reader needs the names.
         header = pl.DataFrame(schema=frames.schema).select(expressions)
         if csv.escape_formulas:
             header = header.rename(lambda name: f"'{name}" if re.match(_FORMULA, name) else name)

@@ -16,7 +16,7 @@ MOST_HARM = 40
 
 
 def damage_at(places: int, folder: Path, seed: int) -> Counter[str]:
-    """Damage the checkpoints of a finished and of a killed job at so many places; count how the next runs end."""
+    """Damage the checkpoints of a finished and of a killed job at that many places; count how the next runs end."""
     ends: Counter[str] = Counter()
     chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)
     with serving(Ledger()) as ledger:
@@ -77,5 +77,5 @@ def _harm(job: CrashJob, chance: random.Random) -> str:
 
 
 def lines(ends: Counter[str]) -> Iterator[str]:
-    """Give the numbers for people."""
+    """Yield the numbers for people."""
     yield f"{ends.total()} damaged checkpoints: " + ", ".join(f"{number} {name}" for name, number in ends.most_common())

@@ -57,7 +57,7 @@ def job_on(disk: Path, elsewhere: Path, url: str, *, full: str) -> CrashJob:
 
 
 def fill_in_midst(job: CrashJob, ledger: Ledger, after: int, fill: Callable[[], Path]) -> tuple[Ended, Path]:
-    """Run a job, and fill the disk after so many arrivals and replies, in the server's thread."""
+    """Run a job, and fill the disk after that many arrivals and replies, in the server's thread."""
     left = [after]
     filler: list[Path] = []
 

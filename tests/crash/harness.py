@@ -94,13 +94,13 @@ class Ended:
 
 
 def ended(process: forking.Started) -> Ended:
-    """Wait for a process; one that hangs is killed and told."""
+    """Wait for a process; one that hangs is killed and reported."""
     done = process.wait(MINUTES)
     return Ended(done.returncode, done.stderr)
 
 
 def environment() -> dict[str, str]:
-    """Give the variables of a run: nothing of ours but what finds the interpreter's things."""
+    """Return the variables of a run: nothing of ours but what finds the interpreter's things."""
     names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH")
     return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -125,7 +125,7 @@ def write_job(folder: Path, url: str, texts: Sequence[str | None], **sections: A
 
 
 def sample_texts(rows: int) -> list[str | None]:
-    """Give rows of all kinds: mostly distinct, some equal to an earlier one, some refused by the server, some null."""
+    """Return rows of all kinds: mostly distinct, some equal to an earlier one, refused by the server, or null."""
     texts: list[str | None] = []
     for number in range(rows):
         if number % 17 == 16:
@@ -138,7 +138,7 @@ def sample_texts(rows: int) -> list[str | None]:
 
 
 def reference(folder: Path, url: str, texts: Sequence[str | None], **sections: Any) -> bytes:  # noqa: ANN401  (JSON)
-    """Give the output of a run that nobody interrupts."""
+    """Return the output of a run that nobody interrupts."""
     job = write_job(folder, url, texts, **sections)
     end = job.run()
     assert end.code == 1, end.said  # some rows are refused

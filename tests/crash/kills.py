@@ -18,10 +18,10 @@ UNCOMMITTED = 600
 """Answers that may be on their way to the disk at most: a group of 500 that is being committed, and the next one."""
 
 MOST_JOBS = 50
-"""More jobs than kills and so many mean that some kind never lands."""
+"""Jobs beyond the number of kills; if that many are needed, some kind never lands."""
 
 EARLY = 0.9
-"""So many kills come early in a run; the others when the commits are in full swing."""
+"""This share of the kills comes early in a run; the others when the commits are in full swing."""
 
 KINDS = {
     "SIGKILL": (signal.SIGKILL,),
@@ -46,7 +46,7 @@ class Figures:
     requests: int = 0
 
     def lines(self) -> list[str]:
-        """Give a table for people."""
+        """Return a table for people."""
         head = "kind | landed with requests in flight | in flight, mean | bought twice | allowed by the promise"
         rows = [
             f"{kind} | {self.landed[kind]} | {self.in_flight[kind] / self.landed[kind]:.0f} | {self.twice[kind]} | "
@@ -103,9 +103,9 @@ def kill_until(
     tell: Callable[[str], None] | None = None,
     **sections: Any,  # noqa: ANN401  (JSON)
 ) -> Figures:
-    """Kill runs of jobs until so many kills of each kind have landed with requests in flight; check each job's end.
+    """Kill runs of jobs until that many kills of each kind have landed with requests in flight; check each job's end.
 
-    `tell` is told how far it is, after each job. `sections` are put over the job's, key by key.
+    `tell` is called with how far it is, after each job. `sections` are put over the job's, key by key.
     """
     figures = Figures()
     chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)

@@ -47,7 +47,7 @@ class Ledger:
         return self.received.total()
 
     def forget(self) -> None:
-        """Begin the books anew, for another job."""
+        """Begin the books again, for another job."""
         self.received.clear()
         self.answered.clear()
         self.bodies.clear()
@@ -80,7 +80,7 @@ class Ledger:
 
 
 def reply_to(text: str, status: int, decisions: Collection[str] = ()) -> bytes:
-    """Give the reply to a question, the same each time; `decisions` are yes-or-no questions about the text."""
+    """Return the reply to a question, the same each time; `decisions` are yes-or-no questions about the text."""
     if status:
         body: dict[str, Any] = {"error": {"code": status, "message": "not like this"}}
     elif decisions:

@@ -8,7 +8,7 @@ from crash.ledger import Ledger, serving
 
 
 def start_together(number: int, folder: Path) -> list[Ended]:
-    """Start so many processes; the server holds its replies until all but one have gone. Check who sent."""
+    """Start that many processes; the server holds its replies until all but one have gone. Check who sent."""
     with serving(Ledger(held=True)) as ledger:
         job = write_job(folder, ledger.url, sample_texts(200))
         processes = [job.start() for _ in range(number)]

@@ -40,7 +40,7 @@ class Points:
     jobs: int = 0
 
     def lines(self) -> list[str]:
-        """Give the numbers for people."""
+        """Return the numbers for people."""
         kills = ", ".join(f"{call} {number}" for call, number in sorted(self.landed.items()))
         failures = ", ".join(f"{name} {number}" for name, number in sorted(self.failed.items()))
         said = [f"{self.landed.total()} kills at calls in {self.jobs} jobs: {kills}"] if kills else []
@@ -48,7 +48,7 @@ class Points:
 
 
 def why_not() -> str:
-    """Say why strace can't be used here; empty where it can."""
+    """Return why strace can't be used here; empty where it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     with tempfile.NamedTemporaryFile() as log:
@@ -127,7 +127,7 @@ def check_end(job: CrashJob, ledger: Ledger, wanted: bytes) -> None:
 
 
 def fail_at_calls(count: int, folder: Path, seed: int) -> Points:
-    """Let calls fail from some moment on: the run ends with exit 5 and a line, and goes on once the disk is well."""
+    """Let calls fail from some moment on: the run ends with exit 5 and a line, and resumes once the disk is well."""
     points, chance = Points(), random.Random(seed)  # noqa: S311  (a seed, not a secret)
     texts = sample_texts(ROWS)
     with serving(Ledger()) as ledger:

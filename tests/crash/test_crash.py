@@ -181,7 +181,7 @@ def test_temporary_disk_is_full(
 
 
 def test_file_size_limit(tmp_path: Path, ledger: Ledger) -> None:
-    """A limit on the size of files (ulimit -f) that no reserve fits in is told before the first request."""
+    """A limit on the size of files (ulimit -f) that no reserve fits in is reported before the first request."""
     job = write_job(tmp_path, ledger.url, TEXTS)
     end = job.run(under=["bash", "-c", 'ulimit -f 2000; exec "$@"', "bash"])
     assert end.code == STORAGE, end.said
@@ -213,7 +213,7 @@ def test_lost_streams_change_nothing(tmp_path: Path, ledger: Ledger, how: str) -
 
 
 def strike(job: CrashJob, ledger: Ledger, action: Callable[[int], None], after: int = 100) -> tuple[int, str]:
-    """Run a job, and do something to it after so many arrivals and replies; give its exit code and what it said."""
+    """Run a job, and do something to it after that many arrivals and replies; return its exit code and output."""
     process = job.start()
     left = [after]
 
@@ -281,7 +281,7 @@ def test_grace_bounds_a_drain(tmp_path: Path, ledger: Ledger) -> None:
 
 
 def test_deadline_stops_and_resumes(tmp_path: Path, ledger: Ledger) -> None:
-    """A deadline ends the run with exit 4; the same command goes on."""
+    """A deadline ends the run with exit 4; the same command resumes."""
     job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 4, "deadline": "2s"})
     ledger.latency = (0.2, 0.3)
     end = job.run()
@@ -294,7 +294,7 @@ def test_deadline_stops_and_resumes(tmp_path: Path, ledger: Ledger) -> None:
 
 
 def test_export_during_a_run(tmp_path: Path, ledger: Ledger) -> None:
-    """While a run goes on, export and status show what is committed, prune is told to wait, and the run ends well."""
+    """During a run, export and status show what is committed, prune is asked to wait, and the run ends well."""
     job = write_job(tmp_path, ledger.url, TEXTS)
     said: dict[str, str] = {}
 
@@ -303,8 +303,8 @@ def test_export_during_a_run(tmp_path: Path, ledger: Ledger) -> None:
         said["status"] = job.said_by("status")
         said["prune"] = job.said_by("prune")
 
-    code, told = strike(job, ledger, look, after=300)
-    assert code == DONE, told
+    code, output = strike(job, ledger, look, after=300)
+    assert code == DONE, output
     assert "200 rows in" in said["export"]
     lines = (tmp_path / "now.csv").read_text().splitlines()[1:]
     assert len(lines) == 200

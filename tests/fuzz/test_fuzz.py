@@ -40,7 +40,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def fuzzed(test: T) -> T:
-    """Give a test the number of examples of this session, without a bound on each one's time."""
+    """Let a test draw this many examples, without a bound on the time of each."""
     return settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))(test)
 
 
@@ -70,11 +70,11 @@ def test_job_file(text: str, edits: list[tuple[int, int, str]]) -> None:
     try:
         job = load(text, Path("/tmp/x.yaml"), {"HOME": "/h"}).job  # noqa: S108  (a name; nothing is read)
     except JobFileError as error:
-        told, mistakes = str(error), error.mistakes
+        message, mistakes = str(error), error.mistakes
     else:
-        told, mistakes = "", ()
+        message, mistakes = "", ()
     if mistakes:
-        assert len(told.split("\n")) == len(mistakes)
+        assert len(message.split("\n")) == len(mistakes)
         return
     compiled = AnswerForm.compile(job.answer)
     assert isinstance(compiled, AnswerForm) or all(message for _, message in compiled)
@@ -151,7 +151,7 @@ PIECES = [
 @example([(0, 0, "<think>" * 10_000)])
 @example([(0, 300, '{"a":' * 20_000)])
 def test_answer(edits: list[tuple[int, int, str]]) -> None:
-    """Whatever a model wrote is an answer that fits the schema, or a mismatch that can be told and sent."""
+    """Whatever a model wrote is an answer that fits the schema, or a mismatch that can be shown and sent."""
     assert isinstance(FORM, AnswerForm)
     text = GOOD
     for at, cut, inserted in edits:
@@ -198,11 +198,11 @@ def test_csv_reader(data: bytes, options: CsvOptions) -> None:
                 single = [row for batch in rows.batches(size=1) for row in batch.rows]
                 framed = [row for frame in rows.frames(rows.columns, 3) for row in frame.rows()]
         except (InputError, UserError) as error:
-            told = str(error)
+            message = str(error)
         else:
-            told = ""
-    if told:
-        assert "\n" not in told
+            message = ""
+    if message:
+        assert "\n" not in message
         return
     assert whole == single == framed
     assert all(len(row) == len(rows.columns) for row in whole)

@@ -199,7 +199,7 @@ def test_retry_is_offered_only_where_it_may_help(tmp_path: Path) -> None:
         assert found.startswith(line) if line else not found, (name, found)
 
 
-def test_a_server_that_wants_a_key_is_told_where_to_name_it(tmp_path: Path) -> None:
+def test_a_server_that_wants_a_key_says_where_to_name_it(tmp_path: Path) -> None:
     """A job that names no key is not asked to set the variable of one."""
     with plain_server(lambda _: refused(401, "no key given")) as url:
         path = write_job(tmp_path, url, rows=1)

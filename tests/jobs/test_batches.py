@@ -229,7 +229,7 @@ def test_lines_are_judged_like_live_replies(job: Job) -> None:
     books_are_exact(job, summary)
 
 
-def test_a_refused_account_is_no_try_of_a_question(job: Job) -> None:
+def test_a_refused_account_is_not_a_try_of_a_question(job: Job) -> None:
     """Lines that say 402 stop the run; afterwards a question still has its two batches before it is asked live."""
     refused = {"error": {"code": 402, "message": "Insufficient credits"}}
     job.provider.alter = lambda line: {**line, "response": {"status_code": 402, "request_id": "q", "body": refused}}
@@ -385,7 +385,7 @@ def test_a_cap_refuses_a_batch_without_a_bound(tmp_path: Path, provider: Provide
 
 
 def test_limit_counts_what_is_submitted(job: Job) -> None:
-    """--limit submits so many questions in this run, and the next run so many more."""
+    """--limit submits that many questions in this run, and the next run as many more."""
     for done in (5, 10):
         job.rows(12).run(RunOptions(limit=5))
         assert len(job.provider.submitted) == done

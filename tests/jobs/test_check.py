@@ -61,7 +61,7 @@ def test_the_model_is_asked_nothing_and_nothing_is_written(
 
 
 def test_ten_mistakes_are_ten_lines(command: Command, job: Path) -> None:
-    """Mistakes in the file, the template, the answer and the output are told together, each with its position."""
+    """Mistakes in the file, the template, the answer and the output are reported together, each with its position."""
     job.write_text(TEN)
     ended = command("check", "job.yaml")
     assert ended.code == 2
@@ -71,14 +71,14 @@ def test_ten_mistakes_are_ten_lines(command: Command, job: Path) -> None:
     assert all(place.startswith("job.yaml:") and place.count(":") == 2 for place in places)
 
 
-def test_mistakes_are_told_before_a_run_as_well(command: Command, job: Path) -> None:
-    """A run with mistakes tells the same lines and makes nothing."""
+def test_mistakes_are_reported_before_a_run_as_well(command: Command, job: Path) -> None:
+    """A run with mistakes prints the same lines and makes nothing."""
     job.write_text(TEN)
     assert command("run", "job.yaml").err == command("check", "job.yaml").err
     assert not (job.parent / ".batchrun").exists()
 
 
-def test_a_missing_key_is_told_with_the_other_mistakes(
+def test_a_missing_key_is_reported_with_the_other_mistakes(
     command: Command, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key's variable stands beside a template's mistake, and where it was looked for."""
@@ -91,7 +91,7 @@ def test_a_missing_key_is_told_with_the_other_mistakes(
 
 
 @pytest.mark.parametrize("place", ["environment", "file"])
-def test_the_keys_place_is_told_and_its_value_never(
+def test_the_keys_place_is_reported_and_its_value_never(
     command: Command, job: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """The line of the key names the environment or the very .env file; no stream holds the key."""
@@ -114,7 +114,7 @@ def test_a_refused_key_is_a_mistake(command: Command, job: Path, monkeypatch: py
 
 
 def test_more_than_the_key_has_left_is_a_warning(command: Command, job: Path, openrouter: Running) -> None:
-    """A likely cost above the key's rest is told before it is spent."""
+    """A likely cost above the key's rest is reported before it is spent."""
     openrouter.change(credit="0.0000001")
     ended = command("check", str(job))
     assert ended.code == 0
@@ -130,12 +130,12 @@ def test_a_cap_without_a_price_is_a_mistake(command: Command, job: Path) -> None
 
 
 def test_a_likely_cost_above_the_cap_is_a_warning(command: Command, job: Path) -> None:
-    """A cap that will stop the run is told beforehand."""
+    """A cap that will stop the run is reported beforehand."""
     job.write_text(JOB + "limits: {max_cost_usd: 0.000001}\n")
     assert "warning  limits: the likely cost is above the cap of $0.000001 a run" in command("check", str(job)).out
 
 
-def test_what_batchrun_adds_is_told(command: Command, job: Path) -> None:
+def test_what_batchrun_adds_is_reported(command: Command, job: Path) -> None:
     """The default of max_tokens and the fields that the job file does not name are shown."""
     out = command("check", str(job)).out
     assert "max_tokens: 2,048, by default" in out
@@ -144,7 +144,7 @@ def test_what_batchrun_adds_is_told(command: Command, job: Path) -> None:
     assert "max_tokens: 7, from model.params" in command("check", str(job)).out
 
 
-def test_rows_that_cannot_be_asked_are_told(command: Command, job: Path) -> None:
+def test_rows_that_cannot_be_asked_are_reported(command: Command, job: Path) -> None:
     """A null that the template prints is a warning with its row, counted from 1."""
     out = command("check", str(job)).out
     assert 'warning  rows: 1 row could not be rendered, first row 4: prompt.user: column "text" is null' in out
@@ -215,7 +215,7 @@ def test_a_server_that_refuses_the_key_is_a_mistake(command: Command, job: Path)
     assert "wants a key (401): name its variable in model.api_key_env" in ended.out
 
 
-def test_cells_that_are_no_text_are_a_mistake_of_the_rows(command: Command, job: Path, tmp_path: Path) -> None:
+def test_cells_that_are_not_text_are_a_mistake_of_the_rows(command: Command, job: Path, tmp_path: Path) -> None:
     """What is found in the cells is named as such, and not as a mistake of the endpoint."""
     pl.DataFrame({"text": [b"ok", b"\xff"]}).write_parquet(tmp_path / "rows.parquet")
     job.write_text(job.read_text().replace("rows.csv", "rows.parquet"))

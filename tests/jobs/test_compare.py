@@ -18,7 +18,7 @@ FIRST, SECOND = {3, 10, 11, 13, 14, 15, 16, 40, 41}, {3, 50}
 
 @pytest.fixture
 def jobs(tmp_path: Path, command: Command) -> Iterator[tuple[str, str]]:
-    """Give two jobs that labelled the reviews; the second errs less often and is dearer."""
+    """Yield two jobs that labelled the reviews; the second errs less often and is dearer."""
     with labelling({"a": wrong_on(*FIRST), "b": wrong_on(*SECOND)}) as url:
         paths = write_job(tmp_path, url, "a"), write_job(tmp_path, url, "b")
         paths[1].write_text(paths[1].read_text().replace('"prompt": 1,', '"prompt": 8,'))
@@ -35,7 +35,7 @@ def found(command: Command, *arguments: str) -> dict[str, Any]:
 
 
 def test_who_is_right_where_they_differ(jobs: tuple[str, str], command: Command) -> None:
-    """Fixes, breaks and McNemar's exact test, which is scipy's binomial test, are told; costs stand side by side."""
+    """Fixes, breaks and McNemar's exact test, which is scipy's binomial test, are shown; costs stand side by side."""
     from scipy.stats import binomtest  # noqa: PLC0415  (the import takes seconds, of each worker)
 
     facts = found(command, *jobs, "--gold", "gold")

@@ -78,7 +78,7 @@ def test_a_replaced_checkpoint_stops_the_run_and_stays(tmp_path: Path, ledger: L
 
 
 def test_a_deleted_lock_stops_the_run(tmp_path: Path, ledger: Ledger) -> None:
-    """Without its lock file a run can't keep a second one away, so it stops; the next one goes on."""
+    """Without its lock file a run can't keep a second one away, so it stops; the next one resumes."""
     job = write_job(tmp_path, ledger.url, TEXTS, limits={"concurrency": 8, "requests_per_minute": 30_000})
     end = harmed(job, ledger, job.checkpoint.with_name("job.sqlite.lock").unlink)
     assert end.code == STORAGE, end.said
@@ -154,7 +154,7 @@ def test_while_nothing_changes_nothing_is_committed(tmp_path: Path, monkeypatch:
 def test_a_dying_disk_is_not_called_a_damaged_checkpoint(
     tmp_path: Path, ledger: Ledger, call: str, first: int, error: str
 ) -> None:
-    """Where the disk can't be read or written nobody is told to start over: the file on it may be whole."""
+    """Where the disk can't be read or written nobody is advised to start over: the file on it may be whole."""
     if reason := syscalls.why_not():
         pytest.skip(reason)
     job = write_job(tmp_path, ledger.url, TEXTS[:600])

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def label(number: int, gold: str) -> str:
 
 @pytest.fixture
 def job(tmp_path: Path, command: Command) -> Iterator[Path]:
-    """Give a job that labelled all reviews."""
+    """Yield a job that labelled all reviews."""
     with labelling({"m": label}) as url:
         path = write_job(tmp_path, url, "m")
         assert command(str(path), "--quiet").code == 1
@@ -111,6 +112,16 @@ def test_gold_may_stand_in_another_file(job: Path, command: Command) -> None:
     assert json.loads(command("eval", str(job), *flags, "--json").out)["accuracy"]["right"] == 0
 
 
+def test_gold_in_other_words_than_the_answers_is_shown(job: Path, command: Command) -> None:
+    """Codes beside labels in words make 0 % right, which says nothing about the model."""
+    codes = {"positive": "1", "negative": "2"}
+    rows = [row for row in reviews() if row["gold"]]
+    frame = pl.DataFrame({"id": [int(row["id"]) for row in rows], "code": [codes[row["gold"]] for row in rows]})
+    frame.write_csv(job.parent / "codes.csv")
+    out = command("eval", str(job), "--gold", "sentiment=code", "--gold-file", "codes.csv", "--on", "id").out
+    assert re.search(r'"code" holds [12], [12], and the answers are (positive|negative), (positive|negative)\n', out)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -159,7 +170,7 @@ def test_equal_rows_count_once_and_open_ones_not_at_all(tmp_path: Path, command:
 def test_numbers_are_compared_with_a_tolerance(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """7 equals 7.0, --tolerance 0.1 is exact, and gold that is no number is a mistake with its row."""
+    """7 equals 7.0, --tolerance 0.1 is exact, and gold that is not a number is a mistake with its row."""
     monkeypatch.setenv("KEY", "k")
     with plain_server(lambda _: completion('{"label": "good", "score": 7}')) as url:
         path = write_plain(tmp_path, url, rows=["a", "b", "c", "d"], model="m")

@@ -22,7 +22,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_run_is_told_from_its_start_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_logged_from_its_start_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line has a time, a known name and the facts; a second run is appended, and says that nothing is new."""
     monkeypatch.setattr("batchrun.prepare.plan.YOUNG", 0.0)  # else a file this new is always read again
     log = tmp_path / "log.jsonl"
@@ -44,7 +44,7 @@ def test_a_run_is_told_from_its_start_to_its_end(tmp_path: Path, monkeypatch: py
     assert events[5]["ok"] == 5
 
 
-def test_a_stop_and_its_cause_are_told(tmp_path: Path) -> None:
+def test_a_stop_and_its_cause_are_reported(tmp_path: Path) -> None:
     """What closes a run is an event with the exit code and the ending's name."""
     log = tmp_path / "log.jsonl"
     with running(require_key="another") as simulator, logged(log):
@@ -70,7 +70,7 @@ def test_no_text_of_rows_models_or_servers_and_no_key_is_in_it(tmp_path: Path) -
 
 
 def test_a_problem_before_the_run_is_logged(tmp_path: Path) -> None:
-    """A run that ends without a summary leaves an event with its exit code, and the problem goes on to be printed."""
+    """A run that ends without a summary leaves an event with its exit code, and the problem is printed as well."""
     log = tmp_path / "log.jsonl"
     with pytest.raises(UserError), logged(log):
         raise UserError("wrong, with a secret")
@@ -96,7 +96,7 @@ def test_a_log_that_fails_never_stops_the_run(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("can't be written any more") == 1
 
 
-def test_a_log_that_cant_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_log_that_cant_be_opened_is_reported(tmp_path: Path) -> None:
     """A missing folder is a problem at the start, not a traceback of logging."""
     with pytest.raises(StorageError, match="can't be opened"), logged(tmp_path / "no" / "log"):
         raise AssertionError("nothing runs")

@@ -215,7 +215,7 @@ def test_sheets_that_name_no_columns(
     assert says in ended.err
 
 
-def test_a_file_that_is_no_workbook(tmp_path: Path, command: Command, asked: Asked) -> None:
+def test_a_file_that_is_not_a_workbook(tmp_path: Path, command: Command, asked: Asked) -> None:
     """A CSV file called .xlsx, and a workbook called .csv, are one line each."""
     (tmp_path / "in.xlsx").write_text("text\na\n")
     write(asked, "in.xlsx", "{{ text }}")
@@ -318,7 +318,9 @@ def test_large_json_arrays(tmp_path: Path, command: Command, asked: Asked) -> No
         ('[{"text": NaN}]', "in.json: object 1: not JSON (NaN is not a JSON value)"),
     ],
 )
-def test_json_that_is_no_array_of_objects(tmp_path: Path, command: Command, asked: Asked, text: str, says: str) -> None:
+def test_json_that_is_not_an_array_of_objects(
+    tmp_path: Path, command: Command, asked: Asked, text: str, says: str
+) -> None:
     """What is wrong with a JSON file is said with its line, and nothing is asked."""
     (tmp_path / "in.json").write_text(text)
     write(asked, "in.json", "{{ text }}")

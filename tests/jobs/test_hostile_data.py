@@ -244,17 +244,17 @@ SERVERS: dict[str, tuple[Script, set[str]]] = {
 
 
 def bounded(url: str, **model: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON)
-    """Give the sections of a job whose attempts end soon and take little."""
-    told = {"endpoint": url, "name": "m", "max_response_mb": 1, **model}
-    return {"model": told, "answer": None, "limits": {"timeout": 0.7, "attempts": 1, "grace": 1000, "breaker": 0}}
+    """Return the sections of a job whose attempts end soon and take little."""
+    sections = {"endpoint": url, "name": "m", "max_response_mb": 1, **model}
+    return {"model": sections, "answer": None, "limits": {"timeout": 0.7, "attempts": 1, "grace": 1000, "breaker": 0}}
 
 
 def job_for(folder: Path, url: str, rows: int = 2, **model: Any) -> Path:  # noqa: ANN401  (JSON)
     """Write such a job."""
     path = write_job(folder, url, rows=rows, **{name: each for name, each in bounded(url).items() if name != "model"})
-    told = json.loads(path.read_text())
-    told["model"] |= bounded(url, **model)["model"]
-    path.write_text(json.dumps(told))
+    sections = json.loads(path.read_text())
+    sections["model"] |= bounded(url, **model)["model"]
+    path.write_text(json.dumps(sections))
     return path
 
 
@@ -348,9 +348,9 @@ def test_memory_stays_flat_under_attack(sim: Running, tmp_path: Path) -> None:
             folder, sim.url, rows=200, model=f"sim/{case}", answer=None,
             limits={"timeout": 20, "attempts": 1, "concurrency": 40, "breaker": 0, "patience": "3s"},
         )  # fmt: skip
-        told = json.loads(job.read_text())
-        told["model"]["max_response_mb"] = 1
-        job.write_text(json.dumps(told))
+        sections = json.loads(job.read_text())
+        sections["model"]["max_response_mb"] = 1
+        job.write_text(json.dumps(sections))
         peaks[case] = peak_of(job, code)
     assert max(peaks.values()) < peaks["good"] + 64 * MB, peaks
 

@@ -137,7 +137,7 @@ def test_a_job_is_never_replaced_without_force(command: Command, tmp_path: Path)
 
 
 def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
-    """Where there is a folder jobs, the job goes there, its output beside it into out, and both paths are told."""
+    """Where there is a folder jobs, the job goes there, its output beside it into out, and both paths are named."""
     FRAME.write_csv(tmp_path / "x.csv")
     (tmp_path / "jobs").mkdir()
     ended = command("init", "x.csv")
@@ -147,7 +147,7 @@ def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("x.xlsx", "", "x.xlsx is empty: it is not a .xlsx file"),
         ("gone.csv", None, "there is no file"),
@@ -155,8 +155,8 @@ def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
         ("ragged.csv", "id,text\n1,a\n2,b,c\n", "ragged.csv:3: 3 cells where the header has 2"),
     ],
 )
-def test_what_is_no_input_is_told_in_one_line(
-    command: Command, tmp_path: Path, name: str, content: str | None, told: str
+def test_what_is_not_an_input_is_reported_in_one_line(
+    command: Command, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     """A file that can't be read as rows ends with one line and exit 2, and no job is written."""
     if content is not None:
@@ -164,5 +164,5 @@ def test_what_is_no_input_is_told_in_one_line(
     ended = command("init", name)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
-    assert told in ended.err
+    assert message in ended.err
     assert not list(tmp_path.glob("*.yaml"))

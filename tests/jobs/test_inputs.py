@@ -117,7 +117,7 @@ def test_a_column_may_be_called_like_a_pattern(
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".arrow", ".xlsx"])
 def test_a_file_name_need_not_be_utf_8(command: Command, server: Running, tmp_path: Path, suffix: str) -> None:
-    """An input whose name is no UTF-8 text is found by a glob and read as any other."""
+    """An input whose name is not UTF-8 text is found by a glob and read as any other."""
     write_rows(tmp_path / f"in{suffix}", ROWS)
     os.rename(os.fsencode(tmp_path / f"in{suffix}"), os.fsencode(tmp_path) + b"/caf\xe9" + suffix.encode())  # noqa: PTH104  (bytes)
     write_job(tmp_path, server.url, input={"path": f"caf*{suffix}"}, answer=None, output={"path": "out.csv"})
@@ -442,7 +442,7 @@ def test_a_resumed_run_finds_its_rows_behind_comments(command: Command, server: 
 
 
 def test_a_csv_output_for_excel(command: Command, server: Running, tmp_path: Path) -> None:
-    """Csv.bom begins the file with the mark of UTF-8, which is no part of a name when it is read back."""
+    """Csv.bom begins the file with the mark of UTF-8, which is not part of a name when it is read back."""
     (tmp_path / "in.csv").write_text("text\nZoë\n", encoding="utf-8")
     output = {"path": "out.csv", "details": [], "csv": {"bom": True}}
     write_job(tmp_path, server.url, input={"path": "in.csv"}, answer=None, output=output)

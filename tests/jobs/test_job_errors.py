@@ -141,7 +141,7 @@ def test_a_drip_ends_with_the_timeout(sender: str, simulator: Running, tmp_path:
 
 
 @both_senders
-def test_a_daily_quota_tells_when_to_come_back(sender: str, simulator: Running, tmp_path: Path) -> None:
+def test_a_daily_quota_says_when_to_come_back(sender: str, simulator: Running, tmp_path: Path) -> None:
     """Exit 3 with the time of the reset, in the summary and in the checkpoint; then only the rest is asked."""
     simulator.change(day_quota=7)
     path = write_job(tmp_path, simulator.url, rows=20, limits={"concurrency": 2})
@@ -167,7 +167,7 @@ def test_nothing_but_not_now_is_given_up(simulator: Running, tmp_path: Path) -> 
 
 
 def test_a_wait_beyond_an_hour_stops_at_once(simulator: Running, tmp_path: Path) -> None:
-    """The time to come back is told; with a deadline before it, the deadline is what stops the run."""
+    """The time to come back is named; with a deadline before it, the deadline is what stops the run."""
     simulator.change(retry_after=7_000)
     ran = run(write_job(tmp_path, simulator.url, rows=5, model="sim/503"))
     assert (ran.summary.exit_code, ran.summary.pending) == (API, 5)
@@ -179,7 +179,7 @@ def test_a_wait_beyond_an_hour_stops_at_once(simulator: Running, tmp_path: Path)
 
 
 def test_the_deadline_stops_the_run(simulator: Running, tmp_path: Path) -> None:
-    """Exit 4; what is answered is kept, the same command goes on."""
+    """Exit 4; what is answered is kept, the same command resumes."""
     simulator.change(latency=0.05)
     path = write_job(tmp_path, simulator.url, rows=200, limits={"concurrency": 2, "deadline": "200s"})
     ran = run(path, clock=fast(100))  # two seconds, in which a slow machine gets an answer as well
@@ -296,7 +296,7 @@ def test_one_attempt_leaves_a_rate_limited_row_pending(simulator: Running, tmp_p
 
 
 @both_senders
-def test_the_model_really_used_is_told(sender: str, simulator: Running, tmp_path: Path) -> None:
+def test_the_model_really_used_is_reported(sender: str, simulator: Running, tmp_path: Path) -> None:
     """When a fallback answers, the output names it, and its price is what was paid."""
     model = {"name": "sim/502", "fallbacks": ["openai/gpt-4o"]}
     ran = run(write_job(tmp_path, simulator.url, rows=2, model=model), sender=sender)
@@ -326,7 +326,7 @@ def test_a_rate_per_minute_of_the_server_loses_no_row(simulator: Running, tmp_pa
 
 
 def test_a_cap_stops_the_run(simulator: Running, tmp_path: Path) -> None:
-    """Exit 4 when no waiting question is admitted; what was spent stays below the cap; the next run goes on."""
+    """Exit 4 when no waiting question is admitted; what was spent stays below the cap; the next run resumes."""
     path = write_job(
         tmp_path,
         simulator.url,
@@ -356,7 +356,7 @@ def test_repairs_are_requests_that_are_paid(simulator: Running, tmp_path: Path) 
 
 
 def signals(simulator: Running, *numbers: signal.Signals, after: int) -> threading.Thread:
-    """Send signals to this process once so many requests have come, the second when the first has had its effect."""
+    """Send signals to this process once that many requests have come, the second when the first has had its effect."""
 
     def send() -> None:
         end = time.monotonic() + 20
@@ -378,7 +378,7 @@ def signals(simulator: Running, *numbers: signal.Signals, after: int) -> threadi
 def test_a_signal_lets_what_is_in_flight_finish(
     sender: str, number: signal.Signals, exit_code: int, simulator: Running, tmp_path: Path
 ) -> None:
-    """No new request starts, those under way are answered and kept, and the same command goes on."""
+    """No new request starts, those under way are answered and kept, and the same command resumes."""
     simulator.change(latency=0.4)
     path = write_job(tmp_path, simulator.url, rows=60)
     thread = signals(simulator, number, after=10)

@@ -60,7 +60,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def correct(command: Command, job: str, todo: Path, right: Callable[[dict[str, str]], str]) -> None:
-    """Give each row of a todo file the label that a person would, then take the file."""
+    """Write into each row of a todo file the label that a person would, then take the file."""
     rows = table(todo)
     for row in rows:
         label = right(row)

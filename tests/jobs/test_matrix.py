@@ -228,7 +228,7 @@ def waits_behind_the_gate(case: str) -> bool:
 
 @pytest.mark.parametrize(("case", "sender"), cases.with_senders(SENDERS))
 def test_a_row_that_always_meets_a_case(case: str, sender: str, simulator: Running, tmp_path: Path) -> None:
-    """Exactly so many requests, then this status, type, code and exit code; all that was told of money is booked."""
+    """Exactly that many requests, then this status, type, code and exit code; all money that was reported is booked."""
     simulator.reset()
     attempts = 1 if waits_behind_the_gate(case) else ATTEMPTS
     ran = ask(tmp_path, simulator.url, case, sender, attempts)
@@ -248,7 +248,7 @@ def is_transient(expect: Expect) -> bool:
 
 @pytest.mark.parametrize("case", [case for case, expect in CASES.items() if is_transient(expect)])
 def test_a_row_that_meets_a_case_once(case: str, simulator: Running, tmp_path: Path) -> None:
-    """What is transient is answered by the second request; of a lost reply it is told that it may be billed."""
+    """What is transient is answered by the second request; of a lost reply it is reported that it may be billed."""
     simulator.reset()
     ran = ask(tmp_path, simulator.url, f"{case}:1", "reqwest")
     assert seen(ran) == Expect(2, "ok", None, None, 0, min(CASES[case].possibly_billed, 1))
@@ -292,7 +292,7 @@ def test_a_server_without_tls_stops_the_run(sender: str, simulator: Running, tmp
     ],
 )
 def test_a_row_without_a_request(prompt: dict[str, Any], error_type: str, simulator: Running, tmp_path: Path) -> None:
-    """A row whose prompt can't be made fails without a request, and each plan judges it anew."""
+    """A row whose prompt can't be made fails without a request, and each plan judges it again."""
     simulator.reset()
     for _ in range(2):
         ran = ask(tmp_path, simulator.url, "good", "reqwest", prompt=prompt)

@@ -152,12 +152,12 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_with_its_place(command: Command, name: str) -> None:
     """A job with one mistake ends with exit 2 and the line that is agreed on, before anything is sent."""
-    sections, told = MISTAKES[name]
+    sections, wanted = MISTAKES[name]
     Path("job.yaml").write_text(written(**sections))
     ended = command("check", "job.yaml")
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
-    assert line.startswith(f"job.yaml:{told}")
+    assert line.startswith(f"job.yaml:{wanted}")
 
 
 BELOW = "the columns of the answer belong below answer.columns"
@@ -175,8 +175,8 @@ response_format: {type: json_object}
 def test_keys_of_other_tools_name_the_key_to_write(command: Command) -> None:
     """A job in the words of other tools is corrected in one go: each key gets its place and what to write here."""
     Path("job.yaml").write_text(FOREIGN)
-    told = [line.removeprefix("job.yaml:") for line in command("check", "job.yaml").err.splitlines()]
-    assert [line for line in told if "missing" not in line] == [
+    lines = [line.removeprefix("job.yaml:") for line in command("check", "job.yaml").err.splitlines()]
+    assert [line for line in lines if "missing" not in line] == [
         '1:9: unknown key "file": write path',
         '1:25: unknown key "format": the suffix of path decides',
         '2:10: unknown key "template": write user',
@@ -196,7 +196,7 @@ def test_keys_of_other_tools_name_the_key_to_write(command: Command) -> None:
     "input_", ["gone.csv", "{path: rows.csv, where: 'nothing = 1'}", "{path: rows.csv, csv: {separator: '||'}}"]
 )
 def test_a_wrong_input_hides_no_other_mistake(command: Command, input_: str) -> None:
-    """Template syntax, the answer and the limits are told with a wrong input; columns too where they are known."""
+    """Template syntax, the answer and the limits are reported with a wrong input; columns too where they are known."""
     prompt = "{user: '{{ text', system: '{{ text | uper }}'}"
     Path("job.yaml").write_text(
         written(input=input_, prompt=prompt, answer="{columns: {a: strng}}", limits="{attempts: 0, deadline: 5}")
@@ -252,7 +252,7 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--endpoint", "opnrouter"],
@@ -264,9 +264,9 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
         (["--api-key-env", "A-B"], "--api-key-env must be the name of a variable, never the key itself"),
     ],
 )
-def test_a_flag_is_blamed_as_a_flag(command: Command, arguments: list[str], told: str) -> None:
+def test_a_flag_is_blamed_as_a_flag(command: Command, arguments: list[str], message: str) -> None:
     """A mistake in a flag names the flag and no line of the job file."""
     ended = command("run", "job.yaml", *arguments)
     assert ended.code == 2
-    assert ended.err.startswith(f"error: {told}")
+    assert ended.err.startswith(f"error: {message}")
     assert "job.yaml" not in ended.err

@@ -37,7 +37,7 @@ def capped(path: Path, usd: Decimal | str) -> Ran:
 
 
 def spent(ran: Ran) -> Decimal:
-    """Give what the run says that it spent."""
+    """Return what the run says that it spent."""
     return Decimal(ran.summary.cost_usd)
 
 
@@ -78,7 +78,7 @@ def test_a_smaller_question_is_asked_where_a_large_one_does_not_fit(tmp_path: Pa
 
 
 def test_nothing_is_asked_where_the_cap_admits_nothing(tmp_path: Path) -> None:
-    """A cap below the first question's worst case costs no request, and what is needed is told."""
+    """A cap below the first question's worst case costs no request, and what is needed is named."""
     with running() as simulator:
         ran = capped(job(tmp_path, simulator, 5), "0.00001")
         assert (ran.summary.exit_code, ran.summary.requests) == (ExitCode.STOPPED_BY_LIMIT, 0)
@@ -90,7 +90,7 @@ LOST = ("200-cut-json", "drop-mid-body", "200-null-usage", "reset")
 
 
 def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
-    """With every fifth reply lost or without a cost, the bill that nobody tells stays below the cap as well."""
+    """With every fifth reply lost or without a cost, the bill that nobody reports stays below the cap as well."""
     with running(faults=dict.fromkeys(LOST, 0.05)) as simulator:
         path = job(tmp_path, simulator)
         ran = capped(path, cap := Decimal("0.01"))
@@ -211,7 +211,7 @@ def test_own_provider_keys_cost_upstream_and_fee(tmp_path: Path) -> None:
 
 
 def test_answers_from_the_cache_cost_nothing_and_are_shown(tmp_path: Path) -> None:
-    """What OpenRouter's cache answers counts 0 in every sum, and is told as such."""
+    """What OpenRouter's cache answers counts 0 in every sum, and is reported as such."""
     with running() as simulator:
         path = job(tmp_path, simulator, 30, model={"cache": True}, limits={"max_cost_usd": 1})
         paid = run(path).summary
@@ -245,7 +245,7 @@ class Limits(Ui):
 
 
 def test_credit_held_in_flight_lowers_concurrency(tmp_path: Path) -> None:
-    """Where an account's credit allows two requests at once, the run comes down to so many; no row fails."""
+    """Where an account's credit allows two requests at once, the run comes down to two; no row fails."""
     with running(in_flight_budget=Decimal("0.00015"), retry_after=0.02, latency=0.01) as simulator:
         path = job(tmp_path, simulator, 150, limits={"concurrency": "auto"})
         ran = run(path, ui=(ui := Limits()), clock=fast(20))
@@ -287,7 +287,7 @@ PRICE = {"price": {"prompt": 1, "completion": 10}, "params": {"max_tokens": 50}}
 
 
 def test_the_price_in_the_job_counts_tokens(tmp_path: Path) -> None:
-    """Where a server tells no cost, tokens times model.price are spent, for failed answers as well, within the cap."""
+    """Without a reported cost, tokens times model.price are spent, for failed answers as well, within the cap."""
     replies = iter(range(10**6))
 
     def answer(_: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -21,7 +21,7 @@ def printed(*command: str) -> str:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """Give the checkpoint of a job of which one row was left out and the others were answered."""
+    """Return the checkpoint of a job of which one row was left out and the others were answered."""
     with running() as simulator:
         job = write_job(tmp_path, simulator.url, rows=4, input={"where": "text <> 'text 2'"})
         return Path(run(job).summary.checkpoint)

@@ -27,7 +27,7 @@ def prompt(part: dict[str, str]) -> dict[str, Any]:
 
 
 def folder_of_invoices(folder: Path, number: int) -> list[str]:
-    """Write so many invoices and return their names."""
+    """Write that many invoices and return their names."""
     (folder / "pdfs").mkdir()
     names = [f"{one}.pdf" for one in range(1_000, 1_000 + number)]
     for name in names:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("openrouter")
 
 
 def line(out: str, start: str) -> str:
-    """Give the line that begins so."""
+    """Return the line that begins so."""
     return next(found for found in out.splitlines() if found.startswith(start))
 
 
@@ -87,7 +87,7 @@ def test_one_row_is_shown_by_its_number_from_1(command: Command, job: Path, row:
     assert f"row {row} is to be asked" in out
 
 
-def test_a_rows_state_is_told(command: Command, job: Path) -> None:
+def test_a_rows_state_is_reported(command: Command, job: Path) -> None:
     """A row that is answered, left out, or can't be asked says so."""
     command("run", str(job), "--quiet")
     assert "row 1 is answered" in command("preview", str(job), "--row", "1").out
@@ -122,7 +122,7 @@ def test_an_image_is_shown_as_its_path(command: Command, job: Path) -> None:
 
 
 def test_the_worst_case_holds(command: Command, job: Path, openrouter: Running) -> None:
-    """What the server bills for all rows is at most the worst case that was told."""
+    """What the server bills for all rows is at most the worst case that was named."""
     text = line(command("preview", str(job)).out, "cost:")
     worst = float(text.split("at most $")[1].split()[0])
     command("run", str(job), "--quiet")
@@ -135,13 +135,13 @@ def test_an_estimate_follows_the_jobs_own_answers(command: Command, job: Path, o
     (job.parent / "rows.csv").write_text(f"id,text\n{rows}")
     command("run", str(job), "--limit", "50", "--quiet")
     before = openrouter.counters.prompt_tokens
-    told = line(command("preview", str(job)).out, "tokens:")
+    tokens = line(command("preview", str(job)).out, "tokens:")
     command("run", str(job), "--quiet")
-    prompts = int(told.split()[2].replace(",", ""))
+    prompts = int(tokens.split()[2].replace(",", ""))
     assert prompts == pytest.approx(openrouter.counters.prompt_tokens - before, rel=0.1)
 
 
-def test_an_unknown_price_is_told(command: Command, job: Path) -> None:
+def test_an_unknown_price_is_reported(command: Command, job: Path) -> None:
     """Where no list has the model's price, the cost says so and how to set one."""
     job.write_text(JOB.replace("gpt-4o-mini", "gpt-9"))
     assert 'cost: unknown: no price is known for "openai/gpt-9"; set model.price' in command("preview", str(job)).out

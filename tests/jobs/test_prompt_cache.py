@@ -106,7 +106,7 @@ def cached_job(
 
 
 def list_price(server: Running, model: str) -> Decimal:
-    """Give what all that the server answered would have cost without any cache, in USD."""
+    """Return what all that the server answered would have cost without any cache, in USD."""
     listed, counters = LISTED[model], server.counters
     return Decimal(listed.prompt) * counters.prompt_tokens + Decimal(listed.completion) * counters.completion_tokens
 
@@ -127,7 +127,7 @@ def test_two_thousand_rows_pay_for_a_long_system_message_once(tmp_path: Path, mo
 
 
 def test_switching_the_cache_on_or_off_asks_no_row_again(tmp_path: Path) -> None:
-    """What is sent for the cache is no part of a question: the same answers stand, whichever way it is switched."""
+    """What is sent for the cache is not part of a question: the same answers stand, whichever way it is switched."""
     with running() as server:
         path = cached_job(tmp_path, server, 5, CLAUDE)
         assert run(path).summary.requests == 5
@@ -150,7 +150,7 @@ def test_the_report_sums_what_the_cache_served(tmp_path: Path) -> None:
 
 
 def report(path: Path) -> str:
-    """Give the report's page."""
+    """Return the report's page."""
     environment = Environment({"test": {"KEY": "sk-or-v1-test"}})
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
     page = path.with_suffix(".html")
@@ -271,7 +271,7 @@ def test_only_what_a_server_knows_is_sent_for_the_cache(
 
 
 def first_body(path: Path) -> dict[str, Any]:
-    """Give the body of a job's first row."""
+    """Return the body of a job's first row."""
     environment = Environment({"test": {"KEY": "sk-or-v1-test"}})
     loaded = load(path.read_text(encoding="utf-8"), path, environment)
     with prepare_job(Invocation(loaded, environment, RunOptions())) as p:

@@ -46,7 +46,7 @@ def door(job: Path, tmp_path: Path, openrouter: Running, monkeypatch: pytest.Mon
 
 
 def test_a_program_runs_and_resumes_a_job(door: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """`run` gives a Summary and is quiet; arguments win over the file; the next call goes on."""
+    """`run` gives a Summary and is quiet; arguments win over the file; the next call resumes."""
     first = batchrun.run(door, limit=1, max_cost=1, concurrency=2, output=door.parent / "mine.csv")
     assert (first.ok, first.pending, first.failed, first.exit_code) == (2, 1, 1, 1)
     second = batchrun.run(str(door))

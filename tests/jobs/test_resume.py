@@ -128,7 +128,7 @@ def test_equal_rows_are_asked_once(job: Job) -> None:
 
 
 def test_yes_is_needed_for_surprises_only(job: Job) -> None:
-    """More than 100 answered rows are asked again only with --yes; the line tells number and cost; no plan is lost."""
+    """More than 100 answered rows are asked again only with --yes; the line names number and cost; no plan is lost."""
     job.rows(numbered(101))
     job.requests()
     job.edit(prompt={"user": "Judge: {{ text }}"})
@@ -237,7 +237,7 @@ def runs(job: Job) -> list[tuple[Any, ...]]:
         return connection.execute("SELECT exit_code, requests, cost FROM runs ORDER BY id").fetchall()
 
 
-def test_fresh_begins_anew_and_keeps_the_old(job: Job) -> None:
+def test_fresh_starts_over_and_keeps_the_old(job: Job) -> None:
     """--fresh asks all again, leaves the old checkpoint under another name, and still counts the day's money."""
     job.rows(numbered(10))
     job.requests()

@@ -152,7 +152,7 @@ def test_a_correction_belongs_to_cells(tmp_path: Path, command: Command) -> None
 
 
 def test_a_chat_models_column_may_be_called_like_a_probability(tmp_path: Path, command: Command) -> None:
-    """A text in NAME_prob orders no review and is no probability for eval."""
+    """A text in NAME_prob orders no review and is not a probability for eval."""
     (tmp_path / "rows.csv").write_text("text,gold\na,x\nb,y\n")
     with plain_server(lambda _: completion('{"label": "x", "label_prob": "low"}')) as url:
         columns = {"label": ["x", "y"], "label_prob": "string"}
@@ -171,14 +171,14 @@ def test_a_chat_models_column_may_be_called_like_a_probability(tmp_path: Path, c
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"sentiment": "lovely"}, "row 1: "),
         ({"sentiment": "negative", "row_key": "1"}, '"row_key" was edited'),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(
-    tmp_path: Path, command: Command, change: dict[str, str], told: str
+    tmp_path: Path, command: Command, change: dict[str, str], message: str
 ) -> None:
     """A label that the job does not have, or a changed key, ends with exit 2, and nothing is kept."""
     with labelling({"a": lambda _number, gold: gold or "positive"}) as url:
@@ -188,7 +188,7 @@ def test_a_file_that_cannot_be_meant_is_refused(
     edit(tmp_path / "todo.csv", lambda row: row.update(change))
     ended = command("correct", str(job), "todo.csv")
     assert ended.code == 2
-    assert told in ended.err
+    assert message in ended.err
     assert not (tmp_path / "a.corrections.jsonl").exists()
 
 

@@ -60,7 +60,7 @@ def sim() -> Iterator[Running]:
 
 
 class Watching(Plain):
-    """Prints as a run does into a file would, and looks at what lies there while the run goes on."""
+    """Prints as a run does into a file would, and looks at what lies there during the run."""
 
     def __init__(self, folder: Path, looks: Iterable[Any] = ()) -> None:
         super().__init__(io.StringIO())
@@ -130,7 +130,7 @@ def go(job: Path, *, sender: str = "reqwest", endpoint: str | None = None, looks
 
 
 def found_in(folder: Path) -> list[str]:
-    """Give each file that holds a canary, and open tables whose bytes are packed."""
+    """Return each file that holds a canary, and open tables whose bytes are packed."""
     found = [str(path) for path in folder.rglob("*") if path.is_file() and holds(path.read_bytes())]
     tables = (path for path in folder.rglob("*.parquet") if holds(pl.read_parquet(path).write_ndjson().encode()))
     return [f"{name} holds {CANARIES[0]}" for name in [*found, *map(str, tables)]]
@@ -152,9 +152,9 @@ def secret_job(folder: Path, url: str, **sections: Any) -> Path:  # noqa: ANN401
     limits = {"timeout": 0.6, "attempts": 1, "grace": 1000, "concurrency": 10}
     output = {"path": "out.jsonl"}
     job = write_job(folder, url, rows=2, **{"limits": limits, "output": output, **sections})
-    told = json.loads(job.read_text())
-    told["model"] |= model
-    job.write_text(json.dumps(told))
+    sections = json.loads(job.read_text())
+    sections["model"] |= model
+    job.write_text(json.dumps(sections))
     return job
 
 
@@ -235,7 +235,7 @@ def test_no_echo_brings_a_secret_into_anything_that_is_left(
     assert not holds("".join(capfd.readouterr()).encode())
 
 
-def test_words_that_are_no_secret_are_left_alone() -> None:
+def test_words_that_are_not_secret_are_left_alone() -> None:
     """Placeholders for a key and public headers never change an answer."""
     mask = Mask(Secret("EMPTY"), {"X-Title": "wonderful", "X-A": "short"})
     reply = Reply(200, body=b'{"error":null,"a":"EMPTY wonderful short"}')
@@ -243,7 +243,7 @@ def test_words_that_are_no_secret_are_left_alone() -> None:
 
 
 def test_a_target_shows_no_secret() -> None:
-    """Neither key nor headers are in the repr of what a sender is told."""
+    """Neither key nor headers are in the repr of what a sender is given."""
     assert not holds(repr(Target("https://x/", {MINE: HEADER}, Secret(KEY))).encode())
 
 
@@ -277,9 +277,9 @@ def test_a_key_in_dotenv_goes_nowhere_by_itself(tmp_path: Path) -> None:
         job = secret_job(
             tmp_path, server.url("/v1"), model={"endpoint": server.url("/v1"), "name": "m"}, more={"headers": {}}
         )
-        told = json.loads(job.read_text())
-        del told["model"]["api_key_env"]
-        job.write_text(json.dumps(told))
+        sections = json.loads(job.read_text())
+        del sections["model"]["api_key_env"]
+        job.write_text(json.dumps(sections))
         (tmp_path / ".env").write_text(f"OPENROUTER_API_KEY={KEY}\n")
         invocation = load_file(job, {"XDG_CACHE_HOME": str(tmp_path)}, tmp_path, RunOptions())
         assert invocation.environment["OPENROUTER_API_KEY"] == KEY
@@ -319,7 +319,7 @@ def test_a_schema_fetches_nothing() -> None:
 
 
 def children() -> list[Path]:
-    """Give the processes that this one has started, by their folders in /proc."""
+    """Return the processes that this one has started, by their folders in /proc."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -371,7 +371,7 @@ def test_no_argument_takes_a_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [(), ("--debug",), ("--json",)])
 def test_a_refused_key_is_in_no_line_of_the_command(sim: Running, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """The real process, refused by the server, tells neither canary on stdout or stderr, also with --debug."""
+    """The real process, refused by the server, prints neither canary on stdout or stderr, also with --debug."""
     job = secret_job(tmp_path, sim.url)
     environment = {**os.environ, "KEY": KEY + "wrong", "HEADER": HEADER, "XDG_CACHE_HOME": str(tmp_path)}
     ended = forking.run(str(job), "--log", str(tmp_path / "log"), *flags, cwd=tmp_path, env=environment)
@@ -384,14 +384,14 @@ def test_a_refused_key_is_in_no_line_of_the_command(sim: Running, tmp_path: Path
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """Give the permissions of all that lies in a folder."""
+    """Return the permissions of all that lies in a folder."""
     return {str(path.relative_to(folder)): path.lstat().st_mode & 0o777 for path in folder.rglob("*")}
 
 
 def test_what_batchrun_creates_for_itself_is_its_owners_alone(
     tmp_path: Path, sim: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a umask of 0 every file of ours is 0600 and every folder 0700 while the run goes on; outputs follow it."""
+    """With a umask of 0 every file of ours is 0600 and every folder 0700 during the run; outputs follow it."""
     work, temporary = tmp_path / "work", tmp_path / "tmp"
     work.mkdir()
     temporary.mkdir()

@@ -135,7 +135,7 @@ def test_one_cap_holds_for_all(command: Command, asked: Asked) -> None:
 
 
 def test_a_limit_is_for_each_job(tmp_path: Path, command: Command, asked: Asked) -> None:
-    """--limit asks so many questions of each job; one whose input is not written yet is not started, and says why."""
+    """--limit asks that many questions of each job; one whose input is not written yet is not started, and says why."""
     write(tmp_path / "c.yaml", asked.url, input="rows.csv", output="out/c.csv", prompt="C {{ text }}")
     ended = command("a.yaml", "b.yaml", "c.yaml", "--limit", "4")
     assert ended.code == 0, ended.err

@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 @pytest.fixture
 def job(tmp_path: Path, command: Command) -> Iterator[Path]:
-    """Give a job that labelled the reviews; review 2 has no answer that fits."""
+    """Yield a job that labelled the reviews; review 2 has no answer that fits."""
     with labelling({"m": lambda number, gold: "" if number == 2 else wrong_on(3)(number, gold)}) as url:
         path = write_job(tmp_path, url, "m")
         assert command(str(path), "--quiet").code == 1

@@ -79,7 +79,7 @@ def url() -> Iterator[str]:
 
 
 def a_job(folder: Path, url: str, rows: int) -> Path:
-    """Write a job and its CSV of so many rows, old enough to be trusted."""
+    """Write a job and its CSV of that many rows, old enough to be trusted."""
     folder.mkdir()
     table = folder / "rows.csv"
     text = "lorem ipsum dolor sit amet " * 16

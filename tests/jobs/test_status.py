@@ -22,7 +22,7 @@ def facts(job: CrashJob) -> dict[str, object]:
     return {name: found[name] for name in ("running", "job_changed", "input_changed")}
 
 
-def test_a_run_that_is_running_is_told_from_a_killed_one(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_run_that_is_running_is_distinguished_from_a_killed_one(tmp_path: Path, ledger: Ledger) -> None:
     """While the lock is held status names pid and start; afterwards it says that the run was killed."""
     job = write_job(tmp_path, ledger.url, [f"text {number}" for number in range(50)])
     said: list[str] = []

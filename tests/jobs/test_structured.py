@@ -155,7 +155,7 @@ def test_what_is_not_repaired_keeps_its_text_and_types(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_stands_around_an_answer_costs_no_repair(name: str, tmp_path: Path) -> None:
-    """Fences, prose and parts around a valid object are no reason to ask again."""
+    """Fences, prose and parts around a valid object are not a reason to ask again."""
     with running() as simulator:
         ran = mismatched(tmp_path, simulator, name, 3)
         assert simulator.counters.requests == 3
@@ -175,12 +175,12 @@ def test_cut_and_refused_answers_are_not_repaired(name: str, error: str, tmp_pat
 
 
 def messages(simulator: Running) -> list[list[dict[str, str]]]:
-    """Give the conversations that were sent, in order."""
+    """Return the conversations that were sent, in order."""
     return [json.loads(request.body)["messages"] for request in simulator.counters.recorded]
 
 
-def test_a_repair_goes_on_with_the_conversation(tmp_path: Path) -> None:
-    """The invalid answer and what is wrong with it follow the question; `retry` begins anew without them."""
+def test_a_repair_continues_the_conversation(tmp_path: Path) -> None:
+    """The invalid answer and what is wrong with it follow the question; `retry` begins again without them."""
     with running(keep_requests=9, faults={"wrong-type:always": 1.0}) as simulator:
         path = write_job(tmp_path, simulator.url, rows=1, answer={"repairs": 2})
         assert run(path).summary.failed == 1
@@ -197,7 +197,7 @@ def test_a_repair_goes_on_with_the_conversation(tmp_path: Path) -> None:
 
 
 def test_raising_repairs_asks_nothing_again(tmp_path: Path) -> None:
-    """`answer.repairs` is no part of a question's identity."""
+    """`answer.repairs` is not part of a question's identity."""
     details = {"details": ["status", "key", "attempts"]}
     with running(faults={"wrong-type": 0.5}) as simulator:
         first = run(write_job(tmp_path, simulator.url, rows=20, answer={"repairs": 0}, output=details))
@@ -213,7 +213,7 @@ def test_raising_repairs_asks_nothing_again(tmp_path: Path) -> None:
 
 
 def sent(simulator: Running) -> list[dict[str, Any]]:
-    """Give the bodies that were sent, in order."""
+    """Return the bodies that were sent, in order."""
     return [json.loads(request.body) for request in simulator.counters.recorded]
 
 
@@ -256,8 +256,8 @@ def test_json_mode(tmp_path: Path) -> None:
 
 def as_told(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Take no notice of response_format; do what the prompt says."""
-    told = "JSON Schema" in body["messages"][0]["content"]
-    return completion('{"label": "good", "score": 1}' if told else "It is good, I would say.")
+    knows_schema = "JSON Schema" in body["messages"][0]["content"]
+    return completion('{"label": "good", "score": 1}' if knows_schema else "It is good, I would say.")
 
 
 def refusing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -278,7 +278,7 @@ def test_a_server_that_refuses_schemas(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ignores_schemas(tmp_path: Path) -> None:
-    """Its prose is no answer; what people then read names answer.mode, and `mode: prompt` works."""
+    """Its prose is not an answer; what people then read names answer.mode, and `mode: prompt` works."""
     with plain_server(as_told) as url:
         ran = run(write_job(tmp_path, url, answer={"repairs": 0}))
         assert ran.count("answer_raw") == {"It is good, I would say.": 3}
@@ -290,7 +290,7 @@ def test_a_server_that_ignores_schemas(tmp_path: Path) -> None:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401  (any cell)
-    """Give a cell as JSON has it."""
+    """Return a cell as JSON has it."""
     return json.loads(orjson.dumps(value))
 
 

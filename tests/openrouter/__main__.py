@@ -8,7 +8,7 @@ from openrouter.server import serve
 
 
 def parser() -> argparse.ArgumentParser:
-    """Give the command's options."""
+    """Return the command's options."""
     options = argparse.ArgumentParser(
         "python -m openrouter",
         description="Serve an OpenRouter on loopback that says it is a simulator. One line of JSON tells its address.",

@@ -21,7 +21,7 @@ UNSET_MAX_TOKENS = 4_096
 
 @dataclass(slots=True)
 class Window:
-    """A count that begins anew at `ends` (Unix time)."""
+    """A count that begins again at `ends` (Unix time)."""
 
     ends: float = 0.0
     used: int = 0
@@ -67,7 +67,7 @@ class Account:
         self.due = list(self.initial.schedule)
 
     def reset(self) -> None:
-        """Begin anew with the first settings; what is in flight stays counted."""
+        """Begin again with the first settings; what is in flight stays counted."""
         self.config, self.due, self.began = self.initial, list(self.initial.schedule), None
         self.minute, self.day = Window(), Window()
         self.counters.clear()
@@ -89,7 +89,7 @@ class Account:
             self.config = self.config.changed(self.due.pop(0)[1])
 
     def refused_key(self, authorization: str) -> str | None:
-        """Give the case by which a key is refused."""
+        """Return the case by which a key is refused."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
             return "401-missing"
@@ -139,7 +139,7 @@ class Account:
         return None
 
     def values(self, model: str, hold: Hold, now: float) -> dict[str, str]:
-        """Give what the $NAMES in the bodies of refusals stand for."""
+        """Return what the $NAMES in the bodies of refusals stand for."""
         config, wait = self.config, self.config.retry_after
         afford = (self.left or 0) // hold.per_token if hold.per_token else 0
         minute = self.minute.ends if self.minute.ends > now else now + config.minute
@@ -166,10 +166,10 @@ class Account:
 
 
 def midnight(now: float) -> float:
-    """Give the next 00:00 UTC as Unix time."""
+    """Return the next 00:00 UTC as Unix time."""
     return (now // DAY + 1) * DAY
 
 
 def clock() -> float:
-    """Give Unix time."""
+    """Return Unix time."""
     return time.time()

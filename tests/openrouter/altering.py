@@ -40,7 +40,7 @@ class Draft:
         self.content = orjson.dumps(value).decode()
 
     def cut(self, tokens: int) -> None:
-        """Keep only so many tokens of a text."""
+        """Keep only that many tokens of a text."""
         self.content = self.content.encode()[: 4 * tokens].decode(errors="ignore")
 
 

@@ -176,7 +176,7 @@ class Simulator(Starlette):
 
 
 def create_app(config: Config) -> Simulator:
-    """Give the application; `app.state.counters` are its books."""
+    """Return the application; `app.state.counters` are its books."""
     return Simulator(config)
 
 
@@ -202,7 +202,7 @@ def _response(reply: Reply) -> Response:
 
 
 def _recorded(at: float, headers: Mapping[bytes, bytes], raw: bytes, reply: Reply) -> Recorded:
-    """Give a request for the books, its key masked."""
+    """Return a request for the books, its key masked."""
     named = {key.decode(): value.decode("latin-1") for key, value in headers.items()}
     if "authorization" in named:
         named["authorization"] = "***"
@@ -210,7 +210,7 @@ def _recorded(at: float, headers: Mapping[bytes, bytes], raw: bytes, reply: Repl
 
 
 def _embedded(account: Account, raw: bytes) -> Reply:
-    """Give the reply to POST /embeddings: vectors that are a function of the seed and each input."""
+    """Return the reply to POST /embeddings: vectors that are a function of the seed and each input."""
     try:
         body = orjson.loads(raw)
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]

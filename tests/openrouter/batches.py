@@ -1,4 +1,4 @@
-"""A provider of batches that keeps its own books, in both dialects, and fails as it is told to.
+"""A provider of batches that keeps its own books, in both dialects, and fails as it is set to.
 
 OpenRouter's API is below /api/v1, the files + batches of OpenAI below /v1; both answer live requests too.
 """
@@ -88,7 +88,7 @@ class Provider:
         return batch
 
     def poll(self, batch: OneBatch) -> None:
-        """Let a batch grow older; it ends after so many polls, and only then is it billed."""
+        """Let a batch grow older; it ends after that many polls, and only then is it billed."""
         batch.polls += 1
         if batch.status != "in_progress" or batch.polls < self.polls:
             return

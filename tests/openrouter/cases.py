@@ -35,7 +35,7 @@ class Case:
 
 
 def _refusal(name: str, says: str, message: str, *, http: int = 0, **more: Any) -> Case:  # noqa: ANN401  (JSON)
-    """Give a refusal in the API's envelope: `more` is the error's metadata, but for what is popped here."""
+    """Return a refusal in the API's envelope: `more` is the error's metadata, but for what is popped here."""
     code = more.pop("code", None) or int(name[:3])
     headers, user = more.pop("http_headers", {}), more.pop("user_id", None)
     error: dict[str, Any] = {"code": code, "message": message, **more.pop("beside", {})}
@@ -44,12 +44,12 @@ def _refusal(name: str, says: str, message: str, *, http: int = 0, **more: Any) 
 
 
 def _relayed(name: str, says: str, raw: Any, **more: Any) -> Case:  # noqa: ANN401  (JSON)
-    """Give a refusal that relays a provider's own error."""
+    """Return a refusal that relays a provider's own error."""
     return _refusal(name, says, "Provider returned error", raw=raw, provider_name="Simulated Provider", **more)
 
 
 def _page(name: str, says: str) -> Case:
-    """Give a refusal by the network edge, as an HTML page."""
+    """Return a refusal by the network edge, as an HTML page."""
     return Case(name, says, int(name[:3]), _HTML, {"content-type": "text/html; charset=UTF-8"})
 
 
@@ -62,7 +62,7 @@ def _wired(name: str, says: str, *, billed: bool = True) -> Case:
 
 
 def _limit(limit: str, reset: str) -> dict[str, Any]:
-    """Give a platform limit's headers, which stand in HTTP and in the body."""
+    """Return a platform limit's headers, which stand in HTTP and in the body."""
     headers = {"X-RateLimit-Limit": limit, "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}
     return {"headers": headers, "http_headers": {name.lower(): value for name, value in headers.items()}}
 
@@ -269,7 +269,7 @@ def with_senders(senders: Sequence[str]) -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def find(name: str) -> tuple[Case, int | None]:
-    """Give the case of a name and how many first attempts it has (None where the name says nothing).
+    """Return the case of a name and how many first attempts it has (None where the name says nothing).
 
     `503:2` is the case 503 for two attempts, `503:always` for all. Raises ValueError.
     """

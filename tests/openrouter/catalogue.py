@@ -71,28 +71,28 @@ class Price:
     cache_write: int | None = None
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Give the most that one request costs, in picodollars."""
+        """Return the most that one request costs, in picodollars."""
         dearest = max(self.prompt, self.cache_write or 0)
         return dearest * prompt_tokens + self.completion * completion_tokens + self.request
 
     def of_prompt(self, tokens: int, read: int, written: int) -> int:
-        """Give the cost of a prompt, of which so much is read from a cache and written to it, in picodollars."""
+        """Return the cost of a prompt, of which so much is read from a cache and written to it, in picodollars."""
         plain = self.prompt * (tokens - read - written) + self.request
         return plain + read * (self.cache_read or 0) + written * (self.cache_write or self.prompt)
 
     def halved(self) -> "Price":
-        """Give the price of the flex tier."""
+        """Return the price of the flex tier."""
         read, write = (None if one is None else one // 2 for one in (self.cache_read, self.cache_write))
         return Price(self.prompt // 2, self.completion // 2, self.request, read, write)
 
 
 def pico(usd: str | Decimal) -> int:
-    """Give whole picodollars for USD; below zero (a router's price) counts as nothing."""
+    """Return whole picodollars for USD; below zero (a router's price) counts as nothing."""
     return max(0, int(Decimal(usd) * PER_USD))
 
 
 def find(slug: str) -> Model | None:
-    """Give the model of a name; None where the name can't be a model's."""
+    """Return the model of a name; None where the name can't be a model's."""
     if slug.startswith("sim/"):
         try:
             case, _ = cases.find(slug[4:])
@@ -109,13 +109,13 @@ def _price(prompt: str, completion: str, model: Model) -> Price:
 
 
 def price(model: Model, prices: Mapping[str, tuple[str, str]]) -> Price:
-    """Give what a model costs; `prices` (prompt and completion by model) win over the catalogue's."""
+    """Return what a model costs; `prices` (prompt and completion by model) win over the catalogue's."""
     prompt, completion = prices.get(model.slug, (model.prompt, model.completion))
     return _price(prompt, completion, model)
 
 
 def listing(prices: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Give what GET /models lists."""
+    """Return what GET /models lists."""
     extra = [Model(slug) for slug in prices if slug not in LISTED]
     return [_entry(model, prices) for model in (*LISTED.values(), *extra)]
 

@@ -47,7 +47,7 @@ class Ask:
 
 
 async def answer(account: Account, headers: Mapping[bytes, bytes], raw: bytes) -> Reply:
-    """Give the reply to one chat request."""
+    """Return the reply to one chat request."""
     digest = blake2b(raw, digest_size=16).digest()
     question = account.counters.questions.setdefault(digest, Question())
     question.asked += 1
@@ -112,7 +112,7 @@ def _model(account: Account, body: Mapping[str, Any], attempt: int) -> tuple[str
 
 
 def _named(slug: str, attempt: int) -> Case:
-    """Give the case that a model's name asks for."""
+    """Return the case that a model's name asks for."""
     if not slug.startswith("sim/"):
         return GOOD
     case, times = find(slug[4:])
@@ -257,7 +257,7 @@ def _heals(body: Mapping[str, Any]) -> bool:
 
 
 def _cached(account: Account, key: str, ask: Ask, headers: Mapping[bytes, bytes]) -> Reply | None:
-    """Give a reply from the response cache: the same answer, no usage, no bill, an id of its own."""
+    """Return a reply from the response cache: the same answer, no usage, no bill, an id of its own."""
     if headers.get(b"x-openrouter-cache-clear") == b"true":
         account.cache.pop((key, ask.digest), None)
     source, stored, expires = account.cache.get((key, ask.digest), ("", 0.0, 0.0))

@@ -54,12 +54,12 @@ class Bill:
 
 
 def usd(amount: int) -> float:
-    """Give picodollars as the JSON number whose decimal text is exact (below a thousand dollars)."""
+    """Return picodollars as the JSON number whose decimal text is exact (below a thousand dollars)."""
     return amount / PER_USD
 
 
 def usage(draft: Draft, bill: Bill) -> dict[str, Any]:
-    """Give the reply's `usage`."""
+    """Return the reply's `usage`."""
     if not draft.usage:
         return {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0, "cost": None}
     upstream = bill.prompt + bill.completion if draft.billed else 0
@@ -85,7 +85,7 @@ def usage(draft: Draft, bill: Bill) -> dict[str, Any]:
 
 
 def written(draft: Draft, bill: Bill, generation: str, slug: str, created: int) -> dict[str, Any]:
-    """Give the completion object. Its model says that it is simulated."""
+    """Return the completion object. Its model says that it is simulated."""
     message = {"role": "assistant", "content": draft.content, "refusal": None, "reasoning": None, **draft.message}
     choice = {
         "index": 0,
@@ -112,7 +112,7 @@ def written(draft: Draft, bill: Bill, generation: str, slug: str, created: int) 
 
 
 def pieces(completion: dict[str, Any]) -> tuple[bytes, ...]:
-    """Give the events of a stream that brings this completion."""
+    """Return the events of a stream that brings this completion."""
     base = {key: value for key, value in completion.items() if key not in {"choices", "usage"}}
     base["object"] = "chat.completion.chunk"
     out = [b": OPENROUTER PROCESSING\n\n"]

@@ -1,4 +1,4 @@
-"""What a simulator is told: seed, latency, faults, limits, credit; changeable while it runs."""
+"""The settings of a simulator: seed, latency, faults, limits, credit; changeable while it runs."""
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ class Config:
     """How the simulator behaves. The same seed gives the same answers and the same faults.
 
     `latency`: seconds a generation takes, fixed or drawn between two bounds. `faults`: case names (see cases.py) and
-    their rates between 0 and 1; a bare name is drawn anew for each attempt, `503:2` fails the first two attempts of
+    their rates between 0 and 1; a bare name is drawn again for each attempt, `503:2` fails the first two attempts of
     the questions it hits, `503:always` all of theirs. `require_key`: the only key accepted; without it every key is
     but those that contain "wrong". Limits are None where there is none: `requests_per_minute` (fixed windows of
     `minute` seconds), `day_quota` (until 00:00 UTC), `hidden_concurrency` (more generations at once bring 429).
@@ -67,7 +67,7 @@ class Config:
         return self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
 
     def changed(self, changes: Mapping[str, Any]) -> "Config":
-        """Give this with fields changed, as they come from JSON. Raises ValueError that names what is wrong."""
+        """Return this with fields changed, as they come from JSON. Raises ValueError that names what is wrong."""
         unknown = sorted(set(changes) - {each.name for each in fields(self)})
         if unknown:
             raise ValueError(f"the simulator has no setting {', '.join(unknown)}")
@@ -105,7 +105,7 @@ _OPTIONAL = {"require_key", "requests_per_minute", "day_quota", "hidden_concurre
 
 
 def _typed(name: str, value: Any) -> Any:  # noqa: ANN401  (JSON)
-    """Give a field's value as its type, from JSON's. Raises ValueError."""
+    """Return a field's value as its type, from JSON's. Raises ValueError."""
     if value is None and name in _OPTIONAL:
         return None
     try:

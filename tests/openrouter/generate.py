@@ -30,7 +30,7 @@ class Draw:
         self._pool = 1
 
     def below(self, count: int) -> int:
-        """Give a number from 0 up to, not including, `count`."""
+        """Return a number from 0 up to, not including, `count`."""
         if self._pool < count << 32:
             self._block += 1
             drawn = blake2b(self._key + self._block.to_bytes(4), digest_size=64).digest()
@@ -39,7 +39,7 @@ class Draw:
         return number
 
     def between(self, low: int, high: int) -> int:
-        """Give a number from `low` up to and including `high`."""
+        """Return a number from `low` up to and including `high`."""
         return low + self.below(high - low + 1)
 
 
@@ -247,7 +247,7 @@ _LETTERS = "sx0-_ A"
 
 
 def _covers(node: Any, letter: str) -> bool:  # noqa: ANN401  (the parser's nodes have no types)
-    """Tell whether a member of a class of characters covers a letter. Raises KeyError for what is not simple."""
+    """Check whether a member of a class of characters covers a letter. Raises KeyError for what is not simple."""
     kind, value = str(node[0]), node[1]
     if kind == "CATEGORY":
         return letter in _CLASSES[str(value)]

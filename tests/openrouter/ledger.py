@@ -80,13 +80,13 @@ class Counters:
         return Decimal(self.billed_pico) / PER_USD
 
     def clear(self) -> None:
-        """Begin anew; requests under way stay counted as in flight."""
+        """Begin again; requests under way stay counted as in flight."""
         fresh = Counters(in_flight=self.in_flight, peak=self.in_flight)
         for each in fields(self):
             setattr(self, each.name, getattr(fresh, each.name))
 
     def snapshot(self) -> dict[str, Any]:
-        """Give all of it for JSON: single questions only as sums."""
+        """Return all of it for JSON: single questions only as sums."""
         plain = ("requests", "in_flight", "peak", "billed", "billed_pico", "prompt_tokens", "completion_tokens",
                  "cached_tokens", "cache_write_tokens", "asked_again", "bought_again", "endings", "paths",
                  "recorded")  # fmt: skip

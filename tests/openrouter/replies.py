@@ -1,4 +1,4 @@
-"""Replies that are no answers: refusals in the API's envelope; and the headers that every reply carries."""
+"""Replies that are not answers: refusals in the API's envelope; and the headers that every reply carries."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -15,24 +15,24 @@ NOTHING = Hold(0)
 
 
 def generation_id(account: Account, now: float) -> str:
-    """Give the next generation's id."""
+    """Return the next generation's id."""
     count = account.counters.requests.to_bytes(8) + account.config.seed.to_bytes(16, signed=True)
     return f"gen-{int(now)}-{blake2b(count, digest_size=10).hexdigest()}"
 
 
 def head(account: Account, generation: str = "") -> tuple[tuple[bytes, bytes], ...]:
-    """Give the headers of a JSON reply."""
+    """Return the headers of a JSON reply."""
     generation = generation or generation_id(account, clock())
     return (b"content-type", JSON), (b"x-generation-id", generation.encode())
 
 
 def problem(account: Account, status: int, error: Mapping[str, Any]) -> Reply:
-    """Give the refusal of an invalid request."""
+    """Return the refusal of an invalid request."""
     return Reply(status, head(account), orjson.dumps({"error": error}), "invalid")
 
 
 def refusal(account: Account, name: str, ending: str = "", model: str = "", hold: Hold = NOTHING) -> Reply:
-    """Give the refusal that a case of the table describes."""
+    """Return the refusal that a case of the table describes."""
     case = TABLE[name]
     values = account.values(orjson.dumps(model).decode()[1:-1], hold, clock())
 

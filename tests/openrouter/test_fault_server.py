@@ -85,7 +85,7 @@ def content(reply: httpx.Response) -> str:
 
 
 def spoken(sim: Running, model: str, **more: Any) -> bytes:  # noqa: ANN401  (fields)
-    """Give all bytes that the server sends to one request until it closes."""
+    """Return all bytes that the server sends to one request until it closes."""
     payload = json.dumps(body(model, **more)).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k\r\ncontent-length: {len(payload)}"
     with socket.create_connection(("127.0.0.1", int(sim.url.split(":")[2].split("/")[0])), timeout=10) as line:
@@ -359,14 +359,14 @@ def test_the_ledger_is_the_sum_of_the_replies(client: httpx.Client) -> None:
     """What the replies say they cost is what the books hold, to the picodollar, with faults and own keys among them."""
     faults = {"429": 0.1, "200-error-choice": 0.1, "byok": 0.2, "truncated": 0.1, "200-empty": 0.1}
     with running(faults=faults, seed=3) as sim:
-        told = Decimal(0)
+        named = Decimal(0)
         for number in range(100):
             model = "perplexity/sonar" if number % 3 else "sim/good"
             reply = ask(client, sim, model, f"row {number}")
             used = json.loads(reply.text, parse_float=Decimal).get("usage") or {}
-            told += used.get("cost") or 0
-            told += used["cost_details"]["upstream_inference_cost"] if used.get("is_byok") else 0
-        assert sim.counters.billed_usd == told > 0
+            named += used.get("cost") or 0
+            named += used["cost_details"]["upstream_inference_cost"] if used.get("is_byok") else 0
+        assert sim.counters.billed_usd == named > 0
         assert sum(sim.counters.endings.values()) == sim.counters.requests == 100
         assert len(sim.counters.endings) == 6
 
@@ -452,7 +452,7 @@ def test_no_minute_holds_more_than_its_requests(times: list[float], limit: int) 
 
 
 def test_the_day_quota_ends_at_midnight() -> None:
-    """A used-up day stays used up until 00:00 UTC, and the refusal tells that instant in milliseconds."""
+    """A used-up day stays used up until 00:00 UTC, and the refusal names that instant in milliseconds."""
     account = Account(Config(day_quota=2))
     noon = 20_000 * 86_400 + 43_200
     answers = [account.admit(Hold(0), noon + at) for at in (0, 1, 2, 43_199, 43_200)]
@@ -465,9 +465,9 @@ def test_limits_refuse_on_the_wire(client: httpx.Client) -> None:
     with running(requests_per_minute=2, day_quota=3) as sim:
         replies = [ask(client, sim, text=str(number)) for number in range(3)]
         assert [reply.status_code for reply in replies] == [200, 200, 429]
-        told = replies[2].json()["error"]["metadata"]["headers"]["X-RateLimit-Reset"]
-        assert told == replies[2].headers["x-ratelimit-reset"]
-        assert int(told) == pytest.approx(sim.account.minute.ends * 1000, abs=1)
+        named = replies[2].json()["error"]["metadata"]["headers"]["X-RateLimit-Reset"]
+        assert named == replies[2].headers["x-ratelimit-reset"]
+        assert int(named) == pytest.approx(sim.account.minute.ends * 1000, abs=1)
         assert client.get(f"{sim.url}/key").json()["data"]["free_model_daily_requests"]["remaining"] == 1
         assert sim.counters.endings == {"good": 2, "limit:429-per-minute": 1}
 
@@ -611,7 +611,7 @@ def test_no_request_breaks_the_simulator(changes: dict[str, Any]) -> None:
 
 @given(st.binary())
 def test_no_bytes_break_the_simulator(raw: bytes) -> None:
-    """A body that is no JSON object is a 400."""
+    """A body that is not a JSON object is a 400."""
     assert asyncio.run(chat.answer(Account(Config()), {b"authorization": b"Bearer k"}, raw)).status == 400
 
 
@@ -679,7 +679,7 @@ def test_the_books_can_be_read_and_reset_over_http(sim: Running, client: httpx.C
     assert ask(client, sim).status_code == 200
 
 
-def test_the_process_tells_its_address_and_ends_with_its_parent() -> None:
+def test_the_process_names_its_address_and_ends_with_its_parent() -> None:
     """`python -m openrouter` prints one line of JSON once it accepts, and ends with its stdin."""
     command = [
         sys.executable,
@@ -730,7 +730,7 @@ def test_options_are_read() -> None:
             Config(**settings)
 
 
-def test_waits_are_told_in_every_form(client: httpx.Client) -> None:
+def test_waits_are_named_in_every_form(client: httpx.Client) -> None:
     """The configured wait stands in seconds, milliseconds and as a date, where the case says so."""
     with running(retry_after=2.5) as sim:
         assert ask(client, sim, "sim/503").headers["retry-after"] == "2.5"
@@ -745,6 +745,6 @@ def test_waits_are_told_in_every_form(client: httpx.Client) -> None:
 
 
 def test_the_catalogue_gives_every_listed_model(sim: Running, client: httpx.Client) -> None:
-    """Each listed model that is no fault answers."""
+    """Each listed model that is not a fault answers."""
     listed = [slug for slug in catalogue.LISTED if not slug.startswith("sim/")]
     assert {ask(client, sim, slug).status_code for slug in listed} == {200}

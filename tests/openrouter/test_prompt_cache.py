@@ -9,7 +9,7 @@ LONG, SHORT = "x" * 4 * 1_024, "x" * 4 * 1_023
 
 
 def body(system: str, row: int, *, mark: bool = True, session: str | None = None) -> dict[str, Any]:
-    """Give a request whose system message ends with a mark."""
+    """Return a request whose system message ends with a mark."""
     part = {"type": "text", "text": system} | ({"cache_control": {"type": "ephemeral"}} if mark else {})
     messages = [{"role": "system", "content": [part]}, {"role": "user", "content": f"row {row}"}]
     return {"messages": messages} | ({"session_id": session} if session else {})

@@ -50,7 +50,7 @@ def _is_one(value: Any, allowed: frozenset[str]) -> bool:  # noqa: ANN401  (JSON
 
 
 def bad(message: str, error_type: str = "invalid_request") -> Problem:
-    """Give a 400 in the API's words."""
+    """Return a 400 in the API's words."""
     return 400, {"code": 400, "message": message, "metadata": {"error_type": error_type}}
 
 
@@ -179,7 +179,7 @@ def _json_schema(wrapped: Any) -> Problem | None:  # noqa: ANN401  (JSON)
 
 
 def unusable_schema() -> Problem:
-    """Give the refusal of a schema that no value can be made for."""
+    """Return the refusal of a schema that no value can be made for."""
     return _relayed("Invalid schema for response_format: it is no JSON Schema.")
 
 
@@ -218,7 +218,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], Problem | None], ...] = (
 
 
 def routing_problem(body: Mapping[str, Any], model: Model, tokens: int) -> Problem | None:
-    """Find why a model can't serve a request of so many tokens (prompt and max_tokens)."""
+    """Find why a model can't serve a request of that many tokens (prompt and max_tokens)."""
     if tokens > model.context:
         message = (
             f"This endpoint's maximum context length is {model.context} tokens. However, you requested about {tokens} "

@@ -98,7 +98,7 @@ async def plain(reply: Reply, line: Line) -> None:
 def _with_body(
     change: Callable[[bytes], bytes], *headers: tuple[bytes, bytes]
 ) -> Callable[[Reply, Line], Awaitable[None]]:
-    """Give a way to send that only changes the body, and sets headers."""
+    """Return a way to send that only changes the body, and sets headers."""
     names = {name for name, _ in headers}
 
     async def send(reply: Reply, line: Line) -> None:
@@ -118,7 +118,7 @@ def _not_utf8(body: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _bomb() -> tuple[bytes, int, int]:
-    """Give 200 MiB of blanks as one deflate stream without its end, with their checksum and length."""
+    """Return 200 MiB of blanks as one deflate stream without its end, with their checksum and length."""
     block = b" " * _MIB
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     # A full flush forgets what came before: the same bytes may follow one another any number of times.

@@ -178,6 +178,9 @@ def printed(name: str, filters: str = "") -> str:
 MOST_USD = 0.00003
 """More than any request costs."""
 
+ASKS_BY_ID = 4
+"""The template by which each row asks another question."""
+
 # -- steps
 
 
@@ -267,6 +270,13 @@ class Life:
             (*extras, None)[extra % (len(extras) + 1)],
         )
         return dict(zip(("id", *self.names), values, strict=True))
+
+    def unlike(self, step: Step) -> dict[str, str]:
+        """Return cells that do not fit their columns, for a row that is appended during a run; it is taken out again.
+
+        Every second such row in a format whose readers see a type in the cells.
+        """
+        return {self.names[1]: "many"} if self.format in {"csv", "tsv", *JSON} and step.at % 2 else {}
 
     @property
     def mistaken(self) -> bool:
@@ -384,7 +394,7 @@ class Life:
         drawn = [*self.rows, *(step.row for step in self.steps if step.row), (0, 1, 0)]
         return [self.cells(row, number) for number, row in enumerate(drawn)]
 
-    def told(self, url: str = "http://127.0.0.1:PORT/v1") -> str:
+    def story(self, url: str = "http://127.0.0.1:PORT/v1") -> str:
         """Return the life as a person reads it: job file, inputs, steps."""
         rows = self.first_rows()
         lines = [
@@ -404,7 +414,7 @@ class Life:
         return "\n".join([*lines, *(f"{number}. {step}" for number, step in enumerate(self.steps, 1))])
 
     def _repr_pretty_(self, printer: Any, _cycle: object) -> None:  # noqa: ANN401  (hypothesis' own)
-        printer.text("as told below")
+        printer.text("as described below")
 
 
 # -- drawing
@@ -438,6 +448,10 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         rows = [(text % TEXTS.index("x" * 70_000), whole, extra) for text, whole, extra in rows]
         steps = steps[:2]
     sizes = {} if height else {name: draw(st.sampled_from((0, 1, 2, 3, 7))) for name in SIZES}
+    template = draw(st.integers(0, 4))
+    if draw(st.integers(0, 24)) == 24:
+        combination |= {"where": 0, "flag": ""}
+        rows, steps, template, height = draw(_storm()), [Step("run", weather=Weather("half"))], ASKS_BY_ID, 0
     if steps[-1].what not in {"run", "limit", "retry"}:
         steps.append(Step("run"))
     day_cap = draw(st.sampled_from(("",) * 7 + ("0.0002",))) if combination["flag"] != "--max-cost" else ""
@@ -447,7 +461,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         combination=combination,
         names=(names[0], names[1], names[2]),
         extra=draw(st.sampled_from(tuple(extras))),
-        template=draw(st.integers(0, 4)),
+        template=template,
         rows=tuple(rows),
         count=draw(st.integers(1, 4)),
         height=height,
@@ -475,6 +489,14 @@ def _row() -> st.SearchStrategy[tuple[int, ...]]:
     plain = st.integers(0, len(TEXTS) - 1)
     text = st.one_of(plain, plain, plain, st.integers(len(TEXTS), len(TEXTS) + len(MARKS)))
     return st.tuples(text, st.integers(0, 7), st.integers(0, 9))
+
+
+@st.composite
+def _storm(draw: st.DrawFn) -> list[tuple[int, ...]]:
+    """Draw rows of which one always loses its reply: enough to tell that from a server that fails half of all."""
+    rows = [(number % 5, number, number) for number in range(40)]
+    rows[draw(st.integers(0, 39))] = (len(TEXTS) + MARKS.index("row !lost"), 0, 0)
+    return rows
 
 
 _DAYS = st.sampled_from((0, 0, 1, 40))

@@ -206,6 +206,9 @@ class Living:
         if what == "kill":
             self._after_kill(planned, ledger, run)
         elif what == "edited":
+            if self.life.unlike(step):
+                del self.rows[-1]
+                self.write()
             without = ended.code == (4 if capped else 3) and (capped or not run.has_answers)
             assert ended.code == 2 or without, f"exit {ended.code}: {ended.err}"
             assert "changed" in ended.err or capped, ended.err
@@ -232,7 +235,7 @@ class Living:
             if step.what == "kill":
                 kill()
             elif step.what == "edited":
-                self.rows.append(self.life.cells((0, 1, 0), 999))
+                self.rows.append(self.life.cells((0, 1, 0), 999) | self.life.unlike(step))
                 self.write()
             elif step.what == "rewritten":
                 self.word = "AB"[self.word == "A"]

@@ -84,7 +84,7 @@ def _one_life(
         drawn += 1
         if drawn == 1 and number % SHARE:
             return  # hypothesis begins with the simplest life, which is the same each time
-        note(f"ORACLE_SEED={first_seed}, life {number}\n{life.told(server.url)}")
+        note(f"ORACLE_SEED={first_seed}, life {number}\n{life.story(server.url)}")
         counted["lives"] += 1
         live(life, server, warm)
 

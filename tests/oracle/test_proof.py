@@ -31,7 +31,7 @@ def test_a_fault_put_back_is_found(fault: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "ORACLE_PACKAGE": str(tmp_path), "ORACLE_LIVES": str(LIVES), "ORACLE_SHRINK": "0"}
     environment.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-k", "test_lives", str(HERE / "test_oracle.py")]
-    found = subprocess.run(  # a life may have a file whose name is no UTF-8
+    found = subprocess.run(  # a life may have a file whose name is not UTF-8
         command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     assert found.returncode == 1, found.stdout[-3000:] + found.stderr[-2000:]

@@ -24,7 +24,7 @@ def plan(
     """Make a plan current whose rows ask for these texts (None: not asked)."""
     builder = checkpoint.new_plan(fingerprint="print", wording="words", stamps="[]", now=NOON)
     builder.add(0, [None if text is None else key(text) for text in texts], problems or {})
-    builder.make_current()
+    builder.make_current("{}")
 
 
 def ok(question: int, answer: str = "fine", *, cost: int = 0, **more: Any) -> Outcome:  # noqa: ANN401  (fields)

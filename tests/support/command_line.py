@@ -41,7 +41,7 @@ Command = Callable[..., Ended]
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Give what runs `batchrun ARGUMENTS` in an empty folder of its own, with a key and a cache of its own."""
+    """Return what runs `batchrun ARGUMENTS` in an empty folder of its own, with a key and a cache of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -85,7 +85,7 @@ def job(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Give what lies in a folder with its sizes, without what SQLite keeps beside a file that is read."""
+    """Return what lies in a folder with its sizes, without what SQLite keeps beside a file that is read."""
     return {
         str(file.relative_to(folder)): file.stat().st_size
         for file in folder.rglob("*")

@@ -25,7 +25,7 @@ LIMITS = {"concurrency": 10, "timeout": 5, "grace": 1000}
 
 
 def fast(speed: float = 500.0, jitter: float = 0.5) -> Time:
-    """Give a clock for the waits of a run that goes so many times faster; servers and time limits of HTTP are real."""
+    """Return a clock for the waits of a run that goes that much faster; servers and time limits of HTTP are real."""
     return Time(clock=lambda: time.monotonic() * speed, jitter=lambda: jitter, speed=speed)
 
 
@@ -37,7 +37,7 @@ class Ran:
     output: pl.DataFrame | None
 
     def column(self, name: str) -> list[Any]:
-        """Give a column of the output, in the input's order."""
+        """Return a column of the output, in the input's order."""
         assert self.output is not None, self.summary.reason
         return self.output[name].to_list()
 
@@ -55,7 +55,7 @@ def write_job(
     model: str | Mapping[str, Any] = "sim/good",
     **sections: Any,  # noqa: ANN401  (JSON)
 ) -> Path:
-    """Write job.yaml and its input: so many rows, or these texts. `sections` are put over the job's, key by key.
+    """Write job.yaml and its input: that many rows, or these texts. `sections` are put over the job's, key by key.
 
     `model` is a name, or what else the job says of its model.
     """
@@ -87,7 +87,7 @@ def run(
     clock: Time | None = None,
     ui: Ui | None = None,
 ) -> Ran:
-    """Run the job of a file with the real loader and runner; `clock` is a fast one unless told otherwise."""
+    """Run the job of a file with the real loader and runner; `clock` is a fast one unless another one is given."""
     environment = Environment({"test": {"KEY": key, "BATCHRUN_HTTP": sender, "XDG_CACHE_HOME": str(path.parent)}})
     options = options or RunOptions()
     loaded = examine(path.read_text(encoding="utf-8"), path, environment, options.settings)

@@ -24,7 +24,7 @@ def invoice(number: int) -> bytes:
 
 
 def pages(number: int) -> bytes:
-    """Return a PDF of so many pages."""
+    """Return a PDF of that many pages."""
     writer = pypdf.PdfWriter()
     for _ in range(number):
         writer.append(io.BytesIO(invoice(number)))

@@ -41,7 +41,7 @@ def plain_server(answer: Answer) -> Iterator[str]:
 
 
 def completion(text: str, **usage: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401  (JSON)
-    """Give a good reply with this text."""
+    """Return a good reply with this text."""
     return 200, {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": usage}
 
 

@@ -12,7 +12,7 @@ from batchrun.job import Answer
 from batchrun.money import ZERO, Pico
 from batchrun.prompt import RowProblem
 from batchrun.prompt.answers import AnswerForm
-from batchrun.records import FailedAttempt, Fault, Outcome, Reply, Request
+from batchrun.records import Fault, Outcome, Reply, Request
 from batchrun.runner.budget import Budget
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits
 from batchrun.runner.pool import Pool
@@ -29,14 +29,14 @@ Answering = Callable[[int, int], Awaitable[Reply]]
 
 
 def answered(text: str = "fine", cost: float | None = 0.001, **more: Any) -> Reply:  # noqa: ANN401  (JSON)
-    """Give a good answer; `more` is put over its choice."""
+    """Return a good answer; `more` is put over its choice."""
     usage = None if cost is None else {"prompt_tokens": 10, "completion_tokens": 5, "cost": cost}
     choice = {"message": {"content": text}, "finish_reason": "stop", **more}
     return Reply(200, body=json.dumps({"model": "m", "choices": [choice], "usage": usage}).encode())
 
 
 def refused(status: int, message: str = "", wait: float | None = None, **metadata: Any) -> Reply:  # noqa: ANN401  (JSON)
-    """Give a refusal in OpenRouter's envelope; `wait` is its Retry-After."""
+    """Return a refusal in OpenRouter's envelope; `wait` is its Retry-After."""
     error = {"code": status, "message": message, "metadata": metadata}
     headers = {} if wait is None else {"retry-after": f"{wait:g}"}
     return Reply(status, headers, json.dumps({"error": error}).encode())
@@ -52,13 +52,13 @@ class Kept:
     """A keeper that remembers, and adds up as the checkpoint does."""
 
     outcomes: list[Outcome] = field(default_factory=list)
-    attempts: list[FailedAttempt] = field(default_factory=list)
+    attempts: list[Outcome] = field(default_factory=list)
     is_full: bool = False
 
     def put(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
 
-    def failed_attempt(self, attempt: FailedAttempt) -> None:
+    def failed_attempt(self, attempt: Outcome) -> None:
         self.attempts.append(attempt)
 
     async def room(self) -> None:
@@ -79,7 +79,7 @@ class Kept:
         return found
 
     def statuses(self, questions: Iterable[int]) -> list[str]:
-        """Tell how questions stand; those never heard of are pending."""
+        """Return how questions stand; those never heard of are pending."""
         last = self.last
         return [str(last[number].status) if number in last else "pending" for number in questions]
 
@@ -126,7 +126,7 @@ def ask(
     at: Mapping[float, Callable[[Asked], None]] | None = None,
     **rules: Any,  # noqa: ANN401  (fields of Rules; `deadline` counts from the beginning)
 ) -> Asked:
-    """Ask questions 1, 2, … in virtual time; `at` holds what is done so many seconds after the beginning."""
+    """Ask questions 1, 2, … in virtual time; `at` holds what is done that many seconds after the beginning."""
     assert isinstance(form, AnswerForm)
     limits = Limits(AdaptiveLimit(concurrency, start=concurrency), Gate(), budget or Budget(), fixed=True)
     asked = Asked(questions, keep or Kept(), Valve(), limits)

@@ -22,7 +22,7 @@ PRICE = {"prompt": 0.15, "completion": 0.6}
 
 
 class _Model(BaseHTTPRequestHandler):
-    """Answers with the label that the row's number tells, and with a hostile reason."""
+    """Answers with the label that follows from the row's number, and with a hostile reason."""
 
     protocol_version = "HTTP/1.1"
 
@@ -56,7 +56,7 @@ class _Model(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Jobs for tests of what is read off a checkpoint: the sample reviews, labelled by a server that errs as it is told."""
+"""Jobs for tests of what is read off a checkpoint: the sample reviews, labelled by a server that errs on purpose."""
 
 import csv
 import json

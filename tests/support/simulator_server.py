@@ -29,7 +29,7 @@ class Running:
         self.account.change(changes)
 
     def reset(self) -> None:
-        """Begin anew: books, limits, settings."""
+        """Begin again: books, limits, settings."""
         self.account.reset()
 
 

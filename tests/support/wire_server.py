@@ -59,7 +59,7 @@ class Wire:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, path: str = "/") -> str:
-        """Give the address of one script."""
+        """Return the address of one script."""
         return f"{self.scheme}://{self.host}:{self.port}{path}"
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,13 +146,13 @@ async def wire(
 
 
 def answer(body: bytes, *, status: str = "200 OK", headers: Iterable[str] = ()) -> bytes:
-    """Give a whole well-formed answer."""
+    """Return a whole well-formed answer."""
     lines = (f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers)
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 def chunked(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Give each chunk in chunked framing, and the end."""
+    """Yield each chunk in chunked framing, and the end."""
     for chunk in chunks:
         yield b"%x\r\n%b\r\n" % (len(chunk), chunk)
     yield b"0\r\n\r\n"

@@ -112,6 +112,7 @@ class Account:
 
         `request` is the body: equal bodies get equal faults and latencies, in any order.
         """
+        # As OpenRouter does: it refuses what the account could not pay at worst.
         self._check_credit(worst_cost)
         self._check_minute()
         self._check_faults(request)

@@ -53,6 +53,7 @@ class Simulator:
     async def _route(self, request: Request) -> Any:  # noqa: ANN401  (JSON)
         path, _, query = request.target.partition("?")
         route = f"{request.method} {path}"
+        # The list is public, as OpenRouter's is.
         if route == "GET /api/v1/models":
             if "output_modalities=decisions" in query:
                 return {"data": models.catalogue(models.DECISIONS)}

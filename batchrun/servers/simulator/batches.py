@@ -68,6 +68,7 @@ class Batches:
             raise ApiError(400, "endpoint and model must stand before requests, or input_file_id") from None
         if body.get("endpoint") != _CHAT or not 0 < len(pairs) <= MAX_REQUESTS:
             raise ApiError(400, f"a batch has 1 to {MAX_REQUESTS} requests to {_CHAT}")
+        # All at once: when they are shown depends on the latency alone.
         answered = [self._line(name, request, model) for name, request in pairs]
         batch = _Batch(
             f"batch_{next(self._number)}",

@@ -14,7 +14,7 @@ ENDINGS = list(TABLE.values())
 
 
 def errors_page() -> str:
-    """Give the page as the script beside it makes it."""
+    """Return the page as the script beside it makes it."""
     spec = importlib.util.spec_from_file_location("errors_page", DOCS.parent / "tools" / "errors_page.py")
     assert spec is not None
     assert spec.loader is not None
@@ -24,7 +24,7 @@ def errors_page() -> str:
 
 
 def test_docs_errors_is_what_the_table_says() -> None:
-    """docs/reference/errors.md can't drift: `python tools/errors_page.py` writes it anew."""
+    """docs/reference/errors.md can't drift: `python tools/errors_page.py` writes it again."""
     assert (DOCS / "reference" / "errors.md").read_text(encoding="utf-8") == errors_page()
 
 
@@ -42,7 +42,7 @@ def test_every_sign_leads_to_a_row() -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.name)
 def test_a_row_does_not_contradict_itself(ending: Ending) -> None:
-    """What is retried is bounded, what is final is not counted, and what people are told is there."""
+    """What is retried is bounded, what is final is not counted, and what people read is there."""
     retried = ending.action in (Action.RETRY, Action.GATE, Action.CONFIRM)
     assert retried == (ending.count is not Count.NONE)
     assert ending.exhausted in (Action.FAIL, Action.STOP)
@@ -62,7 +62,7 @@ def test_what_runs_again_is_transient_or_costs_nothing() -> None:
 
 
 def test_only_what_was_sent_without_a_bill_may_be_billed() -> None:
-    """Reservations are held for attempts whose cost nobody told."""
+    """Reservations are held for attempts whose cost nobody reported."""
     assert {ending.name for ending in ENDINGS if ending.maybe_billed} == {
         "timeout",
         "reset",

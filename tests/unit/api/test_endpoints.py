@@ -136,7 +136,7 @@ def test_base_url(url: str, base: str) -> None:
     ],
 )
 def test_wrong_urls(url: str, words: str) -> None:
-    """An address that can't be used, would hide a key or would send rows unencrypted is told in one line."""
+    """An address that can't be used, would hide a key or would send rows unencrypted is reported in one line."""
     with pytest.raises(UserError, match=words) as caught:
         resolve(job(url), {})
     assert "\n" not in str(caught.value)
@@ -156,7 +156,7 @@ def test_any_text_is_an_endpoint_or_a_user_error(text: str) -> None:
 
 
 def test_openrouter_by_url_speaks_its_dialect() -> None:
-    """OpenRouter and stand-ins with its path on this machine are told from hosts that only look like it."""
+    """OpenRouter and stand-ins with its path on this machine are distinguished from hosts that only look like it."""
     assert is_openrouter("http://127.0.0.1:8000/api/v1/")
     assert not is_openrouter("http://127.0.0.1:8000/v1")
     assert not is_openrouter("https://llm.example/api/v1")
@@ -173,7 +173,7 @@ def test_loopback() -> None:
 
 
 def test_model_name_is_needed() -> None:
-    """An endpoint that serves many models is told which; the simulator has one of its own."""
+    """An endpoint that serves many models is sent the name of one; the simulator has one of its own."""
     with pytest.raises(UserError, match=r"model\.name is missing"):
         resolve(job("https://llm.example/v1", name=None), {})
     assert resolve(job("simulator", name=None), {}).model.startswith("sim/")
@@ -194,7 +194,7 @@ def test_local_model_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "words"), [("openai/gpt-4o-mini", r"\.gguf"), ("gone.gguf", "no model file")])
 def test_local_without_its_file(tmp_path: Path, name: str, words: str) -> None:
-    """A local model that is not there is told before anything is started."""
+    """A local model that is not there is reported before anything is started."""
     pytest.importorskip("xllamacpp")
     with pytest.raises(UserError, match=words):
         resolve(job("local", tmp_path, name=name), {})
@@ -212,7 +212,7 @@ def test_default_model_is_found_without_importing_its_package() -> None:
 
 
 def test_missing_ca_file(tmp_path: Path) -> None:
-    """A certificate file that is not there is told before the first request."""
+    """A certificate file that is not there is reported before the first request."""
     with pytest.raises(UserError, match=r"model\.ca_file: no such file"):
         resolve(job("https://llm.example/v1", tmp_path, ca_file="ca.pem"), {})
 
@@ -222,7 +222,7 @@ def asked(url: str, key: str) -> KeyInfo | KeyProblem:
 
 
 def test_key_info() -> None:
-    """GET /key tells the key's limit and what is left of it, in whole picodollars."""
+    """GET /key shows the key's limit and what is left of it, in whole picodollars."""
     from decimal import Decimal  # noqa: PLC0415  (beside its one use)
 
     with running(require_key="right", credit=Decimal("12.5"), day_quota=50) as simulator:
@@ -234,7 +234,7 @@ def test_key_info() -> None:
 
 
 def test_wrong_key_is_refused() -> None:
-    """A wrong key is told as refused, without any model request and without the key in the message."""
+    """A wrong key is reported as refused, without any model request and without the key in the message."""
     with running(require_key="right") as simulator:
         problem = asked(simulator.url, CANARY)
         assert isinstance(problem, KeyProblem)
@@ -257,7 +257,7 @@ def test_least_of_key_and_budget_counts() -> None:
 
 
 @pytest.mark.parametrize("data", [{}, {"limit": None, "limit_remaining": "x", "effective_budget": None, "usage": True}])
-def test_unknown_shapes_are_no_limit(data: Mapping[str, Any]) -> None:
+def test_unknown_shapes_are_not_a_limit(data: Mapping[str, Any]) -> None:
     """Fields that are null, missing or of another type are as if no limit were set."""
     assert answered(200, json.dumps({"data": data})) == KeyInfo()
 
@@ -302,7 +302,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_certificate_file(tmp_path: Path) -> None:
-    """A certificate file that holds none is told in one line, before anything is asked."""
+    """A certificate file that holds none is reported in one line, before anything is asked."""
     (tmp_path / "ca.pem").write_text("no certificate", encoding="utf-8")
     with pytest.raises(UserError, match="holds no certificate"):
         resolve(job("https://127.0.0.1:9/v1", tmp_path, ca_file="ca.pem"), {})
@@ -343,7 +343,7 @@ def test_check_of_an_endpoint_that_refuses(status: str, key: str | None, words: 
 
 
 def test_check_of_an_endpoint_where_nothing_answers() -> None:
-    """A dead port, an unknown host and https to a plain server are told apart in plain words."""
+    """A dead port, an unknown host and https to a plain server are distinguished in plain words."""
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     base = f"http://127.0.0.1:{port}/v1"

@@ -23,7 +23,7 @@ MIDNIGHT = 1_790_035_200.0
 
 
 def error(code: object = None, message: object = "", **more: object) -> dict[str, Any]:
-    """Give an error in OpenRouter's envelope; keywords are its metadata."""
+    """Return an error in OpenRouter's envelope; keywords are its metadata."""
     inner = {"code": code, "message": message} | ({"metadata": more} if more else {})
     return {"error": inner}
 
@@ -394,7 +394,7 @@ def test_every_ending_is_reached_by_a_reply_or_is_local() -> None:
 
 
 @pytest.mark.parametrize("code", SEED_CODES)
-def test_each_code_of_the_seed_is_told_as_status_and_inside_a_200(code: int) -> None:
+def test_each_code_of_the_seed_is_reported_as_status_and_inside_a_200(code: int) -> None:
     """Each of the promised codes reaches the row's error_code, with words, by status and wrapped in a success."""
     for status in (code, 200):
         verdict = judged(status, error(code, "why"))
@@ -412,7 +412,7 @@ def test_the_message_names_the_provider_and_its_own_words() -> None:
     assert judged(400, relayed(400)).provider == "P"
 
 
-def test_the_message_tells_the_reasons_of_a_moderation() -> None:
+def test_the_message_names_the_reasons_of_a_moderation() -> None:
     """Reasons that the text lacks are added."""
     assert judged(403, error(403, "flagged", reasons=["violence", "hate"])).message == "flagged (violence, hate)"
 
@@ -477,7 +477,7 @@ def test_content_and_finish_reasons_are_read_leniently(content: object, finish: 
     assert (judged(200, answer(content, finish)).ending, judged(200, answer(content, finish)).text) == ("ok", text)
 
 
-def test_what_the_model_wrote_is_kept_where_it_is_no_answer() -> None:
+def test_what_the_model_wrote_is_kept_where_it_is_not_an_answer() -> None:
     """Partial text survives truncation, filters, refusals and errors."""
     assert judged(200, answer("par", "length")).text == "par"
     assert judged(200, answer("par", "error")).text == "par"
@@ -515,7 +515,7 @@ def test_with_the_users_own_provider_key_the_upstreams_cost_counts() -> None:
 
 
 def test_a_cached_reply_costs_nothing() -> None:
-    """A hit of OpenRouter's response cache is told and free."""
+    """A hit of OpenRouter's response cache is reported and free."""
     usage = judged(200, answer() | {"usage": {"prompt_tokens": 0, "cost": 0.1}}, x_openrouter_cache_status="HIT").usage
     assert (usage.cached, usage.cost) == (True, 0)
     assert not judged(200, answer(), x_openrouter_cache_status="MISS").usage.cached
@@ -562,6 +562,14 @@ def test_a_complete_answer_is_an_answer_and_half_of_one_is_none(content: str, fi
     verdict = labelled(content, finish)
     assert (verdict.ending, verdict.answer) == (ending, '{"label":"good"}' if ending == "ok" else None)
     assert verdict.text == (content or None)
+
+
+def test_a_stream_that_nobody_asked_for_is_named() -> None:
+    """A proxy that always streams is a setting of the proxy, not a reply that was cut off."""
+    reply = Reply(200, {"content-type": "text/event-stream"}, b'data: {"choices": []}\n\ndata: [DONE]\n\n')
+    verdict = judge(reply, TEXT, now=NOW)
+    assert verdict.ending == "invalid_response"
+    assert verdict.message.startswith("the reply is a stream of events")
 
 
 def test_what_no_column_needs_costs_no_answer() -> None:
@@ -638,7 +646,7 @@ def test_a_reset_counts_only_for_rate_limits() -> None:
     assert judged(503, b"", retry_after="50").wait == 50.0
 
 
-def test_a_limit_that_stops_the_run_tells_when_it_ends() -> None:
+def test_a_limit_that_stops_the_run_says_when_it_ends() -> None:
     """The daily quota ends at its reset or at midnight UTC, a key limit when it says so."""
     reset = error(429, "free-models-per-day", headers={"X-RateLimit-Reset": str(int((NOW + 99) * 1000))})
     assert judged(429, reset).resume_at == NOW + 99

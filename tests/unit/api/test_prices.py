@@ -137,7 +137,7 @@ def test_prices_of_this_machine_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_unreachable_list(tmp_path: Path) -> None:
-    """Without a list the price is unknown and the reason is told; the job's own price stands in."""
+    """Without a list the price is unknown and the reason is given; the job's own price stands in."""
     found = prices_for(job(), endpoint("http://127.0.0.1:9/api/v1"), tmp_path, NOW)
     assert not found.worst
     assert found.problem
@@ -187,7 +187,7 @@ def test_the_dearer_of_prompt_and_cache_write_is_the_worst_case() -> None:
 
 
 @pytest.mark.parametrize("price", ["-1", "-0.000001", "NaN", "Infinity", "free", "", "1e999999999", [], {}, "2e3"])
-def test_what_is_no_price_is_unknown(price: object) -> None:
+def test_what_is_not_a_price_is_unknown(price: object) -> None:
     """A price that is negative, endless or no number makes the model's price unknown, never zero."""
     assert worst(prompt=price) is None
     assert worst(overrides=[{"completion": price}]) is None

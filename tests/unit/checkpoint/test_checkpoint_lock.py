@@ -23,7 +23,7 @@ with lock(Path(sys.argv[1])):
 """
 
 
-def test_second_run_is_told_who_holds_it(tmp_path: Path) -> None:
+def test_second_run_learns_who_holds_it(tmp_path: Path) -> None:
     """Another process is refused at once with pid, host and time of the holder; SIGKILL of the holder frees it."""
     path = tmp_path / "new" / "x.sqlite"
     with subprocess.Popen(
@@ -41,7 +41,7 @@ def test_second_run_is_told_who_holds_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new" / "x.sqlite.lock").stat().st_mode) == 0o600
 
 
-def test_one_process_is_no_exception(tmp_path: Path) -> None:
+def test_one_process_is_not_an_exception(tmp_path: Path) -> None:
     """Two runs in one process exclude each other too, and the lock is free again after each."""
     path = tmp_path / "x.sqlite"
     for _ in range(2):
@@ -50,7 +50,7 @@ def test_one_process_is_no_exception(tmp_path: Path) -> None:
 
 
 def test_unreadable_holder_is_still_busy(tmp_path: Path) -> None:
-    """A lock file with nonsense in it is no lock, and names itself while it is held."""
+    """A lock file with nonsense in it is not a lock, and names itself while it is held."""
     file = tmp_path / "x.sqlite.lock"
     file.write_bytes(b"\xff nonsense")
     with lock(tmp_path / "x.sqlite"):

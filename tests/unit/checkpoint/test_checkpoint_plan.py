@@ -132,13 +132,13 @@ def test_low_water_belongs_to_its_plan(tmp_path: Path) -> None:
         assert found.low_water == 0
 
 
-def test_reading_goes_on_beside_a_new_plan(tmp_path: Path) -> None:
+def test_reading_continues_beside_a_new_plan(tmp_path: Path) -> None:
     """A reader from another connection sees the old plan until the new one is complete."""
     path = made(tmp_path / "x.sqlite", ["a", "b"])
     with Checkpoint.open(path) as checkpoint, Checkpoint.open(path, read_only=True) as reader:
         builder = checkpoint.new_plan(fingerprint="", wording="", stamps="", now=NOON)
         builder.add(0, [key(str(number)) for number in range(plans.BATCH)], {})
         assert reader.counts().rows == 2
-        builder.make_current()
+        builder.make_current("{}")
         assert reader.counts().rows == plans.BATCH
     assert os.path.getsize(path) > plans.BATCH  # noqa: PTH202  (the file itself holds it once all are closed)

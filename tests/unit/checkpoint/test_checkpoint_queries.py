@@ -1,4 +1,4 @@
-"""What the checkpoint tells: open questions, rows, counts, money, soundness."""
+"""What can be read off the checkpoint: open questions, rows, counts, money, soundness."""
 
 import sqlite3
 from pathlib import Path

@@ -20,7 +20,7 @@ from batchrun.checkpoint import Checkpoint, schema, writer
 from batchrun.checkpoint.records import OpenRule
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.money import Pico
-from batchrun.records import FailedAttempt, Outcome, Status
+from batchrun.records import Outcome, Status
 
 TEXTS = [str(number) for number in range(5)]
 FOLDER = Path(__file__).parents[2] / "support"
@@ -86,7 +86,7 @@ def test_failed_attempts_are_listed(tmp_path: Path) -> None:
     path = made(tmp_path / "x.sqlite", ["a"])
     with Checkpoint.open(path) as checkpoint:
         checkpoint.writer.start(begin(checkpoint))
-        attempt = FailedAttempt(1, NOON, "timeout", None, None, "no reply", 2.5, Pico(4), True, "P")
+        attempt = Outcome(1, Status.FAILED, NOON, error_type="timeout", seconds=2.5, cost=Pico(4), provider="P")
         checkpoint.writer.failed_attempt(attempt)
         checkpoint.writer.put(ok(1, cost=9, attempts=2))
         checkpoint.writer.flush()
@@ -141,7 +141,7 @@ def test_low_water_never_runs_ahead(tmp_path: Path) -> None:
 
 
 def test_nothing_new_commits_nothing(tmp_path: Path) -> None:
-    """A low-water mark that did not move is no change, and without a change there is no commit."""
+    """A low-water mark that did not move is not a change, and without a change there is no commit."""
     path = made(tmp_path / "x.sqlite", TEXTS)
     with Checkpoint.open(path) as checkpoint, contextlib.closing(sqlite3.connect(path)) as reader:
         checkpoint.writer.start(begin(checkpoint))
@@ -263,14 +263,14 @@ def test_full_disk_gives_up_the_reserve_first(small_disk: Path) -> None:
 
 
 def test_full_disk_stops_and_counts(small_disk: Path) -> None:
-    """Beyond the reserve the failure is told once in the loop, `room` raises it, and what is lost is counted."""
+    """Beyond the reserve the failure is reported once in the loop, `room` raises it, and what is lost is counted."""
     path = made(small_disk / "x.sqlite", [str(number) for number in range(20_000)])
-    told: list[BatchrunError] = []
+    reported: list[BatchrunError] = []
 
     async def ask() -> tuple[int, int]:
         with Checkpoint.open(path) as checkpoint:
             keeper = checkpoint.writer
-            keeper.start(begin(checkpoint), told.append)
+            keeper.start(begin(checkpoint), reported.append)
             filler = fill_up(small_disk)
             put = 0
             while keeper.failure is None:
@@ -285,7 +285,7 @@ def test_full_disk_stops_and_counts(small_disk: Path) -> None:
 
     put, lost = asyncio.run(ask())
     assert 0 < lost < put
-    assert len(told) == 1
+    assert len(reported) == 1
     with Checkpoint.open(path) as checkpoint:
         assert checkpoint.counts().ok == put - lost
         assert checkpoint.verify() == []
@@ -319,7 +319,7 @@ with Checkpoint.open(Path(sys.argv[1])) as checkpoint:
 
 
 def test_failing_disk_is_a_line_and_a_count(tmp_path: Path) -> None:
-    """An I/O error is no traceback: the failure is held, the rest is counted, what was committed is there."""
+    """An I/O error is not a traceback: the failure is held, the rest is counted, what was committed is there."""
     path = made(tmp_path / "x.sqlite", [str(number) for number in range(2_000)])
     command, environment = [sys.executable, "-c", LIMITED, str(path)], {"PYTHONPATH": str(FOLDER)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
@@ -330,7 +330,7 @@ def test_failing_disk_is_a_line_and_a_count(tmp_path: Path) -> None:
         assert 0 < int(lost) < 2_000
 
 
-def test_bug_in_the_thread_is_told(tmp_path: Path) -> None:
+def test_bug_in_the_thread_is_reported(tmp_path: Path) -> None:
     """Whatever goes wrong in the thread reaches the asker; nobody waits for ever."""
     path = made(tmp_path / "x.sqlite", ["a"])
     with Checkpoint.open(path) as checkpoint:

@@ -27,7 +27,7 @@ PUBLIC = {
 
 
 def loaded_by(code: str) -> set[str]:
-    """Give which heavy libraries a fresh interpreter has loaded after some code."""
+    """Return which heavy libraries a fresh interpreter has loaded after some code."""
     script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(HEAVY) & set(done.stdout.splitlines()[-1].split())
@@ -68,7 +68,7 @@ def test_what_is_public_is_listed() -> None:
 
 @pytest.mark.usefixtures("job")
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "shown"),
     [
         (["stauts", "job.yaml"], 'no such command "stauts", did you mean "status"?'),
         (["chek", "job.yaml"], 'no such command "chek", did you mean "check"?'),
@@ -88,14 +88,14 @@ def test_what_is_public_is_listed() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line_and_exit_2(command: Command, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_line_and_exit_2(command: Command, tmp_path: Path, arguments: list[str], shown: str) -> None:
     """Whatever is wrong with a command: one line on stderr that says what, no traceback, exit 2."""
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\0\1")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     ended = command(*arguments)
     assert ended.code == 2
     assert ended.out == ""
-    assert told in ended.err
+    assert shown in ended.err
     assert ended.err.count("\n") == 1
 
 
@@ -157,22 +157,22 @@ GOLDEN_CASES = {
 def test_messages_are_the_golden_ones(
     command: Command, job: Path, openrouter: Running, tmp_path: Path, name: str
 ) -> None:
-    """What people read is what was agreed on; BATCHRUN_GOLDEN=write writes it anew."""
+    """What people read is what was agreed on; BATCHRUN_GOLDEN=write writes it again."""
     text, arguments = GOLDEN_CASES[name]
     job.write_text(text)
     ended = command(*arguments)
-    told = f"exit {ended.code}\n{ended.out}{ended.err}".replace(str(tmp_path), "FOLDER").replace(openrouter.url, "URL")
+    shown = f"exit {ended.code}\n{ended.out}{ended.err}".replace(str(tmp_path), "FOLDER").replace(openrouter.url, "URL")
     file = GOLDEN / f"cli_{name}.txt"
     if os.environ.get("BATCHRUN_GOLDEN") == "write":
-        file.write_text(told, encoding="utf-8")
-    assert told == file.read_text(encoding="utf-8")
+        file.write_text(shown, encoding="utf-8")
+    assert shown == file.read_text(encoding="utf-8")
 
 
 def test_the_golden_draft(command: Command, job: Path) -> None:
     """The job that init writes is the agreed one."""
     command("init", "rows.csv", "-o", "new.yaml")
-    told = (job.parent / "new.yaml").read_text(encoding="utf-8")
+    shown = (job.parent / "new.yaml").read_text(encoding="utf-8")
     file = GOLDEN / "cli_draft.txt"
     if os.environ.get("BATCHRUN_GOLDEN") == "write":
-        file.write_text(told, encoding="utf-8")
-    assert told == file.read_text(encoding="utf-8")
+        file.write_text(shown, encoding="utf-8")
+    assert shown == file.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_process_wins_over_job_folder_over_cwd(folders: tuple[Path, Path]) -> None:
-    """The process's variable wins over .env beside the job, which wins over .env in the cwd; each tells its origin."""
+    """The process's variable wins over .env beside the job, which wins over .env in the cwd; each names its origin."""
     job, cwd = folders
     (job / ".env").write_text("A=job\nB=job\n")
     (cwd / ".env").write_text("A=cwd\nB=cwd\nC=cwd\n")
@@ -39,13 +39,13 @@ def test_values_are_as_written(folders: tuple[Path, Path]) -> None:
 
 
 def test_a_folder_called_env_is_ignored(folders: tuple[Path, Path]) -> None:
-    """A virtual environment that is called .env is no file of variables."""
+    """A virtual environment that is called .env is not a file of variables."""
     job, cwd = folders
     (job / ".env").mkdir()
     assert dict(read_environment(job, cwd, {"A": "1"})) == {"A": "1"}
 
 
-def test_bytes_that_are_no_utf8_are_told_without_showing_them(folders: tuple[Path, Path]) -> None:
+def test_bytes_that_are_not_utf8_are_reported_without_showing_them(folders: tuple[Path, Path]) -> None:
     """A .env in another encoding ends with its name and what to do, never with what it holds."""
     job, cwd = folders
     (job / ".env").write_bytes(b"KEY=canary\xff\n")

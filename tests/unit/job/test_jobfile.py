@@ -96,7 +96,7 @@ def mistakes(text: str, environment: dict[str, str] | None = None) -> list[str]:
 
 
 def with_line(section: str, line: str) -> str:
-    """Give the small job with one more key in a section (in the job itself for an empty name)."""
+    """Return the small job with one more key in a section (in the job itself for an empty name)."""
     if not section:
         return f"{SMALL}{line}\n"
     if f"{section}: {{" in SMALL:
@@ -111,25 +111,25 @@ def plain(text: str) -> Any:  # noqa: ANN401  (any JSON)
 
 def test_everything_that_can_be_said_arrives() -> None:
     """A job that uses each section gives the values that are written, typed by their fields."""
-    told = loaded(WHOLE).job
-    assert told.input.path == ("../data/a.csv", "../data/b.csv.gz")
-    assert told.input.csv.quote is None
-    assert told.input.csv.null_values == ("NA", "null", "-999")
-    assert told.prompt.messages is not None
-    parts = told.prompt.messages[1].content
+    made = loaded(WHOLE).job
+    assert made.input.path == ("../data/a.csv", "../data/b.csv.gz")
+    assert made.input.csv.quote is None
+    assert made.input.csv.null_values == ("NA", "null", "-999")
+    assert made.prompt.messages is not None
+    parts = made.prompt.messages[1].content
     assert [(part.text, part.image) for part in parts if not isinstance(part, str)] == [
         ("{{ body }}", None),
         (None, "{{ photo }}"),
     ]
-    assert told.model.headers == {"X-Title": "1.10"}
-    assert told.model.price is not None
-    assert told.model.price.completion == Decimal("0.6")
-    assert told.limits.cap == CostCap(run=Decimal(5), day=Decimal("20.5"))
-    assert (told.limits.max_failed, told.limits.deadline_seconds) == ("5%", 5400)
-    assert told.output.details == ("status", "cost_usd")
-    assert told.ray is not None
-    assert told.ray.resources == {"net": 0.5}
-    assert told.text == WHOLE
+    assert made.model.headers == {"X-Title": "1.10"}
+    assert made.model.price is not None
+    assert made.model.price.completion == Decimal("0.6")
+    assert made.limits.cap == CostCap(run=Decimal(5), day=Decimal("20.5"))
+    assert (made.limits.max_failed, made.limits.deadline_seconds) == ("5%", 5400)
+    assert made.output.details == ("status", "cost_usd")
+    assert made.ray is not None
+    assert made.ray.resources == {"net": 0.5}
+    assert made.text == WHOLE
 
 
 def test_params_are_typed_as_yaml_1_2_does() -> None:
@@ -161,11 +161,11 @@ def test_text_fields_take_scalars_as_written(word: str) -> None:
 
 def test_defaults_are_those_of_the_dataclasses() -> None:
     """A small job has the defaults that job.py states."""
-    told = loaded(SMALL).job
-    assert told.limits == Limits()
-    assert told.answer is None
-    assert told.checkpoint_path == Path("/jobs/.batchrun/tickets.sqlite")
-    assert told.output_path == Path("/jobs/b.csv")
+    made = loaded(SMALL).job
+    assert made.limits == Limits()
+    assert made.answer is None
+    assert made.checkpoint_path == Path("/jobs/.batchrun/tickets.sqlite")
+    assert made.output_path == Path("/jobs/b.csv")
 
 
 def test_a_byte_order_mark_and_line_ends_do_not_matter() -> None:
@@ -186,9 +186,9 @@ def golden(path: Path) -> str:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
 def test_messages(path: Path) -> None:
     """Each wrong job of the corpus gives exactly the lines that are written beside it, and no secret."""
-    told = golden(path)
-    assert told == path.with_suffix(".txt").read_text(encoding="utf-8")
-    assert "canary" not in told
+    made = golden(path)
+    assert made == path.with_suffix(".txt").read_text(encoding="utf-8")
+    assert "canary" not in made
 
 
 def test_ten_mistakes_are_ten_lines_with_positions() -> None:
@@ -242,7 +242,7 @@ def test_any_job_like_data_is_a_job_or_a_list_of_mistakes(data: dict[str, Any], 
 
 @given(st.text(max_size=40), st.integers(0, len(WHOLE)), st.integers(0, 40))
 @settings(max_examples=200)
-def test_any_slip_of_an_editor_is_told(inserted: str, at: int, cut: int) -> None:
+def test_any_slip_of_an_editor_is_reported(inserted: str, at: int, cut: int) -> None:
     """A job into which something was pasted, or of which a piece is missing, is a job or a list of mistakes."""
     error = found_in(WHOLE[:at] + inserted + WHOLE[at + cut :])
     assert error is None or 0 < len(error.mistakes) == str(error).count("\n") + 1
@@ -301,9 +301,9 @@ def test_positions(path: tuple[str | int, ...], line: int, place: tuple[int, int
 
 def test_a_mistake_in_a_template_is_placed() -> None:
     """Jinja counts a template's lines from 1; the mistake stands at that line of the file."""
-    told = loaded(SMALL.replace('{user: "{{ a }}"}', "\n  user: |\n    one\n    {{ b }}"))
-    assert told.mistake(("prompt", "user"), "no column", 2).at(told.shown) == "/jobs/tickets.yaml:5:5: no column"
-    assert told.mistake(("output",), "clash").line == 7
+    made = loaded(SMALL.replace('{user: "{{ a }}"}', "\n  user: |\n    one\n    {{ b }}"))
+    assert made.mistake(("prompt", "user"), "no column", 2).at(made.shown) == "/jobs/tickets.yaml:5:5: no column"
+    assert made.mistake(("output",), "clash").line == 7
 
 
 def test_variables_expand_where_they_may_and_nowhere_else() -> None:
@@ -315,21 +315,21 @@ model: {endpoint: "${URL}", name: "${A}", ca_file: "${A}", params: {user: "${A}"
 output: {path: "${A}.csv", prefix: "${A}"}
 checkpoint: "${A}.sqlite"
 """
-    told = loaded(text, {"A": "a", "URL": "https://models.example/v1"}).job
-    assert told.input.path == ("a/x.csv", "$a")
-    assert (told.input.where, told.prompt.user, told.output.prefix) == ("x = '${A}'", "${A} $$", "${A}")
-    assert (told.model.endpoint, told.model.name, told.model.ca_file) == ("https://models.example/v1", "a", "a")
-    assert (told.model.params, told.model.headers) == ({"user": "${A}"}, {"X-A": "a $1"})
-    assert (told.output.path, told.checkpoint) == ("a.csv", "a.sqlite")
+    made = loaded(text, {"A": "a", "URL": "https://models.example/v1"}).job
+    assert made.input.path == ("a/x.csv", "$a")
+    assert (made.input.where, made.prompt.user, made.output.prefix) == ("x = '${A}'", "${A} $$", "${A}")
+    assert (made.model.endpoint, made.model.name, made.model.ca_file) == ("https://models.example/v1", "a", "a")
+    assert (made.model.params, made.model.headers) == ({"user": "${A}"}, {"X-A": "a $1"})
+    assert (made.output.path, made.checkpoint) == ("a.csv", "a.sqlite")
 
 
 def test_no_message_or_repr_shows_a_variable() -> None:
     """A value that came from the environment is in no message, and headers are in no repr."""
     secret = "canary-4711"
     for model in ('endpoint: "${A}"', 'endpoint: "http://${A}"', 'endpoint: simulator, headers: {X-A: "${A}\\n"}'):
-        told = mistakes(SMALL.replace("endpoint: simulator", model), {"A": secret})
-        assert len(told) == 1
-        assert secret not in told[0]
+        made = mistakes(SMALL.replace("endpoint: simulator", model), {"A": secret})
+        assert len(made) == 1
+        assert secret not in made[0]
     assert secret not in repr(loaded(with_line("model", "headers: {X-A: '${A}'}"), {"A": secret}).job)
 
 
@@ -357,7 +357,7 @@ def test_no_message_or_repr_shows_a_variable() -> None:
     ],
 )
 def test_endpoints(url: str, *, fine: bool) -> None:
-    """Plain http goes to this host alone, and what is no clean URL is refused."""
+    """Plain http goes to this host alone, and what is not a clean URL is refused."""
     text = SMALL.replace("simulator", '"${URL}"')
     if fine:
         assert loaded(text, {"URL": url}).job.model.endpoint == url
@@ -374,9 +374,9 @@ def test_plain_http_can_be_allowed() -> None:
 
 def test_flags_are_checked_like_the_file() -> None:
     """`check` finds what a flag made wrong in a loaded job."""
-    told = loaded(SMALL).job
-    changed = Job(told.input, told.prompt, Model("http://models.example", "m"), told.output)
-    assert list(check(told)) == []
+    made = loaded(SMALL).job
+    changed = Job(made.input, made.prompt, Model("http://models.example", "m"), made.output)
+    assert list(check(made)) == []
     assert [path for path, _ in check(changed)] == [("model", "endpoint")]
 
 
@@ -473,7 +473,7 @@ def test_the_key_belongs_to_openrouter_alone() -> None:
 
 
 def test_the_published_schema_is_this_one() -> None:
-    """docs/reference/job.schema.json is what `batchrun schema` prints; write it anew when this fails."""
+    """docs/reference/job.schema.json is what `batchrun schema` prints; write it again when this fails."""
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     assert (ROOT / "docs" / "reference" / "job.schema.json").read_text(encoding="utf-8") == text
 
@@ -505,9 +505,9 @@ def test_each_field_is_described() -> None:
 
 def test_each_kind_of_complaint_has_words() -> None:
     """No golden message falls back on pydantic's own words."""
-    told = "".join(path.read_text(encoding="utf-8") for path in GOLDEN.glob("*.txt"))
-    assert "input should be" not in told
-    assert "valid" not in told.replace("not valid YAML", "").replace("invalid HTTP header name", "").replace(
+    made = "".join(path.read_text(encoding="utf-8") for path in GOLDEN.glob("*.txt"))
+    assert "input should be" not in made
+    assert "valid" not in made.replace("not valid YAML", "").replace("invalid HTTP header name", "").replace(
         "not a valid URL", ""
     )
 
@@ -533,7 +533,7 @@ output: out/b.parquet
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "made"),
     [
         ("prompt: {user: {file: gone.md}}", "1:23: gone.md can't be read: No such file or directory"),
         ("prompt: {user: {file: latin.md}}", "1:23: latin.md is not UTF-8: save it as UTF-8"),
@@ -543,15 +543,15 @@ output: out/b.parquet
         ("output:", "1:1: output is empty: give it a value or remove the key"),
     ],
 )
-def test_a_mistake_in_a_short_form_has_its_place(tmp_path: Path, text: str, told: str) -> None:
-    """What is wrong with a short form, or with the file of a prompt, is told where it is written."""
+def test_a_mistake_in_a_short_form_has_its_place(tmp_path: Path, text: str, made: str) -> None:
+    """What is wrong with a short form, or with the file of a prompt, is reported where it is written."""
     (tmp_path / "latin.md").write_bytes(b"caf\xe9")
     key = text.partition(":")[0]
     rest = [line for line in SMALL.splitlines() if not line.startswith(f"{key}:")]
     with pytest.raises(JobFileError) as caught:
         load("\n".join([text, *rest]), tmp_path / "x.yaml", {})
     (line,) = str(caught.value).replace(f"{tmp_path}/x.yaml:", "").split("\n")
-    assert line.startswith(told)
+    assert line.startswith(made)
 
 
 def test_labels_are_texts_as_they_are_written() -> None:

@@ -30,7 +30,7 @@ def script(folder: Path, text: str) -> str:
 
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder whose modules the child can run."""
+    """Return a folder whose modules the child can run."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
 
@@ -48,8 +48,8 @@ def test_child_has_a_process_group_of_its_own() -> None:
         assert os.getpgid(child._process.pid) != os.getpgid(0)
 
 
-def test_death_is_told_with_last_words(on_path: Path) -> None:
-    """A child that ends before it is ready is told at once, with what it said last."""
+def test_death_is_reported_with_last_words(on_path: Path) -> None:
+    """A child that ends before it is ready is reported at once, with what it said last."""
     module = script(on_path, "import sys\nfor n in range(30): print('line', n, file=sys.stderr)\nsys.exit('no model')")
     with pytest.raises(SenderError) as caught, children.started("the server", ["-m", module]):
         pass
@@ -68,7 +68,7 @@ def test_slow_start_ends(on_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["ready", "{}", "[]", "null", '{"url": ""}'])
 def test_other_first_lines(on_path: Path, line: str) -> None:
-    """A child that says something else than its address is no server."""
+    """A child that says something else than its address is not a server."""
     module = script(on_path, f"import sys\nprint({line!r}, flush=True)\nsys.stdin.read()")
     with pytest.raises(SenderError, match="did not start"), children.started("it", ["-m", module]):
         pass

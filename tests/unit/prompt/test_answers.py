@@ -40,7 +40,7 @@ def mistakes(answer: Answer) -> list[tuple[str, str]]:
 
 
 def objects(properties: Mapping[str, Any], **more: object) -> dict[str, Any]:
-    """Give a strict object schema."""
+    """Return a strict object schema."""
     return {"type": "object", "properties": dict(properties), "required": list(properties),
             "additionalProperties": False, **more}  # fmt: skip
 
@@ -130,14 +130,14 @@ def test_the_short_form_becomes_strict_json_schema(short: object, schema: Mappin
         ([["a", 1]], ".0", "put texts in quotes"),
     ],
 )
-def test_a_mistake_in_the_short_form_is_told_with_its_place(short: object, path: str, message: str) -> None:
-    """What can't be meant is told before anything is sent, where it stands."""
+def test_a_mistake_in_the_short_form_is_reported_with_its_place(short: object, path: str, message: str) -> None:
+    """What can't be meant is reported before anything is sent, where it stands."""
     [(place, found)] = mistakes(Answer(columns={"ok": "string", "z": short}))
     assert place == f"answer.columns.z{path}"
     assert message in found
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     """Three mistakes are three lines."""
     assert len(mistakes(Answer(columns={"a": "x", "b": [], "c": {"type": "string", "min": 1}}))) == 3
     assert mistakes(Answer(columns={}))[0][0] == "answer.columns"
@@ -190,7 +190,7 @@ def test_every_keyword_is_checked_here() -> None:
 # What is sent
 
 
-def test_each_mode_tells_the_model_in_its_own_way() -> None:
+def test_each_mode_asks_the_model_in_its_own_way() -> None:
     """By schema, by JSON mode with the word JSON in the prompt, or by the prompt alone."""
     strict, loose, plain = form(COLUMNS), form(COLUMNS, "object"), form(COLUMNS, "prompt")
     assert strict.response_format is not None
@@ -213,6 +213,15 @@ def test_without_answer_the_text_is_kept_exactly() -> None:
     assert dict(made.columns) == {"answer": {"type": "string"}}
     assert made.parse("  Größe \n") == "  Größe \n"
     assert isinstance(made.parse("\ud83d"), Mismatch)
+
+
+@pytest.mark.parametrize("end", ["<|return|>", "<|im_end|>\n", " <|eot_id|><|end_of_text|>", "<end_of_turn>\n"])
+def test_a_mark_that_ends_a_turn_is_not_part_of_a_text(end: str) -> None:
+    """A server with the wrong template leaves its model's own marks in the text; a mark within it is the text's."""
+    made = AnswerForm.compile(None)
+    assert isinstance(made, AnswerForm)
+    assert made.parse("ends with <|im_end|>, x</s>" + end) == "ends with <|im_end|>, x</s>"
+    assert isinstance(made.parse(end), Mismatch)
 
 
 # Reading
@@ -308,7 +317,7 @@ ANY_JSON = st.recursive(
 
 
 def matching(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
-    """Give values that fit a schema made of the short form."""
+    """Return values that fit a schema made of the short form."""
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
@@ -365,7 +374,7 @@ def test_no_text_makes_the_reader_raise(text: str) -> None:
 # Repairs
 
 
-def test_a_repair_goes_on_with_the_conversation() -> None:
+def test_a_repair_continues_the_conversation() -> None:
     """The invalid answer and the error follow the prompt; all else in the body stays."""
     made = form(COLUMNS)
     raw = changed(n="many")
@@ -382,7 +391,7 @@ def test_a_repair_goes_on_with_the_conversation() -> None:
     assert len(sent["messages"]) == 3
 
 
-def test_a_message_with_braces_is_no_format() -> None:
+def test_a_message_with_braces_is_not_a_format() -> None:
     """Braces in what the model wrote survive into the repair."""
     turns = form({"a": ["x", "y"]}).repair_turns("{", 'a: "{0}" is not one of "x" or "y"')
     assert '"{0}"' in turns[1]["content"]

@@ -46,7 +46,7 @@ def test_a_local_image_is_known_by_what_it_holds(tmp_path: Path) -> None:
     ],
 )
 def test_a_local_image_is_sent_as_a_data_url(tmp_path: Path, data: bytes, media_type: str) -> None:
-    """Its type is told by its content, not by its name; preview shows the path."""
+    """Its type is seen by its content, not by its name; preview shows the path."""
     (tmp_path / "x").write_bytes(data)
     made = image_renderer(tmp_path)
     body = made.body(("x",))

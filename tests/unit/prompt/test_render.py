@@ -60,7 +60,7 @@ def key(made: Renderer, **row: object) -> bytes:
 
 
 def said(template: str, **row: object) -> str:
-    """Give the user message that a template makes of a row, or the problem's message."""
+    """Return the user message that a template makes of a row, or the problem's message."""
     made = renderer(template, list(row))
     found = made.messages(values(made, row))
     return found.message if isinstance(found, RowProblem) else str(found[-1]["content"])
@@ -157,7 +157,7 @@ def test_fallbacks_are_sent_and_change_no_key() -> None:
 
 
 def test_a_local_model_may_move() -> None:
-    """The namespace tells a local model; its path is no part of the question."""
+    """The namespace names a local model; its path is not part of the question."""
     here, there = (renderer(model={"endpoint": "local", "name": f"{at}/m.gguf"}, namespace="local m.gguf 9")
                    for at in ("/a", "/b"))  # fmt: skip
     assert key(here, text="good") == key(there, text="good")
@@ -381,12 +381,12 @@ def test_a_column_may_have_any_name() -> None:
     ],
 )  # fmt: skip
 def test_a_template_mistake_has_line_and_suggestion(template: str, line: int, message: str) -> None:
-    """What is wrong with a template is told before anything is sent."""
+    """What is wrong with a template is reported before anything is sent."""
     columns = ["id", "text", "first name"]
     assert template_mistakes(make_job(template), columns) == [(("prompt", "user"), line, message)]
 
 
-def test_all_template_mistakes_are_told_at_once_with_their_places() -> None:
+def test_all_template_mistakes_are_reported_at_once_with_their_places() -> None:
     """Each template's mistakes come with its path in the job file."""
     parts = (Part(text="{{ x1 | nope }}"), Part(image="{{ x2 }}"))
     job = make_job(Prompt(messages=(Message("system", "{{ x0 }}"), Message("user", parts))))

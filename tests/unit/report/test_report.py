@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def job(tmp_path: Path, command: Command) -> Iterator[Path]:
-    """Give a job that ran twice: first a part of it, then the rest."""
+    """Yield a job that ran twice: first a part of it, then the rest."""
     with report_job.serving() as url:
         path = report_job.write_job(tmp_path, url)
         assert command(str(path), "--limit", "30", "--quiet").code == 1
@@ -53,13 +53,13 @@ def job(tmp_path: Path, command: Command) -> Iterator[Path]:
 
 @pytest.fixture
 def text(job: Path, command: Command) -> str:
-    """Give the report's text."""
+    """Return the report's text."""
     ended = command("report", str(job), "--gold", "label=gold")
     assert (ended.code, ended.out, ended.err) == (0, "", "the report is out.report.html\n")
     return (job.parent / "out.report.html").read_text(encoding="utf-8")
 
 
-def test_the_report_tells_how_the_job_stands(text: str) -> None:
+def test_the_report_shows_how_the_job_stands(text: str) -> None:
     """Rows by status, money, errors with advice and samples, runs, accuracy: the numbers are the job's own."""
     words = re.sub(r"\s+", " ", Page(text).words)
     assert "78 rows ok" in words
@@ -168,7 +168,7 @@ def test_the_table_has_a_largest_size(job: Path, command: Command, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--gold", "glod"], 'the input has no column "glod", did you mean "gold"?'),
         (["--gold", "gold"], "name the answer column: ANSWER=gold; there are label, score, reason"),
@@ -176,12 +176,12 @@ def test_the_table_has_a_largest_size(job: Path, command: Command, monkeypatch: 
         (["-o", "rows.parquet"], "is not a name for a report"),
     ],
 )
-def test_mistakes_are_told(job: Path, command: Command, arguments: list[str], told: str) -> None:
+def test_mistakes_are_reported(job: Path, command: Command, arguments: list[str], message: str) -> None:
     """A gold column or a file name that can't be meant ends with exit 2 and one line; no file is touched."""
     before = (job.parent / "rows.parquet").read_bytes()
     ended = command("report", str(job), *arguments)
     assert ended.code == 2
-    assert told in ended.err
+    assert message in ended.err
     assert (job.parent / "rows.parquet").read_bytes() == before
     assert not (job.parent / "out.report.html").exists()
 

@@ -67,7 +67,7 @@ def test_label_scores_are_those_of_scikit_learn(pairs: list[tuple[str, str | Non
 
 
 def test_the_labels_that_are_needed_settle_it() -> None:
-    """With so many labels McNemar's test sees the difference in 80 % of simulated sets, give or take five."""
+    """With that many labels McNemar's test sees the difference in 80 % of simulated sets, give or take five."""
     needed = labels_needed(20, 40, 400)
     assert needed is not None
     chance = random.Random(4)  # noqa: S311  (a simulation)

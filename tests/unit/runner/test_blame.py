@@ -143,7 +143,7 @@ def test_errors_of_good_rows_explain_no_lost_reply(concurrency: int) -> None:
 
 
 def test_a_row_that_is_refused_for_ever_is_not_the_only_probe() -> None:
-    """In an outage the next probe is another question, where the last one was told to wait."""
+    """In an outage the next probe is another question, where the last one was asked to wait."""
     times = Counter[int]()
 
     async def answer(number: int, _: int) -> Reply:
@@ -169,7 +169,7 @@ def test_a_row_that_is_refused_as_too_many_requests_for_ever_fails_alone() -> No
 @pytest.mark.parametrize("reply", POISON)
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("number", [12, 20])
-def test_many_bad_rows_at_the_end_of_a_file_are_told_from_an_outage(number: int, concurrency: int, reply: str) -> None:
+def test_many_bad_rows_at_the_end_of_a_file_are_not_an_outage(number: int, concurrency: int, reply: str) -> None:
     """A question that was kept back succeeds after they failed, so that the rows are to blame, in the first night."""
     bad = set(range(101 - number, 101))
     asked = poison(bad, POISON[reply], 100, concurrency=concurrency)

@@ -11,7 +11,7 @@ def failure(number: int, error_type: str = "bad_request", code: int = 400) -> Ou
 
 
 def test_equal_failures_probe_and_then_trip() -> None:
-    """After so many equal failures requests go one at a time; fifteen more stop the run."""
+    """After that many equal failures requests go one at a time; fifteen more stop the run."""
     breaker = Breaker(3)
     for number in range(3 + PROBES):
         assert breaker.probing == (number >= 3)
@@ -23,7 +23,7 @@ def test_equal_failures_probe_and_then_trip() -> None:
 
 
 def test_other_failures_begin_a_new_count() -> None:
-    """Failures of another kind are no streak, but stay without proof."""
+    """Failures of another kind are not a streak, but stay without proof."""
     breaker = Breaker(2)
     breaker.failure(failure(1), 5)
     breaker.failure(failure(2, code=422), 6)

@@ -127,7 +127,7 @@ def test_little_of_a_days_cap_is_at_risk(requests: list[tuple[int, bool]], lost:
 
 
 def job(prompt: Prompt | None = None, name: str = "m", **params: Any) -> Job:  # noqa: ANN401
-    """Give a job with these parameters."""
+    """Return a job with these parameters."""
     model = Model("openrouter", name, params=params)
     return Job(Input("x.csv"), prompt or Prompt(user="{{ x }}"), model, Output("y.csv"), file=Path("/j.yaml"))
 

@@ -19,7 +19,7 @@ from batchrun.runner.retry import Tries, decide
 # -- the gate
 
 
-def test_a_gate_stays_closed_as_long_as_it_was_told() -> None:
+def test_a_gate_stays_closed_as_long_as_it_was_asked_to() -> None:
     """Nothing starts in the window, whatever else comes back meanwhile."""
     gate = Gate()
     assert gate.wait(0.0) == 0
@@ -30,7 +30,7 @@ def test_a_gate_stays_closed_as_long_as_it_was_told() -> None:
     assert gate.wait(15.0) == 0
 
 
-def test_an_opened_gate_is_no_stampede() -> None:
+def test_an_opened_gate_is_not_a_stampede() -> None:
     """One request starts, then twice as many each 0.1 s."""
     gate = Gate()
     gate.close(0.0, 1.0, sent_at=0.0)
@@ -55,7 +55,7 @@ def test_a_gate_that_closes_again_lets_a_single_probe_through() -> None:
 
 
 def test_few_refusals_close_no_gate() -> None:
-    """Noise is told apart from a server that refuses most of what was sent since its last answer."""
+    """Noise is distinguished from a server that refuses most of what was sent since its last answer."""
     gate = Gate()
     for _ in range(100):
         gate.started()
@@ -83,8 +83,8 @@ def test_a_bucket_never_exceeds_its_rate(per_minute: float, requests: list[tuple
 
 
 @given(st.floats(1, 10_000), st.integers(1, 20_000))
-def test_a_bucket_tells_the_wait_exactly(per_minute: float, n: int) -> None:
-    """Throttling only delays: after the told wait the tokens are there, also more than a full bucket holds."""
+def test_a_bucket_names_the_wait_exactly(per_minute: float, n: int) -> None:
+    """Throttling only delays: after the wait the tokens are there, also more than a full bucket holds."""
     bucket = TokenBucket(per_minute)
     bucket.take(0.0)
     wait = bucket.wait(0.0, n)
@@ -107,7 +107,7 @@ def test_a_bucket_settles_what_was_really_used() -> None:
 
 
 class Server(Protocol):
-    """Takes or refuses a request; `wait` is what it tells with a refusal."""
+    """Takes or refuses a request; `wait` is what a refusal asks for."""
 
     wait: float | None
 
@@ -127,7 +127,7 @@ class Concurrency:
 
 @dataclass
 class Window:
-    """A quota per clock minute, told with the seconds to its end."""
+    """A quota per clock minute, whose refusals name the seconds to its end."""
 
     quota: int
     wait: float | None = None
@@ -158,7 +158,7 @@ LATENCY, REFUSAL = 0.5, 0.02
 
 
 def dice() -> random.Random:
-    """Give the same throws each time."""
+    """Return the same throws each time."""
     return random.Random(7)  # noqa: S311  (a simulation, no secret)
 
 
@@ -223,22 +223,22 @@ class Simulation:
 
 
 def fall(now: float) -> int:
-    """Give a hidden limit that falls."""
+    """Return a hidden limit that falls."""
     return 200 if now < 100 else 20
 
 
 def rise(now: float) -> int:
-    """Give a hidden limit that rises."""
+    """Return a hidden limit that rises."""
     return 20 if now < 100 else 200
 
 
 def steps(now: float) -> int:
-    """Give a hidden limit that falls twice in short order."""
+    """Return a hidden limit that falls twice in short order."""
     return 20 if now < 60 else 15 if now < 100 else 10
 
 
 def servers(throws: random.Random) -> dict[str, tuple[Server, float, float, float]]:
-    """Give by name a server, its best rate per second at no spread, and when it has settled and the trace ends."""
+    """Return by name a server, its best rate per second at no spread, and when it has settled and the trace ends."""
     rate = 1 / LATENCY
     return {
         "20 at once": (Concurrency(lambda _: 20), 20 * rate, 60, 240),
@@ -275,7 +275,7 @@ def test_the_limit_converges(name: str, spread: float) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])
-def test_a_limit_falls_while_answers_take_longer_than_the_told_wait(spread: float) -> None:
+def test_a_limit_falls_while_answers_take_longer_than_the_wait(spread: float) -> None:
     """Refusals one after the other, with no answer to what was sent in between, are one fall and no rate."""
     server, latency = Concurrency(lambda now: 100 if now < 400 else 30, wait=1.0), 5.0
     simulation = Simulation(server, AdaptiveLimit(256), spread, latency)

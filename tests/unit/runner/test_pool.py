@@ -19,7 +19,7 @@ USD = 10**12
 
 
 def by(*replies: Reply, seconds: float = 1.0) -> Answering:
-    """Answer each question with these replies in turn, the last one for ever, each after so many seconds."""
+    """Answer each question with these replies in turn, the last one for ever, each after that many seconds."""
 
     async def answer(_: int, nth: int) -> Reply:
         await asyncio.sleep(seconds)
@@ -90,7 +90,7 @@ def test_nothing_is_sent_while_the_keeper_is_far_behind() -> None:
 # -- the gate
 
 
-def test_a_told_wait_closes_the_gate_for_all() -> None:
+def test_the_wait_of_a_server_closes_the_gate_for_all() -> None:
     """After a 429 with Retry-After nothing is sent but what is in flight, until the window is over; no row is lost."""
 
     async def answer(_: int, __: int) -> Reply:
@@ -129,13 +129,13 @@ def test_a_success_renews_the_patience_with_the_gate() -> None:
     assert asked.statuses == ["ok"] * 10
 
 
-def test_slow_requests_are_no_impatience() -> None:
+def test_slow_requests_do_not_use_up_patience() -> None:
     """One refusal after replies that took 20 minutes stops nothing."""
     asked = ask(only(2, refused(429), answered(), seconds=1_200), 2, concurrency=1)
     assert asked.statuses == ["ok", "ok"]
 
 
-def test_a_wait_that_the_server_told_is_obeyed_within_the_hour() -> None:
+def test_a_wait_that_the_server_asked_for_is_obeyed_within_the_hour() -> None:
     """Retry-After of 40 minutes is waited for, beyond the patience with untold waits; twice such a wait is not."""
     asked = ask(by(refused(429, wait=2_400), answered()), 2, concurrency=1)
     assert asked.statuses == ["ok", "ok"]
@@ -145,7 +145,7 @@ def test_a_wait_that_the_server_told_is_obeyed_within_the_hour() -> None:
 
 
 def test_a_wait_beyond_an_hour_stops_with_the_time_to_come_back() -> None:
-    """Nobody waits for two hours: the run stops at once and tells when it makes sense again."""
+    """Nobody waits for two hours: the run stops at once and says when to try again."""
     asked = ask(by(refused(429, wait=7_200)), 20, concurrency=2)
     assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_API, 2)
     assert asked.valve.resume_at == pytest.approx(WALL + 7_200, abs=5)
@@ -195,7 +195,7 @@ def test_a_hiccup_of_the_key_check_stops_nothing() -> None:
     assert {round(at - asked.sent[11][0], 3) for at, _ in asked.sent[11:21]} == {0}
 
 
-def test_each_hiccup_of_the_key_check_is_confirmed_anew() -> None:
+def test_each_hiccup_of_the_key_check_is_confirmed_again() -> None:
     """Who met a 401 beside the suspect has not used up its confirmation."""
 
     async def answer(_: int, __: int) -> Reply:
@@ -259,7 +259,7 @@ def test_repairs_are_counted(repairs: int) -> None:
     assert outcome.cost == (1 + repairs) * USD // 2
 
 
-def test_a_repair_goes_on_with_the_conversation() -> None:
+def test_a_repair_continues_the_conversation() -> None:
     """The model is shown what it wrote and what is wrong; a retry of the repair still has that."""
     asked = ask(by(answered("no JSON"), refused(500), answered('{"label": "good"}')), 1, form=TYPED)
     assert [len(body["messages"]) for body in asked.bodies] == [0, 2, 2]
@@ -483,7 +483,7 @@ def test_the_deadline_stops_the_run() -> None:
 
 
 def test_a_gate_that_opens_after_the_deadline_stops_the_run_now() -> None:
-    """Nobody waits for what comes too late; the time to come back is told. One question's own wait stops nothing."""
+    """Nobody waits for what comes too late; the time to come back is named. One question's own wait stops nothing."""
     asked = ask(by(refused(429, wait=600)), 20, concurrency=2, deadline=300)
     assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_LIMIT, 2)
     assert "limits.deadline" in asked.valve.reason
@@ -546,7 +546,7 @@ def test_a_cap_gives_up_after_a_thousand_questions_in_a_row() -> None:
 
 @pytest.mark.parametrize("openrouter", [True, False])
 def test_what_an_unpriced_answer_may_cost_stays_reserved(openrouter: bool) -> None:  # noqa: FBT001  (a parameter)
-    """An answer whose cost nobody tells counts with its worst case: only so the cap holds."""
+    """An answer whose cost nobody reports counts with its worst case: only so the cap holds."""
     budget = Budget(cap_run=Pico(100))
     asked = ask(by(answered(cost=None)), 50, budget=budget, worst_case=lambda _: Pico(30), openrouter=openrouter)
     assert (len(asked.sent), budget.reserved) == (3, 90)

@@ -158,7 +158,7 @@ def test_permits_come_back_and_the_cap_holds(course: Course) -> None:
 @settings(max_examples=150)
 @given(courses)
 def test_no_low_water_passes_an_open_question(course: Course) -> None:
-    """Whenever the run had been killed: all below the mark that was told then was final, and stayed so."""
+    """Whenever the run had been killed: all below the mark that was noted then was final, and stayed so."""
     asked, _ = follow(course)
     last = asked.keep.last
     for mark in (*asked.low_waters, asked.pool.low_water):

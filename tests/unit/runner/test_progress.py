@@ -1,4 +1,4 @@
-"""What people see while a run goes on and at its end."""
+"""What people see during a run and at its end."""
 
 import io
 import re
@@ -38,7 +38,7 @@ class Screen(io.StringIO):
 
 
 def shown(goal: Goal, tally: Tally, *, rate: float = 0.0, gate: float = 0.0) -> str:
-    """Give the line after ten seconds at a rate."""
+    """Return the line after ten seconds at a rate."""
     pace = Pace(0.0, goal.per_minute)
     pace.observe(10.0, round(rate * 10))
     return line(goal, tally, pace, gate)
@@ -104,7 +104,7 @@ def test_there_is_never_100_percent_while_something_is_open(total: int, missing:
     assert shown(Goal(total), Tally(ok=total)).startswith("100%")
 
 
-def test_a_closed_gate_is_told_with_its_time_and_its_reason() -> None:
+def test_a_closed_gate_is_reported_with_its_time_and_its_reason() -> None:
     """While all wait for the server, the line says for how long and why, and the time left begins after that."""
     text = shown(Goal(200), Tally(ok=100, waiting_for="too many requests (for 9 s)"), rate=10, gate=300.0)
     assert "waiting: too many requests (for 9 s)" in text
@@ -176,7 +176,7 @@ def test_a_closed_stream_never_stops_a_run() -> None:
 
 
 class Recording(Ui):
-    """Keeps what it is told."""
+    """Keeps what it is given."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
@@ -219,7 +219,7 @@ def test_failed_rows_bring_no_lines(tmp_path: Path) -> None:
 
 
 def summary(**changes: object) -> Summary:
-    """Give a summary with some fields changed."""
+    """Return a summary with some fields changed."""
     fields = {
         "job": "x", "exit_code": 0, "reason": "done", "rows": 10, "ok": 10, "failed": 0, "pending": 0, "skipped": 0,
         "asked": 10, "requests": 12, "seconds": 65.0, "cost_usd": "0.5", "cost_today_usd": "1", "cost_total_usd": "2",
@@ -232,7 +232,7 @@ def summary(**changes: object) -> Summary:
     return Summary(**{**missing, **known, **changes})  # type: ignore[arg-type]  # every field has its type above
 
 
-def test_the_end_tells_counts_advice_money_time_output_and_what_next() -> None:
+def test_the_end_shows_counts_advice_money_time_output_and_what_next() -> None:
     """Each error comes with its number, one sentence of advice and its first rows; nothing is said twice."""
     last = summary(
         exit_code=1,

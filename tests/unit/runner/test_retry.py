@@ -12,7 +12,7 @@ jitters = st.floats(0, 1, exclude_max=True)
 
 
 def asked(name: str, attempts: int = 5, limit: int = 50) -> tuple[int, Decision]:
-    """Give how often a question is asked that always ends so, and the last decision."""
+    """Return how often a question is asked that always ends so, and the last decision."""
     tries = Tries()
     for number in range(1, limit + 1):
         decision = decide(TABLE[name], tries, attempts=attempts, jitter=0.5)
@@ -86,7 +86,7 @@ def test_backoff_is_exponential_with_full_jitter(number: int, jitter: float) -> 
 
 @given(st.floats(0, LONGEST_WAIT), jitters, st.sampled_from(["rate_limited", "server_error", "overloaded"]))
 def test_no_retry_comes_before_the_server_asked(wait: float, jitter: float, name: str) -> None:
-    """A told wait is never shortened, and lengthened by a moment, where there is no gate by a tenth, at most."""
+    """The server's wait is never shortened, and lengthened a little at most: by a tenth without a gate."""
     decision = decide(TABLE[name], Tries(), attempts=5, wait=wait, jitter=jitter)
     longest = wait * 1.1 if name == "server_error" else wait + 0.1
     assert wait <= decision.delay <= max(longest, wait + 0.1, BASE)

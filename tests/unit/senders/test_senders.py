@@ -230,7 +230,7 @@ def test_total_timeout(kind: str, script: Script) -> None:
 
 
 def test_connect_timeout(kind: str) -> None:
-    """A server that accepts and then never ends the TLS handshake is no connection, and nothing was sent."""
+    """A server that accepts and then never ends the TLS handshake is not a connection, and nothing was sent."""
 
     async def scene() -> Reply:
         async with wire({}, greeting=(End.HANG,)) as server:
@@ -243,7 +243,7 @@ def test_connect_timeout(kind: str) -> None:
 
 
 def test_connect_timeout_above_the_total(kind: str) -> None:
-    """A connect timeout that is not below the total is lowered, so that it still tells that nothing was sent."""
+    """A connect timeout that is not below the total is lowered, so that it still shows that nothing was sent."""
 
     async def scene() -> Reply:
         async with wire({}, greeting=(End.HANG,)) as server:
@@ -368,7 +368,9 @@ def test_reply_at_the_limit(kind: str, *, compress: bool) -> None:
 
 
 @pytest.mark.parametrize("proxied", [False, True])
-def test_what_stands_behind_a_reply_is_no_reply(kind: str, monkeypatch: pytest.MonkeyPatch, *, proxied: bool) -> None:
+def test_what_stands_behind_a_reply_is_not_a_reply(
+    kind: str, monkeypatch: pytest.MonkeyPatch, *, proxied: bool
+) -> None:
     """A server that sends two replies to one request can't answer the next question with the second."""
     two = answer(b'{"reply":1}') + answer(b'{"reply":"smuggled"}')
 
@@ -384,7 +386,7 @@ def test_what_stands_behind_a_reply_is_no_reply(kind: str, monkeypatch: pytest.M
 
 
 def test_flood_after_the_reply(kind: str) -> None:
-    """A server that goes on sending after its reply fills no memory, and the next request is asked anew."""
+    """A server that continues sending after its reply fills no memory, and the next request is asked again."""
 
     async def scene() -> tuple[Reply, Wire]:
         scripts: dict[str, Script] = {"/": (OK, repeat(bytes(65536)))}
@@ -430,7 +432,7 @@ def server_tls(authority: trustme.CA, name: str) -> ssl.SSLContext:
 
 
 def test_refused_and_unknown_hosts(kind: str) -> None:
-    """A refused connection and an unknown host are told apart, and nothing was sent."""
+    """A refused connection and an unknown host are distinguished, and nothing was sent."""
     refused = run(once(kind, target(f"http://127.0.0.1:{free_port()}/")))
     assert (refused.fault, refused.sent) == (Fault.CONNECT, False)
     unknown = run(once(kind, target("http://no-such-host.invalid/")))
@@ -439,7 +441,7 @@ def test_refused_and_unknown_hosts(kind: str) -> None:
 
 @pytest.mark.parametrize("greeting", [(End.RESET,), (End.CLOSE,)])
 def test_broken_handshake(kind: str, greeting: Script) -> None:
-    """A TLS handshake that breaks off is no connection."""
+    """A TLS handshake that breaks off is not a connection."""
 
     async def scene() -> Reply:
         async with wire({}, greeting=greeting) as server:
@@ -522,7 +524,7 @@ def test_no_proxy_for_loopback(kind: str, host: str, monkeypatch: pytest.MonkeyP
     ids=["407", "502", "reset", "hang", "garbage", "reset in the tunnel"],
 )
 def test_proxy_that_fails(kind: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that opens no tunnel is no connection: nothing was sent, and its password is in no message."""
+    """A proxy that opens no tunnel is not a connection: nothing was sent, and its password is in no message."""
 
     async def scene() -> tuple[Reply, Wire]:
         async with wire({"api.invalid:443": script}) as server:
@@ -590,7 +592,7 @@ ENDS: dict[str, Script] = {
 
 @pytest.mark.parametrize("ends", ENDS)
 def test_server_that_closes_after_each_reply(kind: str, ends: str) -> None:
-    """Requests lost on a used connection are few, told as such, and answered on a new connection."""
+    """Requests lost on a used connection are few, reported as such, and answered on a new connection."""
     in_flight = 20
 
     async def ask(send: Send) -> int:

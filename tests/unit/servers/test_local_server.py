@@ -86,7 +86,7 @@ def test_ends_on_sigterm(model: Path) -> None:
         assert process.stdout.read() == ""
 
 
-def test_file_that_is_no_model(tmp_path: Path) -> None:
+def test_file_that_is_not_a_model(tmp_path: Path) -> None:
     """A file that llama.cpp can't read ends with a line that names it."""
     file = tmp_path / "no.gguf"
     file.write_bytes(b"not a model")

@@ -50,7 +50,7 @@ def write(frame: pl.DataFrame, path: Path, *, escape_formulas: bool = False) -> 
 @pytest.mark.parametrize("suffix", sorted({*OUTPUT_SUFFIXES} - {".ndjson"}))  # another name of .jsonl
 @pytest.mark.parametrize("nasty", [file for file in READ if "json" not in file.name], ids=lambda nasty: nasty.name)
 def test_nasty_csv_survives_to_every_format(tmp_path: Path, nasty: Nasty, suffix: str) -> None:
-    """Each cell of each nasty CSV file reads back equal from each output format, nulls and empty texts told apart."""
+    """Each cell of each nasty CSV file reads back equal from each output format, null beside empty text."""
     if suffix == ".xlsx" and nasty.name == "huge_cell.csv":
         pytest.skip("a cell of Excel is too short")
     if nasty.name == "wide.csv" and suffix in {".xlsx", ".tsv", ".arrow"}:

@@ -102,7 +102,7 @@ def test_any_bytes_read_or_are_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_batches_start_anywhere_and_keep_the_order_of_columns(tmp_path: Path) -> None:
-    """Batches begin at the row asked for, hold at most so many rows, and only the columns asked for."""
+    """Batches begin at the row asked for, hold at most that many rows, and only the columns asked for."""
     pl.DataFrame({"a": range(25), "b": range(100, 125), "c": ["x"] * 25}).write_csv(tmp_path / "x.csv")
     with open_rows(Input("x.csv"), tmp_path) as rows:
         batches = list(rows.batches(["b", "a"], start=3, size=10))
@@ -168,7 +168,7 @@ def test_declared_columns_have_their_types(tmp_path: Path) -> None:
     ]
 
 
-def test_a_cell_of_another_type_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_cell_of_another_type_is_reported_with_its_line(tmp_path: Path) -> None:
     """A cell that does not fit csv.columns is named by line, also behind line breaks in cells and blank lines."""
     (tmp_path / "x.csv").write_bytes(b'a,b\n1,"l\nm"\n\nn/a,z\n')
     assert refusal(tmp_path, "x.csv", columns={"a": "integer"}) == (
@@ -215,7 +215,7 @@ def test_parquet_and_arrow_keep_their_types(tmp_path: Path) -> None:
     ],
 )
 def test_where_masks_rows(tmp_path: Path, where: str, mask: list[bool]) -> None:
-    """`where` keeps every row and tells which are asked; null counts as no."""
+    """`where` keeps every row and says which are asked; null counts as no."""
     assert asked(tmp_path, where) == mask
 
 
@@ -267,7 +267,7 @@ def test_where_that_fails_on_a_row_says_so(tmp_path: Path) -> None:
     assert refusal(tmp_path, "p.csv", "cast(id as int) > 0").endswith("try_cast gives null instead")
 
 
-def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     """No match, a folder, a missing file, a misspelt one and an unknown suffix each have their line."""
     (tmp_path / "x.xls").write_bytes(b"")
     (tmp_path / "x.parquet.gz").write_bytes(b"")
@@ -283,7 +283,7 @@ def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
         assert line in refusal(tmp_path, path)
 
 
-def test_stamps_tell_when_a_file_changed(tmp_path: Path) -> None:
+def test_stamps_show_when_a_file_changed(tmp_path: Path) -> None:
     """The stamp of a file changes with its content and stays otherwise."""
     path = tmp_path / "x.csv"
     path.write_bytes(b"a\n1\n")
