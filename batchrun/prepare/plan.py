@@ -1,4 +1,4 @@
-"""The plan: which row asks which question; and the open questions, rendered when their turn comes."""
+"""The plan: which row asks which question, and by which files and words it is known again."""
 
 import hashlib
 import json
