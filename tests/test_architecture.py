@@ -170,7 +170,7 @@ def test_what_is_decided_once_is_defined_once() -> None:
 def test_every_dependency_is_imported_and_has_a_reason() -> None:
     """pyproject.toml, docs/explanation/dependencies.md and the imports name the same libraries."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [project["optional-dependencies"][name] for name in ("excel", "local", "ray")]
+    extras = [project["optional-dependencies"][name] for name in ("excel", "local", "pdf", "ray")]
     named = {requirement for group in (project["dependencies"], *extras) for requirement in group}
     declared = {re.split(r"[<>=;\[]", requirement)[0].strip() for requirement in named}
     page = (PACKAGE.parent / "docs" / "explanation" / "dependencies.md").read_text(encoding="utf-8")

@@ -11,9 +11,8 @@ HEAD = """\
 
 <!-- made from batchrun/api/codes.py by `python tools/errors_page.py` -->
 
-The names are the values of the
-output's column `error_type`; the code is the API's, as it usually comes (`error_code` holds the one that came, by HTTP
-status or inside a 200, and is empty where the failure is local).
+The names are the values of the output's column `error_type`. The code is the one that the API usually sends. The column
+`error_code` holds the code that came, as the HTTP status or inside a 200; it is empty where the failure is local.
 
 - **Now** says what the run does: retry (how often), close the gate for all requests for a while, fail the row, or stop
   the run. After a stop all rows that are not done stay pending, and the same command resumes with them.
@@ -21,7 +20,7 @@ status or inside a 200, and is empty where the failure is local).
 - **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
 - **May be billed** marks attempts whose cost nobody reported: what was reserved for them stays reserved under a cap.
 
-Rate limits cost no attempt. A wait that the server asks for is kept; one longer than an hour stops the run. After
+Rate limits cost no attempt. A wait that the server asks for is kept. A wait of more than an hour stops the run. After
 `limits.breaker` equal failures in a row that blame nobody (unknown below), without any success between them, requests
 go one at a time; 15 more such failures stop the run, and these rows stay pending. A lost reply that may be billed is
 asked for once more, and a third time only where no other question has succeeded meanwhile.

@@ -38,7 +38,7 @@ DETAILS: Mapping[str, str] = {
     "generation_id": "the server's id of the answer",
     "finished_at": "when the question was settled, UTC",
     "key": "the question's identity, 32 hexadecimal digits",
-    "answer_raw": "what the model wrote, of what is not ok",
+    "answer_raw": "what the model wrote, where the row is not ok",
     "reasoning": "what the model thought before its answer, where the server returns it; null for answers that came "
     "before the job named this detail",
     "citations": "the web pages that the answer cites, as the server's annotations name them: a list of structs `url`, "
@@ -90,7 +90,7 @@ def _job_file() -> Iterator[str]:
 
 
 def _table(part: Mapping[str, Any], path: str, whole: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("| key | type | default | what it is |", "| --- | --- | --- | --- |")
+    yield from ("| key | type | default | meaning |", "| --- | --- | --- | --- |")
     inner: list[tuple[str, Mapping[str, Any]]] = []
     for name, field in part["properties"].items():
         required = name in part.get("required", ())
@@ -167,9 +167,10 @@ def _columns() -> Iterator[str]:
     yield "their types, the answer's columns, then the details that `output.details` chooses. `output.prefix` is put"
     yield "before each new name. A decision model's column NAME is followed by NAME_prob, the answer's probability,"
     yield "and with the detail `probabilities` by NAME_probs, a struct of all labels; `output.review_below` adds"
-    yield "`needs_review`, true where any probability of the row is below it, null where none is known. A row without"
-    yield "an answer has nulls in the answer's columns.\n"
-    yield from ("| detail | type | what it is |", "| --- | --- | --- |")
+    yield "`needs_review`: true where any probability of the row is below it, false where a person reviewed the row,"
+    yield "and null where no probability is low and one is missing. A row without an answer has nulls in the answer's"
+    yield "columns.\n"
+    yield from ("| detail | type | meaning |", "| --- | --- | --- |")
     for name, dtype in DETAIL_TYPES.items():
         yield f"| `{name}` | {str(dtype).split('(')[0]} | {DETAILS[name]} |"
     yield ""
@@ -196,11 +197,11 @@ def _texts() -> Iterator[str]:
     yield "## How a cell becomes text in a prompt\n"
     yield 'How a row is rendered depends on that row alone. An empty cell of a CSV file and `""` are null. A column'
     yield "of a JSON Lines or JSON file gets the narrowest type that holds all of its values; text holds mixed ones."
-    yield "A column without any value is text in the output, and in `input.where` whatever the condition takes it for;"
-    yield "of several files, the others decide."
-    yield "A cell of an Excel workbook is what Excel says it is, in a column of whatever else: 3 where a number is"
-    yield "whole, 2024-12-31 where a moment is at midnight, 23:59:59 where it has no day, 30:05:00 where it is a"
-    yield "time span; a cell with an error or an empty text is null. Rows without any cell are passed over.\n"
+    yield "A column without any value is text in the output, and any type in `input.where`. Where one of several files"
+    yield "has a column without any value, the other files decide its type."
+    yield "A cell of an Excel workbook has its own type, whatever the other cells of its column are: a whole number is"
+    yield "3, a moment at midnight is 2024-12-31, a time without a day is 23:59:59, a time span is 30:05:00. A cell"
+    yield "with an error or an empty text is null. Rows without any cell are passed over.\n"
     yield from ("| type | text in a prompt |", "| --- | --- |")
     for name, text in TEXTS:
         yield f"| {name} | {text} |"

@@ -144,7 +144,7 @@ sample_option = click.option(
 format_option = click.option(
     "--format",
     type=click.Choice(["csv", "tsv", "jsonl"]),
-    help="The format of - (stdin and stdout); found out when absent.",
+    help="The format of - (stdin and stdout); detected when absent.",
 )
 
 
@@ -170,7 +170,7 @@ run_flags = flags(
         type=click.Choice(["local", "ray", "batch"]),
         help="Send from this process, from Ray actors, or in the provider's batches at half price.",
     ),
-    click.option("--wait", metavar="TIME", help="With --engine batch: wait at most so long for batches (0, 90s, 2h)."),
+    click.option("--wait", metavar="TIME", help="With --engine batch: wait at most TIME for batches (0, 90s, 2h)."),
     click.option(
         "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the output to FILE; - for stdout."
     ),

@@ -107,7 +107,7 @@ class Input(Section):
     csv: CsvOptions = CsvOptions()
     """How CSV and TSV files are read."""
     sheet: Text | None = None
-    """The sheet of an Excel workbook, by name; the first one when absent."""
+    """The sheet of an Excel workbook, by name; the first that is not hidden when absent."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -321,9 +321,11 @@ class Limits(Section):
     deadline: str | None = None
     """When the run stops, counted from its start: 90s, 2h, 1h30m. It can be resumed."""
     patience: str | None = None
-    """How long a run waits for a server that is down, from its first failure: 90s, 15m, 2h; 15m when absent."""
+    """How long a run waits for a server that is down, from its first failure: 90s, 15m, 2h. When absent: 15m, and
+    at most a minute for a server that it never reached."""
     breaker: Annotated[int, Ge(0)] = 10
-    """Unexplained equal failures in a row, without any success, that stop the run; 0 = never."""
+    """Unexplained equal failures in a row, without any success, after which requests go one at a time; 15 more stop the
+    run; 0 = never."""
 
     @property
     def ceiling(self) -> int:

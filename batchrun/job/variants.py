@@ -89,7 +89,10 @@ def _variants(job: Job, options: RunOptions) -> Iterator[str]:
             yield _named(path, Path(path).stem)
     if options.variant is not None:
         if not _VARIANT.fullmatch(options.variant):
-            raise UserError(f"--variant {options.variant}: use letters, digits, - and _, at most {_READABLE} of them")
+            raise UserError(
+                f"--variant {options.variant}: use letters, digits, ., - and _, at most {_READABLE} of them, the first "
+                "a letter or a digit"
+            )
         yield options.variant
 
 

@@ -37,9 +37,12 @@ def with_kept_flags(
     path = merged(job, replace(options, input=None) if options.reads_stdin else options).checkpoint_path
     if path == job.checkpoint_path or options.fresh:
         return options
-    if reads and not path.exists():
-        return _found(job, options)
     if not path.exists():
+        if reads:
+            return _found(job, options)
+        # `--variant a --model m`, then `--variant a` alone: nothing of the first one is used, which nobody expects.
+        if options.variant is not None and (trials := _trials(job, options)):
+            say(f"{path.stem} is a new trial: --variant {options.variant} was run with {' and with '.join(trials)}")
         return options
     kept = _kept(job, path)
     named = {_key(setting): setting for setting in options.settings}
@@ -55,6 +58,15 @@ def with_kept_flags(
 
 def _found(job: Job, options: RunOptions) -> RunOptions:
     """Return the flags of the one trial that had these and others as well; without one, those given."""
+    found = _trials(job, options)
+    if len(found) > 1:
+        flags = _typed(options.endpoint, options.model, variant=options.variant)
+        raise UserError(f"{flags or '--input'} was run with {' and with '.join(found)}: name one of them as well")
+    return next(iter(found.values()), options)
+
+
+def _trials(job: Job, options: RunOptions) -> dict[str, RunOptions]:
+    """Return the flags of the trials that had these and others as well, by the others as they are typed."""
     own = job.checkpoint_path
     found: dict[str, RunOptions] = {}
     # `eval JOB --model NAME` of a trial that had --input as well: its checkpoint has both in its name.
@@ -73,10 +85,7 @@ def _found(job: Job, options: RunOptions) -> RunOptions:
             settings = {_key(setting): setting for setting in (*kept.settings, *options.settings)}
             words = _typed(kept.endpoint, kept.model, kept.input)
             found[words] = replace(trial, settings=tuple(settings.values()))
-    if len(found) > 1:
-        flags = _typed(options.endpoint, options.model, variant=options.variant)
-        raise UserError(f"{flags or '--input'} was run with {' and with '.join(found)}: name one of them as well")
-    return next(iter(found.values()), options)
+    return found
 
 
 def _kept(job: Job, path: Path) -> RunOptions:

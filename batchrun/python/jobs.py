@@ -70,7 +70,8 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
     notebook, and elsewhere only problems are printed.
 
     A run that stopped raises nothing: look at the Summary's `exit_code`, `reason` and `next`. What ends it before
-    the first request is raised: UserError (also JobFileError, InputError, ConfirmError), StorageError, BusyError.
+    the first request is raised: UserError (also JobFileError, InputError, ConfirmError), StorageError, SenderError,
+    BusyError.
     It may be called inside a running event loop, such as a notebook's, which it blocks. Ctrl-C stops the run there,
     too, and keeps the answers so far.
     """

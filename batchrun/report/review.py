@@ -21,7 +21,7 @@ ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
 """The column with the model's answer, next to the one that a person edits."""
 
-BY_PROBABILITY = "least sure first"
+BY_PROBABILITY = "failed rows first, then the least sure"
 BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
 
 

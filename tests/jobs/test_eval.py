@@ -254,7 +254,7 @@ def test_probabilities_are_judged_and_order_the_review(
     assert "estimated out of bag" in out
     assert "60 labelled questions are few for a threshold" in out
     ended = command("show", job, "--review", "-o", "todo.csv")
-    assert "least sure first" in ended.err
+    assert "then the least sure" in ended.err
     probabilities = dict(pl.read_parquet(tmp_path / "out.parquet").select("text", "team_prob").iter_rows())
     todo = pl.read_csv(tmp_path / "todo.csv")["text"].to_list()
     assert [probabilities[text] for text in todo] == sorted(probabilities.values())

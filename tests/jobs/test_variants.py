@@ -277,6 +277,18 @@ def test_another_setting_of_a_trial_is_said(command: Command, tried: Asked) -> N
     assert (ended.code, "was last run" in ended.err, tried.prompts()) == (0, False, ["Sort: t0"])
 
 
+def test_a_second_trial_of_a_name_is_said(command: Command, asked: Asked) -> None:
+    """A trial with --model is not the one without it: a run by the name alone says that it begins another one."""
+    trial = ["job.yaml", "--variant", "x", "--set", "prompt.user=Sort: {{ text }}", "--limit", "1"]
+    first = command(*trial, "--model", "vendor/small")
+    assert (first.code, "new trial" in first.err) == (0, False), first.err
+    second = command(*trial)
+    assert second.code == 0, second.err
+    assert "job.x is a new trial: --variant x was run with --model vendor/small\n" in second.err
+    assert "new trial" not in command(*trial).err
+    assert [body["model"] for body in asked.bodies] == ["vendor/small", "big", "big"]
+
+
 def test_a_trial_of_another_model_is_found_by_its_name(tmp_path: Path, command: Command, asked: Asked) -> None:
     """--variant alone finds a trial that also had a model and an input; of two it wants the model named."""
     asked.text = '{"kind": "yes"}'
