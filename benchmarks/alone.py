@@ -1,6 +1,6 @@
-"""One sender alone: the same request again and again, replies thrown away. Run by bench.py.
+"""The sender alone: the same request again and again, replies thrown away. Run by bench.py.
 
-`alone.py URL KIND IN_FLIGHT REQUESTS CA_FILE` prints, as JSON, the microseconds of CPU that a request took, and how
+`alone.py URL IN_FLIGHT REQUESTS CA_FILE` prints, as JSON, the microseconds of CPU that a request took, and how
 many of them in the event loop's thread, where all the rest of a job has to find its time.
 """
 
@@ -26,9 +26,9 @@ async def _worker(send: Send, request: Request, numbers: Iterator[int]) -> None:
             sys.exit(f"status {reply.status}: {reply.detail}")
 
 
-async def _alone(target: Target, kind: str, requests: int) -> dict[str, float]:
+async def _alone(target: Target, requests: int) -> dict[str, float]:
     request, numbers = Request(body()), iter(range(requests))
-    async with open_sender(target, kind) as send:
+    async with open_sender(target) as send:
         cpu, loop = time.process_time(), time.thread_time()
         await asyncio.gather(*(_worker(send, request, numbers) for _ in range(target.concurrency)))
         cpu, loop = time.process_time() - cpu, time.thread_time() - loop
@@ -37,11 +37,11 @@ async def _alone(target: Target, kind: str, requests: int) -> dict[str, float]:
 
 def main() -> None:
     """Send, and print the figures."""
-    url, kind, in_flight, requests, ca_file = sys.argv[1:]
+    url, in_flight, requests, ca_file = sys.argv[1:]
     certificates = read_certificates(Path(ca_file)) if ca_file else ()
     target = Target(f"{url}/chat/completions", certificates=certificates, concurrency=int(in_flight))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(_alone(target, kind, int(requests)))))
+        print(json.dumps(runner.run(_alone(target, int(requests)))))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ ALONE = (
     ("https", 0, 256, 50_000),
     ("https", 500, 1_000, 20_000),
 )
-SENDERS = ("reqwest", "httpx")
 WRK_SECONDS = 10
 Table = list[Sequence[str]]
 
@@ -108,20 +107,17 @@ def whole_jobs(folder: Path, server: Stub, rounds: int) -> Table:
     return table
 
 
-def senders(server: Stub, rounds: int) -> Table:
-    """Time the senders alone, replies thrown away: what no job can go below, and which one suits an address."""
-    table: Table = [("address, latency, in flight", *(f"{kind}, CPU µs a request" for kind in SENDERS))]
+def sender(server: Stub, rounds: int) -> Table:
+    """Time the sender alone, replies thrown away: what no job can go below."""
+    table: Table = [("address, latency, in flight", "CPU µs a request")]
     for scheme, latency, in_flight, requests in ALONE:
         tls = scheme == "https"
         if tls and server.tls is None:
             continue
-        cells = []
-        for kind in SENDERS:
-            arguments = [server.url(latency, tls=tls), kind, str(in_flight), str(requests), str(server.ca_file or "")]
-            found = [_alone(arguments) for _ in range(rounds)]
-            us, loop_us = (statistics.median(one[part] for one in found) for part in ("us", "loop_us"))
-            cells.append(f"{us:.0f} ({loop_us:.0f})")
-        table.append((f"{scheme}, {latency} ms, {in_flight:,}", *cells))
+        arguments = [server.url(latency, tls=tls), str(in_flight), str(requests), str(server.ca_file or "")]
+        found = [_alone(arguments) for _ in range(rounds)]
+        us, loop_us = (statistics.median(one[part] for one in found) for part in ("us", "loop_us"))
+        table.append((f"{scheme}, {latency} ms, {in_flight:,}", f"{us:.0f} ({loop_us:.0f})"))
         print(table[-1], flush=True)
     return table
 
@@ -300,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare batchrun with the wire's ceiling and with other tools.")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
-        "--only", choices=["jobs", "senders", "peers", "decisions", "start-up"], help="print one table, write none"
+        "--only", choices=["jobs", "sender", "peers", "decisions", "start-up"], help="print one table, write none"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batchrun-bench-") as name, stub(STUB_CPU) as server:
@@ -311,9 +307,9 @@ def main() -> None:
         if options.only in {None, "jobs"}:
             title = "Whole jobs on one core. Rows/s is from the first request to the last reply, all else is all in."
             tables.append((title, whole_jobs(folder, server, options.rounds)))
-        if options.only in {None, "senders"}:
+        if options.only in {None, "sender"}:
             tables.append(
-                ("The senders alone on one core; in brackets the event loop's thread.", senders(server, options.rounds))
+                ("The sender alone on one core; in brackets the event loop's thread.", sender(server, options.rounds))
             )
         if options.only in {None, "peers"}:
             title = f"{PEER_ROWS:,} rows, {PEER_LATENCY} ms, {PEER_IN_FLIGHT} in flight, one core; rows/s is all in."
