@@ -494,7 +494,7 @@ def _row() -> st.SearchStrategy[tuple[int, ...]]:
 @st.composite
 def _storm(draw: st.DrawFn) -> list[tuple[int, ...]]:
     """Draw rows of which one always loses its reply: enough to tell that from a server that fails half of all."""
-    rows = [(number % 5, number, number) for number in range(40)]
+    rows: list[tuple[int, ...]] = [(number % 5, number, number) for number in range(40)]
     rows[draw(st.integers(0, 39))] = (len(TEXTS) + MARKS.index("row !lost"), 0, 0)
     return rows
 
