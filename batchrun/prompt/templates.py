@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from typing import Any
 
 from jinja2 import (
@@ -32,6 +32,10 @@ ROW = "row"
 """The name under which a template finds the whole row, for columns whose names are not identifiers."""
 
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, list, tuple, dict, bytes, range, Undefined)
+_TEXT_FILTERS = (
+    "capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "replace", "safe", "striptags", "title",
+    "trim", "truncate", "upper", "urlize", "wordcount", "wordwrap",
+)  # fmt: skip
 _LISTED = 10  # columns in a message
 _PRINTS_NULL = 'it prints a null: use default("…")'
 _INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
@@ -100,9 +104,35 @@ def prompt_text(value: Any) -> Any:  # noqa: ANN401  (what a row holds)
 
 def _string(value: Any) -> str:  # noqa: ANN401  (any value)
     """Return a value's text for Jinja's filter `string` and its operator `~`."""
-    if value is None:
-        raise PromptError(_PRINTS_NULL)
-    return str(prompt_text(value))
+    return str(_printable(value))
+
+
+def _of_text(jinjas: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter of Jinja that works on the text of its value: ["a"] and true, where Python writes ['a'], True."""
+    position = int(hasattr(jinjas, "jinja_pass_arg"))  # the environment comes first
+
+    @wraps(jinjas)
+    def filtered(*args: Any, **options: Any) -> Any:  # noqa: ANN401  (Jinja's)
+        value = args[position]
+        if not isinstance(value, str):
+            args = (*args[:position], _string(value), *args[position + 1 :])
+        return jinjas(*args, **options)
+
+    return filtered
+
+
+def _formattable(value: Any) -> Any:  # noqa: ANN401  (any value)
+    """Return a value for `%`: numbers stay numbers, for %.2f."""
+    if isinstance(value, (bool, list, tuple, dict)):
+        return prompt_text(value)
+    return value
+
+
+def _format(template: str, *args: Any, **named: Any) -> str:  # noqa: ANN401  (any values)
+    """Fill %s and the like as Jinja's own filter does, each value as a prompt shows it."""
+    if named:
+        return str(template) % {name: _formattable(value) for name, value in named.items()}
+    return str(template) % tuple(map(_formattable, args))
 
 
 @pass_environment
@@ -142,7 +172,7 @@ def _check_length(size: int) -> None:
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja without randomness, without silent nulls, and with bounds."""
 
-    intercepted_binops = frozenset({"*"})
+    intercepted_binops = frozenset({"*", "%"})
     concat = staticmethod(_bounded_join)
 
     def __init__(self) -> None:
@@ -151,7 +181,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.tests["none"] = _is_none
         self.tests["defined"] = lambda value: not isinstance(value, Undefined) or isinstance(value, _Null)
         self.tests["undefined"] = lambda value: isinstance(value, Undefined) and not isinstance(value, _Null)
-        self.filters.update({"string": _string, "join": _join})
+        self.filters.update({name: _of_text(self.filters[name]) for name in _TEXT_FILTERS})
+        self.filters.update({"string": _string, "join": _join, "format": _format})
         # With another text at each run the question would be another one, asked and paid again.
         del self.filters["random"], self.globals["lipsum"]
 
@@ -163,7 +194,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         return value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401  (Jinja's)
-        """Bound `"text" * n`: n may come from a row."""
+        """Bound `"text" * n`: n may come from a row. `"%s" % value` shows the value as a prompt does."""
+        if operator == "%":
+            if isinstance(left, str):
+                right = tuple(map(_formattable, right)) if isinstance(right, tuple) else _formattable(right)
+            return super().call_binop(context, operator, left, right)
         # Jinja's sandbox bounds range() alone.
         for text, times in ((left, right), (right, left)):
             if hasattr(text, "__len__") and isinstance(times, int):
@@ -187,6 +222,8 @@ class _Parsed:
         """Parse a template. Raises TemplateSyntaxError."""
         self.source = source
         self._tree = _ENVIRONMENT.parse(source)
+        for joined in self._tree.find_all(nodes.Concat):  # Jinja would join the Python texts of values
+            joined.nodes = [_as_text(node) for node in joined.nodes]
         self.mistakes = [*_unknown_words(self._tree), *_includings(self._tree)]
         self.names = meta.find_undeclared_variables(self._tree)
         self.row_uses = list(_row_uses(self._tree))
@@ -353,6 +390,10 @@ def _plain(message: str) -> str:
     for name, sign in (("print statement", "}}"), ("statement block", "%}")):
         message = message.replace(f"token 'end of {name}'", sign).replace(f"'end of {name}'", sign)
     return message.rstrip(".")
+
+
+def _as_text(node: nodes.Expr) -> nodes.Expr:
+    return nodes.Filter(node, "string", [], [], None, None, lineno=node.lineno, environment=node.environment)
 
 
 def _unknown_words(tree: nodes.Template) -> Iterator[tuple[int, str]]:

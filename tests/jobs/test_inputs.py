@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import Command, command
-from job_running import write_job
+from job_running import run, write_job
+from plain_server import recording_server
 from simulator_server import Running, running
 
 __all__ = ["command"]
@@ -154,6 +156,37 @@ def test_a_json_number_depends_on_its_line_alone(command: Command, server: Runni
     assert [json.loads(line)["stock"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
         "3", "2.50", "[1,true,null]", "7.25"
     ]  # fmt: skip
+
+
+def test_no_python_spelling_reaches_a_prompt_through_filters_and_operators(tmp_path: Path) -> None:
+    """Joined, filtered or formatted: a list, a truth and a date look as they do when printed."""
+    row = {"tags": [True, False], "flag": True, "day": date(2026, 1, 2), "parts": {"of": [date(2026, 1, 2)]}}
+    pl.DataFrame([row]).write_parquet(tmp_path / "in.parquet")
+    prompts = {
+        '{{ tags ~ "|" ~ flag ~ "|" ~ parts }}': '[true, false]|true|{"of": ["2026-01-02"]}',
+        "{{ flag | trim }} {{ parts | trim }}": 'true {"of": ["2026-01-02"]}',
+        "{{ parts | upper }} {{ tags | replace('true', 'yes') }}": '{"OF": ["2026-01-02"]} [yes, false]',
+        "{{ parts | truncate(9, true, '', 0) }} {{ flag | indent }}": '{"of": [" true',
+        "{{ '%s, %s' | format(flag, parts) }}": 'true, {"of": ["2026-01-02"]}',
+        "{{ '%s %s' % (flag, day) }}": "true 2026-01-02",
+    }
+    with recording_server() as asked:
+        for prompt, text in prompts.items():
+            path = write_job(
+                tmp_path, asked.url, input={"path": "in.parquet"}, prompt={"user": prompt}, answer=None,
+                output={"path": "out.parquet"},
+            )  # fmt: skip
+            assert run(path).summary.ok == 1
+            assert asked.prompts() == [text]
+
+
+def test_a_generator_reaches_no_prompt(tmp_path: Path) -> None:
+    """Its text is an address in memory: another question at each run, which would be paid each night."""
+    with recording_server() as asked:
+        for prompt in ("{{ text | map('upper') | string }}", "{{ 'a' ~ (text | map('upper')) }}"):
+            ran = run(write_job(tmp_path, asked.url, rows=1, prompt={"user": prompt}, answer=None))
+            assert (ran.column("error_type"), asked.prompts()) == (["template_error"], [])
+            assert 'add "| list"' in ran.column("error_message")[0]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
