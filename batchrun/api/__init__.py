@@ -25,6 +25,7 @@ from batchrun.api.batches import (
     Submitted,
     UnavailableError,
     batch_api,
+    batch_names,
 )
 from batchrun.api.caching import Caching, Family, caching_of, family_of
 from batchrun.api.codes import ASKED_AGAIN, TABLE, UNSENT, Action, Blame, Count, Ending
@@ -60,6 +61,7 @@ __all__ = [
     "Submitted",
     "UnavailableError",
     "batch_api",
+    "batch_names",
     "caching_of",
     "check_endpoint",
     "cost_kind",

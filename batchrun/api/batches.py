@@ -150,6 +150,12 @@ class BatchApi(Protocol):
         """Delete the batch with its files, as far as the provider permits it."""
 
 
+def batch_names(model: str) -> tuple[str, str]:
+    """Return the names under which a provider may take a model in a batch."""
+    base = model.removesuffix(BATCH_VARIANT)
+    return base, base + BATCH_VARIANT
+
+
 def batch_api(endpoint: Endpoint, model: Model) -> BatchApi:
     """Return the dialect of an endpoint, with the job's own headers and choice of providers."""
     ask = partial(call, endpoint, headers=model.headers, seconds=_CHAT_SECONDS, max_bytes=_MOST_RESULTS)

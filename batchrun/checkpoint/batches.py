@@ -5,14 +5,15 @@ out in one batch at most; while it is, nothing else asks it.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.schema import BATCH_TRIES, NOT_OUT
 from batchrun.checkpoint.writer import keep, utc_day
-from batchrun.money import Pico
+from batchrun.money import ZERO, Pico, Price
 from batchrun.records import Outcome
 
 
@@ -31,8 +32,10 @@ class BatchState(StrEnum):
 class Batch:
     """A batch that is not ended. Money is in picodollars, times are Unix seconds.
 
-    `tag` begins each custom_id. `looks` counts how often the provider's list was searched for it in vain since its
-    reply was lost, `foreign_ids` names batches in that list that turned out to be another job's.
+    `tag` begins each custom_id. `answer_schema` is the JSON Schema of its answers (None: text), and `price` what their
+    tokens cost (None: unknown), by the job file from which it was submitted. `looks` counts how often the provider's
+    list was searched for it in vain since its reply was lost, `foreign_ids` names batches in that list that turned out
+    to be another job's.
     """
 
     number: int
@@ -40,6 +43,8 @@ class Batch:
     state: BatchState
     model: str
     tag: str
+    answer_schema: dict[str, Any] | None
+    price: Price | None
     provider_id: str | None
     file_id: str | None
     questions: int
@@ -54,6 +59,19 @@ class Batch:
 _COLUMNS = ", ".join(Batch.__dataclass_fields__)
 
 
+def _batch(row: Sequence[Any]) -> Batch:
+    """Return the batch of a line of the table."""
+    read = dict(zip(Batch.__dataclass_fields__, row, strict=True))
+    schema, price = read["answer_schema"], read["price"]
+    read |= {
+        "state": BatchState(read["state"]),
+        "foreign_ids": frozenset(json.loads(read["foreign_ids"])),
+        "answer_schema": None if schema is None else json.loads(schema),
+        "price": None if price is None else Price(**json.loads(price)),
+    }
+    return Batch(**read)
+
+
 class Batches:
     """The batches of one checkpoint; raises StorageError and CheckpointError as the checkpoint does."""
 
@@ -65,9 +83,7 @@ class Batches:
         rows = self._connection.rows(
             f"SELECT {_COLUMNS} FROM batches WHERE state IN ('submitting', 'out') ORDER BY number"  # noqa: S608  (constants)
         )
-        return [
-            replace(Batch(*row), state=BatchState(row[2]), foreign_ids=frozenset(json.loads(row[12]))) for row in rows
-        ]
+        return [_batch(row) for row in rows]
 
     def out(self) -> int:
         """Count the questions that are out."""
@@ -78,27 +94,33 @@ class Batches:
         return int(self._connection.value(f"SELECT count(*) FROM rows r WHERE NOT {NOT_OUT}"))  # noqa: S608  (a constant)
 
     def reserved(self, *, day: str | None = None, run_id: int | None = None) -> Pico:
-        """Return what open batches may cost, all of them or those submitted on a UTC day or by a run; picodollars."""
-        return Pico(
-            sum(
-                batch.reserved
-                for batch in self.open()
-                if day in {None, utc_day(batch.submitted_at)} and run_id in {None, batch.run_id}
-            )
-        )
+        """Return what batches without a known cost may cost, of those submitted on a UTC day or by a run; picodollars.
 
-    def last_model(self) -> str | None:
-        """Return the model's name as the provider last took it; None before the first."""
-        sql = "SELECT model FROM batches WHERE provider_id IS NOT NULL ORDER BY number DESC LIMIT 1"
-        model: str | None = self._connection.value(sql)
-        return model
+        That are open ones, and those that were given up: the provider works on them, and bills them.
+        """
+        rows = self._connection.rows("SELECT reserved, submitted_at, run_id FROM batches WHERE reserved > 0")
+        return Pico(sum(reserved for reserved, at, run in rows if day in {None, utc_day(at)} and run_id in {None, run}))
+
+    def last_model(self, names: Sequence[str]) -> str | None:
+        """Return which of a model's names the provider took last; None before the first."""
+        sql = "SELECT model FROM batches WHERE provider_id IS NOT NULL AND model IN ({}) ORDER BY number DESC LIMIT 1"
+        return next((model for (model,) in self._connection.rows_in(sql, names)), None)
 
     def keys(self, positions: Sequence[int]) -> dict[int, bytes]:
         """Return the keys of the questions of rows, by question."""
         return dict(self._connection.rows_in("SELECT question_id, key FROM rows WHERE position IN ({})", positions))
 
     def begin(
-        self, questions: Sequence[int], *, run_id: int, model: str, tag: str, reserved: Pico, now: float
+        self,
+        questions: Sequence[int],
+        *,
+        run_id: int,
+        model: str,
+        tag: str,
+        answer_schema: Mapping[str, Any] | None,
+        price: Price | None,
+        reserved: Pico,
+        now: float,
     ) -> Batch:
         """Commit that these questions are about to be submitted as one batch."""
         row = {
@@ -106,6 +128,8 @@ class Batches:
             "state": BatchState.SUBMITTING.value,
             "model": model,
             "tag": tag,
+            "answer_schema": None if answer_schema is None else json.dumps(answer_schema),
+            "price": None if price is None else json.dumps(asdict(price)),
             "questions": len(questions),
             "reserved": reserved,
             "submitted_at": now,
@@ -141,19 +165,22 @@ class Batches:
         sql = "UPDATE batches SET problem = ? WHERE number = ? AND problem IS NOT ?"
         return self._connection.run(sql, (problem, batch.number, problem)) > 0
 
-    def release(self, batch: Batch, problem: str, now: float) -> None:
-        """End a batch that the provider does not have: its questions are open again, and nothing was tried."""
+    def release(self, batch: Batch, problem: str, now: float, *, reserved: Pico = ZERO) -> None:
+        """End a batch without its answers: its questions are open again, and nothing was tried.
+
+        `reserved` is what it may cost all the same, 0 where the provider does not have it.
+        """
         with self._connection.transaction():
             # Tries in earlier batches still count; a question without any leaves the table.
             self._connection.run("DELETE FROM batched WHERE batch = ? AND tries = 0", (batch.number,))
             self._connection.run("UPDATE batched SET batch = NULL WHERE batch = ?", (batch.number,))
-            self._end(batch, BatchState.RELEASED, now, problem)
+            self._end(batch, BatchState.RELEASED, now, problem, reserved=reserved)
 
     def give_up(self, now: float) -> int:
         """End all open batches without their answers; return how many questions are open again."""
         number = self.out()
         for batch in self.open():
-            self.release(batch, "given up", now)
+            self.release(batch, "given up", now, reserved=batch.reserved)
         return number
 
     def questions(self, batch: Batch) -> list[tuple[bytes, int, int]]:
@@ -217,6 +244,6 @@ class Batches:
             self._connection.run("UPDATE plans SET counts = NULL")
             self._end(batch, BatchState.COLLECTED, now, problem)
 
-    def _end(self, batch: Batch, state: BatchState, now: float, problem: str | None) -> None:
-        ended = {"state": state.value, "ended_at": now, "problem": problem, "reserved": 0}
+    def _end(self, batch: Batch, state: BatchState, now: float, problem: str | None, *, reserved: Pico = ZERO) -> None:
+        ended = {"state": state.value, "ended_at": now, "problem": problem, "reserved": reserved}
         self._connection.update_row("batches", batch.number, ended)

@@ -7,7 +7,7 @@ from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.queries import Checkpoint
 from batchrun.checkpoint.writer import utc_day
 from batchrun.errors import CheckpointError, StorageError
-from batchrun.money import ZERO
+from batchrun.money import ZERO, Pico
 
 
 def start_fresh(path: Path, now: float) -> Path | None:
@@ -26,7 +26,8 @@ def start_fresh(path: Path, now: float) -> Path | None:
     spent = leased = ZERO
     try:
         with Checkpoint(Connection(path)) as old:
-            spent, leased = old.spent(day=today), old.leased(today)
+            spent = old.spent(day=today)
+            leased = Pico(old.leased(today) + old.batches.reserved(day=today))
     except StorageError:  # damaged: it keeps what it knows under its other name
         pass
     kept: list[Path] = []

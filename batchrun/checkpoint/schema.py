@@ -7,7 +7,7 @@ times are Unix seconds (UTC), a position is a row's number in the input, from 0.
 APPLICATION_ID = 0x6272756E
 """Tells our files from other SQLite files (the header's field for it; "brun")."""
 
-VERSION = 3
+VERSION = 4
 
 COLUMNS = (
     "status",
@@ -100,11 +100,12 @@ CREATE TABLE spending(
 # What a run may have spent by now at most, committed before it is spent: after a SIGKILL all of it counts.
 _LEASES = "CREATE TABLE leases(run_id INTEGER PRIMARY KEY, day TEXT NOT NULL, amount INTEGER NOT NULL)"
 
-# What providers' batches were submitted. `reserved` is what an open one may cost.
+# What providers' batches were submitted. `reserved` is what an open one may cost, or one that was given up. Its answers
+# are read by `answer_schema` (NULL: text) and `price` of its own job file: the file may be edited while it is out.
 _BATCHES = """
 CREATE TABLE batches(
   number INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, state TEXT NOT NULL, model TEXT NOT NULL, tag TEXT NOT NULL,
-  provider_id TEXT, file_id TEXT, questions INTEGER NOT NULL, reserved INTEGER NOT NULL,
+  answer_schema TEXT, price TEXT, provider_id TEXT, file_id TEXT, questions INTEGER NOT NULL, reserved INTEGER NOT NULL,
   cost INTEGER NOT NULL DEFAULT 0, submitted_at REAL NOT NULL, looks INTEGER NOT NULL DEFAULT 0,
   looked_at REAL, foreign_ids TEXT NOT NULL DEFAULT '[]', ended_at REAL, problem TEXT)
 """

@@ -96,7 +96,7 @@ class AnswerForm:
     def compile(cls, answer: Answer | None) -> "AnswerForm | list[SchemaMistake]":
         """Compile what the job says of its answer; mistakes are given as (path in the job file, message)."""
         if answer is None:
-            return cls(None, MappingProxyType({TEXT_COLUMN: {"type": "string"}}))
+            return cls.of(None)
         if answer.columns is not None:
             schema, mistakes = from_columns(answer.columns)
         else:
@@ -104,7 +104,6 @@ class AnswerForm:
             mistakes = from_schema(schema)
         if mistakes:
             return mistakes
-        columns = {name: column_of(inner) for name, inner in schema["properties"].items()}
         if answer.mode == "decision" and answer.columns is not None:
             questions, mistakes = questions_of(answer.columns, schema)
             if mistakes:
@@ -114,14 +113,24 @@ class AnswerForm:
         instructions = None
         if answer.mode in {"object", "prompt"}:
             instructions = _INSTRUCTIONS + json.dumps(schema, ensure_ascii=False)
+        return replace(
+            cls.of(schema),
+            response_format=_response_format(answer, schema),
+            instructions=instructions,
+            questions=questions,
+        )
+
+    @classmethod
+    def of(cls, schema: Schema | None) -> "AnswerForm":
+        """Return the form that reads answers by a schema in which no mistake was found (None: any text)."""
+        if schema is None:
+            return cls(None, MappingProxyType({TEXT_COLUMN: {"type": "string"}}))
+        columns = {name: column_of(inner) for name, inner in schema["properties"].items()}
         return cls(
             schema,
             MappingProxyType(columns),
-            _response_format(answer, schema),
-            instructions,
-            questions,
-            jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
-            _Shape("object", {name: _shape(column) for name, column in columns.items()}),
+            _validator=jsonschema_rs.validator_for(schema, validate_formats=True, offline=True),
+            _shape=_Shape("object", {name: _shape(column) for name, column in columns.items()}),
         )
 
     def parse(self, text: str, *, finished: bool = True) -> str | Mismatch:

@@ -25,6 +25,7 @@ from batchrun.api import (
     Submitted,
     UnavailableError,
     batch_api,
+    batch_names,
     cost_kind,
     judge,
 )
@@ -33,7 +34,7 @@ from batchrun.errors import BatchrunError, ConfirmError, ExitCode, StorageError
 from batchrun.job import BatchOptions
 from batchrun.money import ZERO, Pico, cost, show
 from batchrun.prepare import batch_prices, worst_case
-from batchrun.prompt import RowProblem
+from batchrun.prompt import AnswerForm, RowProblem
 from batchrun.records import Status, Verdict
 from batchrun.runner.asking import Asking, open_work, rules_of
 from batchrun.runner.budget import budget_of
@@ -128,7 +129,7 @@ class _Lane:
             self._until = self._clock() + self._options.wait_seconds
         self._left = asking.limit
         self._max_bytes = MAX_BYTES  # halved where the provider takes less
-        self._model = self._batches.last_model() or asking.endpoint.model
+        self._model = self._batches.last_model(batch_names(asking.endpoint.model)) or asking.endpoint.model
         listed = asking.prices.batch
         # What the model's context holds, in tokens; elsewhere than at OpenRouter nothing is shortened in silence.
         self._context = listed.context if listed is not None and asking.endpoint.openrouter else None
@@ -285,6 +286,8 @@ class _Lane:
             run_id=self._asking.run_id,
             model=self._model,
             tag=tag,
+            answer_schema=self._prepared.form.schema,
+            price=self._rules.price,
             reserved=chunk.reserved,
             now=self._wall(),
         )
@@ -409,13 +412,14 @@ class _Lane:
         """Judge each line like a live reply as it comes; return the verdicts by key, and how many lines are foreign."""
         mine: dict[bytes, Verdict] = {}
         others = 0
+        parse = AnswerForm.of(batch.answer_schema).parse
         for line in self._api.lines(shown):
             tag, _, key = line.custom_id.partition("-")
             if tag != batch.tag:
                 others += 1
                 continue
             with suppress(ValueError):
-                verdict = judge(line.reply, self._prepared.form.parse, now=self._wall(), mask=self._rules.mask)
+                verdict = judge(line.reply, parse, now=self._wall(), mask=self._rules.mask)
                 mine.setdefault(bytes.fromhex(key), verdict)
         return mine, others
 
@@ -425,7 +429,7 @@ class _Lane:
             shown,
             self._batches.questions(batch),
             verdicts,
-            rules=self._rules,
+            rules=replace(self._rules, price=batch.price),
             fails=self._options.then == "failed",
             now=self._wall(),
         )

@@ -19,8 +19,9 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
     The output is named as seen from `cwd`. Nothing is said twice.
     """
     yield f"{_rows(summary)}        {' · '.join(_figures(summary))}"
-    width = max((len(name) for name in summary.answers), default=0)
-    for name, values in summary.answers.items():
+    answers = {name: values for name, values in summary.answers.items() if values}
+    width = max((len(name) for name in answers), default=0)
+    for name, values in answers.items():
         yield f"  {printable(name):<{width}}  {_values(list(values.items()))}"
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"

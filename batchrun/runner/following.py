@@ -38,7 +38,12 @@ class Next:
     def commands(self, exit_code: int, counts: Counts) -> Iterator[tuple[str, str]]:
         """Yield what a person would run next, as commands that can be pasted, each with what it does."""
         options = self.options
-        if exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
+        if exit_code == ExitCode.WAITING:
+            if self.job.batch is None:  # a run that asks live leaves batches alone
+                options = replace(options, engine="batch")
+            more = f", and submits at most {options.limit:,} more" if options.limit else ""
+            yield command_line(self.shown, options), f"collects what the provider has answered{more}"
+        elif exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
             if not counts.pending:
                 yield command_line(self.shown, options), "writes the output: all rows are answered"
                 return
@@ -50,8 +55,6 @@ class Next:
                 yield command_line(self.shown, options, "retry"), f"asks failed rows again{others}"
                 return
             what = f"asks the {'other ' if counts.ok else ''}{plural(counts.pending, 'row')}"
-            if exit_code == ExitCode.WAITING:
-                what = "collects what the provider has answered"
             yield command_line(self.shown, options), what
         elif exit_code != ExitCode.USER:
             yield from self._retries(counts)

@@ -171,6 +171,8 @@ class _Run:
         last = self._checkpoint.last_run()
         if last is None or last.plan != plan.number or last.counts is None or not last.output:
             return None
+        if self._is_collecting():
+            return None
         counts = self._checkpoint.counts()
         if counts.pending or MAYBE_OPEN.intersection(counts.errors or ()):
             return None
@@ -302,7 +304,8 @@ class _Run:
             self._valve.close(problem.exit_code, reason)
 
     def _finished(self, counts: Counts) -> bool:
-        return not counts.pending and not self._valve.closed
+        """Check whether every row is settled; a batch of an earlier prompt may still be out."""
+        return not counts.pending and (not self._valve.closed or self._valve.exit_code == ExitCode.WAITING)
 
     # -- begin and end
 

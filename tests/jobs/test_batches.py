@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import fast
 from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import Environment, RunOptions, load
 from batchrun.prepare.invocation import Invocation
@@ -504,3 +505,98 @@ def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provi
     report = next(line for line in done.err.splitlines() if " report " in line)
     assert "--wait" not in report
     assert "with --engine batch: $1.5 for prompts, $4.5 for answers per million tokens" in preview.out
+
+
+LABELS = {"columns": {"label": ["good", "bad"]}}
+
+
+def saying(text: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what lets a provider write this text in each line."""
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        line["response"]["body"]["choices"][0]["message"]["content"] = text
+        return line
+
+    return alter
+
+
+@pytest.mark.parametrize("other", [{"columns": {"label": ["positive", "negative"]}}, None])
+def test_answers_are_read_by_the_job_that_asked_for_them(job: Job, other: Any) -> None:  # noqa: ANN401  (JSON)
+    """A batch that is out while `answer` is edited is judged by its own labels: changing them back asks nothing."""
+    job.provider.alter = saying('{"label": "good"}')
+    assert job.rows(3).run(NOW, answer=LABELS).exit_code == ExitCode.WAITING
+    job.run(NOW, answer=other)
+    summary = job.run(answer=LABELS)
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 3), job.said
+    assert job.output["label"].to_list() == ["good"] * 3
+    assert set(job.provider.submitted.values()) == {1}
+    books_are_exact(job, summary)
+
+
+def test_an_answer_that_does_not_fit_its_own_labels_is_no_answer(job: Job) -> None:
+    """A job that was edited to take any text takes no label that the batch was not asked for."""
+    job.provider.alter = saying('{"label": "perhaps"}')
+    assert job.rows(3).run(NOW, answer=LABELS).exit_code == ExitCode.WAITING
+    job.run(NOW, answer=None)
+    job.provider.alter = saying('{"label": "good"}')
+    assert job.run(answer=LABELS).ok == 3
+    assert job.output["label"].to_list() == ["good"] * 3
+
+
+def test_another_model_in_the_job_file_is_asked_and_paid_as_such(job: Job) -> None:
+    """After an edit of model.name the next batch names the new model, and the one that is out costs its own price."""
+    assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
+    model = job.sections["model"] | {"name": "maker/other"}
+    if "price" in model:
+        model["price"] = {"prompt": 6, "completion": 18, "batch": {"prompt": 3, "completion": 9}}
+    summary = job.run(RunOptions(yes=True), model=model)
+    assert summary.exit_code == ExitCode.DONE, job.said
+    assert [batch.model for batch in job.provider.batches.values()] == [MODEL, "maker/other"]
+    with Checkpoint.open(job.folder / ".batchrun" / "job.sqlite") as checkpoint:
+        first = checkpoint.runs()[-1]
+    assert first.cost == 4 * LIVE_COST // 2
+
+
+def test_the_output_does_not_wait_for_a_batch_of_an_earlier_prompt(job: Job) -> None:
+    """All rows of the new prompt are answered: the output is written, and later runs still collect the old batch."""
+    job.provider.polls = 4
+    assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
+    assert job.run(RunOptions(engine="local", yes=True), prompt="Again: {{ text }}").exit_code == ExitCode.DONE
+    assert (job.folder / "out.csv").exists()
+    (job.folder / "out.csv").unlink()
+    waiting = job.run(NOW)
+    assert (waiting.exit_code, waiting.pending) == (ExitCode.WAITING, 0)
+    assert job.output["status"].to_list() == ["ok"] * 4
+    assert waiting.commands[0][1] == "collects what the provider has answered"
+    done = job.run()
+    assert done.exit_code == ExitCode.DONE
+    books_are_exact(job, done)
+
+
+def test_the_command_that_collects_after_a_live_run_names_the_engine(job: Job) -> None:
+    """A live run leaves batches alone, so what it prints as the next command is a batch run."""
+    job.provider.polls = 2
+    job.rows(3).run(NOW)
+    live = job.run(RunOptions(engine="local"))
+    assert live.exit_code == ExitCode.WAITING
+    assert live.next == f"batchrun {job.folder / 'job.yaml'} --engine batch"
+    assert job.run(RunOptions(engine="batch")).exit_code == ExitCode.DONE
+    assert job.run(RunOptions(limit=2, wait="0", engine="batch")).next is None
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_batch_that_was_given_up_stays_reserved_for_the_day(job: Job, fresh: bool) -> None:  # noqa: FBT001
+    """The provider runs it and bills it: under a cap for a day nothing else is asked in its place."""
+    job.provider.polls = 99
+    day = {"max_cost_usd": {"day": 8 * LIVE_COST / 10**12}}
+    job.rows(6).run(NOW, limits=day)
+    out = job.provider.submitted.total()
+    assert out == 6
+    again = RunOptions(wait="0", fresh=True, yes=True) if fresh else RunOptions(wait="0", retry=frozenset({"in_batch"}))
+    job.run(again)
+    cap = day["max_cost_usd"]["day"] * 10**12
+    assert job.provider.submitted.total() * LIVE_COST // 2 <= cap
+    with Checkpoint.open(job.folder / ".batchrun" / "job.sqlite") as checkpoint:
+        today = utc_day(time.time())
+        assert checkpoint.spent(day=today) + checkpoint.leased(today) + checkpoint.batches.reserved(day=today) <= cap
+    assert job.provider.submitted.total() < 2 * out
