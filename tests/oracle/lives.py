@@ -502,7 +502,7 @@ RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], Step, int]] =
     ),
     # A line that comes while its file is being read, with a text where `where` has seen numbers alone.
     29: (
-        {"where": 1, "format": "jsonl"},
+        {"where": 1, "format": "jsonl", "files": "one"},
         [(number, 3 + number, 0) for number in range(3)],
         Step("edited", at=0, event="received"),
         4,
