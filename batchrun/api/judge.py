@@ -32,6 +32,7 @@ from batchrun.money import PER_USD, ZERO, Pico
 from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
 _LARGEST_COUNT = 2**53
+_SHOWN = 200  # bytes of a reply that is not JSON
 _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
@@ -77,7 +78,7 @@ def _is_error(data: Json) -> bool:
     return (
         bool(error)
         or data.get("object") == "error"
-        or ("choices" not in data and "answers" not in data and first_words(data) is not None)
+        or (not data.get("choices") and "answers" not in data and first_words(data) is not None)
     )
 
 
@@ -257,7 +258,10 @@ def _unreadable(reply: Reply, data: Any) -> Verdict:  # noqa: ANN401  (any JSON)
         return _invalid("the reply is empty", reply)
     if reply.body.lstrip().startswith((b"data:", b"event:")):
         return _invalid("the reply is a stream of events, though the request asks for a whole answer", reply)
-    return _invalid("the reply is not JSON, or was cut off", reply)
+    words = reply.body[:_SHOWN].decode("utf-8", "replace")
+    if words.lstrip()[:1] in "{[":
+        return _invalid("the reply is not JSON, or was cut off", reply)
+    return _invalid(f"the reply is not JSON: {clean(words)}", reply)
 
 
 def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401

@@ -85,7 +85,7 @@ def _by_circumstance(code: int | None, error: ApiError, *, waits: bool) -> str |
             return "content_policy"
     if code == HTTPStatus.PAYMENT_REQUIRED and waits and not error.relayed:
         return "in_flight_budget"
-    if code == HTTPStatus.TOO_MANY_REQUESTS and (numbers := _LIMIT.search(error.said)):
+    if code in _SIZE_CODES and (numbers := _LIMIT.search(error.said)):
         # OpenAI: "tokens per min (TPM): Limit 30000, Requested 36278". Waiting never makes room for such a request.
         limit, requested = (int(digits.replace(",", "")) for digits in numbers.groups())
         if requested > limit:
@@ -93,6 +93,7 @@ def _by_circumstance(code: int | None, error: ApiError, *, waits: bool) -> str |
     return None
 
 
+_SIZE_CODES = (413, 429)  # Groq answers 413 where OpenAI answers 429
 _LIMIT = re.compile(r"\blimit:? ([\d,]{1,12}).{0,40}?requested:? ([\d,]{1,12})")
 
 
@@ -148,6 +149,7 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
     details = objects_of(body.get("details"))
     named = [meta.get("error_type"), meta.get("limit_source"), meta.get("reason"), availability.get("code")]
     named += [body.get("error_type"), body.get("type"), body.get("code"), body.get("status"), data.get("error_type")]
+    named += [data.get("__type")]  # Amazon's name of an exception
     named += [detail.get("reason") for detail in details]
     if quotas := " ".join(str(one.get("quotaId")) for one in _violations(details)):
         named.append("quota_per_day" if "PerDay" in quotas else "quota_per_minute")

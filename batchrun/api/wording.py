@@ -14,6 +14,8 @@ from batchrun.money import Pico, from_usd
 MESSAGE_LENGTH = 2_000
 _PAGE_WORDS = 200
 _NOTHING: Mapping[str, Any] = {}
+# Cloudflare writes `errors`, Amazon `Message`, MiniMax `base_resp: {status_msg}`, which is empty where all is well.
+_WORDED = ("message", "error", "detail", "details", "msg", "errors", "Message", "base_resp", "status_msg")
 
 _KEYS = re.compile(r"(?i:bearer)\s+[^\s\"',;]+|\b(?:sk|gsk|xai|hf|nvapi|pplx)[-_][\w*.-]{4,}|\bAIza[\w-]{10,}")
 _CONTROLS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
@@ -75,7 +77,7 @@ def page_words(body: bytes) -> str:
 
 
 def first_words(value: Any, depth: int = 6) -> str | None:  # noqa: ANN401
-    """Return the first words for people in an error: message, error, detail, details or msg, however deep."""
+    """Return the first words for people in an error, under one of the names that servers use, however deep."""
     if isinstance(value, str):
         return value.strip() or None
     if not depth or not isinstance(value, dict | list):
@@ -83,7 +85,7 @@ def first_words(value: Any, depth: int = 6) -> str | None:  # noqa: ANN401
     if isinstance(value, list):
         parts: Any = value
     else:
-        parts = [value[name] for name in ("message", "error", "detail", "details", "msg") if name in value]
+        parts = [value[name] for name in _WORDED if name in value]
     return next((words for part in parts if (words := first_words(part, depth - 1))), None)
 
 

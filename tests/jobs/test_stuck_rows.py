@@ -124,6 +124,25 @@ ONE_ROW = {
         "server_error",
     ),
     "an unexplained 400": (refusal(400, "no"), "bad_request"),
+    "Anthropic's input with max_tokens": (
+        refusal(400, "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"),
+        "context_length",
+    ),
+    "Groq's 413": (
+        refusal(413, "Request too large for model `m` on tokens per minute (TPM): Limit 6000, Requested 9000",
+                code="rate_limit_exceeded"),
+        "payload_too_large",
+    ),
+    "OpenAI's dead link of an image": (
+        refusal(400, "Error while downloading https://x.example/y.png.", code="invalid_image_url"),
+        "invalid_image",
+    ),
+    "Anthropic's content filter": (refusal(400, "Output blocked by content filtering policy"), "content_policy"),
+    "DeepSeek's content filter": (refusal(400, "Content Exists Risk"), "content_policy"),
+    "MiniMax's filter inside a 200": (
+        Reply(200, body=b'{"choices": null, "base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}'),
+        "content_policy",
+    ),
     "Groq's JSON": (GROQ, "schema_mismatch"),
 }  # fmt: skip
 
@@ -192,6 +211,36 @@ ACCOUNTS = {
         refusal(400, "Unsupported parameter: 'max_tokens' is not supported with this model.", param="max_tokens"),
         "parameter",
     ),
+    "xAI's credits": (
+        refusal(429, "Your team has either used all available credits or reached its monthly spending limit."),
+        "credit",
+    ),
+    "Gemini's credits": (refusal(429, "Your prepayment credits are depleted."), "credit"),
+    "Cohere's trial": (refusal(429, "You are using a Trial key, which is limited to 1000 API calls / month."), "limit"),
+    "MiniMax's credits inside a 200": (
+        Reply(200, body=b'{"choices": null, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}'),
+        "credit",
+    ),
+    "Cloudflare's allocation of a day": (
+        Reply(429, {}, b'{"success": false, "errors": [{"code": 4006, "message": "you have used up your daily free '
+                       b'allocation of 10,000 neurons"}]}'),
+        "day",
+    ),
+    "Anthropic's closed account": (refusal(400, "This organization has been disabled."), "key"),
+    "Amazon's old token": (Reply(403, {}, b'{"Message": "Bearer Token has expired"}'), "key"),
+    "Groq's old model": (
+        refusal(400, "The model `m` has been decommissioned and is no longer supported.", code="model_decommissioned"),
+        "model",
+    ),
+    "Together's model": (
+        refusal(400, "Unable to access non-serverless model m.", code="model_not_available"),
+        "model",
+    ),
+    "Groq's max_tokens": (
+        refusal(400, "`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less "
+                     "than the `context_window` for this model", param="max_tokens"),
+        "parameter",
+    ),
     "Gemini's quota of a day": (
         refusal(429, "You exceeded your current quota", details=[
             {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]),
@@ -216,6 +265,30 @@ def test_what_the_server_refuses_to_everybody_stops_the_run(
     assert word in summary.reason
     refused = len(server.received) - summary.ok
     assert refused <= (9 if begin else 2)
+
+
+NOT_NOW = {
+    "LM Studio's crash": refusal(400, "The model has crashed without additional information. (Exit code: 9)"),
+    "LM Studio's unloaded model": refusal(400, "Model unloaded."),
+    "Amazon's limit": Reply(
+        400, {}, b'{"__type": "ThrottlingException", "message": "Too many tokens, please wait before trying again."}'
+    ),
+    "Groq's flexible tier": refusal(498, "Flex tier capacity exceeded", code="capacity_exceeded"),
+    "Cloudflare's error inside a 200": Reply(
+        200, body=b'{"result": null, "success": false, "errors": [{"message": "Upstream service unavailable"}]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_NOW)
+def test_a_short_state_of_the_server_is_no_fault_of_a_row(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a run, under a code that usually blames the row: all rows are answered."""
+    night = Night(tmp_path, monkeypatch, rows(60))
+    server = Server(lambda now, _, __: NOT_NOW[case] if 0.5 < now < 3 else good())
+    summary = night.run(server)
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 60)
 
 
 def test_the_delay_that_gemini_names_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
