@@ -202,7 +202,7 @@ _ENDINGS = (
            "raise model.max_response_mb or lower max_tokens", maybe_billed=True),
     # before sending
     Ending("template_error", None, _ROW, _FAIL, "the prompt can't be made for this row; nothing was sent",
-           'use {{ x | default("…") }} or input.where, or correct the row', again=True),
+           "use {{ x | default('…') }} or input.where, or correct the row", again=True),
     Ending("request_too_large", None, _ROW, _FAIL, "the prompt made for this row is too long to send; nothing was sent",
            "shorten the row's text", again=True),
     Ending("image_error", None, _ROW, _FAIL, "a local image is missing, too large or not an image; nothing was sent",

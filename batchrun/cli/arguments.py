@@ -53,7 +53,10 @@ class JobPath(click.ParamType[Path]):
         if not os.path.lexists(path):
             hint = "`batchrun init FILE` writes one for an input"
             jobs = {Path(name).stem: name for name in _jobs_in(path.parent)}
-            if near := nearest(path.stem, jobs):
+            # `batchrun init` writes to the folder jobs where there is one.
+            if os.path.lexists(inner := path.parent / "jobs" / path.name):
+                hint = f"did you mean {inner}?"
+            elif near := nearest(path.stem, jobs):
                 hint = f"did you mean {path.with_name(jobs[near])}?"
             raise UserError(f"no such job file: {path}; {hint}")
         if path.suffix.lower() in _DATA:

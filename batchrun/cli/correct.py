@@ -26,6 +26,12 @@ def command(job: Path, file: Path, **flags: Any) -> None:  # noqa: ANN401  (clic
 
     with opened(job, **flags) as answered:
         found = read_todo(answered.prepared, file)
+        if not found:
+            print_err(
+                f"nothing to correct: no answer in {file} was edited, and no needs_review cleared; edit an answer to "
+                "correct it, or clear needs_review to confirm it"
+            )
+            return
         # Only kept here: the next run, or export, puts them into the output.
         corrections = Corrections(answered.prepared.job)
         corrections.save(found)

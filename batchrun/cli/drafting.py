@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from batchrun.errors import InputError, UserError
 from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
 from batchrun.table import Rows, open_rows, unreadable_in_a_prompt
-from batchrun.terminal import printable, short
+from batchrun.terminal import plural, printable, short
 
 SCHEMA = Path("docs", "reference", "job.schema.json")
 SAMPLE = 2_000
@@ -156,6 +156,7 @@ def draft(seen: Look, job: Path) -> str:
         output=str(_output(seen, job)).replace("$", "$$"),
         prefix=_prefix(seen.columns),
         count="{:,}".format,
+        plural=plural,
     )
 
 
@@ -207,4 +208,6 @@ def _spelled(name: str) -> str:
     """Return a column as a template writes it."""
     if name.isascii() and name.isidentifier() and name.lower() not in _WORDS:
         return name
+    if name.isprintable() and not {"'", "\\"} & {*name}:
+        return f"row['{name}']"
     return f"row[{_quoted(name)}]"

@@ -71,7 +71,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _HINTS = (
     ("mapping values are not allowed", 'put a text that contains ": " in quotes, or check the indentation'),
     ("cannot start any token", "indent with spaces, and put a text that begins with % @ ` or a tab in quotes"),
-    ("expected <block end>", "the line is indented unlike its neighbours, or text follows a closing quote"),
+    (
+        "expected <block end>",
+        'the line is indented unlike its neighbours, or a text in "…" contains a double quote: use single ones in it',
+    ),
     ("while scanning a quoted scalar", "a quote is not closed"),
     ("expected ',' or", "a bracket is not closed, or a text that contains { } [ ] needs quotes"),
     ("could not find expected ':'", 'a key is followed by ": ", also on the line before'),

@@ -4,7 +4,7 @@ import glob
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,11 +35,13 @@ def with_kept_flags(
     """
     # `merged` refuses --input - where no pipe is; its trial has the name that the other flags make.
     path = merged(job, replace(options, input=None) if options.reads_stdin else options).checkpoint_path
-    if path == job.checkpoint_path or options.fresh:
+    if options.fresh:
+        return options
+    if reads and not path.exists():
+        return _found(job, options)
+    if path == job.checkpoint_path:
         return options
     if not path.exists():
-        if reads:
-            return _found(job, options)
         # `--variant a --model m`, then `--variant a` alone: nothing of the first one is used, which nobody expects.
         if options.variant is not None and (trials := _trials(job, options)):
             say(f"{path.stem} is a new trial: --variant {options.variant} was run with {' and with '.join(trials)}")
@@ -57,24 +59,42 @@ def with_kept_flags(
 
 
 def _found(job: Job, options: RunOptions) -> RunOptions:
-    """Return the flags of the one trial that had these and others as well; without one, those given."""
-    found = _trials(job, options)
+    """Return the flags of the one trial that had these and others as well; without any trial, those given."""
+    flags = _typed(options.endpoint, options.model, options.input, options.variant)
+    found = _trials(job, options) if flags else {}
     if len(found) > 1:
-        flags = _typed(options.endpoint, options.model, variant=options.variant)
-        raise UserError(f"{flags or '--input'} was run with {' and with '.join(found)}: name one of them as well")
+        raise UserError(f"{flags} was run with {' and with '.join(found)}: name one of them as well")
+    if not found and (others := _all_trials(job)):
+        runs = f"with {', with '.join(others)}"
+        if not flags:
+            raise UserError(f"this job was only run {runs}: add these flags, or run it without flags first")
+        if job.checkpoint_path.exists():
+            runs = f"without flags, {runs}"
+        raise UserError(f"this job was not run with {flags} yet; it was run {runs}")
     return next(iter(found.values()), options)
+
+
+def _all_trials(job: Job) -> list[str]:
+    """Return the flags of each trial of the job, as they are typed."""
+    found = []
+    for path, kept in _checkpoints(job):
+        trial = replace(kept, settings=())
+        stem = merged(job, trial).checkpoint_path.stem
+        if path.stem.startswith(f"{stem}."):
+            trial = replace(trial, variant=path.stem.removeprefix(f"{stem}."))
+        # `a.b.sqlite` is a trial of a.yaml, or the checkpoint of a.b.yaml, which has no flags to tell them apart by.
+        is_job = trial.variant is not None and (job.folder / f"{path.stem}.yaml").exists()
+        if not is_job and merged(job, trial).checkpoint_path == path:
+            file = kept.input and os.path.relpath(kept.input)
+            found.append(_typed(kept.endpoint, kept.model, file, trial.variant))
+    return found
 
 
 def _trials(job: Job, options: RunOptions) -> dict[str, RunOptions]:
     """Return the flags of the trials that had these and others as well, by the others as they are typed."""
-    own = job.checkpoint_path
     found: dict[str, RunOptions] = {}
     # `eval JOB --model NAME` of a trial that had --input as well: its checkpoint has both in its name.
-    for path in sorted(own.parent.glob(f"{glob.escape(own.stem)}.*{glob.escape(own.suffix)}")):
-        try:
-            kept = _kept(job, path)
-        except StorageError:  # not a checkpoint, or a damaged one
-            continue
+    for path, kept in _checkpoints(job):
         trial = replace(
             options,
             endpoint=options.endpoint or kept.endpoint,
@@ -86,6 +106,16 @@ def _trials(job: Job, options: RunOptions) -> dict[str, RunOptions]:
             words = _typed(kept.endpoint, kept.model, kept.input)
             found[words] = replace(trial, settings=tuple(settings.values()))
     return found
+
+
+def _checkpoints(job: Job) -> Iterator[tuple[Path, RunOptions]]:
+    """Yield the checkpoints whose names begin like the job's, with the flags of their last runs."""
+    own = job.checkpoint_path
+    for path in sorted(own.parent.glob(f"{glob.escape(own.stem)}.*{glob.escape(own.suffix)}")):
+        try:
+            yield path, _kept(job, path)
+        except StorageError:  # not a checkpoint, or a damaged one
+            continue
 
 
 def _kept(job: Job, path: Path) -> RunOptions:

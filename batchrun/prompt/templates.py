@@ -23,7 +23,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from batchrun.errors import did_you_mean
+from batchrun.errors import did_you_mean, nearest
 
 MAX_PROMPT_BYTES = 8 * 2**20
 """The longest text that a template may make; more is a row's mistake (a loop over the wrong thing) and never sent."""
@@ -37,7 +37,7 @@ _TEXT_FILTERS = (
     "trim", "truncate", "upper", "urlize", "wordcount", "wordwrap",
 )  # fmt: skip
 _LISTED = 10  # columns in a message
-_PRINTS_NULL = 'it prints a null: use default("…")'
+_PRINTS_NULL = "it prints a null: use default('…')"
 _INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 _REPEATING: tuple[type[nodes.Stmt], ...] = (nodes.For, nodes.Macro)
 
@@ -320,7 +320,13 @@ class Templates:
                     yield line, self._no_column(accessed)
 
     def _no_column(self, name: str) -> str:
+        # `{{ size.cm }}` for the column "size.cm": Jinja looks for `cm` in a column "size".
+        dotted = [known for known in self._known if known.startswith(f"{name}.")]
+        if dotted:
+            return f'the input has no column "{name}"; write {_spelled(dotted[0])} for the column "{dotted[0]}"'
         advice = did_you_mean(name, self._known)
+        if (near := nearest(name, self._known)) and not near.isidentifier():
+            advice = f", did you mean {_spelled(near)}?"
         if self._known and not advice:
             advice = f"; it has {', '.join(self._known[:_LISTED])}"
             if len(self._known) > _LISTED:
@@ -371,7 +377,7 @@ class Fields:
 def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  (what a row holds)
     """Return a value with its nulls, however deep, as such that a template can't print."""
     if value is None:
-        do = f'write {{{{ {_spelled(column)} | default("…") }}}} or leave such rows out by input.where'
+        do = f"write {{{{ {_spelled(column)} | default('…') }}}} or leave such rows out by input.where"
         return _Null(hint=f'column "{column}" {what} null: {do}')
     if isinstance(value, list):
         return [_filled(one, column, "contains a") for one in value]
@@ -382,7 +388,13 @@ def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  
 
 def _spelled(name: str) -> str:
     """Return a column as a template writes it."""
-    return name if name.isidentifier() else f"{ROW}[{json.dumps(name, ensure_ascii=False)}]"
+    if name.isidentifier():
+        return name
+    quoted = json.dumps(name, ensure_ascii=False)
+    # Most prompts stand in YAML's double quotes, in which `{{ row["x y"] }}` would end the text.
+    if not {"'", "\\"} & {*quoted}:
+        quoted = f"'{name}'"
+    return f"{ROW}[{quoted}]"
 
 
 def _plain(message: str) -> str:

@@ -154,7 +154,8 @@ def answer_named(answers: Sequence[str], name: str, column: str) -> str:
     """Return the answer column that a gold column belongs to: the named one, else the only or the equally named one."""
     if not name:
         if len(answers) > 1 and column not in answers:
-            raise UserError(f"--gold: name the answer column: ANSWER={column}; there are {', '.join(answers)}")
+            choices = ", ".join(f"{answer}={column}" for answer in answers)
+            raise UserError(f'--gold: which answer has its right values in "{column}"? Write one of {choices}')
         return column if column in answers else answers[0]
     if name not in answers:
         raise UserError(f'--gold: there is no answer column "{name}"{did_you_mean(name, answers)}')

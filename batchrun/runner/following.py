@@ -54,10 +54,18 @@ class Next:
                 others = f" and the other {plural(counts.pending, 'row')}" if counts.pending else ""
                 yield command_line(self.shown, options, "retry"), f"asks failed rows again{others}"
                 return
-            what = f"asks the {'other ' if counts.ok else ''}{plural(counts.pending, 'row')}"
-            yield command_line(self.shown, options), what
+            yield command_line(self.shown, options), self._continues(counts, options)
         elif exit_code != ExitCode.USER:
             yield from self._retries(counts)
+
+    @staticmethod
+    def _continues(counts: Counts, options: RunOptions) -> str:
+        """Return what the command does that continues a run with some rows pending."""
+        if options.limit is not None and options.limit < counts.pending:
+            return f"asks up to {plural(options.limit, 'question')}"
+        if options.sample is not None:
+            return "asks the rest of the sample"
+        return f"asks the {'other ' if counts.ok else ''}{plural(counts.pending, 'row')}"
 
     def show(self, failed_rows: Mapping[str, Sequence[int]]) -> tuple[tuple[str, str], ...]:
         """Return the command that shows the text of a failed row, given rows from 1 by error_type; none without one."""
@@ -108,5 +116,7 @@ class Next:
         if self.ending not in TABLE:
             return None
         if self.ending == "unauthorized" and self.job.model.key_variable is None:
+            if self.options.endpoint is not None:
+                return "no key is sent to another endpoint: name the key's variable with --api-key-env"
             return "the job names no key: write its variable's name into model.api_key_env"
         return TABLE[self.ending].do

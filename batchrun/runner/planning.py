@@ -1,7 +1,9 @@
 """The plan of a run: the one that stands or a new one, with what others have answered already."""
 
 import time
+from collections.abc import Collection
 
+from batchrun.api import UNSENT
 from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import ConfirmError, UserError
 from batchrun.job import command_line
@@ -73,7 +75,7 @@ class Planning:
         self.adopted = sum(adopted.values())
         for path, number in adopted.items():
             self._ui.say(
-                f"{plural(number, 'answer')} taken from {path.name}, where the same was asked: nothing is paid"
+                f"{plural(number, 'answer')} copied from {path.name}, where the same question was asked, at no cost"
             )
 
     def _confirm(self, current: PlanInfo, rows: int, before: int, after: int) -> None:
@@ -96,6 +98,21 @@ class Planning:
             "costs nothing)"
         )
 
+    def _nothing_to_retry(self, types: Collection[str]) -> str:
+        """Return why `retry` found no failed question, and which command does what was probably meant."""
+        command, counts = command_line(self._shown, self._options), self._checkpoint.counts()
+        reasons = [f"no row failed with {', '.join(sorted(types))}"] if types else []
+        kinds = sorted(counts.errors or ())
+        if counts.failed:
+            reasons.append(f"{plural(counts.failed, 'row')} failed with {', '.join(kinds)}")
+            if UNSENT.issuperset(kinds):
+                reasons[-1] += f" before anything was sent: correct the prompt or these rows, then run `{command}`"
+        elif counts.pending:
+            reasons.append("no row failed")
+        if counts.pending:
+            reasons.append(f"`{command}` asks the open rows")
+        return "; ".join(reasons) or "every row is answered"
+
     def _reopened(self, plan: PlanInfo) -> PlanInfo:
         """Return the plan after `retry` has opened its failed questions again, which lowers its low-water mark."""
         if self._options.retry is None:
@@ -107,14 +124,6 @@ class Planning:
                 return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry)
         if not reopened:
-            failed = " with ".join(filter(None, ["no row failed", ", ".join(sorted(self._options.retry))]))
-            command = command_line(self._shown, self._options)
-            counts = self._checkpoint.counts()
-            rest = "every row is answered"
-            if counts.pending:
-                rest = f"`{command}` asks the open rows"
-            elif counts.failed:
-                rest = f"{plural(counts.failed, 'row')} failed for other reasons"
-            raise UserError(f"{failed}, so there is nothing to retry; {rest}")
+            raise UserError(f"nothing to retry: {self._nothing_to_retry(self._options.retry)}")
         self._ui.say(f"asking {plural(reopened, 'failed question')} again")
         return self._checkpoint.current_plan() or plan

@@ -124,6 +124,10 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
 
 
 def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
+    # `size.cm > 2` for the column "size.cm": SQL takes `size` for the column and `cm` for a field of it.
+    dotted = [known for known in schema if known.startswith(f"{name}.")]
+    if dotted:
+        return f'the input has no column "{name}"; write {_quoted(dotted[0])}, in double quotes, for that column'
     meant = did_you_mean(name, schema)
     if not meant and f'"{name}"' in where:
         meant = f"; a text stands in single quotes: '{name}'"
@@ -162,6 +166,9 @@ def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]
         )
     else:
         problem = _syntax(where, schema) or first_line(error)
+        spaced = [name for name in schema if " " in name and name in bare]
+        if spaced:
+            problem += f"; write {_quoted(spaced[0])}, in double quotes, for that column"
     return problem
 
 

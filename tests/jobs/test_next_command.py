@@ -61,7 +61,7 @@ def test_a_reported_cost_is_on_the_first_of_equal_rows(tmp_path: Path, command: 
     ended = command("export", "job.yaml", "-o", "rows.parquet")
     assert (ended.code, "error: -o: " in ended.err, "is an input file" in ended.err) == (2, True, True)
     ended = command("retry", "job.yaml")
-    assert ended.err == "error: no row failed, so there is nothing to retry; every row is answered\n"
+    assert ended.err == "error: nothing to retry: every row is answered\n"
 
 
 def test_one_row_is_one_row(tmp_path: Path, command: Command) -> None:  # noqa: F811

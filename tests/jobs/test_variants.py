@@ -175,7 +175,7 @@ def test_an_adopted_variant_is_not_paid_again(tmp_path: Path, command: Command, 
     assert len(asked.prompts()) == summary["requests"] == 40
     assert (summary["ok"], summary["adopted"]) == (100, 60)
     assert summary["cost_usd"] == pytest.approx(40 * 11e-6)
-    assert "60 answers taken from job.sort.sqlite" in ended.err
+    assert "60 answers copied from job.sort.sqlite" in ended.err
     assert command("status", "job.yaml", "--verify").code == 0
 
 
@@ -186,7 +186,7 @@ def test_a_renamed_job_is_not_paid_again(tmp_path: Path, command: Command, asked
     (tmp_path / "job.yaml").rename(tmp_path / "reviews_v2.yaml")
     ended = command("reviews_v2.yaml")
     assert ended.code == 0
-    assert "100 answers taken from job.sqlite" in ended.err
+    assert "100 answers copied from job.sqlite" in ended.err
     assert asked.prompts() == []
 
 
@@ -263,7 +263,7 @@ def test_a_trial_is_found_by_its_name_alone(tmp_path: Path, command: Command, tr
     assert ended.code == 0, ended.err
     assert "job.sort: with --set 'prompt.user=Sort: {{ text }}' --set" in ended.err
     assert (len(prompts := tried.prompts()), prompts[0][:5]) == (20, "Sort:")
-    assert "there is nothing to retry" in command("retry", *sort).err
+    assert "nothing to retry" in command("retry", *sort).err
 
 
 def test_another_setting_of_a_trial_is_said(command: Command, tried: Asked) -> None:

@@ -283,13 +283,13 @@ def test_printing_a_null_is_an_error_that_names_the_column(template: str) -> Non
     """No prompt ever says "None" for an empty cell, whatever filter it goes through."""
     found = problem(renderer(template, ["b", "a"]), {"a": None, "b": "1"})
     assert found.error_type == "template_error"
-    assert found.message.startswith('prompt.user: column "a" is null: write {{ a | default("…") }}')
+    assert found.message.startswith("prompt.user: column \"a\" is null: write {{ a | default('…') }}")
 
 
 def test_the_null_that_is_printed_is_named_among_others() -> None:
     """Nulls that are only asked about are not blamed."""
     assert 'column "b" is null' in said("{% if a %}{{ a }}{% endif %}{{ b }}", a=None, b=None)
-    assert 'row["c d"] | default' in said("{{ row['c d'] }}", **{"c d": None})
+    assert "row['c d'] | default" in said("{{ row['c d'] }}", **{"c d": None})
     for template in ("{{ a.x }}", "{{ a.x | upper }}", "{% for x in a.y %}{{ x }}{% endfor %}", "{{ a.y | join }}"):
         assert 'column "a" contains a null' in said(template, a={"x": None, "y": [None]})
     assert "prints a null" in said("{{ a.get('z') ~ 'x' }}", a={"y": 1})
@@ -375,7 +375,7 @@ def test_a_column_may_have_any_name() -> None:
         ("{{ text is stringy }}", 1, 'template: there is no test "stringy", did you mean "string"?'),
         ("x\n\n{{ text", 3, "template: unexpected end of template, expected }}"),
         ("{{ first name }}", 1, (
-            "template: expected }}, got 'name'; write row[\"first name\"] for that column"
+            "template: expected }}, got 'name'; write row['first name'] for that column"
         )),
         ("{% include 'x' %}", 1, "template: a prompt can't include, import or extend another file"),
     ],

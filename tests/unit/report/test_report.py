@@ -171,7 +171,10 @@ def test_the_table_has_a_largest_size(job: Path, command: Command, monkeypatch: 
     ("arguments", "message"),
     [
         (["--gold", "glod"], 'the input has no column "glod", did you mean "gold"?'),
-        (["--gold", "gold"], "name the answer column: ANSWER=gold; there are label, score, reason"),
+        (
+            ["--gold", "gold"],
+            'which answer has its right values in "gold"? Write one of label=gold, score=gold, reason=gold',
+        ),
         (["--gold", "lable=gold"], 'there is no answer column "lable", did you mean "label"?'),
         (["-o", "rows.parquet"], "is not a name for a report"),
     ],

@@ -1,0 +1,121 @@
+"""What a newcomer gets wrong is answered with words that, typed as they stand, lead on."""
+
+import re
+from pathlib import Path
+
+import pytest
+from command_line import Command, command  # noqa: F401  (a fixture)
+from job_running import write_job
+from plain_server import plain_server
+
+JOB = """\
+input: {{path: rows.csv{where}}}
+prompt: "Review: {{{{ {column} }}}}"
+model: {{endpoint: simulator, name: sim/good}}
+answer: {{columns: {{label: [good, bad]}}}}
+output: out.csv
+"""
+
+
+def write(folder: Path, column: str, where: str = "") -> None:
+    """Write a job whose prompt stands in YAML's double quotes, and an input with names that are not identifiers."""
+    (folder / "rows.csv").write_text("Größe.cm,Customer name,text\n1,Ada,fine\n2,Bob,bad\n", encoding="utf-8")
+    (folder / "job.yaml").write_text(JOB.format(column=column, where=where), encoding="utf-8")
+
+
+@pytest.mark.parametrize("column", ["Größe.cm", "row.Größe.cm", "Customer name", "Customer"])
+def test_the_advice_for_an_odd_column_name_can_be_pasted(tmp_path: Path, command: Command, column: str) -> None:  # noqa: F811
+    """For `{{ Größe.cm }}` and `{{ Customer name }}` the message has the words that the prompt needs, as YAML too."""
+    write(tmp_path, column)
+    ended = command("job.yaml")
+    assert ended.code == 2
+    advised = re.search(r"row\['.*?'\]", ended.err)
+    assert advised, ended.err
+    write(tmp_path, advised[0])
+    ended = command("job.yaml")
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("condition", ["Größe.cm = '1'", "Customer name = 'Ada'", "text = 'fine' and Größe.cm = '1'"])
+def test_the_advice_for_an_odd_column_name_in_a_condition_can_be_pasted(
+    tmp_path: Path,
+    command: Command,  # noqa: F811
+    condition: str,
+) -> None:
+    """For `where: Größe.cm = '1'` the message says that the name stands in double quotes."""
+    write(tmp_path, "text", f', where: "{condition}"')
+    ended = command("job.yaml")
+    assert ended.code == 2
+    advised = re.search(r'write "(.*?)", in double quotes', ended.err)
+    assert advised, ended.err
+    quoted = condition.replace(advised[1], f'"{advised[1]}"').replace("'", "''")
+    write(tmp_path, "text", f", where: '{quoted}'")
+    ended = command("job.yaml")
+    assert (ended.code, "1 of 1 row answered, 1 skipped" in ended.err) == (0, True), ended.err
+
+
+def test_retry_names_rows_that_were_never_sent(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """For rows that failed before anything was sent, `retry` names the error and the command that asks them."""
+    write(tmp_path, "text")
+    (tmp_path / "rows.csv").write_text("id,text\n1,fine\n2,\n", encoding="utf-8")
+    assert command("job.yaml").code == 1
+    ended = command("retry", "job.yaml")
+    assert ended.err == (
+        "error: nothing to retry: 1 row failed with template_error before anything was sent: correct the prompt or "
+        "these rows, then run `batchrun job.yaml`\n"
+    )
+
+
+def test_a_stopped_run_with_a_limit_offers_no_more_than_the_limit(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """After a refused key the same command is offered with its limit, and does not promise to ask all rows."""
+    with plain_server(lambda _: (401, {"error": {"message": "no"}})) as url:
+        write_job(tmp_path, url, rows=9, model={"endpoint": url, "name": "m", "api_key_env": None})
+        limited = command("job.yaml", "--limit", "5").err
+        assert "batchrun job.yaml --limit 5   asks up to 5 questions\n" in limited
+        assert "asks the rest of the sample\n" in command("job.yaml", "--sample", "5").err
+        assert "asks the 9 rows\n" in command("job.yaml").err
+
+
+def test_a_key_for_another_endpoint_is_named_by_a_flag(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """With --endpoint the job's own key is not sent; if the server wants one, the flag that names it is advised."""
+    with plain_server(lambda _: (401, {"error": {"message": "no"}})) as url:
+        write_job(tmp_path, "openrouter", rows=1)
+        ended = command("job.yaml", "--endpoint", url, "--model", "m")
+        assert (ended.code, "name the key's variable with --api-key-env" in ended.err) == (3, True), ended.err
+
+
+def test_a_trial_that_was_not_run_is_answered_with_those_that_were(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """`show --variant shrt` and `show` of a job that only trials asked name what was run."""
+    write(tmp_path, "text")
+    (tmp_path / "job.b.yaml").write_text((tmp_path / "job.yaml").read_text("utf-8"), "utf-8")
+    assert command("job.b.yaml", "--quiet").code == 0
+    assert "run the job first" in command("show", "job.yaml").err, "job.b.yaml is no trial of job.yaml"
+    assert command("job.yaml", "--variant", "short", "--quiet").code == 0
+    assert command("job.yaml", "--model", "sim/other", "--variant", "two", "--quiet").code == 0
+    ended = command("show", "job.yaml")
+    assert ended.err == (
+        "error: this job was only run with --variant two --model sim/other, with --variant short: add these flags, "
+        "or run it without flags first\n"
+    )
+    assert command("job.yaml", "--quiet").code == 0
+    ended = command("show", "job.yaml", "--variant", "shrt")
+    assert "was not run with --variant shrt yet; it was run without flags, with --variant two" in ended.err
+    assert command("show", "job.yaml", "--variant", "two").code == 0
+
+
+def test_a_job_that_init_put_into_the_folder_jobs_is_found(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """`batchrun rows.yaml` names jobs/rows.yaml, which `batchrun init rows.csv` wrote."""
+    write(tmp_path, "text")
+    (tmp_path / "jobs").mkdir()
+    assert command("init", "rows.csv").code == 0
+    assert command("rows.yaml").err == "error: no such job file: rows.yaml; did you mean jobs/rows.yaml?\n"
+
+
+def test_a_review_without_a_decision_writes_nothing(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """`correct` with a file that nobody edited says so, and makes no file of corrections."""
+    write(tmp_path, "text")
+    assert command("job.yaml", "--quiet").code == 0
+    assert command("show", "job.yaml", "--review", "-o", "todo.csv").code == 0
+    ended = command("correct", "job.yaml", "todo.csv")
+    assert (ended.code, "nothing to correct: no answer in todo.csv was edited" in ended.err) == (0, True)
+    assert not (tmp_path / "job.corrections.jsonl").exists()
