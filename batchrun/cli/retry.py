@@ -8,7 +8,6 @@ import click
 
 from batchrun.cli.arguments import job_argument, run_flags
 from batchrun.cli.several import execute
-from batchrun.errors import UserError
 
 
 @click.command("retry")
@@ -22,10 +21,7 @@ def command(job: Path, only: str, **flags: Any) -> None:  # noqa: ANN401  (click
     others, after you have changed something outside the job file. `--only in_batch` gives up batches that never end:
     their questions are asked again, and both may be billed.
     """
-    from batchrun.api import TABLE
-    from batchrun.runner import IN_BATCH
+    from batchrun.runner import error_types
 
-    types = frozenset(name.strip() for name in only.split(",") if name.strip())
-    if unknown := sorted(types - set(TABLE) - {IN_BATCH}):
-        raise UserError(f"--only: there is no error type {', '.join(unknown)}; `batchrun status JOB` shows them")
+    types = error_types(filter(None, map(str.strip, only.split(","))), flag="--only")
     sys.exit(execute([job], retry=types, **flags))

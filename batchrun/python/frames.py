@@ -1,5 +1,6 @@
 """Frames of any library as frames of Polars, and a frame as an input file."""
 
+from collections import Counter
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ import polars as pl
 from batchrun.checkpoint import running
 from batchrun.errors import BusyError, UserError
 from batchrun.table import unwritable, write_output
+from batchrun.terminal import printable
 
 
 class Frame(Protocol):
@@ -35,12 +37,29 @@ def to_polars(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a progra
     try:
         # By its name, so that a program without pandas needs no pandas.
         if type(rows).__module__.partition(".")[0] == "pandas":
-            return pl.from_pandas(rows)
+            return _of_pandas(rows)
         if hasattr(rows, "__arrow_c_stream__"):
             return pl.DataFrame(rows)
     except ImportError:
         raise UserError("a frame of pandas needs PyArrow: pip install pyarrow") from None
     raise UserError(f"input must be a path or a frame of Polars or pandas, not {type(rows).__name__}")
+
+
+def _of_pandas(rows: Any) -> pl.DataFrame:  # noqa: ANN401  (a program without pandas can't name it)
+    """Return a frame of pandas as one of Polars. Raises UserError where a column can't be read."""
+    if twice := [name for name, number in Counter(map(str, rows.columns)).items() if number > 1]:
+        raise UserError(f'input: two columns are called "{twice[0]}": rename one')
+    columns: dict[str, pl.Series] = {}
+    for name in rows.columns:
+        try:
+            columns[str(name)] = pl.Series(pl.from_pandas(rows[name]))
+        # PyArrow's errors are of these kinds: [1, "a"] in one column, or objects of a class of the program's own.
+        except (ValueError, TypeError, NotImplementedError) as problem:
+            raise UserError(
+                f'input: column "{name}" holds values that are not of one type ({printable(str(problem))}): make them '
+                f'texts, such as frame["{name}"].astype("string")'
+            ) from None
+    return pl.DataFrame(columns)
 
 
 def write_frame(frame: pl.DataFrame, checkpoint: Path, name: str) -> Path:

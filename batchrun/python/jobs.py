@@ -22,7 +22,7 @@ from batchrun.prepare import Invocation, Prepared, load_dict, load_file, prepare
 from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
 from batchrun.python.threads import outside_of_loops
 from batchrun.records import Check, Preview, Summary
-from batchrun.runner import NotebookBar, Ui, chosen, closing_lines, logged, run_job
+from batchrun.runner import NotebookBar, Ui, chosen, closing_lines, error_types, logged, run_job
 from batchrun.senders import check_installed
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
     max_cost: Decimal | float | str | None = None,
     concurrency: int | None = None,
     engine: Literal["local", "ray", "batch"] | None = None,
-    wait: str | None = None,
+    wait: str | int | None = None,
     output: str | PathLike[str] | None = None,
     set: Mapping[str, object] | None = None,  # noqa: A002  (the command's word)
     endpoint: str | None = None,
@@ -65,8 +65,8 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
     """Run or resume a job, as `batchrun JOB` does, and return what `--json` prints; arguments win over the job.
 
     `set` has keys of the job, such as {"limits.timeout": 9}; a text in it is read as YAML, as on the command line.
-    `max_cost` is in USD; `wait` is a duration such as "2h"; `retry` names the error types that are asked again though
-    they failed permanently (empty: all). `quiet` is False for progress on stderr; by default there is a bar in a
+    `max_cost` is in USD; `wait` is a duration such as "2h", or 0; `retry` names the error types that are asked again
+    though they failed permanently (empty: all). `quiet` is False for progress on stderr; by default there is a bar in a
     notebook, and elsewhere only problems are printed.
 
     A run that stopped raises nothing: look at the Summary's `exit_code`, `reason` and `next`. What ends it before
@@ -80,13 +80,13 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
         limit=_count("limit", limit),
         sample=_count("sample", sample),
         max_cost=_usd(max_cost),
-        concurrency=_count("concurrency", concurrency),
-        engine=engine,
-        wait=wait,
+        concurrency=_count("concurrency", concurrency, most=20_000),
+        engine=_engine(engine),
+        wait=None if wait is None else str(wait),
         output=_path(output),
         fresh=fresh,
         yes=yes,
-        retry=None if retry is None else frozenset(retry),
+        retry=None if retry is None else error_types([retry] if isinstance(retry, str) else retry, flag="retry"),
     )
     with logged(_path(log)):
         invocation = _loaded(job, input, options)
@@ -267,10 +267,23 @@ def _as_yaml(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _count(name: str, number: int | None) -> int | None:
-    if number is not None and number < 1:
+def _count(name: str, number: int | None, most: int | None = None) -> int | None:
+    if number is None:
+        return None
+    if not isinstance(number, int):
+        raise UserError(f"{name} must be a whole number, not {number!r}")
+    if number < 1:
         raise UserError(f"{name} must be at least 1, not {number}")
+    if most is not None and number > most:
+        raise UserError(f"{name} must be at most {most:,}, not {number:,}")
     return number
+
+
+def _engine(name: Literal["local", "ray", "batch"] | None) -> Literal["local", "ray", "batch"] | None:
+    # Any other word would send every row from here, at the full price.
+    if name not in {None, "local", "ray", "batch"}:
+        raise UserError(f"engine must be local, ray or batch, not {name!r}")
+    return name
 
 
 def _path(written: str | PathLike[str] | None) -> Path | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from batchrun.errors import UserError
 from batchrun.records import Status, kind_of
-from batchrun.report.answered import AnsweredRow, OpenJob
+from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.calibration import Reservoir, Scored
 from batchrun.report.figures import JobFigures, Share, usd
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
@@ -36,7 +36,8 @@ class Evaluation:
     `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
     `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
     be right if case did not count. `reviewed`: gold are corrections, of rows that were picked. `scored` holds the
-    probability of each answer that has one. `job` are the figures of all its settled questions, also without gold.
+    probability of each answer that has one. `unmatched` values of a gold file belong to no row of the input. `job` are
+    the figures of all its settled questions, also without gold.
     """
 
     gold: Gold
@@ -50,6 +51,7 @@ class Evaluation:
     job: JobFigures
     scored: list[Scored]
     reviewed: bool = False
+    unmatched: int = 0
 
     @property
     def cost_per_question_usd(self) -> float | None:
@@ -72,9 +74,11 @@ def evaluate(job: OpenJob, options: GoldOptions) -> Evaluation:
     """Compare a job's answers with gold. Raises UserError where no settled row has gold, and as `gold_of` does."""
     gold = gold_of(job.prepared, options)
     walk = _Questions(job, gold)
+    unmatched = set(gold.joined or ())
     for row in job.rows((gold.source,)):
+        unmatched.discard(text_of(row.cells[0]).strip())
         walk.take(row, gold.of(row.cells[0], row.position))
-    return walk.evaluation()
+    return replace(walk.evaluation(), unmatched=len(unmatched))
 
 
 def evaluate_reviewed(job: OpenJob, name: str) -> Evaluation:
@@ -170,6 +174,11 @@ class _Questions:
         for first, golds in self._repeated.values():
             self._count(first._replace(gold=golds.most_common(1)[0][0]))
         if not self._total:
+            if not self._gold.source:
+                raise UserError(
+                    "--reviewed: no answered row was reviewed: write rows to a file with `batchrun show JOB --review "
+                    "-o FILE`, edit it, then run `batchrun correct JOB FILE`"
+                )
             where = f'no answered row has a value in "{self._gold.column}"'
             if self._gold.joined is not None:
                 where += f', joined by "{self._gold.source}"'

@@ -36,6 +36,7 @@ def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[st
         "failed": found.accuracy.total - found.answered.total,
         "pending": found.pending,
         "contradictory": found.contradictory,
+        "unmatched": found.unmatched,
         "macro_f1": found.macro_f1,
         "labels": found.labels,
         "confusions": found.confusions,
@@ -95,6 +96,9 @@ def sentences(found: Evaluation) -> Iterator[str]:
         yield f'  "{gold.column}" holds {short(known, _LABELS)}, and the answers are {short(answered, _LABELS)}'
     if found.contradictory:
         yield f"  {plural(found.contradictory, 'question')} with different gold in equal rows; the most frequent counts"
+    if found.unmatched:
+        values = plural(found.unmatched, "value")
+        yield f'  {values} of the gold file without a row: no "{gold.source}" in the input is equal'
     if found.pending:
         yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
     if job.cost_per_question is None:

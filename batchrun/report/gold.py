@@ -44,7 +44,7 @@ class Rule:
                     return f"numbers are equal if they differ by at most {self.tolerance}"
                 return "numbers are equal if they have the same value"
             case "boolean":
-                return "true, yes and 1 are equal, and false, no and 0"
+                return "as true and false: yes and 1 are true, no and 0 are false"
             case "list" | "object" | "json":
                 return "as JSON, keys in any order"
         case = "are equal" if self.ignore_case else "differ"

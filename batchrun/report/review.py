@@ -11,9 +11,9 @@ import polars as pl
 from batchrun.errors import UserError
 from batchrun.job import Input
 from batchrun.prepare import Prepared
-from batchrun.records import Mismatch, Status, kind_of
+from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
-from batchrun.report.gold import require_column
+from batchrun.report.gold import Rule, require_column
 from batchrun.runner import Correction, Corrections, row_key
 from batchrun.table import check_writable, open_rows, write_output
 
@@ -113,6 +113,11 @@ def _decisions(prepared: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterat
         if prepared.form.schema is not None:
             fitting = prepared.form.parse_edited(orjson.dumps(answer).decode())
             if isinstance(fitting, Mismatch):
+                empty = [name for name, value in answer.items() if value is None]
+                if empty and not any(line[MODEL.format(name)] for name in answer):
+                    raise UserError(
+                        f"row {line[ROW]}: the model gave no answer, so fill all answers; empty: {', '.join(empty)}"
+                    )
                 raise UserError(f"row {line[ROW]}: {fitting.message}")
             answer = orjson.loads(fitting)
         elif not any(answer.values()):
@@ -124,13 +129,13 @@ def _decisions(prepared: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterat
         yield Correction(tuple(columns), key, answer, changed)
 
 
-def _value(text: str, kind: str) -> Any:  # noqa: ANN401  (any JSON value)
+def _value(text: str, kind: Kind) -> Any:  # noqa: ANN401  (any JSON value)
     """Return a cell's text as a value of an answer column; another text stays, for the parser to refuse."""
     if not text:
         return None
     if kind in {"text", "enum", "date"}:
         return text
     try:
-        return orjson.loads(text.lower() if kind == "boolean" else text)
+        return Rule(kind).normal(text) == "true" if kind == "boolean" else orjson.loads(text)
     except ValueError:
         return text

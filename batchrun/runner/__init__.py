@@ -15,14 +15,13 @@ from batchrun.runner.closing import advice, closing_lines
 from batchrun.runner.corrections import Correction, Corrections, row_key
 from batchrun.runner.following import RESUMABLE
 from batchrun.runner.log import logged
-from batchrun.runner.planning import IN_BATCH
+from batchrun.runner.planning import error_types
 from batchrun.runner.progress import NotebookBar, Ui, chosen
 from batchrun.runner.run import run_job
 from batchrun.runner.stop import INTERRUPTS, Interrupts
 
 __all__ = [
     "INTERRUPTS",
-    "IN_BATCH",
     "RESUMABLE",
     "Correction",
     "Corrections",
@@ -32,6 +31,7 @@ __all__ = [
     "advice",
     "chosen",
     "closing_lines",
+    "error_types",
     "logged",
     "outputs",
     "row_key",

@@ -10,6 +10,7 @@ from batchrun.records import Summary
 from batchrun.terminal import duration, place, plural, printable, short, when
 
 _SHOWN_VALUES = 6
+_SHOWN_COLUMNS = 20
 _LABEL = 24
 
 
@@ -21,8 +22,10 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
     yield f"{_rows(summary)}        {' · '.join(_figures(summary))}"
     answers = {name: values for name, values in summary.answers.items() if values}
     width = max((len(name) for name in answers), default=0)
-    for name, values in answers.items():
-        yield f"  {printable(name):<{width}}  {_values(list(values.items()))}"
+    for name in list(answers)[:_SHOWN_COLUMNS]:
+        yield f"  {printable(name):<{width}}  {_values(list(answers[name].items()))}"
+    if len(answers) > _SHOWN_COLUMNS:
+        yield f"  and {plural(len(answers) - _SHOWN_COLUMNS, 'more column')}: see the report"
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
     yield from _books(summary)

@@ -1,9 +1,9 @@
 """The plan of a run: the one that stands or a new one, with what others have answered already."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-from batchrun.api import UNSENT
+from batchrun.api import TABLE, UNSENT
 from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import ConfirmError, UserError
 from batchrun.job import command_line
@@ -18,6 +18,14 @@ UNCONFIRMED_ROWS = 100
 
 IN_BATCH = "in_batch"
 """What `retry --only` calls questions that are out in a batch."""
+
+
+def error_types(names: Iterable[str], *, flag: str) -> frozenset[str]:
+    """Return the error types that a retry names; UserError, naming the flag, for one that does not exist."""
+    types = frozenset(names)
+    if unknown := sorted(types - set(TABLE) - {IN_BATCH}):
+        raise UserError(f"{flag}: there is no error type {', '.join(unknown)}; `batchrun status JOB` shows them")
+    return types
 
 
 class Planning:

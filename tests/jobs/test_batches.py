@@ -20,6 +20,7 @@ from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import Environment, RunOptions, load
 from batchrun.prepare.invocation import Invocation
 from batchrun.records import Summary
+from batchrun.runner.closing import closing_lines
 from batchrun.runner.progress import Ui
 from batchrun.runner.run import run_job
 
@@ -525,7 +526,8 @@ def test_answers_are_read_by_the_job_that_asked_for_them(job: Job, other: Any) -
     """A batch that is out while `answer` is edited is judged by its own labels: changing them back asks nothing."""
     job.provider.alter = saying('{"label": "good"}')
     assert job.rows(3).run(NOW, answer=LABELS).exit_code == ExitCode.WAITING
-    job.run(NOW, answer=other)
+    others = job.run(NOW, answer=other)
+    assert "  label  " not in closing_lines(others, job.folder), "a column without any answer yet"
     summary = job.run(answer=LABELS)
     assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 3), job.said
     assert job.output["label"].to_list() == ["good"] * 3

@@ -9,6 +9,8 @@ import pytest
 from job_running import Ran, run, write_job
 from openrouter.decisions import MODEL, Fault, deciding
 
+from batchrun.runner.closing import closing_lines
+
 COLUMNS = {f"c{number}": "boolean" for number in range(450)}
 TEXTS = ["it is broken", "all is well", "broken again"]
 
@@ -43,6 +45,8 @@ def test_many_columns_are_asked_in_parts(tmp_path: Path, path: str, base: str, m
             assert Decimal(ran.summary.cost_usd) == server.books.charged
     assert ran.column("c0") == ran.column("c200") == ran.column("c449") == [True, False, True]
     assert ran.column("attempts") == [1] * len(TEXTS)
+    assert len(lines := list(closing_lines(ran.summary, tmp_path))) < 30, "no terminal shows 450 columns"
+    assert "  and 430 more columns: see the report" in lines
 
 
 def _failing(once: bool, status: int) -> Callable[[dict[str, Any]], tuple[int, Any] | None]:  # noqa: FBT001  (a test)

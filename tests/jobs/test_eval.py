@@ -112,6 +112,18 @@ def test_gold_may_stand_in_another_file(job: Path, command: Command) -> None:
     assert json.loads(command("eval", str(job), *flags, "--json").out)["accuracy"]["right"] == 0
 
 
+def test_gold_of_rows_that_are_not_there_is_counted(job: Path, command: Command) -> None:
+    """Labels whose id stands in no row of the input (0001 for 1) are named, as they count for nothing."""
+    labels = [{"id": row["id"] if int(row["id"]) > 3 else f"000{row['id']}", "gold": row["gold"]} for row in reviews()]
+    pl.DataFrame(labels).write_csv(job.parent / "labels.csv")
+    flags = ("--gold", "sentiment=gold", "--gold-file", str(job.parent / "labels.csv"), "--on", "id")
+    number = sum(1 for row in reviews() if int(row["id"]) <= 3 and row["gold"])
+    ended = command("eval", str(job), *flags)
+    assert f'{number} values of the gold file without a row: no "id" in the input is equal' in ended.out
+    assert json.loads(command("eval", str(job), *flags, "--json").out)["unmatched"] == number
+    assert json.loads(command("eval", str(job), "--gold", "sentiment=gold", "--json").out)["unmatched"] == 0
+
+
 def test_gold_in_other_words_than_the_answers_is_shown(job: Path, command: Command) -> None:
     """Codes beside labels in words make 0 % right, which says nothing about the model."""
     codes = {"positive": "1", "negative": "2"}

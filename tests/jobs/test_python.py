@@ -98,6 +98,31 @@ def test_a_program_gets_mistakes_as_exceptions(door: Path) -> None:
     assert [mistake.line for mistake in caught.value.mistakes] == [len(JOB.splitlines()) + 1]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"engine": "bacth"}, "engine must be local, ray or batch, not 'bacth'"),
+        ({"limit": "5"}, "limit must be a whole number, not '5'"),
+        ({"concurrency": 10**6}, "concurrency must be at most 20,000"),
+        ({"retry": "rate_limitd"}, "retry: there is no error type rate_limitd"),
+        ({"retry": "rate_limited"}, "no row failed with rate_limited"),
+        ({"engine": "batch", "wait": 5}, "engine.batch.wait must be 0 or a time with its unit"),
+    ],
+)
+def test_a_flag_of_a_program_that_cannot_be_meant_is_refused(
+    door: Path, openrouter: Running, flags: dict[str, Any], message: str
+) -> None:
+    """As on the command line nothing is sent; another word than batch would pay the full price."""
+    with pytest.raises(batchrun.UserError, match=message):
+        batchrun.run(door, **flags)
+    assert not openrouter.counters.requests
+
+
+def test_a_program_may_say_not_to_wait_with_a_number(door: Path) -> None:
+    """`wait=0` is `--wait 0`."""
+    assert batchrun.run(door, endpoint="simulator", engine="batch", wait=0).exit_code == 6
+
+
 # Dicts and frames
 
 
@@ -304,3 +329,15 @@ def test_a_notebook_gets_a_bar_and_the_closing_lines(
     assert "3 of 3 rows answered" in shown.splitlines()[-3]
     batchrun.run(asked, FRAME, quiet=True)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_column_of_pandas_with_values_of_several_types_is_named(asked: dict[str, Any]) -> None:
+    """The problem is one of batchrun's, with the column and what to write."""
+    pandas = pytest.importorskip("pandas")
+    rows = pandas.DataFrame({"text": ["a", "b"], "mixed": [1, "x"]})
+    with pytest.raises(batchrun.UserError, match=r'column "mixed" holds values .*frame\["mixed"\].astype\("string"\)'):
+        batchrun.run(asked, rows)
+    rows = pandas.DataFrame([["a", 1, 2]], columns=["text", "n", "n"])
+    with pytest.raises(batchrun.UserError, match='two columns are called "n"'):
+        batchrun.run(asked, rows)
+    assert batchrun.run(asked, pandas.DataFrame({"text": ["a"], 3: [1]})).frame().columns[:2] == ["text", "3"]

@@ -4,9 +4,12 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 from command_line import Command, command
+from job_running import write_job as write_plain
 from plain_server import completion, plain_server
 from review_jobs import labelling, write_job, wrong_on
 
@@ -110,6 +113,40 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
         assert command("correct", str(job), "todo.csv").code == 0
         assert command(str(job), "--quiet").code == 1
         assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")["sentiment"] == "negative"
+
+
+def test_a_person_writes_yes_and_no_and_fills_failed_rows_whole(tmp_path: Path, command: Command) -> None:
+    """Yes, 1 and TRUE are true in a file of a spreadsheet; a failed row that is filled in part is named."""
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        text = request["messages"][-1]["content"]
+        return completion("?" if text == "bad" else '{"ok": false, "label": "a"}')
+
+    with plain_server(answer) as url:
+        columns = {"ok": "boolean", "label": ["a", "b"]}
+        texts = ["one", "two", "three", "bad"]
+        job = write_plain(
+            tmp_path,
+            url,
+            model={"api_key_env": None, "name": "m"},
+            rows=texts,
+            prompt={"user": "{{ text }}"},
+            answer={"columns": columns, "repairs": 0},
+        )
+        assert command(str(job), "--quiet").code == 1
+        ended = command("eval", str(job), "--reviewed", "ok")
+        assert (ended.code, "--reviewed: no answered row was reviewed" in ended.err) == (2, True)
+        assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+        said = {"1": "yes", "2": "1", "3": "TRUE", "4": "no"}
+        edit(tmp_path / "todo.csv", lambda row: row.update(ok=said[row["row"]]))
+        ended = command("correct", str(job), "todo.csv")
+        assert ended.code == 2
+        assert "row 4: the model gave no answer, so fill all answers; empty: label" in ended.err
+        edit(tmp_path / "todo.csv", lambda row: row.update(label=row["label"] or "b"))
+        ended = command("correct", str(job), "todo.csv")
+        assert (ended.code, "4 answers corrected" in ended.err) == (0, True), ended.err
+        command(str(job), "--quiet")
+        assert pl.read_parquet(tmp_path / "out.parquet")["ok"].to_list() == [True, True, True, False]
 
 
 def test_a_correction_belongs_to_cells(tmp_path: Path, command: Command) -> None:
