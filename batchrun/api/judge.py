@@ -258,10 +258,10 @@ def _unreadable(reply: Reply, data: Any) -> Verdict:  # noqa: ANN401  (any JSON)
         return _invalid("the reply is empty", reply)
     if reply.body.lstrip().startswith((b"data:", b"event:")):
         return _invalid("the reply is a stream of events, though the request asks for a whole answer", reply)
-    words = reply.body[:_SHOWN].decode("utf-8", "replace")
-    if words.lstrip()[:1] in "{[":
+    words = clean(reply.body[:_SHOWN].decode("utf-8", "replace"))
+    if words.startswith(("{", "[")) or _BROKEN in words:
         return _invalid("the reply is not JSON, or was cut off", reply)
-    return _invalid(f"the reply is not JSON: {clean(words)}", reply)
+    return _invalid(f"the reply is not JSON: {words}", reply)
 
 
 def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
@@ -341,7 +341,7 @@ def _refusal(
         wait = wait_of(reply.headers, inner, now, resets=code == HTTPStatus.TOO_MANY_REQUESTS)
     return Verdict(
         ending,
-        error.message or TABLE[ending].means,
+        error.message or _means(ending, reply.headers),
         known,
         reply.status,
         text or error.written,
@@ -352,6 +352,14 @@ def _refusal(
         wait=wait,
         resume_at=resume_at(ending, error, reset_of(reply.headers, inner, now), wait, now),
     )
+
+
+def _means(ending: str, headers: Mapping[str, str]) -> str:
+    """Return what an ending means, with the address of a redirect."""
+    means = TABLE[ending].means
+    if ending == "redirected" and (address := headers.get("location")):
+        return f"{means}: to {clean(address)}"
+    return means
 
 
 def _fault(reply: Reply) -> str:

@@ -60,12 +60,14 @@ _CONSTANTS = {
 }
 # Not ruamel's own types: they make a number of 1_000 and a date of 2024-01-31, which JSON does not have.
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
+_PADDED = re.compile(r"[-+]?0[0-9]+", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _NOT_JSON = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
 _BIGGEST, _SMALLEST = 2**64 - 1, -(2**63)
 _LONGEST_NUMBER = 40
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
+_BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HINTS = (
@@ -352,7 +354,7 @@ class _Walk:
                 return self._scalar(node, path)
             except ValueError as problem:
                 self._refuse(path, str(problem))
-                return None
+                return node.value  # in a list it holds its place
         if isinstance(node, SequenceNode):
             return [self.value(child, (*path, number)) for number, child in enumerate(node.value)]
         entries = dict(self._entries(node.value, path))
@@ -417,6 +419,9 @@ class _Walk:
                 near = did_you_mean(variable, self._environment)
                 advice = f": set it in the environment or in .env, or write $${{{variable}}} for that text itself"
                 raise ValueError(f"{name}: the variable {variable} is not set{near or advice}")
+        for bare in _BARE.findall(_VARIABLE.sub("", text)):
+            if bare in self._environment:  # $HOME/out.csv would make a folder called $HOME
+                raise ValueError(f"{name}: write ${{{bare}}} for the variable {bare}, or $${bare} for that text itself")
         return _VARIABLE.sub(lambda match: self._environment[match[1]] if match[1] else "$", text)
 
     def _file(self, name: str) -> str:
@@ -437,6 +442,9 @@ def _json_scalar(text: str, path: JobPath) -> Any:  # noqa: ANN401  (a JSON scal
         raise ValueError(f"{dotted(path)} is {text}, which JSON can't represent")
     number: float = math.nan
     if _INTEGER.fullmatch(text):
+        # Labels such as 01 and 007 are codes: as numbers they would lose their zeros, in the answers and the output.
+        if path[:2] == ("answer", "columns") and _PADDED.fullmatch(text):
+            raise ValueError(f"{dotted(path)}: {short(text, SHOWN)} would become a number without its zeros; quote it")
         # Python raises an error of its own for an integer of more than 4,300 digits.
         if len(text) <= _LONGEST_NUMBER:
             number = int(text, 0) if text[:2] in {"0o", "0x"} else int(text)

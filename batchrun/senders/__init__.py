@@ -5,8 +5,9 @@
 - `Events`: what a sender on Ray reports while it works.
 
 A sender's module (reqwest.py, httpx.py) has one function, `open_sender(target, headers)`. It may assume that
-`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. The timeout of an attempt
-and the character set of a reply are handled here. Replies hold what the server sent; api/judge.py masks secrets.
+`target` is well formed (net.py checked it) and that `connect_timeout` is below `timeout`. The timeout of an attempt,
+the character set of a reply and unmarked gzip are handled here. Replies hold what the server sent; api/judge.py masks
+secrets.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import codecs
 import re
 import resource
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -76,7 +78,7 @@ async def open_here(target: Target, headers: dict[str, str], kind: str) -> Async
     """Open the Send of one kind in this process: the run's, or an actor's. `headers` hold the key."""
     _allow_open_files(4 * target.concurrency)  # reqwest.py: cancelled requests linger
     async with import_module(f"batchrun.senders.{kind}").open_sender(target, headers) as send:
-        ages = _Ages(send, target.timeout)
+        ages = _Ages(send, target)
         try:
             yield ages.send
         finally:
@@ -91,8 +93,8 @@ class _Ages:
     takes as long as a tenth of all else that a row needs.
     """
 
-    def __init__(self, send: Send, timeout: float) -> None:
-        self._send, self._timeout = send, timeout
+    def __init__(self, send: Send, target: Target) -> None:
+        self._send, self._timeout, self._most_bytes = send, target.timeout, target.max_response_bytes
         self._ends: dict[asyncio.Task[Any], float] = {}  # the first ends first, since all have the same timeout
         self._late: set[asyncio.Task[Any]] = set()
         self._age, self._ticked = 0.0, time.monotonic()
@@ -132,7 +134,24 @@ class _Ages:
             if task in self._late:
                 self._late.remove(task)
                 task.uncancel()
-        return _in_utf8(reply)
+        return _in_utf8(_unpacked(reply, self._most_bytes))
+
+
+def _unpacked(reply: Reply, most: int) -> Reply:
+    """Return the reply with its body unpacked where it is still gzip, which is never JSON.
+
+    A server may write "x-gzip" or "GZIP" where the HTTP libraries know "gzip", or forget the header.
+    """
+    if not reply.body.startswith(b"\x1f\x8b"):
+        return reply
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip's own frame
+    try:
+        body = unpacker.decompress(reply.body, most + 1)
+    except zlib.error:
+        return reply
+    if len(body) > most:
+        return reply._replace(body=b"", fault=Fault.TOO_LARGE, detail=f"the reply has more than {most} bytes")
+    return reply._replace(body=body)
 
 
 def _in_utf8(reply: Reply) -> Reply:

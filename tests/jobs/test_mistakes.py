@@ -31,6 +31,14 @@ MISTAKES = {
         {"prompt": "Rate the review # 1 to 5: {{ text }}"},
         f"2:9: {NO_COLUMN}YAML reads # 1 to 5: {{{{ text }}}} as a comment; put the prompt in quotes{ALLOWED}",
     ),
+    "a label that loses its zero": (
+        {"answer": '{columns: {z: [01, "02"]}}'},
+        "5:24: answer.columns.z[0]: 01 would become a number without its zeros; quote it",
+    ),
+    "a variable without braces": (
+        {"output": "$PATH/out.csv"},
+        "4:9: output.path: write ${PATH} for the variable PATH, or $$PATH for that text itself",
+    ),
     "one brace": (
         {"prompt": '"Rate {text}"'},
         f"2:9: {NO_COLUMN}{{text}} is sent as it stands; for the cell write {{{{ text }}}}{ALLOWED}",
