@@ -28,8 +28,8 @@ _LISTED = 3  # validation errors in a message
 # Where an object or a list of objects begins; possessive, so linear for any text.
 _START = r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:|\{\s*+\}|\[\s*+\{'
 # How models mark their thoughts: <think>, <thinking>, <seed:think>, [THINK] (Mistral), <|channel|>analysis (gpt-oss),
-# <|START_THINKING|> (Cohere), ◁think▷ (Kimi), <|channel>thought (Gemma), <longcat_think>. A mark in quotes or
-# backticks is only mentioned.
+# <|START_THINKING|> (Cohere), ◁think▷ (Kimi), <|channel>thought (Gemma), <longcat_think>, <|inner_prefix|>
+# (Apertus), [BEGIN FINAL RESPONSE] (Apriel). A mark in quotes or backticks is only mentioned.
 _TAGS = "(?:(?:[a-z]+:)?(?:think|thinking|thoughts?)|[a-z]+_think)"
 # Around an object these are thoughts, too; in a text answer they may be what the prompt asked for.
 _MORE_TAGS = f"(?:{_TAGS}|reason|reasoning|reflection|analysis|rationale|scratch_?pad|antthinking|chain_of_thought|cot)"
@@ -39,10 +39,10 @@ def _marks(tags: str) -> str:
     opens = (
         rf"<\|?{tags}\|?>|\[THINK\]|<\|channel\|>(?:analysis|commentary)\b|<\|(?:start|begin)_(?:of_)?th\w+\|>|◁think▷"
     )
-    opens += r"|<\|channel>(?:thought|analysis)\b|<unused94>thought\b"
+    opens += r"|<\|channel>(?:thought|analysis)\b|<unused94>thought\b|<\|inner_prefix\|>"
     closes = (
         rf"<\|?/{tags}\|?>|<channel\|>|<unused95>|\[/THINK\]|<\|channel\|>final\b(?:[^<>]{{0,40}}<\|message\|>)?|assistantfinal"
-        r"|<\|end_(?:of_)?th\w+\|>|◁/think▷"
+        r"|<\|end_(?:of_)?th\w+\|>|◁/think▷|<\|inner_suffix\|>|\[BEGIN FINAL RESPONSE\]"
     )
     return f"(?P<opens>{opens})|(?P<closes>{closes})"
 
@@ -52,10 +52,18 @@ _IN_EVERY_MARK = ("<", "[", "◁", "final")
 
 _MARK = re.compile(_marks(_TAGS), re.IGNORECASE)
 _PIECE = re.compile(f"(?P<start>{_START})|{_marks(_MORE_TAGS)}", re.IGNORECASE)
-# What ends a turn in a model's own format; a server with the wrong template for its model leaves it in the text:
-# <|return|> (gpt-oss), <|im_end|> (Qwen), <|eot_id|> (Llama), <end_of_turn> (Gemma).
+# What begins and ends a turn in a model's own format; a server with the wrong template for its model leaves it in the
+# text: <|return|> (gpt-oss), <|im_end|> (Qwen), <|eot_id|> (Llama), <end_of_turn> (Gemma), <|begin_of_box|> around the
+# answer (GLM). DeepSeek's bars are those of full width, U+FF5C. </s> may be HTML.
 _LONGEST_END = 200
-_TURN_END = re.compile(r"(?:\s*+(?:<\|\w+\|>|<end_of_turn>))++\s*+\Z")
+_TURN_END = re.compile(
+    r"(?:\s*+(?:<\|\w+\|>|<\uff5c[^\uff5c<>\s]+\uff5c>|<end_of_turn>|\[END FINAL RESPONSE\]))++\s*+\Z",
+    re.IGNORECASE,
+)
+_TURN_BEGIN = re.compile(
+    r"\s*+(?:<\|begin_of_box\|>|<\|im_start\|>assistant\s|<start_of_turn>model\s|<\uff5c[^\uff5c<>\s]+\uff5c>"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>)\s*+"
+)
 _FENCE = re.compile(r"\s*+(?:```\w*+\s*+)?")
 
 _INSTRUCTIONS = (
@@ -252,7 +260,9 @@ def _plain(text: str, *, finished: bool) -> str | Mismatch:
     """Return a text answer without the thoughts before it and marks behind it, otherwise exactly as it was written."""
     text.encode()  # half a character can't be kept
     answer = text[_thoughts_end(text) :]
-    if answer.rstrip().endswith(">") and (mark := _TURN_END.search(answer, max(0, len(answer) - _LONGEST_END))):
+    if answer.lstrip().startswith("<") and (begin := _TURN_BEGIN.match(answer)):
+        answer = answer[begin.end() :]
+    if answer.rstrip().endswith((">", "]")) and (mark := _TURN_END.search(answer, max(0, len(answer) - _LONGEST_END))):
         answer = answer[: mark.start()]
     if not answer.strip():
         return Mismatch("there is no answer in it", empty=True)

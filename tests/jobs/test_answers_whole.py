@@ -59,6 +59,8 @@ DRAFTS = {
     "gemma": f"<|channel>thought\n{GOOD}<channel|>{BAD}",
     "medgemma": f"<unused94>thought\n{GOOD}<unused95>{BAD}",
     "longcat": f"<longcat_think>{GOOD}</longcat_think>{BAD}",
+    "apertus": f"<|inner_prefix|>{GOOD}<|inner_suffix|>{BAD}",
+    "apriel": f"My reasoning steps: {GOOD}\n[BEGIN FINAL RESPONSE]\n{BAD}\n[END FINAL RESPONSE]",
     "twice": f"{BAD}\nTo repeat: {BAD}",
 }
 UNCLEAR = {
@@ -88,7 +90,24 @@ def test_thoughts_are_cut_off_a_text_answer(tmp_path: Path) -> None:
         "g": ("<|channel>thought\nhm<channel|>Paris", "Paris"),
         "h": ("<longcat_think>hm</longcat_think>Paris", "Paris"),
         "i": ("<final_thoughts>Paris</final_thoughts>", "<final_thoughts>Paris</final_thoughts>"),
+        "j": ("<|inner_prefix|>hm<|inner_suffix|>Paris", "Paris"),
+        "k": ("My steps: hm\n[BEGIN FINAL RESPONSE]\nParis\n[END FINAL RESPONSE]", "Paris"),
         "f": ("<reasoning>asked for</reasoning><x>Paris</x>", "<reasoning>asked for</reasoning><x>Paris</x>"),
+    }
+    ran, _ = asked(tmp_path, {name: said(text) for name, (text, _) in texts.items()}, text=True)
+    assert ran.column("answer") == [wanted for _, wanted in texts.values()]
+
+
+def test_marks_of_a_turn_are_no_part_of_a_text_answer(tmp_path: Path) -> None:
+    """A server with the wrong template for its model leaves them around the answer; HTML keeps its tags."""
+    texts = {
+        "a": ("<|begin_of_box|>Paris<|end_of_box|>", "Paris"),
+        "b": ("<think>hm</think><|begin_of_box|>Paris<|end_of_box|>", "Paris"),
+        "d": ("Paris<\uff5cend▁of▁sentence\uff5c>", "Paris"),
+        "e": ("<|im_start|>assistant\nParis<|im_end|>", "Paris"),
+        "f": ("<|start_header_id|>assistant<|end_header_id|>\n\nParis<|eot_id|>", "Paris"),
+        "g": ("Not <s>London</s>", "Not <s>London</s>"),
+        "h": ("a < b [1]", "a < b [1]"),
     }
     ran, _ = asked(tmp_path, {name: said(text) for name, (text, _) in texts.items()}, text=True)
     assert ran.column("answer") == [wanted for _, wanted in texts.values()]
