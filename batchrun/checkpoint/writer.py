@@ -66,7 +66,7 @@ _attempt_values = attrgetter("question", *_OF_ATTEMPT)
 
 
 class _Attempt(NamedTuple):
-    """An attempt that failed, on its way to the table of failures."""
+    """A failed attempt, for the table of failures."""
 
     outcome: Outcome
 

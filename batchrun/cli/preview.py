@@ -98,7 +98,7 @@ def _row(p: "Prepared", row: int) -> Iterator[str]:
 def _state(p: "Prepared", row: int, values: tuple[Any, ...]) -> Iterator[str]:
     from batchrun.checkpoint import Checkpoint
 
-    # The key of the row's content, as a run computes it: it alone says what is answered.
+    # A run computes the same key from the row's content, and looks up the answer by it.
     key = p.renderer.key(values)
     known = None
     if p.job.checkpoint_path.exists() and isinstance(key, bytes):

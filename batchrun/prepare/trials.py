@@ -82,7 +82,7 @@ def _all_trials(job: Job) -> list[str]:
         stem = merged(job, trial).checkpoint_path.stem
         if path.stem.startswith(f"{stem}."):
             trial = replace(trial, variant=path.stem.removeprefix(f"{stem}."))
-        # `a.b.sqlite` is a trial of a.yaml, or the checkpoint of a.b.yaml, which has no flags to tell them apart by.
+        # `a.b.sqlite` is a trial of a.yaml or the checkpoint of a.b.yaml. Only the job file distinguishes them.
         is_job = trial.variant is not None and (job.folder / f"{path.stem}.yaml").exists()
         if not is_job and merged(job, trial).checkpoint_path == path:
             file = kept.input and os.path.relpath(kept.input)

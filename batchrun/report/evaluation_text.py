@@ -90,7 +90,7 @@ def sentences(found: Evaluation) -> Iterator[str]:
     if found.other_case and not gold.rule.ignore_case:
         yield f"  {plural(found.other_case, 'wrong answer')} would be right with --ignore-case"
     elif found.labels and found.answered.total and not found.accuracy.right:
-        # A column of codes (1, 2) beside answers in words: 0 % says nothing about the model.
+        # With a column of codes (1, 2) and answers in words, 0 % says nothing about the model.
         known = ", ".join(one.label for one in found.labels if one.support)
         answered = ", ".join(one.label for one in found.labels if one.answered)
         yield f'  "{gold.column}" holds {short(known, _LABELS)}, and the answers are {short(answered, _LABELS)}'

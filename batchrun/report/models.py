@@ -42,7 +42,7 @@ def _cheapest(results: Sequence[ModelResult], minimum: float | None) -> str | No
     """
     if minimum is None:
         return None
-    # Against the point estimate, as eval --min is; the interval stands beside it.
+    # The point estimate counts, as for `eval --min`. The table shows the interval as well.
     passing = [one for one in results if one.accuracy and (one.accuracy.value or 0.0) >= minimum]
     return min(passing, key=lambda one: one.order).figures.name if passing else None
 

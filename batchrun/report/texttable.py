@@ -95,7 +95,7 @@ def _fitted(natural: Sequence[int], room: int) -> list[int] | None:
     """Cut the widest columns to one width so that all have room; None where that is too narrow to read."""
     if sum(natural) <= room:
         return list(natural)
-    # The widest column alone gives way: a label of four letters stays whole beside a long text.
+    # Only the widest columns are cut: a label of four letters is shown whole next to a long text.
     for limit in range(max(natural), NARROWEST - 1, -1):
         widths = [min(size, limit) for size in natural]
         if sum(widths) <= room:

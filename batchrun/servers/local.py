@@ -45,7 +45,7 @@ def start(model: Path, parallel: int, ctx: int) -> Any:  # noqa: ANN401  (xllama
     params.model.path = str(model)
     params.model_alias = {model.stem}
     params.hostnames = ["127.0.0.1"]
-    # Free, whatever else runs here: the address goes to the parent through stdout.
+    # 0 chooses a free port. The parent reads the address from stdout.
     params.port = 0
     params.n_parallel = parallel
     # llama.cpp divides its context among the slots.

@@ -98,7 +98,7 @@ class _Array:
             try:
                 _, end = _decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
-                # The object may end in what is not read yet: only at the end of the file is it broken.
+                # The rest of the object may not be read yet. It is broken only at the end of the file.
                 if not self._read(size):
                     self._at = getattr(error, "pos", self._at)
                     self._fail(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})")
