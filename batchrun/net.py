@@ -3,6 +3,7 @@
 `call` is for single pages (a key's state, a list of models, a batch); the questions themselves go through senders/.
 """
 
+import importlib
 import ipaddress
 import re
 import ssl
@@ -152,6 +153,14 @@ def plain_words(reply: Reply) -> str:
         return f"{reply.status} {HTTPStatus(reply.status).phrase}"
     except ValueError:
         return str(reply.status)
+
+
+def load() -> None:
+    """Load the HTTP library in this thread; a lane whose requests run in threads that end has to call this first.
+
+    Where the thread that loaded it has ended, the next one that uses it crashes.
+    """
+    importlib.import_module("pyreqwest.client")
 
 
 def call(

@@ -78,10 +78,12 @@ class Batches:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def open(self) -> list[Batch]:
-        """Return the batches that are not ended, oldest first."""
+    def open(self, endpoint: str | None = None) -> list[Batch]:
+        """Return the batches that are not ended, oldest first: all, or those of runs with this endpoint."""
         rows = self._connection.rows(
-            f"SELECT {_COLUMNS} FROM batches WHERE state IN ('submitting', 'out') ORDER BY number"  # noqa: S608  (constants)
+            f"SELECT {_COLUMNS} FROM batches b WHERE state IN ('submitting', 'out') "  # noqa: S608  (constants)
+            "AND (?1 IS NULL OR ?1 = (SELECT r.endpoint FROM runs r WHERE r.id = b.run_id)) ORDER BY number",
+            (endpoint,),
         )
         return [_batch(row) for row in rows]
 

@@ -1,7 +1,6 @@
 """Running one job or several: found in folders, ordered, each run with its own summary, one exit code for all."""
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | No
             summary = running.run(jobs[0])
             return ExitCode.USER if summary is None else summary.exit_code
         check_readers(jobs)
-        return running.run_all(jobs, shlex.join(["batchrun", *map(str, paths)]))
+        return running.run_all(jobs, list(map(str, paths)), options)
 
 
 def job_files(paths: Sequence[Path]) -> list[Path]:
@@ -123,8 +122,9 @@ class _Running:
             print_err(wrapped("\n".join(closing_lines(summary, Path.cwd())), sys.stderr))
         return summary
 
-    def run_all(self, links: "Sequence[Invocation]", command: str) -> int:
-        """Run jobs in order, each after those whose output it reads, with one cap; `command` runs them all again."""
+    def run_all(self, links: "Sequence[Invocation]", paths: Sequence[str], options: "RunOptions") -> int:
+        """Run jobs in order, each after those whose output it reads, with one cap, and say how all are run again."""
+        from batchrun.job import command_line
         from batchrun.prepare import worst
         from batchrun.runner import RESUMABLE
 
@@ -136,8 +136,7 @@ class _Running:
                 waiting = True
                 print_err(f"{link.shown}: not started: {obstacle}")
                 continue
-            options = replace(link.options, spent=spent)
-            code, cost = self._tried(replace(link, options=options))
+            code, cost = self._tried(replace(link, options=replace(link.options, spent=spent)))
             ended[link.shown] = code
             # One cap for the whole command: what a job may have spent is not there for the next one.
             spent += cost
@@ -145,6 +144,9 @@ class _Running:
                 break
         code = worst([*ended.values()])
         if (waiting or code in RESUMABLE) and not self._quiet:
+            if code in {ExitCode.DONE, ExitCode.SOME_FAILED}:  # the limit has had its effect
+                options = replace(options, limit=None, sample=None)
+            command = command_line(paths[0], options, more=paths[1:])
             print_err(f"next    {command}   continues with these jobs")
         return code
 

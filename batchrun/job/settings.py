@@ -6,7 +6,7 @@ A flag wins over the file, and a variable of the process over .env; below here n
 import re
 import shlex
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from io import StringIO
@@ -133,8 +133,8 @@ class RunOptions:
         return next((key for key in keys if _ASKED.match(key) and not _NOT_ASKED.fullmatch(key)), None)
 
 
-def command_line(job: str, options: RunOptions, verb: str = "") -> str:
-    """Return the command that runs a job file again with these flags, quoted for a shell.
+def command_line(job: str, options: RunOptions, verb: str = "", *, more: Sequence[str] = ()) -> str:
+    """Return the command that runs a job file, and `more` of them, again with these flags, quoted for a shell.
 
     --fresh, --yes and what `retry` reopened have had their effect: repeating them would pay again. Where --yes let a
     setting change the questions, the command needs it each time.
@@ -154,7 +154,7 @@ def command_line(job: str, options: RunOptions, verb: str = "") -> str:
         "--output": options.output,
         "--format": options.format,
     }
-    words = ["batchrun", *verb.split(), f"./{job}" if job.startswith("-") else job]
+    words = ["batchrun", *verb.split(), *(f"./{one}" if one.startswith("-") else one for one in (job, *more))]
     for setting in options.settings:
         words += ["--set", setting]
     for flag, value in flags.items():

@@ -41,8 +41,8 @@ class Rule:
         match self.kind:
             case "integer" | "number":
                 if self.tolerance:
-                    return f"numbers are equal if they differ by at most {self.tolerance}"
-                return "numbers are equal if they have the same value"
+                    return f"as numbers: equal if they differ by at most {self.tolerance}"
+                return "as numbers: equal if they have the same value"
             case "boolean":
                 return "as true and false: yes and 1 are true, no and 0 are false"
             case "list" | "object" | "json":

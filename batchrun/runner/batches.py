@@ -7,13 +7,14 @@ checkpoint, caps and output. Questions that two batches do not answer are left t
 import asyncio
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvloop
 
+from batchrun import net
 from batchrun.api import (
     MAX_BYTES,
     TABLE,
@@ -84,6 +85,7 @@ def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
 
     Raises UserError where there is a cap and nobody says what a batch costs.
     """
+    net.load()
     lane = _Lane(asking, valve, ui)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(lane.run())
@@ -100,12 +102,17 @@ def refuse_to_forget(path: Path) -> None:
     except StorageError:  # damaged: nothing can be read from it
         return
     if batches:
-        names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in batches)
         reserved = show(sum(batch.reserved for batch in batches))
         raise ConfirmError(
-            f"--fresh would forget {plural(len(batches), 'batch')} that may cost up to {reserved} ({names}): "
+            f"--fresh would forget {plural(len(batches), 'batch')} that may cost up to {reserved} ({_named(batches)}): "
             "run without --fresh to collect them, or add --yes"
         )
+
+
+def _named(batches: Sequence[Batch]) -> str:
+    """Return the providers' ids of some batches."""
+    names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in batches[:SHOWN])
+    return names if len(batches) <= SHOWN else f"{names} and {len(batches) - SHOWN:,} more"
 
 
 class _Lane:
@@ -141,6 +148,10 @@ class _Lane:
         self._failed: set[int] = set()  # a later run asks them again, not this one
         self._wake = asyncio.Event()
 
+    def _open(self) -> list[Batch]:
+        """Return this endpoint's batches that are not ended: no other one knows their ids."""
+        return self._batches.open(self._prepared.endpoint.namespace)
+
     async def run(self) -> None:
         """Collect batches that ended, submit open questions and wait, until nothing is out or the wait is over."""
         with closed_by_signals(self._valve, self._ui.warn):
@@ -157,7 +168,7 @@ class _Lane:
 
     def _can_continue(self) -> bool:
         now = self._clock()
-        return not self._valve.closed and now < self._until and (bool(self._batches.open()) or self._hold_until > now)
+        return not self._valve.closed and now < self._until and (bool(self._open()) or self._hold_until > now)
 
     def _look_at_the_clock(self) -> None:
         deadline = self._rules.deadline
@@ -182,7 +193,7 @@ class _Lane:
 
     def _progress(self) -> str:
         """Return how far each batch is, the oldest first."""
-        out = self._batches.open()
+        out = self._open()
         shown = [f"batch {one.number} {self._done.get(one.number, 0):,}/{one.questions:,}" for one in out[:SHOWN]]
         if len(out) > SHOWN:
             shown[-1] += f" and {plural(len(out) - SHOWN, 'more batch')}"
@@ -191,13 +202,14 @@ class _Lane:
     def _say_what_is_out(self) -> None:
         """Close the valve where the next run has to continue: batches are out, or none could be submitted."""
         self._ui.update(self.tally)
-        out = self._batches.open()
+        out = self._open()
+        if elsewhere := [batch for batch in self._batches.open() if batch not in out]:
+            numbers = plural(len(elsewhere), "batch")
+            self._ui.warn(f"{numbers} of another endpoint left alone ({_named(elsewhere)}): a run with it collects")
         interrupted = self._valve.closed and self._valve.exit_code in _SIGNALS
         if out and (interrupted or not self._valve.closed):
-            names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in out[:SHOWN])
-            if len(out) > SHOWN:
-                names += f" and {len(out) - SHOWN:,} more"
-            reason = f"{plural(self._batches.out(), 'question')} in {plural(len(out), 'batch')} ({names})"
+            questions = plural(sum(batch.questions for batch in out), "question")
+            reason = f"{questions} in {plural(len(out), 'batch')} ({_named(out)})"
             if interrupted:
                 reason += "; they can't be called back, run on, and are billed"
             self._valve.reopen()
@@ -235,7 +247,7 @@ class _Lane:
         for work, problem in chunk.unsent:
             self._failed.add(work.question)
             self.tally.count_failure(problem.error_type)
-        if chunk.over_cap is not None and not chunk.works and not self._batches.open():
+        if chunk.over_cap is not None and not chunk.works and not self._open():
             # Otherwise what comes back from open batches may make room.
             reason = f"limits.max_cost_usd is reached: the next question may cost {show(chunk.over_cap)}"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
@@ -325,7 +337,7 @@ class _Lane:
 
     async def _look_at_batches(self) -> None:
         """Look at each open batch whose time has come."""
-        for batch in self._batches.open():
+        for batch in self._open():
             if self._valve.closed:
                 return
             if self._clock() >= self._next_look.get(batch.number, 0.0):

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -545,6 +547,23 @@ def test_an_answer_that_does_not_fit_its_own_labels_is_no_answer(job: Job) -> No
     assert job.output["label"].to_list() == ["good"] * 3
 
 
+def test_a_batch_of_another_endpoint_is_left_alone(job: Job) -> None:
+    """After an edit of model.endpoint its ids mean nothing to the new server; a run with the old one collects it."""
+    job.provider.polls = 2
+    before = job.rows(3).run(NOW)
+    model = job.sections["model"]
+    assert before.exit_code == ExitCode.WAITING
+    with serving(Provider()) as other:
+        new = model | {"endpoint": other.url + model["endpoint"].removeprefix(job.provider.url)}
+        assert job.run(RunOptions(yes=True), model=new).exit_code == ExitCode.DONE, job.said
+        assert not any("gone" in line for line in job.said)
+        assert job.said[-1] == "1 batch of another endpoint left alone (batch_0): a run with it collects"
+    summary = job.run(model=model)
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 3), job.said
+    assert set(job.provider.submitted.values()) == {1}
+    assert Decimal(summary.cost_total_usd) * 10**12 == job.provider.billed + other.billed
+
+
 def test_another_model_in_the_job_file_is_asked_and_paid_as_such(job: Job) -> None:
     """After an edit of model.name the next batch names the new model, and the one that is out costs its own price."""
     assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
@@ -602,3 +621,27 @@ def test_a_batch_that_was_given_up_stays_reserved_for_the_day(job: Job, fresh: b
         today = utc_day(time.time())
         assert checkpoint.spent(day=today) + checkpoint.leased(today) + checkpoint.batches.reserved(day=today) <= cap
     assert job.provider.submitted.total() < 2 * out
+
+
+RUNS_OF_ONE_PROGRAM = """
+import sys
+import batchrun, polars as pl
+from openrouter.batches import MODEL, Provider, serving
+price = {"prompt": 3, "completion": 9, "batch": {"prompt": 1.5, "completion": 4.5}}
+with serving(Provider()) as provider:
+    model = {"endpoint": provider.url + "/v1", "name": MODEL, "batch_api": "openai", "price": price}
+    for number in range(4):
+        rows = pl.DataFrame({"text": [f"{number}"]})
+        job = {"prompt": "{{ text }}", "model": model, "engine": "batch", "checkpoint": f"{number}.sqlite"}
+        codes = [batchrun.run(job, rows, wait=0).exit_code for _ in range(2)]
+        assert codes == [6, 0], codes
+"""
+
+
+def test_one_program_runs_several_jobs_in_batches(tmp_path: Path) -> None:
+    """Where the first request of a process is a batch's, later runs beside other threads still work."""
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", "XDG_CACHE_HOME": str(tmp_path)}
+    arguments = [sys.executable, "-c", RUNS_OF_ONE_PROGRAM]
+    ended = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

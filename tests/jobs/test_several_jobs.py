@@ -129,7 +129,7 @@ def test_one_cap_holds_for_all(command: Command, asked: Asked) -> None:
     assert kinds(prompts := asked.prompts()).startswith("A" * 10 + "B")
     assert 10 < len(prompts) < 20
     assert len(prompts) * 11e-6 < 0.00032
-    assert "next    batchrun a.yaml b.yaml" in ended.err
+    assert f"next    batchrun a.yaml b.yaml {' '.join(flags)}   continues" in ended.err
     assert command("a.yaml", "b.yaml", *flags).code == 0
     assert kinds(asked.prompts()) == "B" * (20 - len(prompts))
 
@@ -141,7 +141,7 @@ def test_a_limit_is_for_each_job(tmp_path: Path, command: Command, asked: Asked)
     assert ended.code == 0, ended.err
     assert kinds(asked.prompts()) == "AAAACCCC"
     assert "b.yaml: not started: it reads out/a.csv, which a.yaml writes once all its rows are asked" in ended.err
-    assert "next    batchrun a.yaml b.yaml c.yaml" in ended.err
+    assert "next    batchrun a.yaml b.yaml c.yaml   continues" in ended.err
     assert command("a.yaml").code == 0
     asked.prompts()
     assert command("a.yaml", "b.yaml", "--limit", "4").code == 0
