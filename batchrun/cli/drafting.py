@@ -8,19 +8,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from batchrun.errors import InputError, UserError
+from batchrun.errors import UserError
 from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
-from batchrun.table import Rows, open_rows, unreadable_in_a_prompt
+from batchrun.table import Rows, guessed_csv, open_rows, unreadable_in_a_prompt
 from batchrun.terminal import plural, printable, short
 
 SCHEMA = Path("docs", "reference", "job.schema.json")
 SAMPLE = 2_000
 """Rows that are looked at to choose the prompt's column."""
 
-_SEPARATORS = (";", "\t", "|")
-# What Excel writes in Western Europe, then an encoding in which every byte is a letter.
-_ENCODINGS = ("cp1252", "latin-1")
-_TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
 _KEPT_FORMAT = {".parquet": ".parquet", ".arrow": ".arrow", ".ipc": ".arrow", ".feather": ".arrow", ".jsonl": ".jsonl",
                 ".ndjson": ".jsonl", ".json": ".jsonl", ".xlsx": ".xlsx"}  # fmt: skip
 # Names that mean something else in an expression of Jinja.
@@ -63,7 +59,7 @@ def look(file: Path) -> Look:
 
     Raises InputError for a file that can't be read as rows, with what to set.
     """
-    csv = _csv_options(file)
+    csv = guessed_csv(file)
     with open_rows(Input(_pattern(file), csv=csv), file.parent) as rows:
         column = _column(rows)
         nulls = number = 0
@@ -78,37 +74,6 @@ def _pattern(file: Path) -> str:
     if not file.exists():
         raise UserError(f"there is no file {file}")
     return file.name
-
-
-def _csv_options(file: Path) -> CsvOptions:
-    """Find what a CSV file needs: the first that reads it, where UTF-8 and a comma do not."""
-    csv = CsvOptions()
-    if not file.name.lower().endswith(_TEXT_FILES):
-        return csv
-    try:
-        _columns(file, csv)
-    except InputError:
-        for encoding in ("utf-8", *_ENCODINGS):
-            for separator in (None, *_SEPARATORS):
-                if _reads(file, other := CsvOptions(encoding=encoding, separator=separator)):
-                    return other
-        raise
-    return csv
-
-
-def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:
-    with open_rows(Input(file.name, csv=csv), file.parent) as rows:
-        for _ in rows.batches(()):
-            pass
-        return rows.columns
-
-
-def _reads(file: Path, csv: CsvOptions) -> bool:
-    """Check whether a file can be read so. A separator that splits no line is a guess that hides the real flaw."""
-    try:
-        return len(_columns(file, csv)) > (csv.separator is not None)
-    except InputError:
-        return False
 
 
 def _column(rows: Rows) -> str:

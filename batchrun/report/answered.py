@@ -61,7 +61,7 @@ class OpenJob:
         """Return the job before the last edit of its wording. Raises UserError where that is not kept."""
         if not self.checkpoint.has_before():
             raise UserError(
-                "--before: the prompt was not edited between the last two plans, or the input changed as well"
+                "--before: the prompt was not edited between the last two runs, or the input changed as well"
             )
         return replace(self, name="before", before=True)
 

@@ -13,7 +13,7 @@ from batchrun.job import Input
 from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
 from batchrun.report.answered import text_of
-from batchrun.table import Rows, open_rows
+from batchrun.table import Rows, guessed_csv, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -173,7 +173,7 @@ def _joined(file: Path, on: str, column: str) -> dict[str, Any]:
     if not file.exists():
         raise UserError(f"--gold-file: there is no file {file}")
     found: dict[str, Any] = {}
-    with open_rows(Input(str(file)), Path.cwd()) as rows:
+    with open_rows(Input(str(file), csv=guessed_csv(file)), Path.cwd()) as rows:
         require_column(rows, column, "--gold", str(file))
         require_column(rows, on, "--on", str(file))
         if column == on:

@@ -15,7 +15,7 @@ from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import Rule, require_column
 from batchrun.runner import Correction, Corrections, row_key
-from batchrun.table import check_writable, open_rows, write_output
+from batchrun.table import check_writable, guessed_csv, open_rows, write_output
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
@@ -93,7 +93,8 @@ def read_todo(prepared: Prepared, path: Path) -> list[Correction]:
     needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
     if not path.exists():
         raise UserError(f"there is no file {path}")
-    with open_rows(Input(str(path)), Path.cwd()) as rows:
+    # A German Excel saves the edited file with semicolons, and often not as UTF-8.
+    with open_rows(Input(str(path), csv=guessed_csv(path)), Path.cwd()) as rows:
         if missing := [name for name in needed if name not in rows.columns]:
             raise UserError(
                 f'{path} has no column "{missing[0]}": write the file with `batchrun show --review -o`, and edit that'

@@ -1,6 +1,7 @@
 """Files to batches of rows; rows and answers to the output file.
 
 files.py     which files a job means, their stamps, their bytes decompressed
+guess.py     encoding and separator of a CSV file that no job file describes
 read.py      those files as one input: `Rows`, in batches and frames
 text.py      CSV and JSON Lines, line by line
 json_array.py  an array of objects in a JSON file
@@ -15,6 +16,7 @@ write.py     frames -> an output file, which is replaced as a whole
 
 from batchrun.table.columnar import unreadable_in_a_prompt
 from batchrun.table.files import PIPES, FileStamp, expand, shown_name, stamp
+from batchrun.table.guess import guessed_csv
 from batchrun.table.read import Batch, Rows, open_rows
 from batchrun.table.readback import read_output
 from batchrun.table.sheet import LONGEST_CELL, MOST_ROWS, is_long
@@ -43,6 +45,7 @@ __all__ = [
     "check_writable",
     "dtype_of",
     "expand",
+    "guessed_csv",
     "is_long",
     "open_rows",
     "partial_path",

@@ -240,3 +240,23 @@ def test_a_variants_answers_are_corrected_by_its_name(tmp_path: Path, command: C
         ended = command("correct", str(job), "todo.csv", "--variant", "short")
     assert (ended.code, "0 answers corrected, 1 confirmed" in ended.err) == (0, True), ended.err
     assert f"run `batchrun {job} --variant short`" in ended.err
+
+
+def test_files_that_excel_saved_are_read(tmp_path: Path, command: Command) -> None:
+    """A todo and a gold file with semicolons in Windows' encoding, as a German Excel saves them, need no option."""
+    with labelling({"a": wrong_on(3)}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 0
+        assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+        rows = table(tmp_path / "todo.csv")
+        rows[0]["sentiment"] = "negative" if rows[0]["sentiment_model"] == "positive" else "positive"
+        rows[1]["text"] = "schön"
+        for name, lines in (("todo.csv", rows), ("gold.csv", [{"id": row["row"], "Wert": "positive"} for row in rows])):
+            with (tmp_path / name).open("w", encoding="cp1252", errors="replace", newline="") as file:
+                writer = csv.DictWriter(file, lines[0].keys(), delimiter=";")
+                writer.writeheader()
+                writer.writerows(lines)
+        ended = command("correct", str(job), "todo.csv")
+        assert (ended.code, "1 answer corrected, 0 confirmed" in ended.err) == (0, True), ended.err
+        ended = command("eval", str(job), "--gold", "Wert", "--gold-file", "gold.csv", "--on", "id")
+        assert (ended.code, '"sentiment" equals "Wert"' in ended.out) == (0, True), ended.err

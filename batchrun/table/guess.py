@@ -1,0 +1,46 @@
+"""Encoding and separator of a CSV file that no job file describes, found by trying."""
+
+from pathlib import Path
+
+from batchrun.errors import InputError
+from batchrun.job import CsvOptions, Input
+from batchrun.table.read import open_rows
+
+_SEPARATORS = (";", "\t", "|")
+# What Excel writes in Western Europe, then an encoding in which every byte is a letter.
+_ENCODINGS = ("cp1252", "latin-1")
+_TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
+
+
+def guessed_csv(file: Path) -> CsvOptions:
+    """Return the encoding and the separator that read a CSV file: others are tried where UTF-8 and a comma do not.
+
+    Files of other formats need no options. Raises InputError for a file that can't be read as rows.
+    """
+    csv = CsvOptions()
+    if not file.name.lower().endswith(_TEXT_FILES):
+        return csv
+    try:
+        _columns(file, csv)
+    except InputError:
+        for encoding in ("utf-8", *_ENCODINGS):
+            for separator in (None, *_SEPARATORS):
+                if _reads(file, other := CsvOptions(encoding=encoding, separator=separator)):
+                    return other
+        raise
+    return csv
+
+
+def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:
+    with open_rows(Input(file.name, csv=csv), file.parent) as rows:
+        for _ in rows.batches(()):
+            pass
+        return rows.columns
+
+
+def _reads(file: Path, csv: CsvOptions) -> bool:
+    """Check whether a file can be read so. A separator that splits no line is a guess that hides the real flaw."""
+    try:
+        return len(_columns(file, csv)) > (csv.separator is not None)
+    except InputError:
+        return False
