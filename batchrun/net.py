@@ -3,11 +3,14 @@
 `call` is for single pages (a key's state, a list of models, a batch); the questions themselves go through senders/.
 """
 
+import functools
 import importlib
 import ipaddress
 import re
 import ssl
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -155,12 +158,29 @@ def plain_words(reply: Reply) -> str:
         return str(reply.status)
 
 
+@functools.cache
 def load() -> None:
-    """Load the HTTP library in this thread; a lane whose requests run in threads that end has to call this first.
+    """Load the HTTP library in a thread that never ends: where the one that loaded it has ended, its next use crashes.
 
-    Where the thread that loaded it has ended, the next one that uses it crashes.
+    Threads come and go in a program that calls batchrun from a web server's workers, and in the batch lane.
     """
-    importlib.import_module("pyreqwest.client")
+    if threading.current_thread() is threading.main_thread():
+        _import()
+        return
+    loaded = threading.Event()
+
+    def work() -> None:
+        _import()
+        loaded.set()
+        threading.Event().wait()
+
+    threading.Thread(target=work, name="batchrun-http", daemon=True).start()
+    loaded.wait()
+
+
+def _import() -> None:
+    with suppress(ImportError):  # who uses it reports that
+        importlib.import_module("pyreqwest.client")
 
 
 def call(
@@ -179,6 +199,7 @@ def call(
     Of the reply's headers only `retry-after` is kept; the body of a success goes `into` a file where there is one.
     Raises UserError for a proxy that can't be used.
     """
+    load()
     from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415  (a no-op run and --help save its 20 ms)
     from pyreqwest.exceptions import PyreqwestError  # noqa: PLC0415
 

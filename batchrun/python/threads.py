@@ -2,15 +2,14 @@
 
 import asyncio
 import contextvars
-import functools
-import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
+from batchrun import net
 from batchrun.runner import INTERRUPTS, Interrupts
 
 _Result = TypeVar("_Result")
@@ -20,7 +19,7 @@ def outside_of_loops(work: Callable[[], _Result]) -> _Result:
     """Call `work` here in a main thread without an event loop, else in a thread, to which Ctrl-C is handed on."""
     if threading.current_thread() is threading.main_thread() and not _loop_is_running():
         return work()
-    _load_sender()
+    net.load()
     interrupts = Interrupts()
     context = contextvars.copy_context()
     context.run(INTERRUPTS.set, interrupts)
@@ -48,20 +47,3 @@ def _loop_is_running() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-@functools.cache
-def _load_sender() -> None:
-    """Load the sender's library in a thread that never ends: where the one that loaded it has ended, it crashes."""
-    loaded = threading.Event()
-
-    def load() -> None:
-        try:
-            with suppress(ImportError):  # the run reports it
-                importlib.import_module("batchrun.senders.reqwest")
-        finally:
-            loaded.set()
-        threading.Event().wait()
-
-    threading.Thread(target=load, name="batchrun-sender", daemon=True).start()
-    loaded.wait()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import uvloop
 
-from batchrun import net
 from batchrun.api import (
     MAX_BYTES,
     TABLE,
@@ -85,7 +84,6 @@ def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
 
     Raises UserError where there is a cap and nobody says what a batch costs.
     """
-    net.load()
     lane = _Lane(asking, valve, ui)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(lane.run())

@@ -624,12 +624,20 @@ def test_a_batch_that_was_given_up_stays_reserved_for_the_day(job: Job, fresh: b
 
 
 RUNS_OF_ONE_PROGRAM = """
-import sys
+import threading
 import batchrun, polars as pl
 from openrouter.batches import MODEL, Provider, serving
 price = {"prompt": 3, "completion": 9, "batch": {"prompt": 1.5, "completion": 4.5}}
 with serving(Provider()) as provider:
     model = {"endpoint": provider.url + "/v1", "name": MODEL, "batch_api": "openai", "price": price}
+    for number in range(4):
+        found = []
+        job = {"prompt": f"{number} {{{{ text }}}}", "model": model}
+        rows = pl.DataFrame({"text": ["a"]})
+        thread = threading.Thread(target=lambda: found.append(batchrun.check(job, rows)))
+        thread.start()
+        thread.join()
+        assert not found[0].mistakes, found
     for number in range(4):
         rows = pl.DataFrame({"text": [f"{number}"]})
         job = {"prompt": "{{ text }}", "model": model, "engine": "batch", "checkpoint": f"{number}.sqlite"}
@@ -638,8 +646,8 @@ with serving(Provider()) as provider:
 """
 
 
-def test_one_program_runs_several_jobs_in_batches(tmp_path: Path) -> None:
-    """Where the first request of a process is a batch's, later runs beside other threads still work."""
+def test_one_program_checks_in_threads_and_runs_several_jobs_in_batches(tmp_path: Path) -> None:
+    """Where the first request of a process is sent from a thread that ends, later ones still work."""
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", "XDG_CACHE_HOME": str(tmp_path)}
     arguments = [sys.executable, "-c", RUNS_OF_ONE_PROGRAM]
