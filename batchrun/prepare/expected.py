@@ -20,14 +20,15 @@ _UNTYPED = {".csv", ".tsv"}
 class Expected:
     """The outputs that jobs of one command will write, as far as those were checked; kept in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, existing: bool = False) -> None:
+        """`existing`: outputs that are there count as well, with the columns that the next run gives them."""
+        self._folder, self._existing = folder, existing
         self._files: dict[Path, Path] = {}
 
     def add(self, prepared: Prepared) -> None:
-        """Take the columns of a job's output where there is no such file yet."""
+        """Take the columns of a job's output where it will be written."""
         output = prepared.job.output_path
-        if output.exists():
+        if not self._awaits(output):
             return
         schema = prepared.schema
         # Types of a CSV follow from its values, and there are none yet.
@@ -36,13 +37,16 @@ class Expected:
         self._files[output] = self._folder / f"{len(self._files)}.parquet"
         pl.DataFrame(schema=schema).write_parquet(self._files[output])
 
+    def _awaits(self, output: Path) -> bool:
+        return self._existing or not output.exists()
+
     def job(self, link: Invocation) -> tuple[Job, str | None]:
         """Return a job that reads such files in the place of missing outputs, and what it waits for, None for nothing.
 
         Raises UserError where the job that will write its input has mistakes.
         """
         job = link.job
-        missing = {one.job.output_path: one.shown for one in link.reads if not one.job.output_path.exists()}
+        missing = {one.job.output_path: one.shown for one in link.reads if self._awaits(one.job.output_path)}
         for output, writer in missing.items():
             if output not in self._files:
                 raise UserError(f"{link.shown} reads {output}, and {writer}, which writes it, has mistakes")
@@ -51,8 +55,11 @@ class Expected:
         known: list[str] = []
         for pattern in map(str, map(job.resolve, job.input.patterns)):
             found = [str(self._files[output]) for output in missing if matches(str(output), pattern)]
-            # Files that are there already belong to the input next to the expected ones.
-            if not found or glob.glob(pattern, recursive=True):  # noqa: PTH207  (an absolute pattern)
+            if found:
+                # Files that are there already belong to the input next to the expected ones.
+                there = glob.glob(pattern, recursive=True)  # noqa: PTH207  (an absolute pattern)
+                known += [glob.escape(file) for file in there if Path(file) not in missing]
+            else:
                 known.append(pattern)
             known += found
         waits = ", ".join(f"{output} (not there yet: {writer} writes it)" for output, writer in missing.items())
@@ -60,13 +67,26 @@ class Expected:
 
 
 def check_readers(links: Sequence[Invocation]) -> None:
-    """Raise the mistakes of jobs whose input another of them has yet to write, before that one is asked and paid.
+    """Raise the mistakes of jobs that read what another of them writes, before that one is asked and paid.
 
     What is wrong with a job that writes such an input is left to its own run, and so are its readers.
     """
-    writers = {one.shown for link in links for one in link.reads if not one.job.output_path.exists()}
+    _check(links, existing=False)
+    try:
+        for link in links:
+            if link.reads and all(one.job.output_path.exists() for one in link.reads):
+                with prepare_job(link):
+                    pass
+    except BatchrunError:
+        # The output that it reads may be older than an edit of the job that writes it, such as another answer column.
+        _check(links, existing=True)
+
+
+def _check(links: Sequence[Invocation], *, existing: bool) -> None:
+    """Raise the mistakes of jobs beside the columns of outputs that are not there yet; `existing`: of all outputs."""
+    writers = {one.shown for link in links for one in link.reads if existing or not one.job.output_path.exists()}
     with TemporaryDirectory(prefix="batchrun-") as folder:
-        expected = Expected(Path(folder))
+        expected = Expected(Path(folder), existing=existing)
         for link in links:
             waits = False
             try:

@@ -17,6 +17,8 @@ from batchrun.table import Rows, guessed_csv, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
+_LISTED = 10  # columns in a message
+
 
 @dataclass(frozen=True, slots=True)
 class GoldOptions:
@@ -165,7 +167,8 @@ def answer_named(answers: Sequence[str], name: str, column: str) -> str:
 def require_column(rows: Rows, column: str, flag: str, file: str = "the input") -> None:
     """Raise UserError, naming the flag, if the file has no such column."""
     if column not in rows.columns:
-        raise UserError(f'{flag}: {file} has no column "{column}"{did_you_mean(column, rows.columns)}')
+        advice = did_you_mean(column, rows.columns) or f"; it has {', '.join(rows.columns[:_LISTED])}"
+        raise UserError(f'{flag}: {file} has no column "{column}"{advice}')
 
 
 def _joined(file: Path, on: str, column: str) -> dict[str, Any]:

@@ -253,6 +253,32 @@ def test_a_mistake_in_a_reader_ends_the_command_before_its_input_is_paid(
     assert {prompt[0] for prompt in asked.prompts()} == {"E"}
 
 
+@pytest.mark.parametrize("pattern", ["out/a.csv", "out/[a].csv"])
+def test_a_mistake_in_a_reader_is_found_on_a_later_night_too(
+    tmp_path: Path, command: Command, asked: Asked, pattern: str
+) -> None:
+    """With the outputs of an earlier run there, a reader's mistake is found before new rows are paid; no other one is.
+
+    The reader is judged by the columns that its input will have: a renamed answer column is used in the same night.
+    """
+    reader = json.loads((tmp_path / "b.yaml").read_text()) | {"input": pattern}
+    (tmp_path / "b.yaml").write_text(json.dumps(reader))
+    assert command("a.yaml", "b.yaml").code == 0
+    assert kinds(asked.prompts()) == "A" * 10 + "B" * 10
+    with (tmp_path / "rows.csv").open("a") as rows:
+        rows.write("new\n")
+    (tmp_path / "b.yaml").write_text(json.dumps(reader | {"prompt": "B {{ x }}"}))
+    ended = command("a.yaml", "b.yaml")
+    assert (ended.code, 'no column "x"' in ended.err, asked.prompts()) == (2, True, [])
+    writer = json.loads((tmp_path / "a.yaml").read_text())
+    writer["output"]["prefix"] = "my_"
+    (tmp_path / "a.yaml").write_text(json.dumps(writer))
+    (tmp_path / "b.yaml").write_text(json.dumps(reader | {"prompt": "B {{ my_answer }}"}))
+    ended = command("a.yaml", "b.yaml")
+    assert ended.code == 0, ended.err
+    assert sorted(asked.prompts()) == ["A new", "B yes"]
+
+
 def test_check_takes_inputs_that_will_be_written(tmp_path: Path, command: Command, asked: Asked) -> None:
     """An input that another of the jobs writes is no mistake, and its columns are known; a lone job still misses it."""
     assert command("check", "b.yaml").code == 2
