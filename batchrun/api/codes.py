@@ -26,7 +26,7 @@ class Action(StrEnum):
     GATE = "gate all"
     CONFIRM = "confirm, then stop"
     FAIL = "fail the row"
-    FAIL_IF_PROVEN = "stop the run until an answer has come, then fail the row"
+    FAIL_IF_PROVEN = "stop the run at the second such row unless an answer has come, then fail the row"
     STOP = "stop the run"
 
 

@@ -56,11 +56,28 @@ class Evidence:
         self._unsettled, self._doubtful = rules.questions, rules.doubtful
         self._answers = self._faults = self._losses = 0
         self._reconnects = 0
+        self._asked_another = False
 
     @property
     def proven(self) -> bool:
         """Whether this run has had a success."""
         return self.succeeded_at is not None
+
+    def asks_another(self) -> bool:
+        """Return whether another question is asked before a refusal stops the run: once, where nothing has succeeded.
+
+        A row whose prompt and max_tokens together are too long is refused for its max_tokens. As the first of a file
+        it would stop each run.
+        """
+        if self.proven or self._asked_another or self._rules.questions == 1:
+            return False
+        self._asked_another = True
+        return True
+
+    @property
+    def needs_another(self) -> bool:
+        """Whether that other question is still to succeed; until then requests go one at a time."""
+        return self._asked_another and not self.proven
 
     def take(self, queue: Queue, now: float) -> Work | None:
         """Return the question whose turn it is, in an outage the next one to probe with; None: none now."""

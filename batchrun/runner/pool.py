@@ -178,7 +178,7 @@ class Pool:
     def _wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start; ON_CHANGE while one that goes alone is in flight."""
         in_flight = self._limits.in_flight
-        alone = self._alone.needed(now, in_flight, self._evidence.succeeded_at)
+        alone = self._alone.needed(now, in_flight, self._evidence.succeeded_at) or self._evidence.needs_another
         alone = alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
         if alone and in_flight:
             return ON_CHANGE
@@ -260,6 +260,9 @@ class Pool:
             return
         if ending.count is Count.REPAIRS:
             self._repair(work, work.last, verdict)
+            return
+        if ending.action is Action.FAIL_IF_PROVEN and self._evidence.asks_another():
+            self._queue.defer(work)
             return
         decision = self._decide(work, verdict, ending)
         if decision.action is Action.FAIL or self._never_passes(work, ending, now):

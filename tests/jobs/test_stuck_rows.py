@@ -165,6 +165,33 @@ def test_one_row_fails_with_its_right_name(case: str, tmp_path: Path, monkeypatc
     assert set(server.prompts[:3]) == {"new 1", "new 2", "new 3"}
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        refusal(400, "max_tokens is too large: 4096", param="max_tokens"),
+        refusal(404, "not here"),
+        refusal(422, "Unsupported value"),
+    ],
+)
+@pytest.mark.parametrize("first_alone", [True, False])
+def test_the_first_row_alone_proves_no_fault_of_the_job(
+    reply: Reply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, first_alone: bool
+) -> None:
+    """What is refused as if it were the same for every row is the row's own fault, once another row is answered."""
+    night = Night(tmp_path, monkeypatch, rows(40))
+    if not first_alone:  # an answer of today
+        night.path.with_name("rows.csv").write_text("text\nrow 40\n")
+        assert night.run(Server(lambda *_: good())).ok == 1
+        night.path.with_name("rows.csv").write_text("\n".join(["text", *rows(40), ""]))
+    server = server_with(["row 1"], reply)
+    summary = night.run(server)
+    assert (summary.exit_code, summary.failed) == (ExitCode.SOME_FAILED, 1)
+    assert list(failed(night)) == ["row 1"]
+    assert server.prompts.count("row 1") <= 2
+    again = server_with(["row 1"], reply)
+    assert (night.run(again).exit_code, again.prompts) == (ExitCode.SOME_FAILED, [])
+
+
 def test_a_server_that_says_that_the_model_wrote_no_json_is_asked_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

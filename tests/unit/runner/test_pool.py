@@ -285,12 +285,13 @@ def test_a_row_that_no_request_can_be_made_for_fails_without_one() -> None:
 
 
 def test_a_mistake_of_the_job_stops_until_an_answer_has_come() -> None:
-    """Bad parameters: the first reply stops the run; after a success they fail one row."""
+    """Bad parameters: the second row refused so stops the run; after a success they fail one row, also the first."""
     bad = refused(400, "Invalid schema for response_format 'answer'")
     asked = ask(by(bad), 50, concurrency=1)
-    assert (len(asked.sent), asked.valve.exit_code, asked.statuses) == (1, ExitCode.STOPPED_BY_API, ["pending"] * 50)
-    asked = ask(only(3, bad), 5, concurrency=1)
-    assert asked.statuses == ["ok", "ok", "failed", "ok", "ok"]
+    assert (len(asked.sent), asked.valve.exit_code, asked.statuses) == (2, ExitCode.STOPPED_BY_API, ["pending"] * 50)
+    for number in (1, 3):
+        asked = ask(only(number, bad), 5, concurrency=1)
+        assert asked.statuses == ["failed" if row == number else "ok" for row in range(1, 6)]
 
 
 # -- the breaker
