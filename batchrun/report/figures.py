@@ -70,6 +70,9 @@ class JobFigures:
             self.failed += row.status == Status.FAILED
             if row.seconds is not None and row.status == Status.OK:
                 self.seconds[rounded(row.seconds)] += 1
+        elif row.question is None:
+            # It failed before it became a question, such as a row without a cell that the prompt needs.
+            self.failed += row.status == Status.FAILED
 
     @property
     def cost_per_question(self) -> float | None:

@@ -65,6 +65,8 @@ def _figures(summary: Summary) -> Iterator[str]:
         yield "cost unknown (the server reports none; set model.price)"
         return
     text = show(run)
+    if summary.cost_kind == CostKind.UNKNOWN and summary.requests and not run:
+        text = "cost unknown"
     # The second of two nights: what the output has cost is more than this run.
     if total != run:
         text += f", {show(total)} in all runs"

@@ -69,6 +69,24 @@ def test_changed_rows_become_a_file(jobs: tuple[str, str], command: Command, tmp
     assert reviews()[0]["text"] in (tmp_path / "reviews.csv").read_text()
 
 
+def test_a_row_that_became_no_question_is_a_failed_one(tmp_path: Path, command: Command) -> None:
+    """A row whose prompt can't be made counts as failed in `compare`, as it does in `eval`."""
+    (tmp_path / "rows.csv").write_text("text,gold\na,yes\n,yes\nb,yes\n")
+    with plain_server(lambda _: completion("yes")) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "output": "out.csv",
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        assert command("job.yaml", "--quiet").code == 1
+        assert command("job.yaml", "--quiet", "--model", "n").code == 1
+    facts = found(command, "job.yaml", "--model", "n", "--gold", "gold")
+    judged = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)
+    assert [one["failed"] for one in facts["jobs"]] == [judged["failed"]] * 2 == [1, 1]
+
+
 def test_other_inputs_are_joined_by_a_column(tmp_path: Path, command: Command) -> None:
     """Where the inputs differ --on pairs the rows, whatever their order; without it the command says so."""
     with labelling({"a": wrong_on(1), "b": wrong_on(2)}) as url:

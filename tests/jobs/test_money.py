@@ -321,3 +321,16 @@ def test_a_cap_needs_a_bound_on_tokens(tmp_path: Path) -> None:
         path = write_job(tmp_path, url, model={"price": PRICE["price"]}, limits={"max_cost_usd": 1})
         with pytest.raises(UserError, match=re.escape("set model.params.max_tokens")):
             run(path)
+
+
+def test_a_run_of_unknown_cost_says_so_beside_earlier_known_costs(tmp_path: Path) -> None:
+    """A price that was taken out of the job makes the next run's cost unknown, and not $0."""
+    with plain_server(lambda _: completion("yes", prompt_tokens=10, completion_tokens=1)) as url:
+        plain: dict[str, Any] = {"rows": ["a"], "answer": None, "model": {"api_key_env": None, "name": "m"}}
+        priced = plain | {"model": plain["model"] | {"price": {"prompt": 1000, "completion": 1000}}}
+        first = run(write_job(tmp_path, url, **priced)).summary
+        second = run(write_job(tmp_path, url, **plain | {"rows": ["a", "b"]})).summary
+        third = run(write_job(tmp_path, url, **plain | {"rows": ["a", "b"]})).summary
+    assert first.cost_usd > 0
+    assert re.search(r"cost unknown, \$[0-9.]+ in all runs", next(iter(closing_lines(second, tmp_path))))
+    assert "unknown" not in next(iter(closing_lines(third, tmp_path))), "nothing was asked"
