@@ -127,8 +127,11 @@ class Planning:
             return plan
         if IN_BATCH in self._options.retry:
             given_up = self._checkpoint.batches.give_up(time.time())
-            self._ui.say(f"{plural(given_up, 'question')} out in batches will be asked again; both may be billed")
+            if given_up:
+                self._ui.say(f"{plural(given_up, 'question')} out in batches will be asked again; both may be billed")
             if self._options.retry == {IN_BATCH}:
+                if not given_up:
+                    raise UserError("nothing to retry: no question is out in a batch")
                 return plan
         reopened = self._checkpoint.reopen_failed(self._options.retry)
         if not reopened:

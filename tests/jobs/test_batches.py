@@ -455,6 +455,8 @@ def test_retry_gives_up_a_batch_that_never_ends(job: Job) -> None:
     summary = job.run(RunOptions(retry=frozenset({"in_batch"}), engine="local"))
     assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 4)
     assert set(job.provider.live.values()) == {1}
+    with pytest.raises(UserError, match="nothing to retry: no question is out in a batch"):
+        job.run(RunOptions(retry=frozenset({"in_batch"}), engine="local"))
 
 
 @pytest.mark.parametrize(
