@@ -97,7 +97,9 @@ def check_writable(path: Path, inputs: Sequence[Path] = (), named: str = "output
     """
     if path.suffix.lower() not in OUTPUT_SUFFIXES:
         raise UserError(f'{named}: unknown format "{path.suffix}"; write one of {" ".join(OUTPUT_SUFFIXES)}')
-    if path.is_dir() or (path.exists() and not path.is_file()):
+    if path.is_dir():
+        raise UserError(f"{named}: {path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
         raise UserError(f"{named}: {path} is not a regular file")
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):

@@ -302,7 +302,7 @@ def test_an_output_is_checked_before_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name, line in (
         ("x.ods", "unknown format"),
-        ("folder.csv", "not a regular file"),
+        ("folder.csv", "is a folder: name a file in it"),
         ("link.csv", "an input file"),
     ):
         with pytest.raises(UserError, match=line):
