@@ -35,6 +35,9 @@ _LARGEST_COUNT = 2**53
 _SHOWN = 200  # bytes of a reply that is not JSON
 _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
+_CALLED = ("tool_calls", "tool_use")
+"""Where the model stopped to call a tool: what it wrote before the call is no answer."""
+
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 
 Json = Mapping[str, Any]
@@ -181,8 +184,9 @@ def _wrote(choice: Json) -> tuple[Json, str]:
     if type(message) is not dict:
         message = {"content": choice.get("text")}
     text = _join(message.get("content"))
-    if not text and isinstance(calls := message.get("tool_calls"), list) and calls:
-        text = orjson.dumps(calls).decode()
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls and (not text or choice.get("finish_reason") in _CALLED):
+        text = orjson.dumps(calls).decode()  # a text before it is "Let me look that up."
     return message, text
 
 

@@ -113,6 +113,18 @@ def test_marks_of_a_turn_are_no_part_of_a_text_answer(tmp_path: Path) -> None:
     assert ran.column("answer") == [wanted for _, wanted in texts.values()]
 
 
+def test_what_stands_before_a_call_of_a_tool_is_not_the_answer(tmp_path: Path) -> None:
+    """The call is the answer, as where it stands alone; a call that is over (finish_reason stop) leaves the text."""
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    replies = {
+        "a": said("Let me look that up.", "tool_calls", tool_calls=[call]),
+        "b": said("Paris", "stop", tool_calls=[call]),
+    }
+    ran, _ = asked(tmp_path, replies, text=True)
+    called, text = ran.column("answer")
+    assert (json.loads(called), text) == ([call], "Paris")
+
+
 def test_half_of_a_text_is_never_ok(tmp_path: Path) -> None:
     """Only a known good finish_reason is; an unknown one is bought once more, then the row fails."""
     ends = {"model_length": "truncated", "insufficient_system_resource": "server_error", "SAFETY": "content_filter",
