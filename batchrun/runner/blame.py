@@ -148,7 +148,7 @@ class Evidence:
             and (work.deferred or self._answers >= MANY)
             and self._share(self._losses) <= RARE
             and self.proven
-            and not self.outage.declared
+            and (not self.outage.declared or self.outage.is_few)
         ):
             return True
         return work.deferred and work.tries.charged >= self.attempts_to_blame(work, ending)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections import Counter
 
 import pytest
@@ -122,6 +123,22 @@ def test_a_lost_reply_is_bought_three_times_at_most_beside_a_row_that_always_fai
     asked = ask(answer, 8, concurrency=8)
     assert asked.statuses[:3] == ["failed", "failed", "ok"]
     assert asked.order.count(1) == 3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_lost_reply_is_bought_three_times_at_most_among_rows_of_all_kinds(seed: int) -> None:
+    """Few bad rows that are left together look like an outage: its probes buy no fourth reply."""
+    chance = random.Random(seed)  # noqa: S311  (a seed, not a secret)
+    kinds = [lost(Fault.RESET), refused(500), refused(429), lost(Fault.RESET), refused(400), refused(500)]
+    bad = dict(zip(chance.sample(range(1, 13), 6), kinds, strict=True))
+    seconds = [chance.choice((0.001, 0.01, 0.2, 1.0)) for _ in range(12)]
+
+    async def answer(number: int, _: int) -> Reply:
+        await asyncio.sleep(seconds[number - 1])
+        return bad.get(number, answered())
+
+    asked = ask(answer, 12, concurrency=chance.choice((1, 2, 8)), attempts=chance.choice((3, 5)))
+    assert max(asked.order.count(number) for number, reply in bad.items() if reply.fault is not None) <= 3
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
