@@ -268,10 +268,10 @@ def refusing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_server_that_refuses_schemas(tmp_path: Path) -> None:
-    """Its 400 stops the run after one question and names answer.mode; `mode: prompt` then works, without new keys."""
+    """Its second 400 stops the run and names answer.mode; `mode: prompt` then works, without new keys."""
     with plain_server(refusing) as url:
         ran = run(write_job(tmp_path, url, limits={"concurrency": 1}))
-        assert (ran.summary.exit_code, ran.summary.requests) == (ExitCode.STOPPED_BY_API, 1)
+        assert (ran.summary.exit_code, ran.summary.requests) == (ExitCode.STOPPED_BY_API, 2)
         assert "response_format is not supported" in ran.summary.reason
         assert "answer.mode: object, or prompt" in (ran.summary.advice or "")
         assert run(write_job(tmp_path, url, answer={"mode": "prompt"})).count("label") == {"good": 3}

@@ -29,12 +29,16 @@ LOST_LIKE_OTHERS = 12
 
 @dataclass(frozen=True)
 class Run:
-    """What one run asks, how that stood before, and the weather; `stopped`: by a kill, the cap or an edit."""
+    """What one run asks, how that stood before, the weather, and how often the server received each question.
+
+    `stopped`: by a kill, the cap or an edit.
+    """
 
     job: model.Job
     wanted: list[Question]
     before: dict[Question, End]
     weather: Weather
+    received: Counter[str]
     stopped: bool = False
 
     @property
@@ -58,7 +62,9 @@ class Run:
             found.append(End("failed", "unexplained", 400))
         if kind == "lost":
             found.append(End("failed", "reset"))
-        if weather in {"outage", "dead", "half"} and ((kind and end != OK) or len(set(self.wanted)) < FEW):
+        # What a cap does not admit is never asked, so that it proves nothing about the server either.
+        asked = sum(bool(self.received[text]) for text, _ in set(self.wanted))
+        if weather in {"outage", "dead", "half"} and ((kind and end != OK) or asked < FEW):
             found += SERVERS_FAULTS
         # A second lost reply may be one too many; equal questions share the server's odd replies.
         if weather == "lossy" and (most > 1 or kind or not self.job.dedupe):

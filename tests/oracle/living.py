@@ -201,7 +201,7 @@ class Living:
             raise self._problems[0]
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
         stopped = what in {"kill", "edited"} or ended.code == 4
-        run = Run(job, wanted, dict(self.memory.ends), step.weather, stopped=stopped)
+        run = Run(job, wanted, dict(self.memory.ends), step.weather, ledger.counts(), stopped=stopped)
         run.check_requests(ledger.counts())
         if what == "kill":
             self._after_kill(planned, ledger, run)
