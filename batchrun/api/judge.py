@@ -36,7 +36,7 @@ _SHOWN = 200  # bytes of a reply that is not JSON
 _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
 _CALLED = ("tool_calls", "tool_use")
-"""Where the model stopped to call a tool: what it wrote before the call is no answer."""
+"""Finish reasons of a model that calls a tool. The text before the call is not the answer."""
 
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 

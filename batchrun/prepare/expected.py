@@ -83,7 +83,7 @@ def check_readers(links: Sequence[Invocation]) -> None:
 
 
 def _check(links: Sequence[Invocation], *, existing: bool) -> None:
-    """Raise the mistakes of jobs beside the columns of outputs that are not there yet; `existing`: of all outputs."""
+    """Check jobs against the columns that missing outputs will have; `existing`: all outputs. Raises their mistakes."""
     writers = {one.shown for link in links for one in link.reads if existing or not one.job.output_path.exists()}
     with TemporaryDirectory(prefix="batchrun-") as folder:
         expected = Expected(Path(folder), existing=existing)

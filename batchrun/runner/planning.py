@@ -107,7 +107,7 @@ class Planning:
         )
 
     def _nothing_to_retry(self, types: Collection[str]) -> str:
-        """Return why `retry` found no failed question, and which command does what was probably meant."""
+        """Return why `retry` found no failed question, and the command that the user probably meant."""
         command, counts = command_line(self._shown, self._options), self._checkpoint.counts()
         reasons = [f"no row failed with {', '.join(sorted(types))}"] if types else []
         kinds = sorted(counts.errors or ())
