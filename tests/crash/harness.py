@@ -73,13 +73,16 @@ class CrashJob:
         return Ended(done.returncode, done.stderr)
 
     def committed(self) -> set[str]:
-        """Read with a connection of our own which questions are settled by what is committed."""
+        """Read with a connection of our own which questions are settled by what is committed.
+
+        A refusal that came before the first success of its run is "unexplained": by design the next run asks it again.
+        """
         if not self.checkpoint.exists():
             return set()
         with closing(sqlite3.connect(f"file:{self.checkpoint}?mode=ro", uri=True, timeout=30)) as connection:
             found = connection.execute(
                 "SELECT r.position FROM rows r JOIN answers a ON a.id = r.question_id "  # noqa: S608  (marks only)
-                f"WHERE a.status IN ({', '.join('?' * len(self.settled))})",
+                f"WHERE a.status IN ({', '.join('?' * len(self.settled))}) AND a.error_type IS NOT 'unexplained'",
                 self.settled,
             )
             return {text for (position,) in found if (text := self.texts[position]) is not None}
