@@ -346,7 +346,7 @@ def test_unions_are_json_text(value: Any) -> None:  # noqa: ANN401  (any scalar)
 # A real model
 
 
-@pytest.mark.parametrize("rows", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("rows", [3, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_real_model_in_a_strict_schema(rows: int, tmp_path: Path) -> None:
     """A model behind llama.cpp labels real reviews: no answer is invalid, and none holds white space to be paid for."""
     if importlib.util.find_spec("xllamacpp") is None or default_model() is None:
