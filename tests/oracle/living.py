@@ -159,7 +159,7 @@ class Living:
         ledger = self.server.begin(Weather(), None, 0)
         ended = self.zygote.run([self.life.job_name], self.folder, self.life.sizes)
         assert ended.code == 2, f"a mistake ({self.life.mistake}) ended with exit {ended.code}: {ended.err}"
-        assert not ledger.received, f"{len(ledger.received)} questions were asked in spite of a mistake"
+        assert not ledger.received, f"a mistake ({self.life.mistake}) let {len(ledger.received)} questions be asked"
         where = {"no column": self.life.job_name, "unfit cell": "part"} | {
             mistake: column for mistake, (column, *_) in WRONG_COLUMNS.items()
         }
