@@ -3,11 +3,11 @@
 Those that are made for each request are named tuples, which are made several times faster than frozen dataclasses.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 from batchrun.errors import UserError
 from batchrun.money import ZERO, CostKind, Pico
@@ -23,6 +23,21 @@ class Status(StrEnum):
     FAILED = "failed"
     PENDING = "pending"
     SKIPPED = "skipped"
+
+
+class JsonRow(tuple[Any, ...]):  # noqa: SLOT001  (Python allows a tuple no slots)
+    """The cells of a row whose JSON object has not all columns of the input, or has them in another order.
+
+    `fields` are the names that the object itself has, in its own order.
+    """
+
+    fields: tuple[str, ...]
+
+    def __new__(cls, cells: Iterable[Any], fields: tuple[str, ...]) -> Self:
+        """Keep the names with the cells."""
+        self = super().__new__(cls, cells)
+        self.fields = fields
+        return self
 
 
 class Secret:

@@ -25,7 +25,7 @@ def command(job: Path, file: Path, **flags: Any) -> None:  # noqa: ANN401  (clic
     from batchrun.runner import Corrections
 
     with opened(job, **flags) as answered:
-        found = read_todo(answered.prepared, file)
+        found, note = read_todo(answered.prepared, file)
         if not found:
             print_err(
                 f"nothing to correct: no answer in {file} was edited, and no needs_review cleared; edit an answer to "
@@ -37,4 +37,6 @@ def command(job: Path, file: Path, **flags: Any) -> None:  # noqa: ANN401  (clic
         corrections.save(found)
     changed = sum(one.changed for one in found)
     print_err(f"{plural(changed, 'answer')} corrected, {len(found) - changed:,} confirmed: {corrections.path.name}")
+    if note:
+        print_err(note)
     print_err(f"run `{command_line(str(job), run_options(**flags))}` to write the output")

@@ -17,7 +17,7 @@ from batchrun.records import Decision
 KEY_BYTES = 16
 """Bytes of a question's key: 128 bits make a clash among 10¹² questions less likely than 10⁻¹⁴."""
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raised when the same row and job give another key or body, so that a kept plan is not reused."""
 
 FIELDS: Mapping[str, bool] = {

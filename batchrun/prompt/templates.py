@@ -24,6 +24,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchrun.errors import did_you_mean, nearest
+from batchrun.records import JsonRow
 
 MAX_PROMPT_BYTES = 8 * 2**20
 """The longest text that a template may make; more is a row's mistake (a loop over the wrong thing) and never sent."""
@@ -71,6 +72,13 @@ class _Null(Undefined):
 
     def __repr__(self) -> str:  # in the text of a whole list or row
         return "None"
+
+
+class _Row(dict[str, Any]):
+    """A row by the names of its columns; a field that its JSON object has not is null."""
+
+    def __missing__(self, name: str) -> _Null:
+        return _filled(None, name)  # type: ignore[no-any-return]
 
 
 def _is_none(value: Any) -> bool:  # noqa: ANN401  (what a row holds)
@@ -352,12 +360,16 @@ class Templates:
         return template
 
     def fill(self, values: Sequence[Any]) -> None:
-        """Set the row: values in the order of `columns`."""
+        """Set the row: values in the order of `columns`, and maybe more, which are not used."""
         scope = self._scope
-        for name, value in zip(self.columns, values, strict=True):
+        for name, value in zip(self.columns, values, strict=False):
             scope[name] = value if type(value) is str else _filled(value, name)
         if self._uses_row:
-            scope[ROW] = {name: scope[name] for name in self.columns}
+            names: Iterable[str] = self.columns
+            if isinstance(values, JsonRow):
+                # With the fields of other lines in it, one more line could make all rows new questions.
+                names = filter(scope.__contains__, values.fields)
+            scope[ROW] = _Row((name, scope[name]) for name in names)
 
 
 class Fields:

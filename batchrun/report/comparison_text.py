@@ -76,6 +76,8 @@ def sentences(found: Comparison) -> Iterator[str]:
 def _gold_sentences(gold: GoldComparison, jobs: tuple[JobFigures, JobFigures]) -> Iterator[str]:
     first, second = (job.name for job in jobs)
     yield f'of {plural(gold.total, "distinct question")} with a value in "{gold.gold.column}":'
+    if gold.gold.note:
+        yield f"  {gold.gold.note}"
     yield f"  {gold.both:,} both right, {gold.neither:,} both wrong"
     yield f"  {gold.fixes:,} fixed: only {second} is right"
     yield f"  {gold.breaks:,} broken: only {first} is right"

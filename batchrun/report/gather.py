@@ -242,7 +242,7 @@ class _Walk:
     def _messages(self, row: AnsweredRow) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of a row's messages; none where they can't be rendered."""
         renderer = self._job.prepared.renderer
-        messages = renderer.messages(row.cells[: len(renderer.columns)])
+        messages = renderer.messages(row.cells)
         if isinstance(messages, RowProblem):
             return ()
         return tuple((message["role"], cut(content_text(message["content"]), 4 * LONGEST)) for message in messages)

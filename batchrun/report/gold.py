@@ -1,8 +1,9 @@
 """Right answers, given by people: where they stand, and when an answer is equal to one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from batchrun.job import Input
 from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
 from batchrun.report.answered import text_of
-from batchrun.table import Rows, guessed_csv, open_rows
+from batchrun.table import Rows, encoding_note, guessed_csv, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -106,7 +107,7 @@ class Gold:
     """Where the right values of an answer column stand.
 
     `source` is the column of the input to read: gold itself, or the one that joins another file, whose values are then
-    in `joined`.
+    in `joined`; `note` says which encoding was guessed for that file.
     """
 
     answer: str
@@ -114,6 +115,13 @@ class Gold:
     rule: Rule
     source: str
     joined: Mapping[str, Any] | None = field(default=None, repr=False)
+    note: str = ""
+
+    def sentences(self) -> Iterator[str]:
+        """Yield how values are compared and, where an encoding was guessed, which."""
+        yield f"  compared {self.rule}"
+        if self.note:
+            yield f"  {self.note}"
 
     def of(self, cell: Any, position: int) -> str | None:  # noqa: ANN401  (any cell)
         """Return the right value for a row's cell in `source`, in its normal form; None where there is none.
@@ -137,9 +145,9 @@ class Gold:
 def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
     """Return the gold that the flags name. Raises UserError for a column or a file that can't be meant."""
     name, _, column = options.names.rpartition("=")
-    joined = None
+    joined, note = None, ""
     if options.file is not None and options.on is not None:
-        joined = _joined(options.file, options.on, column)
+        joined, note = _joined(options.file, options.on, column)
         require_column(prepared.rows, options.on, "--on")
     elif options.file is None and options.on is None:
         require_column(prepared.rows, column, "--gold")
@@ -149,7 +157,7 @@ def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
     rule = Rule(kind_of(prepared.form.columns[answer]), options.ignore_case, options.tolerance)
     if rule.tolerance and rule.kind not in {"integer", "number"}:
         raise UserError(f'--tolerance: the answers in "{answer}" are not numbers')
-    return Gold(answer, column, rule, options.on or column, joined)
+    return Gold(answer, column, rule, options.on or column, joined, note)
 
 
 def answer_named(answers: Sequence[str], name: str, column: str) -> str:
@@ -171,12 +179,13 @@ def require_column(rows: Rows, column: str, flag: str, file: str = "the input") 
         raise UserError(f'{flag}: {file} has no column "{column}"{advice}')
 
 
-def _joined(file: Path, on: str, column: str) -> dict[str, Any]:
-    """Read another file's gold by its join column; it is held in memory."""
+def _joined(file: Path, on: str, column: str) -> tuple[dict[str, Any], str]:
+    """Read another file's gold by its join column, which is held in memory; return it and the note on its encoding."""
     if not file.exists():
         raise UserError(f"--gold-file: there is no file {file}")
     found: dict[str, Any] = {}
-    with open_rows(Input(str(file), csv=guessed_csv(file)), Path.cwd()) as rows:
+    csv = guessed_csv(file)
+    with open_rows(Input(str(file), csv=csv), Path.cwd()) as rows:
         require_column(rows, column, "--gold", str(file))
         require_column(rows, on, "--on", str(file))
         if column == on:
@@ -186,4 +195,4 @@ def _joined(file: Path, on: str, column: str) -> dict[str, Any]:
                 name = text_of(key).strip()
                 if value is not None and found.setdefault(name, value) != value:
                     raise UserError(f'--gold-file: {file} has two values of "{column}" for "{name}" in "{on}"')
-    return found
+    return found, encoding_note(file, csv, map(text_of, chain.from_iterable(found.items())))

@@ -15,7 +15,7 @@ from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import Rule, require_column
 from batchrun.runner import Correction, Corrections, row_key
-from batchrun.table import check_writable, guessed_csv, open_rows, write_output
+from batchrun.table import check_writable, encoding_note, guessed_csv, open_rows, write_output
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
@@ -84,8 +84,10 @@ def _doubt(row: AnsweredRow) -> float:
     return 1.0 if finish_reason == "length" or (attempts or 0) > 1 else 2.0
 
 
-def read_todo(prepared: Prepared, path: Path) -> list[Correction]:
+def read_todo(prepared: Prepared, path: Path) -> tuple[list[Correction], str]:
     """Return what a person decided in a file of `write_todo`: edited answers, and those with needs_review cleared.
+
+    With them comes a note on the file's encoding, empty where it had not to be guessed.
 
     Raises UserError for a file that is not one, and for an answer that the job does not allow.
     """
@@ -94,7 +96,8 @@ def read_todo(prepared: Prepared, path: Path) -> list[Correction]:
     if not path.exists():
         raise UserError(f"there is no file {path}")
     # A German Excel saves the edited file with semicolons, and often not as UTF-8.
-    with open_rows(Input(str(path), csv=guessed_csv(path)), Path.cwd()) as rows:
+    csv = guessed_csv(path)
+    with open_rows(Input(str(path), csv=csv), Path.cwd()) as rows:
         if missing := [name for name in needed if name not in rows.columns]:
             raise UserError(
                 f'{path} has no column "{missing[0]}": write the file with `batchrun show --review -o`, and edit that'
@@ -102,7 +105,12 @@ def read_todo(prepared: Prepared, path: Path) -> list[Correction]:
         lines = [
             dict(zip(needed, map(text_of, line), strict=True)) for batch in rows.batches(needed) for line in batch.rows
         ]
-    return list(_decisions(prepared, lines))
+    note = encoding_note(path, csv, (line[name] for line in lines for name in answers))
+    try:
+        return list(_decisions(prepared, lines)), note
+    except UserError as problem:
+        # Read as another encoding, a label is another text.
+        raise UserError(f"{problem}; {note}" if note else str(problem)) from None
 
 
 def _decisions(prepared: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterator[Correction]:

@@ -1,10 +1,12 @@
 """Encoding and separator of a CSV file that no job file describes, found by trying."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from batchrun.errors import InputError
 from batchrun.job import CsvOptions, Input
 from batchrun.table.read import open_rows
+from batchrun.terminal import short
 
 _SEPARATORS = (";", "\t", "|")
 # What Excel writes in Western Europe, then an encoding in which every byte is a letter.
@@ -29,6 +31,17 @@ def guessed_csv(file: Path) -> CsvOptions:
                     return other
         raise
     return csv
+
+
+def encoding_note(file: Path, csv: CsvOptions, texts: Iterable[str]) -> str:
+    """Return which encoding was guessed for a file, with a text that shows whether that is right.
+
+    Empty where nothing had to be guessed: the file is UTF-8, or none of its texts that count has such a byte.
+    """
+    shown = next((text for text in texts if not text.isascii()), None)
+    if csv.encoding == CsvOptions().encoding or shown is None:
+        return ""
+    return f'{file} is not UTF-8 and was read as {csv.encoding}: if "{short(shown, 60)}" is wrong, save it as UTF-8'
 
 
 def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ import polars as pl
 
 from batchrun.errors import InputError, did_you_mean
 from batchrun.job import CsvOptions
+from batchrun.records import JsonRow
 from batchrun.table.files import (
     BLOCK_BYTES,
     COMPRESSED,
@@ -50,12 +51,19 @@ class TextChunk:
     height: int
     offset: int | None
     schema: dict[str, pl.DataType]
+    objects: Sequence[dict[str, Any]] = ()
+    """The objects of the rows, where they are JSON."""
 
     def rows(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return rows of Python values."""
+        """Return rows of Python values; a JsonRow where an object has other fields than the file has columns."""
         if not columns:
             return [()] * self.height
-        return list(zip(*(self.values[name] for name in columns), strict=True))
+        rows: list[tuple[Any, ...]] = list(zip(*(self.values[name] for name in columns), strict=True))
+        everything = tuple(self.schema)
+        for index, found in enumerate(self.objects):
+            if (fields := tuple(found)) != everything:
+                rows[index] = JsonRow(rows[index], fields)
+        return rows
 
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
         """Return the rows with the types of the columns."""
@@ -383,7 +391,7 @@ class JsonLinesFile(TextFile):
             row += passed
             if rows := self._values(texts[passed:]):
                 values = {name: [fields.get(name) for fields in rows] for name in columns}
-                yield TextChunk(values, len(rows), lines.offset(taken), self.schema)
+                yield TextChunk(values, len(rows), lines.offset(taken), self.schema, rows)
                 row += len(rows)
 
     def add_types(self, types: dict[str, "JsonType"]) -> None:

@@ -158,6 +158,49 @@ def test_a_json_number_depends_on_its_line_alone(command: Command, server: Runni
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_a_whole_json_row_depends_on_its_own_object_alone(tmp_path: Path, suffix: str) -> None:
+    """`row` has the fields of the row's object in their order: an object with others, first or last, asks one row."""
+
+    def write(*objects: str) -> None:
+        text = "[" + ",".join(objects) + "]" if suffix == ".json" else "\n".join(objects)
+        (tmp_path / f"in{suffix}").write_text(text)
+
+    first, second = '{"text": "a", "n": 2.5}', '{"n": null, "text": "b"}'
+    prompt = "{{ row | tojson }} {{ n | default('-') }} {{ row.get('n') is none }} {{ row['text'] }}"
+    prompts = ['{"text": "a", "n": 2.5} 2.5 false a', '{"n": null, "text": "b"} - true b']
+    with recording_server() as asked:
+        path = write_job(
+            tmp_path, asked.url, input=f"in{suffix}", prompt=prompt, answer=None, output={"path": "out.parquet"}
+        )
+        write(first, second)
+        assert run(path).summary.ok == 2
+        assert sorted(asked.prompts()) == sorted(prompts)
+        asked.bodies.clear()
+        write('{"z": [1], "n": 1, "text": "before"}', first, second, '{"text": "c", "more": {"y": 1, "x": 2}}')
+        assert run(path).summary.ok == 4
+    assert sorted(asked.prompts()) == sorted(
+        ['{"z": [1], "n": 1, "text": "before"} 1 false before', '{"text": "c", "more": {"y": 1, "x": 2}} - true c']
+    )
+
+
+def test_a_field_that_an_object_lacks_is_null_in_its_row(tmp_path: Path) -> None:
+    """Named in any way it is an empty cell: false, none, defined, its default; printed it is that row's error."""
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"text": "b", "a b": 1}\n')
+    prompt = (
+        "{% for name, value in row.items() %}{{ name }}={{ value }} {% endfor %}{{ row['a b'] is none }} "
+        "{{ row['a b'] | default('-') }} {{ row['a b'] is defined }}{% if row['a b'] %} yes{% endif %}"
+    )
+    with recording_server() as asked:
+        path = write_job(tmp_path, asked.url, input="in.jsonl", prompt=prompt, answer=None)
+        assert run(path).summary.ok == 2
+        assert sorted(asked.prompts()) == ["text=a true - true", "text=b a b=1 false 1 true yes"]
+        path = write_job(tmp_path, asked.url, input="in.jsonl", prompt="{{ row }} {{ row['a b'] }}", answer=None)
+        ran = run(path)
+    assert (ran.summary.ok, ran.summary.failed) == (1, 1)
+    assert "column \"a b\" is null: write {{ row['a b'] | default" in ran.column("error_message")[0]
+
+
 def test_no_python_spelling_reaches_a_prompt_through_filters_and_operators(tmp_path: Path) -> None:
     """Joined, filtered or formatted: a list, a truth and a date look as they do when printed."""
     row = {"tags": [True, False], "flag": True, "day": date(2026, 1, 2), "parts": {"of": [date(2026, 1, 2)]}}

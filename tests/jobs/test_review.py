@@ -258,5 +258,27 @@ def test_files_that_excel_saved_are_read(tmp_path: Path, command: Command) -> No
                 writer.writerows(lines)
         ended = command("correct", str(job), "todo.csv")
         assert (ended.code, "1 answer corrected, 0 confirmed" in ended.err) == (0, True), ended.err
+        assert "cp1252" not in ended.err  # no answer depends on it
         ended = command("eval", str(job), "--gold", "Wert", "--gold-file", "gold.csv", "--on", "id")
         assert (ended.code, '"sentiment" equals "Wert"' in ended.out) == (0, True), ended.err
+        assert "cp1252" not in ended.out
+
+
+def test_a_guessed_encoding_is_named_where_it_matters(tmp_path: Path, command: Command) -> None:
+    """A text beyond ASCII in a file that is not UTF-8 is shown with the encoding that was guessed."""
+    with labelling({"a": wrong_on(3)}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 0
+        assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "1").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(sentiment="zły"))
+    todo = (tmp_path / "todo.csv").read_text()
+    (tmp_path / "todo.csv").write_bytes(todo.encode("cp1250"))
+    ended = command("correct", str(job), "todo.csv")
+    assert ended.code == 2
+    guess = 'is not UTF-8 and was read as cp1252: if "z³y" is wrong, save it as UTF-8'
+    assert f"todo.csv {guess}" in ended.err
+    (tmp_path / "gold.csv").write_bytes("id,gold\n1,positive\n2,zły\n".encode("cp1250"))
+    (tmp_path / "utf8.csv").write_text("id,gold\n1,positive\n2,zły\n", encoding="utf-8")
+    flags = ("--gold", "gold", "--on", "id", "--gold-file")
+    assert f"  gold.csv {guess}\n" in command("eval", str(job), *flags, "gold.csv").out
+    assert "UTF-8" not in command("eval", str(job), *flags, "utf8.csv").out
