@@ -14,7 +14,7 @@ from batchrun.checkpoint import Checkpoint, check_place
 from batchrun.errors import BatchrunError, did_you_mean
 from batchrun.forecast import texts
 from batchrun.forecast.survey import reachable, survey
-from batchrun.job import Environment
+from batchrun.job import TOKEN_BOUNDS, Environment
 from batchrun.money import from_usd, show
 from batchrun.prepare import Invocation, Prepared, body_extras, braced_column, refuse_unbounded
 from batchrun.prompt import templates_of
@@ -148,7 +148,7 @@ def _sent(prepared: Prepared) -> Iterator[Finding]:
         yield _warning("max_tokens", "nothing bounds the answers; set model.params.max_tokens")
     else:
         source = "from model.params"
-        if not {"max_tokens", "max_completion_tokens"} & prepared.job.model.params.keys():
+        if not set(TOKEN_BOUNDS) & prepared.job.model.params.keys():
             source = "by default; set model.params.max_tokens to change it"
         yield _ok("max_tokens", f"{prepared.max_tokens:,}, {source}")
     extras = body_extras(prepared.job, prepared.endpoint, prepared.form, prepared.caching)

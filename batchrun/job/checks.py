@@ -3,13 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from batchrun.errors import UserError, did_you_mean
 from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
+    TOKEN_BOUNDS,
     CostCap,
     EngineOptions,
     Input,
@@ -184,13 +185,20 @@ def _model(model: Model) -> Found:
         yield ("model", "prompt_cache"), text
     if model.api_key_env is not None and not VARIABLE_NAME.fullmatch(model.api_key_env):
         yield ("model", "api_key_env"), "model.api_key_env must be the name of a variable, never the key itself"
-    for name, value in model.params.items():
+    yield from _params(model.params)
+
+
+def _params(params: Mapping[str, Any]) -> Found:
+    for name, value in params.items():
         path = ("model", "params", name)
         if name in RESERVED:
             yield path, f"model.params may not contain {name}: {RESERVED[name]}"
         elif name in PARAMS and value is not None and not _fits(value, PARAMS[name]):
             written = short(json.dumps(value, ensure_ascii=False), SHOWN)
             yield path, f"model.params.{name} must be {_PARAM_WORDS[PARAMS[name]]}, not {written}"
+        elif name in TOKEN_BOUNDS and value is not None and value < 1:
+            # llama.cpp and Ollama take -1 for "no bound": a cap would reckon with less than nothing.
+            yield path, f"model.params.{name} must be at least 1, not {value}; null sends no bound"
 
 
 def _is_routed(model: Model) -> bool:

@@ -38,6 +38,9 @@ DEFAULT_DETAILS: tuple[Detail, ...] = ("status", "error_code", "error_type", "er
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".arrow", ".xlsx")
 """The formats of output files."""
 
+TOKEN_BOUNDS = ("max_tokens", "max_completion_tokens")
+"""Parameters of a request that bound the tokens of its answer."""
+
 PAID_ENGINE: PdfEngine = "mistral-ocr"
 """Costs PAGE_USD for each page, whoever answers."""
 PAGE_USD = Decimal("0.002")

@@ -12,7 +12,7 @@ import polars as pl
 from batchrun.api import ASKED_AGAIN, Caching, Endpoint, Listed, caching_of, decision_form
 from batchrun.checkpoint import OpenRule
 from batchrun.errors import InputError, JobFileError
-from batchrun.job import Detail, Job, Loaded
+from batchrun.job import TOKEN_BOUNDS, Detail, Job, Loaded
 from batchrun.prepare.columns import answer_types, kept_columns, new_columns
 from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.mistakes import Mistakes
@@ -21,7 +21,6 @@ from batchrun.table import FileStamp, Rows, stamp
 
 DEFAULT_MAX_TOKENS = 2048
 """Sent where params say nothing: without a bound no worst case is known, and OpenRouter holds more credit."""
-
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How a local model writes JSON: with the spaces that models have seen most, and no other white space."""
@@ -159,13 +158,14 @@ def prepare_job(
 def max_tokens(job: Job, endpoint: Endpoint) -> int | None:
     """Return the bound on tokens that is sent: the job's, else a default where the API is known to take it.
 
-    A decision model writes nothing: 0, and nothing is sent.
+    A decision model writes nothing: 0, and nothing is sent. `max_tokens: null` is sent as it is and bounds nothing.
     """
     if endpoint.decisions:
         return 0
-    for name in ("max_completion_tokens", "max_tokens"):
-        if isinstance(value := job.model.params.get(name), int):
-            return value
+    params = job.model.params
+    written = [params[name] for name in TOKEN_BOUNDS if name in params]
+    if written:
+        return max((bound for bound in written if bound is not None), default=None)  # no server says which one counts
     return None if endpoint.name == "url" and not endpoint.openrouter else DEFAULT_MAX_TOKENS
 
 
@@ -197,7 +197,7 @@ def body_extras(job: Job, endpoint: Endpoint, form: AnswerForm, caching: Caching
     extras: dict[str, Any] = {}
     if endpoint.decisions:
         return extras
-    if "max_completion_tokens" not in job.model.params and (bound := max_tokens(job, endpoint)) is not None:
+    if not set(TOKEN_BOUNDS) & job.model.params.keys() and (bound := max_tokens(job, endpoint)) is not None:
         extras["max_tokens"] = bound
     if endpoint.openrouter:
         # Otherwise OpenRouter silently drops the middle of a prompt that is too long for a small context.

@@ -22,6 +22,7 @@ TEXT_COLUMN = "answer"
 """The one column of a job without `answer`: the text."""
 
 _INT64 = 2**63
+_EXACT = 2**53  # from here on a float may have been written with other digits
 _SHOWN = 300  # characters of one validation error
 _LISTED = 3  # validation errors in a message
 
@@ -180,19 +181,17 @@ class AnswerForm:
         written, marked = _written(text)
         if not written:
             return Mismatch("there is no JSON object in it", empty=not text[_thoughts_end(text) :])
+        # Objects in a broken one are parts of it: `{"name": 'Ada', "friend": {"name": "Bob"}}` is not about Bob.
+        if broken := next((one for one in written if isinstance(one, _Broken)), None):
+            raise _UnfitError(broken.why)
         meant = [one for one in written if not isinstance(one, dict) or self.columns.keys() & one.keys()] or written
         last = self._typed(meant[-1])
-        if not marked and any(self._fits(one) and self._typed(one) != last for one in meant[:-1]):
+        if not marked and any(self._validator.is_valid(one) and self._typed(one) != last for one in meant[:-1]):
             raise _UnfitError("it contains several different answers, without a mark which of them is the last word")
         return last
 
-    def _fits(self, value: Any) -> bool:  # noqa: ANN401  (any JSON)
-        return bool(self._validator.is_valid(value))
-
     def _typed(self, value: Any) -> str:  # noqa: ANN401  (any JSON)
         """Return a value in the one form that its columns hold, as JSON; raise where it does not fit."""
-        if isinstance(value, _Broken):
-            raise _UnfitError(value.why)
         if not isinstance(value, dict):
             raise _UnfitError("it is a list, where one JSON object is wanted")
         if not self._validator.is_valid(value):
@@ -359,14 +358,16 @@ def _typed(value: Any, shape: _Shape | None) -> Any:  # noqa: ANN401  (any JSON)
     if value is None or shape is None:
         return value
     match shape.kind:
+        case "object" if value and not value.keys() & shape.inner.keys():
+            # A schema that requires nothing lets `{"Label": "good"}` pass, with null in each column.
+            wanted, there = (", ".join(map(json.dumps, names)) for names in (shape.inner, value))
+            raise _UnfitError(f"there is none of the fields {wanted}, only {there}"[:_SHOWN])
         case "object":
             value = {name: _typed(value.get(name), inner) for name, inner in shape.inner.items()}
         case "list":
             value = [_typed(one, shape.inner[""]) for one in value]
-        case "integer" if not -_INT64 <= value < _INT64:
-            raise _UnfitError(f"{str(value)[:40]} does not fit into 64 bits")
         case "integer":
-            value = int(value)
+            value = _whole(value)
         case "number" if isinstance(value, int) and not -_INT64 <= value < _INT64:
             value = float(value)
         case "date" if value.startswith("0000"):
@@ -374,3 +375,12 @@ def _typed(value: Any, shape: _Shape | None) -> Any:  # noqa: ANN401  (any JSON)
         case "json":
             value = orjson.dumps(value).decode()
     return value
+
+
+def _whole(number: float) -> int:
+    """Return a whole number as an integer; raise where a column can't hold it, or its digits are not all known."""
+    if not -_INT64 <= number < _INT64:
+        raise _UnfitError(f"{str(number)[:40]} does not fit into 64 bits")
+    if not isinstance(number, int) and abs(number) >= _EXACT:
+        raise _UnfitError(f"{number} is not exact: an integer has all its digits and no point or exponent")
+    return int(number)

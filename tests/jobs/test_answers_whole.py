@@ -79,6 +79,30 @@ def test_a_draft_is_never_the_answer(tmp_path: Path) -> None:
     assert set(ran.column("error_type")[len(DRAFTS) :]) == {"schema_mismatch"}
 
 
+def test_an_object_that_is_not_about_the_columns_is_never_the_answer(tmp_path: Path) -> None:
+    """Other names, the schema itself, and a part of an object that is broken: a schema that requires nothing fits all.
+
+    No object at all, and one that leaves fields out, are what such a schema is for.
+    """
+    person = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"name": {"type": "string"}, "boss": person}}
+    wrong = {
+        "names": '{"Name": "Ada", "Boss": {"name": "Bob"}}',
+        "wrapped": '{"answer": {"name": "Ada"}}',
+        "schema": f"Here you are: {json.dumps(schema)}",
+        "inner": '{"name": "Ada", "boss": {"Name": "Bob"}}',
+        "part": """<think>hm</think>{"name": 'Ada', "boss": {"name": "Bob"}}""",
+        "digits": '{"name": "Ada", "boss": {"age": 9007199254740993.0}}',
+    }
+    right = {"nothing": "{}", "less": '{"name": "Ada"}', "more": 'Its {} are "no": {"name": "Ada", "sure": true}'}
+    with plain_server(lambda body: said((wrong | right)[body["messages"][-1]["content"].split()[-1]])) as url:
+        answer = {"columns": None, "schema": schema, "mode": "object", "repairs": 0}
+        ran = run(write_job(tmp_path, url, rows=[*wrong, *right], model={"name": "m"}, answer=answer))
+    assert ran.column("error_type") == ["schema_mismatch"] * len(wrong) + [None] * len(right)
+    assert ran.column("name") == [None] * len(wrong) + [None, "Ada", "Ada"]
+    assert 'none of the fields "name", "boss", only "Name", "Boss"' in ran.column("error_message")[0]
+
+
 def test_thoughts_are_cut_off_a_text_answer(tmp_path: Path) -> None:
     """A text answer is what follows the thoughts; a mark that is only mentioned is part of the text."""
     texts = {

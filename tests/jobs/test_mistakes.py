@@ -71,6 +71,10 @@ MISTAKES = {
         {"model": '{endpoint: openrouter, name: m, params: {max_tokens: "fifty"}}'},
         '3:61: model.params.max_tokens must be a whole number, not "fifty"',
     ),
+    "no bound in the words of llama.cpp": (
+        {"model": "{endpoint: openrouter, name: m, params: {max_tokens: -1}}"},
+        "3:61: model.params.max_tokens must be at least 1, not -1; null sends no bound",
+    ),
     "temperature": (
         {"model": "{endpoint: openrouter, name: m, params: {temperature: hot}}"},
         '3:62: model.params.temperature must be a number, not "hot"',

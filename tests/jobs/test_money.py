@@ -112,6 +112,7 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         ({"name": "openrouter/auto"}, 'the price of "openrouter/auto" is unknown'),
         ({"name": "some/model"}, 'the price of "some/model" is unknown'),
         ({"name": MINI, "fallbacks": ["some/model"]}, 'the price of "some/model" is unknown'),
+        ({"name": MINI, "params": {"max_tokens": None}}, "nothing bounds the answers: set model.params.max_tokens"),
         ({"name": MINI, "params": {"plugins": [{"id": "web"}]}}, "not bounded (params.plugins)"),
     ],
 )
@@ -270,10 +271,12 @@ def test_credit_held_in_flight_charges_no_attempt(tmp_path: Path) -> None:
         ({}, {"max_tokens": 2048}),
         ({"max_tokens": 7}, {"max_tokens": 7}),
         ({"max_completion_tokens": 70}, {"max_completion_tokens": 70}),
+        ({"max_completion_tokens": None, "max_tokens": 7}, {"max_completion_tokens": None, "max_tokens": 7}),
+        ({"max_tokens": None}, {"max_tokens": None}),
     ],
 )
-def test_a_bound_on_tokens_is_always_sent(params: dict[str, int], sent: dict[str, int], tmp_path: Path) -> None:
-    """OpenRouter holds credit for max_tokens: the job's own, else ours."""
+def test_a_bound_on_tokens_is_sent(params: dict[str, Any], sent: dict[str, Any], tmp_path: Path) -> None:
+    """OpenRouter holds credit for max_tokens: what the job says of it, null as well, else ours."""
     with running(keep_requests=1) as simulator:
         run(write_job(tmp_path, simulator.url, rows=1, model={"params": params}))
         body = json.loads(simulator.counters.recorded[0].body)
