@@ -18,8 +18,9 @@ BLOCK = 10_000
 
 
 class AnsweredRow(NamedTuple):
-    """One row: cells of the input, and how its question stands.
+    """One row: cells of the input by column, and how its question stands.
 
+    `values` are the cells in the order of the columns that were asked for, as a renderer takes them.
     `question` is None for a row that was not asked. `cost` (picodollars) is on the question's first row, else 0;
     `seconds` is the latency. `answer` holds a value for each answer column, and nothing unless the status is ok.
     `probabilities` are those of a decision model's answers; empty for other models. `details` are the further columns
@@ -27,7 +28,8 @@ class AnsweredRow(NamedTuple):
     """
 
     position: int
-    cells: Sequence[Any]
+    cells: Mapping[str, Any]
+    values: Sequence[Any]
     status: str
     question: int | None
     first: bool
@@ -91,10 +93,13 @@ class OpenJob:
             outcomes = self.checkpoint.outcomes(batch.position, count, (*FIELDS, *details), before=self.before)
             if len(outcomes) != count:
                 raise InputError(INPUT_CHANGED)
-            for position, (cells, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
+            for position, (values, outcome) in enumerate(zip(batch.rows, outcomes, strict=True), batch.position):
+                cells = dict(zip(columns, values, strict=True))
                 status, question, first, cost, seconds, text, *more = outcome
-                values = self._values(text) if status == Status.OK else ({}, {})
-                yield AnsweredRow(position, cells, status, question, bool(first), cost or 0, seconds, *values, more)
+                answer = self._values(text) if status == Status.OK else ({}, {})
+                yield AnsweredRow(
+                    position, cells, values, status, question, bool(first), cost or 0, seconds, *answer, more
+                )
 
     def repeated(self) -> frozenset[int]:
         """Return the questions that stand in several rows."""

@@ -33,6 +33,15 @@ class ColumnComparison:
         """Return a row's answer in this column, as it is compared; None where it has none."""
         return self.rule.answer(row.answer.get(self.name))
 
+    def count(self, pair: Pair) -> None:
+        """Count both jobs' answers to a pair of questions."""
+        self.total += 1
+        self.equal += self.rule.equal(*pair)
+        for counter, value in zip(self.labels, pair, strict=True):
+            # Beyond that they are texts, which nobody counts.
+            if len(counter) <= MOST_LABELS:
+                counter["null" if value is None else value] += 1
+
     @property
     def shift(self) -> list[tuple[str, int, int]]:
         """Each label with how often either job gave it, most changed first; nothing for texts and numbers."""
@@ -57,6 +66,14 @@ class GoldComparison:
     breaks: int = 0
     fixes: int = 0
     neither: int = 0
+
+    def count(self, right: str, pair: Pair) -> None:
+        """Count both jobs' answers to a pair of questions with gold."""
+        first, second = (self.gold.rule.equal(right, value) for value in pair)
+        self.both += first and second
+        self.breaks += first and not second
+        self.fixes += second and not first
+        self.neither += not (first or second)
 
     @property
     def total(self) -> int:
@@ -97,16 +114,56 @@ class ChangedRow(NamedTuple):
 
 @dataclass(slots=True)
 class Comparison:
-    """What was found. `rows` were settled by both jobs, `unpaired` by one alone or are missing in the other input."""
+    """What was found. `rows` were settled by both jobs, `unpaired` by one alone or are missing in the other input.
+
+    Each pair of questions counts once. `repeated` are the questions of each job that stand in several rows; `keep_rows`
+    keeps the rows that differ, in memory.
+    """
 
     jobs: tuple[JobFigures, JobFigures]
     columns: list[ColumnComparison]
     left_out: tuple[str, ...]
-    gold: GoldComparison | None = None
+    gold: GoldComparison | None
+    repeated: tuple[frozenset[int], frozenset[int]]
+    keep_rows: bool
     rows: int = 0
     differ: int = 0
     unpaired: int = 0
     changed: list[ChangedRow] = field(default_factory=list)
+    _seen: set[tuple[int | None, int | None]] = field(default_factory=set)
+
+    def take(self, one: AnsweredRow | None, other: AnsweredRow | None) -> None:
+        """Take a row of either job; None: the other input does not have it."""
+        for figures, row in zip(self.jobs, (one, other), strict=True):
+            if row is not None:
+                figures.take(row)
+        settled = [row for row in (one, other) if row is not None and row.is_settled]
+        if one is None or other is None or len(settled) < 2:  # noqa: PLR2004  (both)
+            self.unpaired += bool(settled)
+            return
+        self.rows += 1
+        pairs, differs = compared(self.columns, one, other)
+        gold = None
+        if self.gold is not None:
+            gold = self.gold.gold.of(one)
+        self.differ += differs
+        if differs and self.keep_rows:
+            self.changed.append(ChangedRow(one.position + 1, one.cells, one.answer, other.answer, gold))
+        if self._comes_again((one.question, other.question)):
+            return
+        if one.status == other.status == Status.OK:
+            for column, pair in zip(self.columns, pairs, strict=True):
+                column.count(pair)
+        if self.gold is not None and gold is not None:
+            self.gold.count(gold, pairs[0])
+
+    def _comes_again(self, key: tuple[int | None, int | None]) -> bool:
+        # Only a pair of questions that both stand in several rows can come again.
+        if not all(question in ids for question, ids in zip(key, self.repeated, strict=True)):
+            return False
+        is_known = key in self._seen
+        self._seen.add(key)
+        return is_known
 
 
 def compare(
@@ -117,15 +174,22 @@ def compare(
     `keep_rows` keeps the rows that differ, in memory. Raises UserError where rows can't be paired, or no answer column
     is common to both.
     """
-    found_gold = gold_of(first.prepared, gold) if gold else None
+    found_gold = by_gold = None
+    if gold is not None:
+        found_gold = gold_of(first.prepared, gold)
+        by_gold = GoldComparison(found_gold)
     columns, left_out = compared_columns(first, second, found_gold)
     names = tuple(dict.fromkeys(name for name in (on, found_gold and found_gold.source) if name))
     if keep_rows:
         names = first.prepared.rows.columns
-    found = Comparison((JobFigures.of(first), JobFigures.of(second)), columns, left_out)
-    if found_gold is not None:
-        found.gold = GoldComparison(found_gold)
-    walk = _Pairs(found, names, (first.repeated(), second.repeated()), keep_rows=keep_rows)
+    found = Comparison(
+        (JobFigures.of(first), JobFigures.of(second)),
+        columns,
+        left_out,
+        by_gold,
+        (first.repeated(), second.repeated()),
+        keep_rows,
+    )
     if on is not None:
         pairs = _joined(first, second, names, on)
     elif first.prepared.rows.files == second.prepared.rows.files:
@@ -133,7 +197,7 @@ def compare(
     else:
         raise UserError("the two jobs read different files: name the column that identifies a row: --on COLUMN")
     for pair in pairs:
-        walk.take(*pair)
+        found.take(*pair)
     if not found.rows:
         raise UserError("no row is settled in both jobs, so that nothing can be compared")
     return found
@@ -178,66 +242,10 @@ def _joined(
 
 def _keyed(job: OpenJob, names: Sequence[str], on: str) -> Iterator[tuple[str, AnsweredRow]]:
     """Yield rows with their texts in a column. Raises UserError where one comes twice: nobody could say which row."""
-    place, seen = names.index(on), set()
+    seen = set()
     for row in job.rows(names):
-        key = text_of(row.cells[place])
+        key = text_of(row.cells[on])
         if key in seen:
             raise UserError(f'--on: "{key}" stands in several rows of "{on}" in the input of {job.name}')
         seen.add(key)
         yield key, row
-
-
-class _Pairs:
-    """Takes pairs of rows; statistics count each pair of questions once."""
-
-    def __init__(
-        self, found: Comparison, names: Sequence[str], repeated: tuple[frozenset[int], ...], *, keep_rows: bool
-    ) -> None:
-        self.found, self.names, self._repeated, self._keep_rows = found, names, repeated, keep_rows
-        self._seen: set[tuple[int | None, int | None]] = set()
-
-    def take(self, one: AnsweredRow | None, other: AnsweredRow | None) -> None:
-        """Take a row of either job; None: the other input does not have it."""
-        found = self.found
-        for figures, row in zip(found.jobs, (one, other), strict=True):
-            if row is not None:
-                figures.take(row)
-        settled = [row for row in (one, other) if row is not None and row.is_settled]
-        if one is None or other is None or len(settled) < 2:  # noqa: PLR2004  (both)
-            found.unpaired += bool(settled)
-            return
-        found.rows += 1
-        pairs, differs = compared(found.columns, one, other)
-        gold = None
-        if found.gold is not None:
-            right = found.gold.gold
-            gold = right.of(one.cells[self.names.index(right.source)], one.position)
-        found.differ += differs
-        if differs and self._keep_rows:
-            cells = dict(zip(self.names, one.cells, strict=True))
-            found.changed.append(ChangedRow(one.position + 1, cells, one.answer, other.answer, gold))
-        key = (one.question, other.question)
-        # Only a pair of questions that both stand in several rows can come again.
-        if all(question in ids for question, ids in zip(key, self._repeated, strict=True)):
-            if key in self._seen:
-                return
-            self._seen.add(key)
-        self._count(one, other, pairs, gold)
-
-    def _count(self, one: AnsweredRow, other: AnsweredRow, pairs: list[Pair], gold: str | None) -> None:
-        found = self.found
-        if one.status == other.status == Status.OK:
-            for column, (first, second) in zip(found.columns, pairs, strict=True):
-                column.total += 1
-                column.equal += column.rule.equal(first, second)
-                for counter, value in zip(column.labels, (first, second), strict=True):
-                    # Beyond that they are texts, which nobody counts.
-                    if len(counter) <= MOST_LABELS:
-                        counter["null" if value is None else value] += 1
-        if found.gold is None or gold is None:
-            return
-        right = [found.gold.gold.rule.equal(gold, value) for value in pairs[0]]
-        found.gold.both += all(right)
-        found.gold.neither += not any(right)
-        found.gold.breaks += right == [True, False]
-        found.gold.fixes += right == [False, True]

@@ -76,8 +76,8 @@ def evaluate(job: OpenJob, options: GoldOptions) -> Evaluation:
     walk = _Questions(job, gold)
     unmatched = set(gold.joined or ())
     for row in job.rows((gold.source,)):
-        unmatched.discard(text_of(row.cells[0]).strip())
-        walk.take(row, gold.of(row.cells[0], row.position))
+        unmatched.discard(text_of(row.cells[gold.source]).strip())
+        walk.take(row, gold.of(row))
     return replace(walk.evaluation(), unmatched=len(unmatched))
 
 
@@ -86,11 +86,10 @@ def evaluate_reviewed(job: OpenJob, name: str) -> Evaluation:
     corrections = Corrections(job.prepared.job)
     answer = answer_named(job.answers, name, "")
     gold = Gold(answer, corrections.path.name, Rule(kind_of(job.prepared.form.columns[answer])), "")
-    columns = corrections.columns(job.prepared.rows.columns)
     walk = _Questions(job, gold)
-    for row in job.rows(columns):
-        found = corrections.find(dict(zip(columns, row.cells, strict=True)))
-        walk.take(row, gold.of(found and found.answer.get(gold.answer), row.position))
+    for row in job.rows(corrections.columns(job.prepared.rows.columns)):
+        found = corrections.find(row.cells)
+        walk.take(row, gold.normal(found and found.answer.get(gold.answer), row.position))
     # Probabilities of the least sure answers say nothing about a threshold for all.
     return replace(walk.evaluation(), reviewed=True, scored=[])
 

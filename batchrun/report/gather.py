@@ -7,7 +7,7 @@ import base64
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -65,10 +65,10 @@ class Gathered:
     answer, their `probabilities`, and others. `tokens` are sums over all questions, by kind.
     """
 
-    fields: tuple[str, ...]
     inputs: int
     columns: dict[str, Tally]
     probabilities: dict[str, Tally]
+    fields: tuple[str, ...] = ()
     seconds: Tally = field(default_factory=Tally)
     cost: Tally = field(default_factory=Tally)
     questions: int = 0
@@ -112,7 +112,7 @@ class _Walk:
     """Takes one row after the other."""
 
     def __init__(self, job: OpenJob, gold: Gold | None, other: OpenJob | None, *, samples: bool) -> None:
-        self._job, self._gold, self._samples = job, gold, samples
+        self._job, self._gold, self._other, self._samples = job, gold, other, samples
         self._inputs, form = job.prompt_columns, job.prepared.form
         self._corrections = Corrections(job.prepared.job)
         self._corrected_by = self._corrections.columns(job.prepared.rows.columns)
@@ -131,21 +131,10 @@ class _Walk:
         # gzip is what DecompressionStream unpacks in every browser.
         self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
         self._review_below = job.prepared.job.output.review_below if form.questions else None
-        probabilities = [question.name for question in form.questions]
-        fields = ["row", "status", *self._inputs, *form.columns, *(f"{name}_prob" for name in probabilities)]
-        if self._review_below is not None:
-            fields.append("needs_review")
-        if self._corrected_by:
-            fields += ["correction", "corrected"]
-        if gold:
-            fields += ["gold", "differs"]
-        if other:
-            fields += [*(f"{column.name} ({other.name})" for column in self._compared), "change"]
         self.found = Gathered(
-            (*fields, "$ / 1,000", "seconds", "error", "message", "reply"),
             len(self._inputs),
             {name: Tally(_declared(schema)) for name, schema in form.columns.items()},
-            {name: Tally() for name in probabilities},
+            {question.name: Tally() for question in form.questions},
         )
 
     def take(self, row: AnsweredRow, other_row: AnsweredRow | None) -> None:
@@ -192,44 +181,48 @@ class _Walk:
             return
         if len(self.packed) < PACKED_BYTES:
             found.shown += 1
-            self.packed += self.packer.compress(orjson.dumps(self._line(row, other_row, details)) + b"\n")
+            found.fields, values = zip(*self._line(row, other_row, details), strict=True)
+            self.packed += self.packer.compress(orjson.dumps(values) + b"\n")
 
-    def _line(self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]) -> list[Any]:
-        """Return a row of the table, in the order of `fields`."""
-        cells = dict(zip(self.names, row.cells, strict=True))
-        values = [cells[name] for name in self._inputs] + [row.answer.get(name) for name in self.found.columns]
-        probabilities = [row.probabilities.get(name) for name in self.found.probabilities]
-        correction = self._corrections.find(cells)
-        shown = [row.position + 1, row.status, *map(self._cell, values), *probabilities]
+    def _line(
+        self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield the names and the values of a row of the table."""
+        yield from (("row", row.position + 1), ("status", row.status))
+        yield from ((name, self._cell(row.cells[name])) for name in self._inputs)
+        yield from ((name, self._cell(row.answer.get(name))) for name in self.found.columns)
+        yield from ((f"{name}_prob", row.probabilities.get(name)) for name in self.found.probabilities)
+        correction = self._corrections.find(row.cells)
         if self._review_below is not None:
-            shown.append(_needs_review(row, self._review_below, correction))
+            yield "needs_review", _needs_review(row, self._review_below, correction)
         if self._corrected_by:
-            shown += [correction and self._cell(_words(correction, row.answer)), correction and correction.changed]
+            yield "correction", correction and self._cell(_words(correction, row.answer))
+            yield "corrected", correction and correction.changed
         gold, right = self._gold, None
         if gold is not None:
-            right = gold.of(cells[gold.source], row.position)
+            right = gold.of(row)
             differs = None
             if right is not None and row.is_settled:
                 differs = not gold.rule.equal(right, gold.rule.answer(row.answer.get(gold.answer)))
-            shown += [self._cell(right), differs]
-        if self._compared:
-            shown += self._compare(row, other_row, right)
-        seconds = None if row.seconds is None else rounded(row.seconds)
-        error = [details[name] and cut(details[name]) for name in ("error_type", "error_message", "raw")]
-        return [*shown, _per_thousand(row.cost) if row.cost else None, seconds, *error]
+            yield from (("gold", self._cell(right)), ("differs", differs))
+        if self._other is not None and other_row is not None:
+            for column in self._compared:
+                yield f"{column.name} ({self._other.name})", self._cell(other_row.answer.get(column.name))
+            yield "change", self._change(row, other_row, right)
+        yield "$ / 1,000", _per_thousand(row.cost) if row.cost else None
+        yield "seconds", None if row.seconds is None else rounded(row.seconds)
+        for name, detail in (("error", "error_type"), ("message", "error_message"), ("reply", "raw")):
+            yield name, details[detail] and cut(details[detail])
 
-    def _compare(self, row: AnsweredRow, other_row: AnsweredRow | None, right: str | None) -> list[Any]:
-        """Return the other job's answers, and what this one changed: fixed or broken by gold, else only changed."""
-        if other_row is None:
-            return [None] * (len(self._compared) + 1)
-        shown = [self._cell(other_row.answer.get(column.name)) for column in self._compared]
+    def _change(self, row: AnsweredRow, other_row: AnsweredRow, right: str | None) -> str | None:
+        """Return what this job changed: fixed or broken by gold, else only changed."""
         pairs, differs = compared(self._compared, other_row, row)
         if not (differs and row.is_settled and other_row.is_settled):
-            return [*shown, None]
+            return None
         if self._gold is None or right is None:
-            return [*shown, "changed"]
+            return "changed"
         was_right, is_right = (self._gold.rule.equal(right, one) for one in pairs[0])
-        return [*shown, _CHANGES[was_right, is_right]]
+        return _CHANGES[was_right, is_right]
 
     def _cell(self, value: Any) -> Any:  # noqa: ANN401  (any cell or JSON value)
         """Return a value as the table holds it: a number as it is, anything else as text, a list by its items."""
@@ -241,8 +234,7 @@ class _Walk:
 
     def _messages(self, row: AnsweredRow) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of a row's messages; none where they can't be rendered."""
-        renderer = self._job.prepared.renderer
-        messages = renderer.messages(row.cells)
+        messages = self._job.prepared.renderer.messages(row.values)
         if isinstance(messages, RowProblem):
             return ()
         return tuple((message["role"], cut(content_text(message["content"]), 4 * LONGEST)) for message in messages)

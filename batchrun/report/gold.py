@@ -13,7 +13,7 @@ from batchrun.errors import UserError, did_you_mean
 from batchrun.job import Input
 from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
-from batchrun.report.answered import text_of
+from batchrun.report.answered import AnsweredRow, text_of
 from batchrun.table import Rows, encoding_note, guessed_csv, open_rows
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
@@ -123,14 +123,18 @@ class Gold:
         if self.note:
             yield f"  {self.note}"
 
-    def of(self, cell: Any, position: int) -> str | None:  # noqa: ANN401  (any cell)
-        """Return the right value for a row's cell in `source`, in its normal form; None where there is none.
+    def of(self, row: AnsweredRow) -> str | None:
+        """Return the right value for a row, as `normal` does."""
+        value = row.cells[self.source]
+        if self.joined is not None:
+            value = self.joined.get(text_of(value).strip())
+        return self.normal(value, row.position)
+
+    def normal(self, value: Any, position: int) -> str | None:  # noqa: ANN401  (any cell)
+        """Return a right value in its normal form; None where there is none.
 
         Raises UserError for a value that no answer could be equal to.
         """
-        value = cell
-        if self.joined is not None:
-            value = self.joined.get(text_of(cell).strip())
         if value is None or not text_of(value).strip():
             return None
         try:

@@ -59,15 +59,15 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
             if row.is_settled
             # A row that failed before it was asked has no question, and each such row is shown.
             and (row.first or row.question is None or named)
-            and corrections.find(dict(zip((*shown, *more), row.cells, strict=True))) is None
+            and corrections.find(row.cells) is None
         ),
     )
     lines = []
     for _, position, row in chosen:
-        cells = dict(zip(shown, row.cells, strict=False))
+        cells = [text_of(row.cells[name]) for name in shown]
         texts = [text_of(row.answer.get(name)) for name in answers]
-        key = orjson.dumps([row_key({name: cells[name] for name in keys}), *keys]).decode()
-        lines.append([str(position + 1), *map(text_of, cells.values()), *texts, *texts, "true", key])
+        key = orjson.dumps([row_key({name: row.cells[name] for name in keys}), *keys]).decode()
+        lines.append([str(position + 1), *cells, *texts, *texts, "true", key])
     schema = dict.fromkeys(header, pl.String())
     frame = pl.DataFrame(lines, schema=schema, orient="row")
     write_output(iter([frame]), path, schema=dict(schema), csv=prepared.job.output.csv)

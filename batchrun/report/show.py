@@ -32,7 +32,7 @@ def shown_rows(job: OpenJob, count: int, *, failed: bool) -> Table:
     for row in job.rows(columns, wanted[0], _PROBLEM) if wanted else ():
         if row.position == wanted[len(shown)]:
             result = row.details if failed else _values(job, row).values()
-            shown.append([str(row.position + 1), *map(text_of, (*row.cells, *result))])
+            shown.append([str(row.position + 1), *map(text_of, (*row.cells.values(), *result))])
             if len(shown) == len(wanted):
                 break
     names = _PROBLEM if failed else _columns(job)
@@ -44,12 +44,11 @@ def row_record(job: OpenJob, number: int) -> list[tuple[str, str]]:
 
     Raises UserError for a row that is not there, and as `shown_rows` does.
     """
-    columns = job.prepared.rows.columns
-    row = next(job.rows(columns, number - 1, ("finished_at", "cost", *_DETAILS)), None)
+    row = next(job.rows(job.prepared.rows.columns, number - 1, ("finished_at", "cost", *_DETAILS)), None)
     if row is None:
         raise UserError(f"--row: there is no row {number:,}; the input has {job.checkpoint.counts().rows:,} rows")
     finished_at, price, *details = row.details
-    pairs = [("row", f"{number} ({row.status})"), *zip(columns, map(text_of, row.cells), strict=True)]
+    pairs = [("row", f"{number} ({row.status})"), *((name, text_of(cell)) for name, cell in row.cells.items())]
     if row.status == Status.OK:
         prefix = job.prepared.job.output.prefix
         pairs += [(prefix + name, text_of(value)) for name, value in _values(job, row).items()]
