@@ -70,6 +70,7 @@ _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
 _BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_AFTER_BRACKET = ("mapping keys are not allowed", "but got '?'")  # `[a, b]?`
 _HINTS = (
     ("mapping values are not allowed", 'put a text that contains ": " in quotes, or check the indentation'),
     ("cannot start any token", "indent with spaces, and put a text that begins with % @ ` or a tab in quotes"),
@@ -78,6 +79,7 @@ _HINTS = (
         'the line is indented unlike its neighbours, or a text in "…" contains a double quote: use single ones in it',
     ),
     ("while scanning a quoted scalar", "a quote is not closed"),
+    *((sign, "where a list or a choice may be null write {type: [a, b], nullable: true}") for sign in _AFTER_BRACKET),
     ("expected ',' or", "a bracket is not closed, or a text that contains { } [ ] needs quotes"),
     ("could not find expected ':'", 'a key is followed by ": ", also on the line before'),
     ("escape character", "write a backslash in single quotes, or twice in double ones"),

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -317,9 +317,13 @@ def _decoded(text: str, start: int) -> tuple[Any, int]:
 
 def _described(error: jsonschema_rs.ValidationError) -> str:
     """Return a validation error as "where: what"."""
-    where = ".".join(map(str, error.instance_path))
     what = error.message if len(error.message) <= _SHOWN else f"{error.message[:_SHOWN]}…"
-    return f"{where}: {what}" if where else what
+    return _placed(error.instance_path, what)
+
+
+def _placed(place: Iterable[str | int], problem: str) -> str:
+    where = ".".join(map(str, place))
+    return f"{where}: {problem}" if where else problem
 
 
 def _why(error: Exception) -> str:
@@ -353,7 +357,7 @@ def _shape(schema: Mapping[str, Any]) -> _Shape | None:
     return _Shape(kind, {name: _shape(one) for name, one in inner.items()})
 
 
-def _typed(value: Any, shape: _Shape | None) -> Any:  # noqa: ANN401  (any JSON)
+def _typed(value: Any, shape: _Shape | None, *place: str | int) -> Any:  # noqa: ANN401  (any JSON)
     """Return a valid value in the one form that its column holds: 1.0 as 1, unions as JSON text, keys in order."""
     if value is None or shape is None:
         return value
@@ -361,26 +365,30 @@ def _typed(value: Any, shape: _Shape | None) -> Any:  # noqa: ANN401  (any JSON)
         case "object" if value and not value.keys() & shape.inner.keys():
             # A schema that requires nothing lets `{"Label": "good"}` pass, with null in each column.
             wanted, there = (", ".join(map(json.dumps, names)) for names in (shape.inner, value))
-            raise _UnfitError(f"there is none of the fields {wanted}, only {there}"[:_SHOWN])
+            raise _unfit(place, f"there is none of the fields {wanted}, only {there}"[:_SHOWN])
         case "object":
-            value = {name: _typed(value.get(name), inner) for name, inner in shape.inner.items()}
+            value = {name: _typed(value.get(name), inner, *place, name) for name, inner in shape.inner.items()}
         case "list":
-            value = [_typed(one, shape.inner[""]) for one in value]
+            value = [_typed(one, shape.inner[""], *place, number) for number, one in enumerate(value)]
         case "integer":
-            value = _whole(value)
+            value = _whole(value, place)
         case "number" if isinstance(value, int) and not -_INT64 <= value < _INT64:
             value = float(value)
         case "date" if value.startswith("0000"):
-            raise _UnfitError(f"{value} is before the year 1")
+            raise _unfit(place, f"{value} is before the year 1")
         case "json":
-            value = orjson.dumps(value).decode()
+            value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))  # orjson has no integers of 65 bits
     return value
 
 
-def _whole(number: float) -> int:
+def _whole(number: float, place: tuple[str | int, ...]) -> int:
     """Return a whole number as an integer; raise where a column can't hold it, or its digits are not all known."""
     if not -_INT64 <= number < _INT64:
-        raise _UnfitError(f"{str(number)[:40]} does not fit into 64 bits")
+        raise _unfit(place, f"{str(number)[:40]} does not fit into 64 bits")
     if not isinstance(number, int) and abs(number) >= _EXACT:
-        raise _UnfitError(f"{number} is not exact: an integer has all its digits and no point or exponent")
+        raise _unfit(place, f"{number} is not exact: an integer has all its digits and no point or exponent")
     return int(number)
+
+
+def _unfit(place: tuple[str | int, ...], problem: str) -> _UnfitError:
+    return _UnfitError(_placed(place, problem))

@@ -60,6 +60,7 @@ _TYPE_HINTS = {
 """Names of types that people write for a column, and what to write instead."""
 
 _UNIONS = {"anyOf", "oneOf", "allOf", "$ref"}
+_QUOTED = re.compile(r"(\[.+\]|\{.+\})(\??)")
 _OPTIONAL = re.compile(r"(?:typing\.)?Optional\[(.+)\]|(.+?) *\| *None")
 _LIST_OF = re.compile(r"(?:list|array|sequence|set)[\[<](.+)[\]>]|(.+)\[\]", re.IGNORECASE)
 _CHOICE_OF = re.compile(r"(?:Literal|enum|choice)[\[(](.+)[\])]|(.+[|,/].+)", re.IGNORECASE)
@@ -70,6 +71,7 @@ _BOUNDS = {
     "number": ("minimum", "maximum"),
     "array": ("minItems", "maxItems"),
 }
+_BOUND_WORDS = {"integer": "a whole number", "number": "a number", "array": "a whole number from 0 on"}
 
 
 def from_columns(columns: Mapping[str, Any]) -> tuple[Schema, list[SchemaMistake]]:
@@ -175,7 +177,7 @@ class _Columns:
     def _named(self, word: str, path: JobPath) -> Schema:
         if not _is_type(word):
             plain = word.removesuffix("?")
-            hint = _TYPE_HINTS.get(plain.lower()) or _other_notation(plain) or did_you_mean(plain, _TYPES)
+            hint = _TYPE_HINTS.get(plain.lower()) or _other_notation(word) or did_you_mean(plain, _TYPES)
             self._refuse(path, f'unknown type "{word}"{hint or f"; write {_FORMS}"}')
             return {}
         schema = dict(_TYPES[word.removesuffix("?")])
@@ -265,7 +267,7 @@ class _Columns:
             elif not name or "enum" in schema:
                 self._refuse((*path, key), f"{key} is for numbers and lists")
             elif not is_number or (kind == "array" and form[key] < 0):
-                self._refuse((*path, key), f"{key} must be a number that fits, not {form[key]!r}")
+                self._refuse((*path, key), f"{key} must be {_BOUND_WORDS[kind]}, not {form[key]!r}")
             else:
                 schema[name] = form[key]
         low, high = (schema.get(name) for name in _BOUNDS.get(kind, ("", "")))
@@ -283,6 +285,8 @@ def _near_misses(form: Mapping[str, Any], path: JobPath) -> Iterator[SchemaMista
         yield path, f'this is an object with the field "items"; for a list write {name}: [string]'
     elif "properties" in form and form.keys() <= {"properties", "type", "required", "additionalProperties"}:
         yield path, f'this is an object with the field "properties"; write {name}: {{field: string}}, or answer.schema'
+    elif form.get("format") == "date" and form.get("type") in ("string", "string?"):
+        yield path, f'this is an object with the field "format"; for a date write {name}: date'
     elif union := form.keys() & _UNIONS:
         yield path, f'this is an object with the field "{min(union)}"; JSON Schema belongs below answer.schema'
     elif form.keys() & {"type", "values"}:
@@ -310,6 +314,10 @@ def _types_as_labels(form: Sequence[Any]) -> str:
 def _other_notation(word: str) -> str | None:
     """Return what to write for a type in the words of Python, TypeScript or prose."""
     hint = None
+    if found := _QUOTED.fullmatch(word):
+        hint = f"{{type: {found[1]}, nullable: true}}" if found[2] else f"{found[1]} without quotes"
+        return f"; write {hint}"
+    word = word.removesuffix("?")
     if found := _OPTIONAL.fullmatch(word):
         hint = f"{found[1] or found[2]}?"
     elif found := _LIST_OF.fullmatch(word):

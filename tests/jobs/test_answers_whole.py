@@ -100,7 +100,10 @@ def test_an_object_that_is_not_about_the_columns_is_never_the_answer(tmp_path: P
         ran = run(write_job(tmp_path, url, rows=[*wrong, *right], model={"name": "m"}, answer=answer))
     assert ran.column("error_type") == ["schema_mismatch"] * len(wrong) + [None] * len(right)
     assert ran.column("name") == [None] * len(wrong) + [None, "Ada", "Ada"]
-    assert 'none of the fields "name", "boss", only "Name", "Boss"' in ran.column("error_message")[0]
+    messages = dict(zip(wrong, ran.column("error_message"), strict=False))
+    assert messages["names"] == 'there is none of the fields "name", "boss", only "Name", "Boss"'
+    assert messages["inner"] == 'boss: there is none of the fields "name", "age", only "Name"'
+    assert messages["digits"].startswith("boss.age: 9007199254740992.0 is not exact")
 
 
 def test_thoughts_are_cut_off_a_text_answer(tmp_path: Path) -> None:

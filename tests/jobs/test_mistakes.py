@@ -96,6 +96,25 @@ MISTAKES = {
         '5:23: unknown type "Optional[int]"; write int?',
     ),
     "a list of Python": ({"answer": "{columns: {e: 'list[str]'}}"}, '5:23: unknown type "list[str]"; write [str]'),
+    "a choice that may be null": (
+        {"answer": "{columns: {e: [a, b]?}}"},
+        (
+            "5:29: not valid YAML: expected ',' or '}', but got '?' while parsing a flow mapping; "
+            "where a list or a choice may be null write {type: [a, b], nullable: true}"
+        ),
+    ),
+    "a list that may be null, quoted": (
+        {"answer": "{columns: {e: '[string]?'}}"},
+        '5:23: unknown type "[string]?"; write {type: [string], nullable: true}',
+    ),
+    "a choice in quotes": (
+        {"answer": "{columns: {e: '[a, b]'}}"},
+        '5:23: unknown type "[a, b]"; write [a, b] without quotes',
+    ),
+    "a date of JSON Schema": (
+        {"answer": "{columns: {e: {type: string, format: date}}}"},
+        '5:20: this is an object with the field "format"; for a date write e: date',
+    ),
     "a choice of TypeScript": ({"answer": "{columns: {e: 'a | b'}}"}, '5:23: unknown type "a | b"; write [a, b]'),
     "a range": (
         {"answer": "{columns: {e: 1-5}}"},
