@@ -29,6 +29,8 @@ ENDPOINTS = ("openrouter", "local", "simulator")
 
 _Client_co = TypeVar("_Client_co", covariant=True)
 _PATH_OF_CHAT = "/chat/completions"
+_OTHER_PATHS = ("/completions", "/responses", "/messages", "/generate", ":generateContent", "/embeddings")
+_VERSION = re.compile(r"/v\d")
 _URL_TEXT = re.compile(r"https?://[\x21-\x5b\x5d-\x7e]+", re.IGNORECASE)  # visible ASCII without the backslash
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -64,7 +66,21 @@ def parse_endpoint(url: str, *, allow_plain_http: bool = False) -> str:
         raise UserError(
             "model.endpoint sends rows and key unencrypted: write https://, or set model.allow_plain_http: true"
         )
-    return url.rstrip("/").removesuffix(_PATH_OF_CHAT)
+    base = url.rstrip("/").removesuffix(_PATH_OF_CHAT)
+    if path := next((path for path in _OTHER_PATHS if base.endswith(path)), None):
+        raise UserError(
+            f"model.endpoint ends with {path}: write the API's base URL, such as https://host/v1; batchrun adds "
+            f"{_PATH_OF_CHAT} to it"
+        )
+    return base
+
+
+def path_advice(base: str) -> str:
+    """Return what to do where an API's base URL has no `/chat/completions`, or the server no such model."""
+    advice = f"batchrun asked {base}{_PATH_OF_CHAT}: correct model.endpoint"
+    if not _VERSION.search(urlsplit(base).path):
+        advice += f" (most have a version, as {base}/v1)"
+    return f"{advice} or model.name"
 
 
 def is_loopback(url: str) -> bool:

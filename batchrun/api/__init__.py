@@ -9,6 +9,7 @@ dialects.py   which ending servers' codes, words and sentences name
 judge.py      one reply -> one verdict; the parser of answers comes as an argument
 decisions.py  typed questions and their answers in the two forms of decision models
 splitting.py  more questions than a request may have, sent in parts
+events.py     whole answers out of streams that nobody asked for
 masking.py    secrets in replies, masked before anybody reads them
 refusals.py   an error in any dialect -> the name of its ending
 waits.py      when a server wants to be asked again

@@ -143,6 +143,9 @@ _ENDINGS = (
     Ending("not_found", 404, _JOB, Action.FAIL_IF_PROVEN,
            "there is no such address on the server",
            "correct model.endpoint or model.name; a server without decision models needs answer.mode: schema"),
+    Ending("wrong_api", None, _JOB, Action.FAIL_IF_PROVEN,
+           "the server answers in the form of another API",
+           "write the server's OpenAI-compatible address into model.endpoint"),
     # other 3xx and 4xx
     Ending("redirected", None, _JOB, _STOP,
            "the server answers with a redirect, which is never followed with a key",

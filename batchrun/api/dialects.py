@@ -73,10 +73,11 @@ WORDS: dict[str, str] = {word: ending for ending, words in _ENDING_WORDS.items()
 _CODE_WORDS = {
     400: "invalid_request invalid_request_error invalid_argument failed_precondition",
     401: "authentication authentication_error auth_error",
-    402: "payment_required", 403: "permission_denied", 404: "not_found", 413: "payload_too_large request_too_large",
+    402: "payment_required", 403: "permission_denied permission_error", 404: "not_found not_found_error",
+    413: "payload_too_large request_too_large",
     422: "unprocessable", 429: "rate_limit_exceeded rate_limit_error resource_exhausted",
-    500: "server server_error unmapped internal", 502: "provider_unavailable",
-    503: "provider_overloaded overloaded_error unavailable", 504: "timeout deadline_exceeded",
+    500: "server server_error unmapped internal api_error", 502: "provider_unavailable",
+    503: "provider_overloaded overloaded_error unavailable", 504: "timeout timeout_error deadline_exceeded",
 }  # fmt: skip
 WORD_CODES: dict[str, int] = {word: code for code, words in _CODE_WORDS.items() for word in words.split()}
 """The code of an error inside a 200 that brings a word in place of a number."""
@@ -146,3 +147,19 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
 
 Without a code all of them count.
 """
+
+FORMS: tuple[tuple[frozenset[str], str, str], ...] = (
+    (frozenset({"type", "content"}), "Anthropic's Messages API", "https://api.anthropic.com/v1"),
+    (frozenset({"candidates"}), "Gemini's own API", "https://generativelanguage.googleapis.com/v1beta/openai"),
+    (frozenset({"output", "stopReason"}), "Bedrock's Converse API",
+     "https://bedrock-runtime.REGION.amazonaws.com/openai/v1"),
+    (frozenset({"output", "object"}), "OpenAI's Responses API", "https://api.openai.com/v1"),
+    (frozenset({"message", "done"}), "Ollama's own API", "http://HOST:11434/v1"),
+    (frozenset({"response", "done"}), "Ollama's own API", "http://HOST:11434/v1"),
+    (frozenset({"message", "finish_reason"}), "Cohere's own API", "https://api.cohere.ai/compatibility/v1"),
+    (frozenset({"result", "success"}), "Cloudflare's own API",
+     "https://api.cloudflare.com/client/v4/accounts/ACCOUNT/ai/v1"),
+    (frozenset({"generated_text"}), "TGI's own API", "http://HOST:PORT/v1"),
+    (frozenset({"content", "stop"}), "llama.cpp's own API", "http://HOST:PORT/v1"),
+)  # fmt: skip
+"""What replies of other APIs contain, and no `choices`; the API's name, and the address that batchrun needs."""

@@ -12,7 +12,8 @@ import orjson
 
 from batchrun.api import decisions
 from batchrun.api.codes import TABLE
-from batchrun.api.dialects import FINISHES, HIGHEST_CODE, LOWEST_CODE
+from batchrun.api.dialects import FINISHES, FORMS, HIGHEST_CODE, LOWEST_CODE
+from batchrun.api.events import whole
 from batchrun.api.masking import Mask
 from batchrun.api.refusals import ApiError, ending_of, read_error, resume_at
 from batchrun.api.waits import reset_of, wait_of
@@ -59,6 +60,8 @@ def _judge(reply: Reply, parse: Parse, now: float, prompt: bytes) -> Verdict:
     if reply.fault is not None:
         return Verdict(_fault(reply), clean(reply.detail))
     data, damaged = read_json(reply.body)
+    if data is None:
+        data, damaged = whole(reply.body)
     if isinstance(data, list) and data and isinstance(data[0], dict):
         data = data[0]  # Gemini wraps its errors in a list
     if not _SUCCESS <= reply.status < LOWEST_CODE:
@@ -91,7 +94,7 @@ def _is_error(data: Json) -> bool:
 def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: bytes) -> Verdict:
     choices = data.get("choices")
     if not choices:
-        return _verdict("empty_response", "the reply contains no choices", data, reply)
+        return _without_choices(data, reply)
     choice = choices[0] if isinstance(choices, list) else None
     if type(choice) is not dict:
         return _invalid("the reply's choices can't be read", reply)
@@ -113,6 +116,15 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: byte
             ending, why, answer = "ok", "", parsed
     finish = text_of(choice.get("finish_reason"))
     return _verdict(ending, why, data, reply, text=text or None, finish=finish, answer=answer, wrote=message)
+
+
+def _without_choices(data: Json, reply: Reply) -> Verdict:
+    """Judge a success that brings nothing, or an answer in the form of another API: then the address is wrong."""
+    for form, name, address in FORMS:
+        if form <= data.keys():
+            why = f"it is {name}, and its OpenAI-compatible address is {address}"
+            return _verdict("wrong_api", why, data, reply)
+    return _verdict("empty_response", "the reply contains no choices", data, reply)
 
 
 def _decisions(data: Json, reply: Reply, parse: Parse) -> Verdict:
@@ -261,7 +273,7 @@ def _unreadable(reply: Reply, data: Any) -> Verdict:  # noqa: ANN401  (any JSON)
     if not reply.body.strip():
         return _invalid("the reply is empty", reply)
     if reply.body.lstrip().startswith((b"data:", b"event:")):
-        return _invalid("the reply is a stream of events, though the request asks for a whole answer", reply)
+        return _invalid("the reply is a stream of events that was cut off or can't be read", reply)
     words = clean(reply.body[:_SHOWN].decode("utf-8", "replace"))
     if words.startswith(("{", "[")) or _BROKEN in words:
         return _invalid("the reply is not JSON, or was cut off", reply)

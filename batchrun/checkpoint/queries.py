@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,7 +43,8 @@ class Checkpoint(Reader):
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self._identity = files.identity(self.path)
-        self._planned = NARROW_JOIN.format("rows")
+        self._whole = "rows"
+        self._planned = NARROW_JOIN.format(self._whole)
         self.is_sampled = False
         """Whether only the questions of a sample are open."""
 
@@ -122,8 +124,22 @@ class Checkpoint(Reader):
     def choose(self, positions: Iterable[Sequence[int]], count: int) -> None:
         """Open no other questions than the first `count` distinct ones at these positions, given in blocks."""
         sample.choose(self._connection, positions, count)
-        self._planned = NARROW_JOIN.format("temp.chosen")
+        self._whole = "temp.chosen"
+        self._planned = NARROW_JOIN.format(self._whole)
         self.is_sampled = True
+
+    def take_up(self, rule: OpenRule, *, start: int, where: str, limit: int) -> None:
+        """Open no other questions than those taken up before and the first open ones up to `limit` in all.
+
+        `where` chooses the new ones, in input order from position `start` on.
+        """
+        room = limit - sample.count_taken(self._connection)
+        if room > 0:
+            self._planned = NARROW_JOIN.format(self._whole)
+            fresh = f"{where} AND r.position NOT IN (SELECT position FROM temp.taken)"  # noqa: S608  (constants)
+            blocks = self.open_questions(rule, start=start, where=fresh)
+            sample.take(self._connection, islice(chain.from_iterable(blocks), room))
+        self._planned = NARROW_JOIN.format("temp.taken")
 
     def open_questions(
         self,

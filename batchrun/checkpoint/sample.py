@@ -1,8 +1,10 @@
-"""The questions of a sample, in a temporary table."""
+"""The questions of a sample, and those that a limited run took up, in temporary tables."""
 
 from collections.abc import Iterable, Sequence
 
 from batchrun.checkpoint.connection import Connection
+
+_COLUMNS = "(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)"
 
 
 def choose(connection: Connection, positions: Iterable[Sequence[int]], count: int) -> None:
@@ -17,6 +19,21 @@ def choose(connection: Connection, positions: Iterable[Sequence[int]], count: in
         # The positions may be those of ten million rows.
         if len(chosen) == count:
             break
-    connection.run("CREATE TEMP TABLE chosen(position INTEGER PRIMARY KEY, question_id INTEGER, first INTEGER)")
-    rows = [(position, question, 1) for question, position in chosen.items()]
-    connection.insert("temp.chosen(position, question_id, first)", rows)
+    connection.run(f"CREATE TEMP TABLE chosen{_COLUMNS}")
+    _insert(connection, "chosen", ((position, question) for question, position in chosen.items()))
+
+
+def count_taken(connection: Connection) -> int:
+    """Count what is in the temporary table `taken`, which is made where it is missing."""
+    connection.run(f"CREATE TEMP TABLE IF NOT EXISTS taken{_COLUMNS}")
+    return int(connection.value("SELECT count(*) FROM temp.taken"))
+
+
+def take(connection: Connection, questions: Iterable[tuple[int, int]]) -> None:
+    """Put more (position, question) into the temporary table `taken`."""
+    _insert(connection, "taken", questions)
+
+
+def _insert(connection: Connection, table: str, questions: Iterable[tuple[int, int]]) -> None:
+    rows = [(position, question, 1) for position, question in questions]
+    connection.insert(f"temp.{table}(position, question_id, first)", rows)

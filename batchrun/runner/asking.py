@@ -169,7 +169,7 @@ async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
 
     ticker = asyncio.create_task(_tick(pool, limits.gate, ui, asking.time, note_low_water))
     try:
-        await pool.ask(open_work(asking, valve, asking.limit))
+        await pool.ask(open_work(asking, valve))
     finally:
         ticker.cancel()
         with suppress(asyncio.CancelledError):
@@ -202,14 +202,20 @@ def _facts(tally: Tally) -> dict[str, Any]:
     return {**{name: getattr(tally, name) for name in names}, "cost_usd": to_usd(tally.cost)}
 
 
-def open_work(asking: Asking, valve: Valve, limit: int) -> Iterator[Work]:
-    """Yield the open questions with the values of their rows, at most `limit`, in input order.
+def take_up(asking: Asking) -> None:
+    """Choose what a limited run asks in batches, and then live: whatever gets lost is the same question again."""
+    if asking.limit < sys.maxsize:
+        asking.checkpoint.take_up(asking.prepared.open_rule, start=asking.start, where=asking.where, limit=asking.limit)
+
+
+def open_work(asking: Asking, valve: Valve) -> Iterator[Work]:
+    """Yield the open questions with the values of their rows, at most `asking.limit`, in input order.
 
     Live, those that failed in an earlier run come last: nobody knows yet whether they or the server were to blame.
     It ends where the input is not the planned one any more or can't be read, and closes the valve then: replies are
     still under way.
     """
-    prepared, left = asking.prepared, limit
+    prepared, left = asking.prepared, asking.limit
     try:
         for failed in (None,) if asking.where == FOR_BATCH else (False, True):
             blocks = asking.checkpoint.open_questions(

@@ -36,7 +36,7 @@ from batchrun.money import ZERO, Pico, cost, show
 from batchrun.prepare import batch_prices, worst_case
 from batchrun.prompt import AnswerForm, RowProblem
 from batchrun.records import Status, Verdict
-from batchrun.runner.asking import Asking, open_work, rules_of
+from batchrun.runner.asking import Asking, open_work, rules_of, take_up
 from batchrun.runner.budget import budget_of
 from batchrun.runner.collecting import Collected, collected
 from batchrun.runner.log import event
@@ -132,7 +132,6 @@ class _Lane:
         self._until = math.inf
         if self._options.wait_seconds is not None:
             self._until = self._clock() + self._options.wait_seconds
-        self._left = asking.limit
         self._max_bytes = MAX_BYTES  # halved where the provider takes less
         self._model = self._batches.last_model(batch_names(asking.endpoint.model)) or asking.endpoint.model
         listed = asking.prices.batch
@@ -219,9 +218,10 @@ class _Lane:
 
     async def _submit_open(self) -> None:
         """Submit open questions, batch after batch, as far as limits, caps and the provider admit it."""
-        if self._clock() < self._hold_until or self._left <= 0:
+        if self._clock() < self._hold_until:
             return
-        questions = open_work(self._asking, self._valve, self._left)
+        take_up(self._asking)
+        questions = open_work(self._asking, self._valve)
         try:
             while not self._valve.closed and self._clock() >= self._hold_until:
                 chunk = self._next_chunk(questions)
@@ -229,7 +229,7 @@ class _Lane:
                     return
                 if not await self._submit(chunk):
                     # From the start: those of the chunk are open again.
-                    questions = open_work(self._asking, self._valve, self._left)
+                    questions = open_work(self._asking, self._valve)
         except BatchrunError as problem:
             self._valve.close(problem.exit_code, str(problem))
 
@@ -308,10 +308,8 @@ class _Lane:
             case Submitted():
                 self._batches.submitted(batch, provider_id=done.id, model=done.model, file_id=done.file_id)
                 self._model = done.model
-                self._left -= len(requests)
                 self._look_later(batch, done.wait)
             case Doubt():
-                self._left -= len(requests)
                 self._ui.warn(f"batch {batch.number}: {done.message}; it is looked for, not submitted again")
                 self._look_later(batch, done.wait or LOOK_AGAIN)
             case Refused():

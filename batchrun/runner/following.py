@@ -7,6 +7,7 @@ from batchrun.api import ASKED_AGAIN, TABLE, UNSENT
 from batchrun.checkpoint import Counts
 from batchrun.errors import ExitCode
 from batchrun.job import Job, RunOptions, command_line
+from batchrun.net import ENDPOINTS, parse_endpoint, path_advice
 from batchrun.terminal import plural
 
 RESUMABLE = {
@@ -119,4 +120,7 @@ class Next:
             if self.options.endpoint is not None:
                 return "no key is sent to another endpoint: name the key's variable with --api-key-env"
             return "the job names no key: write its variable's name into model.api_key_env"
+        is_decision = self.job.answer is not None and self.job.answer.mode == "decision"
+        if self.ending == "not_found" and self.job.model.endpoint not in ENDPOINTS and not is_decision:
+            return path_advice(parse_endpoint(self.job.model.endpoint, allow_plain_http=True))
         return TABLE[self.ending].do

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from batchrun._version import __version__
@@ -36,7 +37,7 @@ from batchrun.prepare import (
 )
 from batchrun.records import Summary
 from batchrun.runner import outputs
-from batchrun.runner.asking import Asking, ask, open_work
+from batchrun.runner.asking import Asking, ask, open_work, take_up
 from batchrun.runner.batches import refuse_to_forget, run_batches
 from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.following import Next
@@ -213,10 +214,9 @@ class _Run:
                 time=self._time,
             )
             if self._job.batch is not None:
-                self._use_batches(plan, asking)
+                asking = self._use_batches(plan, asking)
                 if not self._asked:
                     return
-                asking = replace(asking, where=LIVE_AFTER_BATCH)
             self._confirm_cost(asking)
             self._budget = budget_of(self._prepared, prices, self._checkpoint, utc_day(time.time()), asking.run_id)
             may_fail = None if accepted is None else accepted - failed.rows
@@ -237,17 +237,20 @@ class _Run:
     def _count_open(self, start: int, where: str) -> int:
         return self._checkpoint.count_open(self._prepared.open_rule, start=start, where=where)
 
-    def _use_batches(self, plan: PlanInfo, asking: Asking) -> None:
-        """Submit the open questions in batches, wait and collect; `_asked` counts those that are left to ask live."""
+    def _use_batches(self, plan: PlanInfo, asking: Asking) -> Asking:
+        """Submit the open questions in batches, wait and collect; return what is left to ask live, and count it."""
         open_now = self._count_open(asking.start, "TRUE")
         self._ui.start(Goal(plan.questions, plan.questions - open_now, cost_kind=cost_kind(self._job)))
         try:
             self._tally = run_batches(asking, self._valve, self._ui)
         finally:
             self._ui.end()
+        live = replace(asking, where=LIVE_AFTER_BATCH)
         self._asked = 0
         if not self._valve.closed:
-            self._asked = self._count_open(asking.start, LIVE_AFTER_BATCH)
+            take_up(live)
+            self._asked = self._count_open(live.start, live.where)
+        return live
 
     def _confirm_cost(self, asking: Asking) -> None:
         """Refuse a first run that nothing caps and that would likely cost much, unless --yes says so (ConfirmError)."""
@@ -256,7 +259,7 @@ class _Run:
             return
         if any(run.requests for run in self._checkpoint.runs(limit=1_000)):
             return
-        first = [work.values for work in open_work(asking, self._valve, LIKE_THESE)]
+        first = [work.values for work in islice(open_work(asking, self._valve), LIKE_THESE)]
         likely = likely_cost(self._prepared, asking.prices, first, self._asked)
         if likely is not None and likely > UNCONFIRMED_USD * PER_USD:
             raise ConfirmError(

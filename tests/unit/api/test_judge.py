@@ -206,6 +206,7 @@ ROWS = [
          {"choices": [{"error": {"code": 400, "metadata": {"error_type": "content_policy_violation"}}}]}),
     Case("server_error", RETRY, 200, answer("partial", "error")),
     # generations
+    Case("wrong_api", PROVEN, 200, {"candidates": []}),
     Case("empty_response", RETRY, 200, {"choices": []}),
     Case("empty_response", RETRY, 200, {"id": "gen-1"}),
     Case("empty_response", RETRY, 200, answer(None)),
@@ -562,14 +563,6 @@ def test_a_complete_answer_is_an_answer_and_half_of_one_is_none(content: str, fi
     verdict = labelled(content, finish)
     assert (verdict.ending, verdict.answer) == (ending, '{"label":"good"}' if ending == "ok" else None)
     assert verdict.text == (content or None)
-
-
-def test_a_stream_that_nobody_asked_for_is_named() -> None:
-    """A proxy that always streams is a setting of the proxy, not a reply that was cut off."""
-    reply = Reply(200, {"content-type": "text/event-stream"}, b'data: {"choices": []}\n\ndata: [DONE]\n\n')
-    verdict = judge(reply, TEXT, now=NOW)
-    assert verdict.ending == "invalid_response"
-    assert verdict.message.startswith("the reply is a stream of events")
 
 
 def test_what_no_column_needs_costs_no_answer() -> None:
