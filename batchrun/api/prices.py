@@ -65,12 +65,12 @@ class Prices:
     problem: str = ""
 
 
-def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, offline: bool = False) -> Prices:
+def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float) -> Prices:
     """Return the prices of a job. `endpoint` has its final address; `now` is Unix time.
 
     The list is read from `cache_dir` where it is younger than a day, else fetched and written there; one of this
     machine is never kept, since its port may be another server's tomorrow. `model.price` stands in for
-    models that are not listed. `offline`: nothing is fetched, a kept list may be older.
+    models that are not listed.
     """
     names = (endpoint.model, *job.model.fallbacks)
     if endpoint.name == "local":
@@ -79,7 +79,7 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float, *, off
     models: Mapping[str, Listed | None] = {}
     fetched_at, problem = None, ""
     if endpoint.openrouter:
-        models, fetched_at, problem = _list(endpoint, cache_dir, now, offline=offline)
+        models, fetched_at, problem = _list(endpoint, cache_dir, now)
     own = _own_price(job)
     found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}
     known = {name: listed for name, listed in found.items() if listed is not None}
@@ -182,12 +182,10 @@ def _per_token(usd_per_million: Decimal) -> Pico:
     return from_usd(usd_per_million / _MILLION)
 
 
-def _list(
-    endpoint: Endpoint, cache_dir: Path, now: float, *, offline: bool
-) -> tuple[Mapping[str, Listed | None], float | None, str]:
+def _list(endpoint: Endpoint, cache_dir: Path, now: float) -> tuple[Mapping[str, Listed | None], float | None, str]:
     file = cache_dir / f"models-{_file_name(endpoint)}.json"
     kept, kept_at = _read(file, endpoint.base_url)
-    if offline or (kept_at is not None and 0 <= now - kept_at < KEPT_SECONDS):
+    if kept_at is not None and 0 <= now - kept_at < KEPT_SECONDS:
         return kept, kept_at, ""
     page = fetch(endpoint, endpoint.models_path)
     models = {} if page.problem else parse_models(page.data)

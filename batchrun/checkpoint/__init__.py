@@ -21,7 +21,7 @@ from batchrun.checkpoint.fresh import start_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
 from batchrun.checkpoint.queries import Checkpoint
 from batchrun.checkpoint.reader import OUTCOME_COLUMNS
-from batchrun.checkpoint.records import Counts, Failed, OpenRule, RunInfo, Settled, Usage
+from batchrun.checkpoint.records import Counts, Failed, OpenRule, RunInfo, Settled
 from batchrun.checkpoint.schema import BATCH_TRIES, FOR_BATCH, LIVE_AFTER_BATCH, NOT_OUT
 from batchrun.checkpoint.writer import Writer, utc_day
 
@@ -42,7 +42,6 @@ __all__ = [
     "PlanInfo",
     "RunInfo",
     "Settled",
-    "Usage",
     "Writer",
     "check_place",
     "free_bytes",

@@ -6,10 +6,8 @@ from typing import Any
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection, damaged
-from batchrun.checkpoint.records import Counts, FirstSettled, RunInfo, Usage
+from batchrun.checkpoint.records import Counts, FirstSettled, RunInfo
 from batchrun.money import Pico
-
-_SAMPLE = 10_000
 
 _TABLES = {False: "rows", True: "rows_before"}
 _JOIN = "{} r LEFT JOIN answers a ON a.id = r.question_id"
@@ -160,15 +158,13 @@ class Reader:
 
     # -- money
 
-    def usage(self) -> Usage:
-        """Sum the tokens of the newest 10,000 answers that report them."""
-        found = self._connection.rows(
-            "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), count(*) FROM ("
-            "SELECT prompt_tokens, completion_tokens FROM answers WHERE status = 'ok' AND prompt_tokens IS NOT NULL "
-            "ORDER BY id DESC LIMIT ?)",
-            (_SAMPLE,),
+    def answer_tokens(self) -> float | None:
+        """Return the mean tokens, rounded, of the newest 10,000 answers that report them; None without any."""
+        mean: float | None = self._connection.value(
+            "SELECT round(avg(tokens)) FROM (SELECT coalesce(completion_tokens, 0) AS tokens FROM answers "
+            "WHERE status = 'ok' AND prompt_tokens IS NOT NULL ORDER BY id DESC LIMIT 10000)"
         )
-        return Usage(*found[0])
+        return mean
 
     def answering_models(self, most: int) -> list[str]:
         """Return the names of the models that gave the stored answers, the first `most` of them."""

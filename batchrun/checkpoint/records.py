@@ -56,15 +56,6 @@ class OpenRule(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What the newest answers used: tokens of that many answers, for estimates."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    answers: int
-
-
-@dataclass(frozen=True, slots=True)
 class Settled:
     """A question that is not to be asked: `ok` or `failed`, and what its last attempt used (seconds for `seconds`)."""
 

@@ -4,8 +4,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,10 +30,6 @@ SUFFIXES = (".yaml", ".yml")
 _DATA = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".json", ".gz", ".zst", ".sqlite"}
 
 
-def _jobs_in(folder: Path) -> list[str]:
-    return [file.name for file in folder.glob("*") if file.suffix in SUFFIXES]
-
-
 class JobPath(click.ParamType[Path]):
     """A job file, or also a folder of them; the shell completes YAML files."""
 
@@ -52,12 +48,12 @@ class JobPath(click.ParamType[Path]):
         # A broken link exists: reading it reports the reason.
         if not os.path.lexists(path):
             hint = "`batchrun init FILE` writes one for an input"
-            jobs = {Path(name).stem: name for name in _jobs_in(path.parent)}
+            jobs = {file.stem: file for file in path.parent.glob("*") if file.suffix in SUFFIXES}
             # `batchrun init` writes to the folder jobs where there is one.
             if os.path.lexists(inner := path.parent / "jobs" / path.name):
                 hint = f"did you mean {inner}?"
             elif near := nearest(path.stem, jobs):
-                hint = f"did you mean {path.with_name(jobs[near])}?"
+                hint = f"did you mean {jobs[near]}?"
             raise UserError(f"no such job file: {path}; {hint}")
         if path.suffix.lower() in _DATA:
             raise UserError(
@@ -235,16 +231,8 @@ def to_read(path: Path, **flags: Any) -> "Invocation":  # noqa: ANN401  (those o
     return load(path, run_options(**flags), reads=True)
 
 
-@contextmanager
-def opened(path: Path, **flags: Any) -> "Iterator[OpenJob]":  # noqa: ANN401  (those of job_options)
+def opened(path: Path, **flags: Any) -> "AbstractContextManager[OpenJob]":  # noqa: ANN401  (those of job_options)
     """Open a job's input and its checkpoint for reading, also during a run."""
-    from batchrun.checkpoint import Checkpoint
-    from batchrun.prepare import prepare_job
-    from batchrun.report import OpenJob
+    from batchrun.report import open_job
 
-    link = to_read(path, **flags)
-    with (
-        prepare_job(link, sends=False) as prepared,
-        Checkpoint.open(link.job.checkpoint_path, read_only=True) as checkpoint,
-    ):
-        yield OpenJob(prepared.job.name, prepared, checkpoint)
+    return open_job(to_read(path, **flags))

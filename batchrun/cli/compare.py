@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_json, print_parts
-from batchrun.cli.eval import gold_flags, gold_options
+from batchrun.cli.eval import gold_flags
 
 if TYPE_CHECKING:
     from batchrun.report import OpenJob, Table
@@ -42,7 +42,9 @@ def command(  # noqa: PLR0913  (a flag each)
     output: Path | None,
     as_json: bool,
     file: Path | None,
-    **flags: Any,  # noqa: ANN401  (click gives each flag its type)
+    ignore_case: bool,
+    tolerance: float,
+    **_: bool,
 ) -> None:
     """Compare two jobs on the same rows: which answers differ, what each costs and how long it takes.
 
@@ -54,6 +56,7 @@ def command(  # noqa: PLR0913  (a flag each)
     their position where both jobs read the same files, else by the column --on. Nothing is sent.
     """
     from batchrun.report import (
+        GoldOptions,
         compare,
         comparison_facts,
         comparison_parts,
@@ -68,9 +71,10 @@ def command(  # noqa: PLR0913  (a flag each)
         raise click.UsageError("name what to compare JOB with: JOB2, --before, --model or --variant")
     if least is not None and not (several and gold):
         raise click.UsageError("--min chooses among models by gold: it needs --gold, and --model or --variant")
-    flags.pop("debug")
     # --on pairs the rows of two inputs; only where there is another file does it join the gold, too.
-    options = gold_options(gold, file, on if file else None, **flags) if gold else None
+    options = None
+    if gold:
+        options = GoldOptions(gold, file, on if file else None, ignore_case, tolerance)
     # Two sides get both: the table of models and the comparison row by row.
     facts: dict[str, Any] = {}
     parts: list[str | Table] = []

@@ -21,23 +21,8 @@ _KEPT_FORMAT = {".parquet": ".parquet", ".arrow": ".arrow", ".ipc": ".arrow", ".
                 ".ndjson": ".jsonl", ".json": ".jsonl", ".xlsx": ".xlsx"}  # fmt: skip
 # Names that mean something else in an expression of Jinja.
 _WORDS = {
-    "and",
-    "as",
-    "do",
-    "else",
-    "false",
-    "for",
-    "if",
-    "in",
-    "is",
-    "loop",
-    "none",
-    "not",
-    "or",
-    "row",
-    "self",
-    "true",
-}
+    "and", "as", "do", "else", "false", "for", "if", "in", "is", "loop", "none", "not", "or", "row", "self", "true",
+}  # fmt: skip
 _NAMED = 20
 _ANSWERS = ("label", "reason")
 
@@ -59,8 +44,10 @@ def look(file: Path) -> Look:
 
     Raises InputError for a file that can't be read as rows, with what to set.
     """
+    if not file.exists():
+        raise UserError(f"there is no file {file}")
     csv = guessed_csv(file)
-    with open_rows(Input(_pattern(file), csv=csv), file.parent) as rows:
+    with open_rows(Input(file.name, csv=csv), file.parent) as rows:
         column = _column(rows)
         nulls = number = 0
         for batch in rows.batches((column,)):
@@ -68,12 +55,6 @@ def look(file: Path) -> Look:
             nulls += sum(value is None for (value,) in batch.rows)
         columns = {name: str(dtype).lower() for name, dtype in rows.schema.items()}
         return Look(file, csv, columns, column, nulls, number)
-
-
-def _pattern(file: Path) -> str:
-    if not file.exists():
-        raise UserError(f"there is no file {file}")
-    return file.name
 
 
 def _column(rows: Rows) -> str:

@@ -1,17 +1,13 @@
 """`batchrun eval JOB`: answers against the right ones."""
 
 import sys
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from batchrun.cli.arguments import flags, job_argument, job_options, opened, print_err, print_json, print_parts
 from batchrun.errors import ExitCode
-
-if TYPE_CHECKING:
-    from batchrun.report import GoldOptions
 
 gold_flags = flags(
     click.option(
@@ -21,18 +17,6 @@ gold_flags = flags(
     click.option("--tolerance", type=float, default=0.0, metavar="X", help="Numbers that differ by X are equal."),
 )
 """The flags that say where gold stands and how it is compared, but for --gold and --on."""
-
-
-def gold_options(
-    names: str, file: Path | None, on: str | None, *, ignore_case: bool, tolerance: float
-) -> "GoldOptions":
-    """Return what the flags say of gold."""
-    from batchrun.report import GoldOptions
-
-    # click.FloatRange lets nan and infinity pass.
-    if not 0 <= tolerance < float("inf"):
-        raise click.BadParameter("must be 0 or more", param_hint="--tolerance")
-    return GoldOptions(names, file, on, ignore_case, Decimal(str(tolerance)))
 
 
 @click.command("eval")
@@ -63,15 +47,17 @@ def command(
     without gold is left out. The interval holds the accuracy on more rows like these with 95 % confidence. Nothing is
     sent.
     """
-    from batchrun.report import evaluate, evaluate_reviewed, evaluation_facts, evaluation_parts
+    from batchrun.report import GoldOptions, evaluate, evaluate_reviewed, evaluation_facts, evaluation_parts
 
     if (gold is None) == (reviewed is None):
         raise click.UsageError("name the right answers: --gold [ANSWER=]COLUMN, or --reviewed ANSWER")
     if reviewed is not None and least is not None:
         raise click.UsageError("--min needs --gold: rows that were picked for review say nothing about the others")
-    options = gold_options(gold or "", file, on, ignore_case=ignore_case, tolerance=tolerance)
     with opened(job, **changes) as answered:
-        found = evaluate_reviewed(answered, reviewed) if reviewed else evaluate(answered, options)
+        if reviewed:
+            found = evaluate_reviewed(answered, reviewed)
+        else:
+            found = evaluate(answered, GoldOptions(gold or "", file, on, ignore_case, tolerance))
     if as_json:
         print_json(evaluation_facts(found, least))
     else:

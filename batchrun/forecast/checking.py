@@ -14,9 +14,9 @@ from batchrun.checkpoint import Checkpoint, check_place
 from batchrun.errors import BatchrunError, did_you_mean
 from batchrun.forecast import texts
 from batchrun.forecast.survey import reachable, survey
-from batchrun.job import TOKEN_BOUNDS, Environment
+from batchrun.job import TOKEN_BOUNDS, Environment, dotted
 from batchrun.money import from_usd, show
-from batchrun.prepare import Invocation, Prepared, body_extras, braced_column, refuse_unbounded
+from batchrun.prepare import Invocation, Prepared, body_extras, brace_advice, refuse_unbounded
 from batchrun.prompt import templates_of
 from batchrun.records import Check, Finding, Preview
 from batchrun.table import shown_name
@@ -97,11 +97,8 @@ def _need(prepared: Prepared, prices: Prices, found: Preview | None, key: KeyInf
 def _literal_columns(prepared: Prepared) -> Iterator[Finding]:
     """Warn of `{name}` where `{{ name }}` was probably meant: Jinja sends single braces as they stand."""
     for path, source in templates_of(prepared.job):
-        written = braced_column(source, prepared.rows.columns)
-        if written is not None:
-            cell = f"{{{{ {written.strip('${} ')} }}}}"
-            place = ".".join(map(str, path))
-            yield _warning("prompt", f"{place}: {written} is sent as it stands; for the cell write {cell}")
+        if (advice := brace_advice(source, prepared.rows.columns)) is not None:
+            yield _warning("prompt", f"{dotted(path)}: {advice}")
 
 
 def _answer(prepared: Prepared) -> str:

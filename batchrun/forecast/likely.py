@@ -43,7 +43,7 @@ class Used:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    others: int | None = None
+    others: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

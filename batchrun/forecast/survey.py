@@ -269,8 +269,7 @@ class _Sample:
                 used.completion_tokens += state.completion_tokens or 0
                 used.seconds += state.seconds or 0.0
         if not used.answers and self._checkpoint is not None:
-            usage = self._checkpoint.usage()
-            used.others = round(usage.completion_tokens / usage.answers) if usage.answers else None
+            used.others = self._checkpoint.answer_tokens()
         return used
 
 

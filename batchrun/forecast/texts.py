@@ -5,7 +5,7 @@ from decimal import Decimal
 from batchrun.api import Prices
 from batchrun.forecast.likely import family, is_marked
 from batchrun.job import PAGE_USD, PAID_ENGINE
-from batchrun.money import from_usd, show, to_usd
+from batchrun.money import Price, from_usd, show, to_usd
 from batchrun.prepare import Prepared, unbounded
 from batchrun.records import Preview, Unasked
 from batchrun.terminal import aside, duration, plural
@@ -101,8 +101,7 @@ def price_text(prepared: Prepared, prices: Prices, now: float) -> str | None:
     price = prices.likely.get(prepared.endpoint.model)
     if price is None:
         return None
-    text = f"{_usd(price.prompt * _MILLION)} for prompts, {_usd(price.completion * _MILLION)} for answers"
-    text += " per million tokens"
+    text = _per_million(price)
     if price.request:
         text += f", {_usd(price.request)} a request"
     if prepared.form.questions and prices.listed is not None and prices.listed.context is not None:
@@ -119,9 +118,7 @@ def batch_price_text(found: Preview, prices: Prices) -> str | None:
     """Return what the model and the open questions cost in the provider's batches; None where nobody says."""
     if prices.batch is None or found.batch_cost_usd is None:
         return None
-    price = prices.batch.likely
-    text = f"{_usd(price.prompt * _MILLION)} for prompts, {_usd(price.completion * _MILLION)} for answers"
-    return f"{text} per million tokens, likely {_dollars(found.batch_cost_usd)}"
+    return f"{_per_million(prices.batch.likely)}, likely {_dollars(found.batch_cost_usd)}"
 
 
 def cache_text(prepared: Prepared, found: Preview) -> str | None:
@@ -154,6 +151,11 @@ def flex_text(prepared: Prepared, found: Preview) -> str | None:
         return None
     half = _dollars(found.cost_usd / 2)
     return f"flex costs half at most providers, likely {half}; caps count the full price, since another tier may serve"
+
+
+def _per_million(price: Price) -> str:
+    prompts, answers = _usd(price.prompt * _MILLION), _usd(price.completion * _MILLION)
+    return f"{prompts} for prompts, {answers} for answers per million tokens"
 
 
 def _dollars(usd: Decimal) -> str:

@@ -15,7 +15,7 @@ from batchrun.prepare.columns import NEEDS_REVIEW
 from batchrun.prepare.expected import Expected, check_readers
 from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.loading import load_dict, load_file
-from batchrun.prepare.mistakes import braced_column
+from batchrun.prepare.mistakes import brace_advice
 from batchrun.prepare.plan import Keys, fill, fingerprint, input_changed, known_files, stamps_text
 from batchrun.prepare.prepared import INPUT_CHANGED, Prepared, body_extras, prepare_job
 from batchrun.prepare.sample import MIXED, mix, positions
@@ -32,7 +32,7 @@ __all__ = [
     "Worst",
     "batch_prices",
     "body_extras",
-    "braced_column",
+    "brace_advice",
     "chain",
     "check_readers",
     "fill",

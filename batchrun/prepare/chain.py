@@ -62,7 +62,7 @@ def _sources(job: Job, jobs: Sequence[Job]) -> set[int]:
 
 def _is_read(job: Job, output: Path) -> Iterator[bool]:
     for pattern in job.input.patterns:
-        path = _real(job.folder / Path(pattern).expanduser())
+        path = _real(job.resolve(pattern))
         if path == _real(output):
             yield True
         elif glob.has_magic(pattern):
@@ -95,7 +95,7 @@ def _linked(link: Invocation, reads: Sequence[Invocation]) -> Invocation:
     loaded, options, job = link.loaded, link.options, link.loaded.job
     renamed = {_real(one.loaded.job.output_path): one.job.output_path for one in reads}
     renamed = {old: new for old, new in renamed.items() if old != _real(new)}
-    patterns = [_real(job.folder / Path(pattern).expanduser()) for pattern in job.input.patterns]
+    patterns = [_real(job.resolve(pattern)) for pattern in job.input.patterns]
     # Which of a glob's files to leave out can't be said, and the old output might lie among them.
     if missed := sorted(renamed.keys() - set(patterns)):
         raise UserError(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from batchrun.api import Endpoint, resolve
 from batchrun.errors import InputError, JobFileError, Mistake, UserError, did_you_mean
-from batchrun.job import PAID_ENGINE, Environment, Job, JobPath, Loaded, check
+from batchrun.job import PAID_ENGINE, Environment, Job, JobPath, Loaded, check, dotted
 from batchrun.prepare.columns import kept_columns, new_columns
 from batchrun.prompt import AnswerForm, constant_beginning, template_mistakes, templates_of, uses_columns
 from batchrun.table import FileStamp, Rows, open_rows, sheet_problem, unwritable
@@ -54,7 +54,7 @@ class Mistakes:
         for path, text in new:
             flag = _FLAGS.get(path)
             if flag is not None:
-                raise UserError(text.replace(".".join(map(str, path)), flag))
+                raise UserError(text.replace(dotted(path), flag))
             self._add(path, f"with the flags of this command: {text}")
         if self._found:
             raise self.error()
@@ -124,9 +124,8 @@ class Mistakes:
         beginning = constant_beginning(self._job, columns, instructions)
         if "cache_control" in self._job.model.params and beginning.last_text is None:
             # It would be written to the provider's cache for each row, at a higher price, and never be read.
-            place = ("model", "params", "cache_control")
             message = "the prompt has no constant beginning to cache: write it as prompt.system"
-            self._add(place, f"{'.'.join(place)}: {message}")
+            self._add(("model", "params", "cache_control"), f"model.params.cache_control: {message}")
 
     def _uses_a_column(self, columns: tuple[str, ...] | None) -> bool:
         """Check that a template uses a column: else each row would ask the same, and get one answer."""
@@ -138,9 +137,8 @@ class Mistakes:
         for path, source in sources:
             if (comment := self._loaded.comment_after(path)) is not None:
                 place, advice = path, f"YAML reads {comment} as a comment; put the prompt in quotes"
-            elif (written := braced_column(source, columns or ())) is not None:
-                name = written.strip("${} ")
-                place, advice = path, f"{written} is sent as it stands; for the cell write {{{{ {name} }}}}"
+            elif (braced := brace_advice(source, columns or ())) is not None:
+                place, advice = path, braced
         message = f"the prompt uses no column, so all rows would get the same answer: {advice}"
         self._add(place, f"{message} (dedupe: false allows a prompt without columns)")
         return False
@@ -190,9 +188,9 @@ def _place_in_input(problem: InputError) -> JobPath:
     return tuple(name[0].split(".")) if name else ("input",)
 
 
-def braced_column(source: str, columns: Collection[str]) -> str | None:
-    """Return the first `{name}` or `${name}` of a column, which Jinja sends as it stands."""
+def brace_advice(source: str, columns: Collection[str]) -> str | None:
+    """Return what to write for the first `{name}` or `${name}` of a column, which Jinja sends as it stands."""
     for match in re.finditer(r"(?<!\{)\$?\{ ?([^{}]+?) ?\}(?!\})", source):
         if match[1] in columns:
-            return match[0]
+            return f"{match[0]} is sent as it stands; for the cell write {{{{ {match[1]} }}}}"
     return None

@@ -4,8 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from os import PathLike
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from batchrun import forecast
-from batchrun.checkpoint import Checkpoint
 from batchrun.errors import UserError
 from batchrun.job import Job, RunOptions
-from batchrun.prepare import Invocation, Prepared, load_dict, load_file, prepare_job
+from batchrun.prepare import Invocation, load_dict, load_file, prepare_job
 from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
 from batchrun.python.threads import outside_of_loops
 from batchrun.records import Check, Preview, Summary
@@ -114,7 +112,8 @@ def check(
 
     Mistakes of the job and its input are raised, all at once, as by `run`. The Check lists all further checks.
     """
-    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, invocation):
+    invocation = _loaded(job, input, _trial(set, endpoint, model, variant, api_key_env))
+    with prepare_job(invocation) as p:
         check_installed(p.job.ray)
         return forecast.check(p, forecast.findings(p, invocation))
 
@@ -134,7 +133,8 @@ def preview(
 
     Nothing is sent to a model. Raises what `run` raises for a wrong job.
     """
-    with _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env)) as (p, _):
+    invocation = _loaded(job, input, _trial(set, endpoint, model, variant, api_key_env))
+    with prepare_job(invocation) as p:
         preview, _prices = forecast.look(p, n)
         return preview
 
@@ -164,26 +164,12 @@ def evaluate(  # noqa: PLR0913  (the flags of the command, by name)
 
     if (gold is None) == (reviewed is None):
         raise UserError("name the right answers: gold, or reviewed")
-    if not 0 <= tolerance < float("inf"):
-        raise UserError(f"tolerance must be 0 or more, not {tolerance!r}")
-    options = report.GoldOptions(gold or "", _path(gold_file), on, ignore_case, Decimal(str(tolerance)))
-    with (
-        _prepared(job, input, _trial(set, endpoint, model, variant, api_key_env), reads=True) as (p, _),
-        Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint,
-    ):
-        answered = report.OpenJob(p.job.name, p, checkpoint)
+    options = report.GoldOptions(gold or "", _path(gold_file), on, ignore_case, tolerance)
+    invocation = _loaded(job, input, _trial(set, endpoint, model, variant, api_key_env), reads=True)
+    with report.open_job(invocation) as answered:
         if reviewed:
             return report.evaluate_reviewed(answered, reviewed)
         return report.evaluate(answered, options)
-
-
-@contextmanager
-def _prepared(
-    job: JobLike, rows: InputLike | None, options: RunOptions, *, reads: bool = False
-) -> Iterator[tuple[Prepared, Invocation]]:
-    invocation = _loaded(job, rows, options, reads=reads)
-    with prepare_job(invocation, sends=not reads) as p:
-        yield p, invocation
 
 
 # The job

@@ -12,7 +12,7 @@ patterns.py     oddities that are worth a look
 texttable.py    tables that fit a terminal
 """
 
-from batchrun.report.answered import OpenJob
+from batchrun.report.answered import OpenJob, open_job
 from batchrun.report.comparison import compare
 from batchrun.report.comparison_text import comparison_facts, comparison_parts, write_changed
 from batchrun.report.evaluation import Evaluation, evaluate, evaluate_reviewed
@@ -40,6 +40,7 @@ __all__ = [
     "model_facts",
     "model_parts",
     "model_result",
+    "open_job",
     "read_todo",
     "record",
     "rendered",

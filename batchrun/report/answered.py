@@ -1,6 +1,7 @@
 """A job that is open for reading, and its rows with their answers as the checkpoint has them now."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -8,7 +9,7 @@ import orjson
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import InputError, UserError
-from batchrun.prepare import INPUT_CHANGED, Prepared
+from batchrun.prepare import INPUT_CHANGED, Invocation, Prepared, prepare_job
 from batchrun.records import Status
 from batchrun.runner import outputs
 
@@ -117,6 +118,16 @@ class OpenJob:
         # A chat model's column may be called NAME_prob, too.
         probabilities = {one.name: values.get(f"{one.name}_prob") for one in form.questions}
         return {name: values.get(name) for name in form.columns}, probabilities
+
+
+@contextmanager
+def open_job(invocation: Invocation) -> Iterator[OpenJob]:
+    """Open a job's input and its checkpoint, also during a run. Raises UserError where the job was not run yet."""
+    with (
+        prepare_job(invocation, sends=False) as prepared,
+        Checkpoint.open(prepared.job.checkpoint_path, read_only=True) as checkpoint,
+    ):
+        yield OpenJob(prepared.job.name, prepared, checkpoint)
 
 
 def text_of(value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)

@@ -103,7 +103,7 @@ def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
         rows.append(("right", *(percent(share.value) for _, share in pairs)))
         rows.append(("cost per right answer", *(job.money(job.cost_per_right(share)) for job, share in pairs)))
     rows += [
-        ("cost per 1,000", *(job.mean_cost(1_000) for job in jobs)),
+        ("cost per 1,000", *(job.cost_per_1000 for job in jobs)),
         ("median latency", *(job.latency_text(MEDIAN) for job in jobs)),
         ("95 % within", *(job.latency_text(SLOW) for job in jobs)),
         ("failed questions", *(f"{job.failed:,}" for job in jobs)),

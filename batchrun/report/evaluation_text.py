@@ -104,7 +104,7 @@ def sentences(found: Evaluation) -> Iterator[str]:
     if job.cost_per_question is None:
         yield job.money(None)
         return
-    costs = f"cost: {job.mean_cost(1_000)} per 1,000 questions"
+    costs = f"cost: {job.cost_per_1000} per 1,000 questions"
     if (per_right := job.cost_per_right(found.accuracy)) is not None:
         costs += f", {job.money(per_right)} per right answer"
     yield costs

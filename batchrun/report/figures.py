@@ -91,9 +91,10 @@ class JobFigures:
         """Return a mean cost (picodollars) for people; None where it is not known."""
         return cost(Pico(round(amount or 0)), self.cost_kind)
 
-    def mean_cost(self, questions: int) -> str:
-        """Return what that many questions cost on average, for people."""
-        return self.money((self.cost_per_question or 0) * questions)
+    @property
+    def cost_per_1000(self) -> str:
+        """What 1,000 questions cost on average, for people."""
+        return self.money((self.cost_per_question or 0) * 1_000)
 
     def latency(self, share: float) -> float | None:
         """Return the seconds within which this share of the answers came."""

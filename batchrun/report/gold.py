@@ -29,7 +29,7 @@ class GoldOptions:
     file: Path | None = None
     on: str | None = None
     ignore_case: bool = False
-    tolerance: Decimal = Decimal(0)
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,10 @@ class Gold:
 
 
 def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
-    """Return the gold that the flags name. Raises UserError for a column or a file that can't be meant."""
+    """Return the gold that the flags name. Raises UserError for a column, a file or a tolerance that can't be meant."""
+    # nan and infinity are numbers for click.
+    if not 0 <= options.tolerance < float("inf"):
+        raise UserError(f"--tolerance must be 0 or more, not {options.tolerance}")
     name, _, column = options.names.rpartition("=")
     joined, note = None, ""
     if options.file is not None and options.on is not None:
@@ -158,7 +161,8 @@ def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
     else:
         raise UserError("--gold-file needs --on COLUMN, and --on needs --gold-file: the column that both files have")
     answer = answer_named(tuple(prepared.form.columns), name, column)
-    rule = Rule(kind_of(prepared.form.columns[answer]), options.ignore_case, options.tolerance)
+    tolerance = Decimal(str(options.tolerance))
+    rule = Rule(kind_of(prepared.form.columns[answer]), options.ignore_case, tolerance)
     if rule.tolerance and rule.kind not in {"integer", "number"}:
         raise UserError(f'--tolerance: the answers in "{answer}" are not numbers')
     return Gold(answer, column, rule, options.on or column, joined, note)

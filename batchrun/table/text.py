@@ -222,16 +222,17 @@ class CsvFile(TextFile):
         return [None if cell in nulls else cell for cell in map(itemgetter(place), batch)]
 
     def _typed(self, name: str, kind: CsvKind, cells: list[Any], row: int) -> list[Any]:
-        parse = kind.parse
+        values: list[Any] = []
         try:
-            return [None if cell is None else parse(cell) for cell in cells]
+            for cell in cells:
+                values.append(None if cell is None else kind.parse(cell))
         except (ValueError, OverflowError):
-            bad = next(index for index, cell in enumerate(cells) if cell is not None and not kind.fits(cell))
             problem = (
-                f'column "{name}": "{cells[bad]:.50}" is not {kind.words}: fix it, '
+                f'column "{name}": "{cell:.50}" is not {kind.words}: fix it, '
                 "add it to input.csv.null_values, or declare the column as string"
             )
-        return self._fail(self._line_of(row + bad), problem)
+            self._fail(self._line_of(row + len(values)), problem)
+        return values
 
     def _header(self) -> tuple[str, ...]:
         """Take the columns' names from the first record, or number them."""

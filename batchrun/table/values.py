@@ -185,14 +185,6 @@ class CsvKind(NamedTuple):
     words: str
     parse: Callable[[str], Any]
 
-    def fits(self, cell: str) -> bool:
-        """Check whether a cell is of this type."""
-        try:
-            self.parse(cell)
-        except (ValueError, OverflowError):
-            return False
-        return True
-
 
 CSV_KINDS: dict[CsvType, CsvKind] = {
     "string": CsvKind(pl.String(), "a text", str),

@@ -76,18 +76,6 @@ def test_list_is_kept_for_a_day(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_offline_nothing_is_fetched(tmp_path: Path) -> None:
-    """Offline an old list stands in, and without one the price is unknown; the server is not asked."""
-    with running() as simulator:
-        at = endpoint(simulator.url)
-        assert prices_for(job(), at, tmp_path, NOW, offline=True).likely == {}
-        assert not list(tmp_path.iterdir())
-        fetched = prices_for(job(), at, tmp_path, NOW)
-    old = prices_for(job(), at, tmp_path, NOW + 10 * KEPT_SECONDS, offline=True)
-    assert (old.likely, old.fetched_at, old.problem) == (fetched.likely, NOW, "")
-
-
-@pytest.mark.usefixtures("elsewhere")
 def test_kept_list_is_private_and_whole(tmp_path: Path) -> None:
     """The kept list is one file that only its owner reads, in a folder made for it."""
     with running() as simulator:

@@ -156,7 +156,7 @@ def use(path: Path) -> int:
         list(checkpoint.open_questions(OpenRule(("timeout",), None), start=0))
         checkpoint.current_plan()
         checkpoint.runs()
-        checkpoint.usage()
+        checkpoint.answer_tokens()
         checkpoint.spent()
         return rows if not checkpoint.verify() else -1
 
