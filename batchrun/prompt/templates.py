@@ -37,6 +37,7 @@ _TEXT_FILTERS = (
     "capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "replace", "safe", "striptags", "title",
     "trim", "truncate", "upper", "urlize", "wordcount", "wordwrap",
 )  # fmt: skip
+_SEQUENCE_FILTERS = ("items", "map", "reject", "rejectattr", "select", "selectattr")
 _LISTED = 10  # columns in a message
 _PRINTS_NULL = "it prints a null: use default('…')"
 _INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
@@ -129,6 +130,19 @@ def _of_text(jinjas: Callable[..., Any]) -> Callable[..., Any]:
     return filtered
 
 
+def _of_sequence(jinjas: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter of Jinja that refuses a null, of which Jinja would make an empty list."""
+    position = int(hasattr(jinjas, "jinja_pass_arg"))
+
+    @wraps(jinjas)
+    def filtered(*args: Any, **options: Any) -> Any:  # noqa: ANN401  (Jinja's)
+        if _is_none(args[position]):
+            _string(args[position])  # raises
+        return jinjas(*args, **options)
+
+    return filtered
+
+
 def _formattable(value: Any) -> Any:  # noqa: ANN401  (any value)
     """Return a value for `%`: numbers stay numbers, for %.2f."""
     if isinstance(value, (bool, list, tuple, dict)):
@@ -190,7 +204,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.tests["defined"] = lambda value: not isinstance(value, Undefined) or isinstance(value, _Null)
         self.tests["undefined"] = lambda value: isinstance(value, Undefined) and not isinstance(value, _Null)
         self.filters.update({name: _of_text(self.filters[name]) for name in _TEXT_FILTERS})
-        self.filters.update({"string": _string, "join": _join, "format": _format})
+        self.filters.update({name: _of_sequence(self.filters[name]) for name in _SEQUENCE_FILTERS})
+        self.filters.update({"string": _string, "pprint": _string, "join": _join, "format": _format})
         # With another text at each run the question would be another one, asked and paid again.
         del self.filters["random"], self.globals["lipsum"]
 

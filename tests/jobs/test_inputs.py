@@ -232,6 +232,26 @@ def test_a_generator_reaches_no_prompt(tmp_path: Path) -> None:
             assert 'add "| list"' in ran.column("error_message")[0]
 
 
+def test_a_null_list_is_never_an_empty_one(tmp_path: Path) -> None:
+    """A filter over a null fails the row as printing it does; Jinja makes an empty list of it, or Python's None."""
+    rows = [{"tags": None, "of": {"tags": None}}, {"tags": [True, "a"], "of": {"tags": []}}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = {
+        "{{ tags | map('upper') | join(',') }}": "TRUE,A",
+        "{{ tags | select('string') | list }}": '["a"]',
+        "{{ tags | reject('none') | list | length }}": "2",
+        "{{ of.tags | map('upper') | list }}": "[]",
+        "{{ tags | pprint }}": '[true, "a"]',
+    }
+    with recording_server() as asked:
+        for prompt, text in prompts.items():
+            job = write_job(tmp_path, asked.url, input={"path": "in.jsonl"}, prompt={"user": prompt}, answer=None)
+            ran = run(job)
+            assert asked.prompts() == [text], prompt
+            assert ran.column("error_type") == ["template_error", None]
+            assert "null: write {{" in ran.column("error_message")[0]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
 def test_a_cell_of_the_wrong_type_is_found_before_a_request(
     command: Command, server: Running, tmp_path: Path, suffix: str
