@@ -33,7 +33,7 @@ DETAILS: Mapping[str, str] = {
     "cache_write_tokens": "tokens of the prompt that were written to the provider's prompt cache",
     "service_tier": "the tier that served the request, such as `flex` or `default`, where the server says it",
     "cost_usd": "all money for this question, failed attempts and repairs included, on the question's first row; empty "
-    "where nobody reports a cost",
+    "where nobody knows what was billed",
     "latency_s": "seconds from sending to the whole reply, of the last attempt",
     "generation_id": "the server's id of the answer",
     "finished_at": "when the question was settled, UTC",

@@ -22,13 +22,14 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
     "error_type": "coalesce(r.error_type, a.error_type)",
     "error_message": "coalesce(r.error_message, a.error_message)",
     "cost": "CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END",
+    "known_cost": "CASE WHEN a.cost > 0 OR a.possibly_billed = 0 THEN CASE WHEN r.first THEN a.cost ELSE 0 END END",
     "reported_cost": "CASE WHEN r.first THEN nullif(a.cost, 0) WHEN a.cost > 0 THEN 0 END",
     "key": "r.key",
     "first": "r.first",
     "question": "r.question_id",
 }
-"""What `outcomes` returns of a row, by name. `cost` (picodollars) is on the question's first row, else 0;
-`reported_cost` is null where nobody reports what a question costs."""
+"""What `outcomes` returns of a row, by name. `cost` (picodollars) is on the question's first row, else 0; `known_cost`
+is null where something was billed and nobody says how much, `reported_cost` where nobody reports any cost."""
 
 _RUN = ", ".join(RunInfo.__dataclass_fields__)
 

@@ -44,7 +44,7 @@ def row_record(job: OpenJob, number: int) -> list[tuple[str, str]]:
 
     Raises UserError for a row that is not there, and as `shown_rows` does.
     """
-    row = next(job.rows(job.prepared.rows.columns, number - 1, ("finished_at", "cost", *_DETAILS)), None)
+    row = next(job.rows(job.prepared.rows.columns, number - 1, ("finished_at", "known_cost", *_DETAILS)), None)
     if row is None:
         raise UserError(f"--row: there is no row {number:,}; the input has {job.checkpoint.counts().rows:,} rows")
     finished_at, price, *details = row.details

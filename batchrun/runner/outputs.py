@@ -182,7 +182,7 @@ def _converted(name: str, values: Sequence[Any]) -> Sequence[Any]:
 
 
 FROM_CHECKPOINT: Mapping[str, str] = {
-    "cost_usd": "cost",
+    "cost_usd": "known_cost",
     "latency_s": "seconds",
     "answer_raw": "raw",
     "corrected": "status",  # stands in the file of corrections; replaced

@@ -318,6 +318,20 @@ def test_answers_without_a_count_keep_their_reservation(tmp_path: Path) -> None:
     assert ran.summary.cost_usd == 0
 
 
+def test_a_cost_that_nobody_knows_is_empty(tmp_path: Path) -> None:
+    """An answer without a count of tokens was billed, so its cost is not 0; neither is that of a row equal to it."""
+    known, unknown = {"prompt_tokens": 1000, "completion_tokens": 5}, {"prompt_tokens": 1000}
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        prompt = body["messages"][0]["content"]
+        return completion('{"label": "good", "score": 1}', **(known if prompt.endswith("known") else unknown))
+
+    with plain_server(answer) as url:
+        ran = run(write_job(tmp_path, url, rows=["known", "no", "known", "no"], model=PRICE))
+    assert ran.column("cost_usd") == [pytest.approx(0.00105), None, 0, None]
+    assert (ran.summary.ok, ran.summary.possibly_billed) == (4, 1)
+
+
 def test_a_cap_needs_a_bound_on_tokens(tmp_path: Path) -> None:
     """At other endpoints no max_tokens is added; a cap without one is refused before any request."""
     with plain_server(lambda _: (500, {})) as url:
