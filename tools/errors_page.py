@@ -20,6 +20,11 @@ The names are the values of the output's column `error_type`. The code is the on
 - **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
 - **May be billed** marks attempts whose cost nobody reported: what was reserved for them stays reserved under a cap.
 
+One row alone stops no run. A refusal that would stop it, or a wait of more than a minute, counts when three different
+questions meet it (two before the first success), the last of them sent after the others were refused; that one goes
+alone. If a request that was sent later succeeds, the refused question is asked again, after a long wait when all others
+are settled. After its third refusal its row fails as `refused_alone`, after a long wait at the end as `rate_limited`.
+
 Rate limits cost no attempt. A wait that the server asks for is kept. A wait of more than an hour stops the run. After
 `limits.breaker` equal failures in a row that blame nobody (unknown below), without any success between them, requests
 go one at a time; 15 more such failures stop the run, and these rows stay pending. A lost reply that may be billed is

@@ -146,6 +146,11 @@ _ENDINGS = (
     Ending("wrong_api", None, _JOB, Action.FAIL_IF_PROVEN,
            "the server answers in the form of another API",
            "write the server's OpenAI-compatible address into model.endpoint"),
+    # 401, 402, 403, 404 to one row alone
+    Ending("refused_alone", 401, _ROW, _FAIL,
+           "the server refused the key, the account or the model for this row alone, and answered others meanwhile",
+           "read error_message; this row may be routed to a provider that needs another key, credit or permission, or "
+           "need more credit than is left; the next run asks it again", again=True),
     # other 3xx and 4xx
     Ending("redirected", None, _JOB, _STOP,
            "the server answers with a redirect, which is never followed with a key",

@@ -2,14 +2,15 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
 
-from batchrun.api import TABLE, Count, Ending
+from batchrun.api import TABLE, Action, Count, Ending
 from batchrun.records import Outcome, Verdict
 from batchrun.runner.outage import Outage
 from batchrun.runner.queueing import Queue
 from batchrun.runner.stop import reason_of
-from batchrun.runner.work import Rules, Work
+from batchrun.runner.work import Refused, Rules, Work
 
 LUCK = 1e-4
 """The chance that is accepted of failing any row of a run for nothing but the server's random failures."""
@@ -39,10 +40,29 @@ ALONE, ALONE_SECONDS = 5, 50.0
 UNEXPLAINED = "unexplained"
 """The ending of a failure that may be the account's or the server's, as long as nothing has succeeded."""
 
+REFUSED_ALONE = "refused_alone"
+"""The ending of a row that alone meets what would otherwise stop the run."""
+
 PROBES = 15
 """Requests, one at a time, that may bring a success before the run stops: twenty bad rows may stand first in a file."""
 
+WITNESSES, FIRST_WITNESSES = 3, 2
+"""Different questions that are refused before a run stops that had a success, and one that had none yet."""
+
+REFUSALS = 3
+"""Refusals of one question, each with a success of another one after it, after which the row is to blame."""
+
 NOWHERE = float("inf")
+
+
+class Fate(Enum):
+    """What becomes of a question whose reply would stop or hold the whole run."""
+
+    BELIEVE = "the run stops or waits, as the reply asks"
+    AGAIN = "it is asked again"
+    LAST_ROUND = "it is asked again when all others are settled"
+    FAIL = "its row fails"
+    LEAVE = "it stays pending"
 
 
 class Evidence:
@@ -56,28 +76,11 @@ class Evidence:
         self._unsettled, self._doubtful = rules.questions, rules.doubtful
         self._answers = self._faults = self._losses = 0
         self._reconnects = 0
-        self._asked_another = False
 
     @property
     def proven(self) -> bool:
         """Whether this run has had a success."""
         return self.succeeded_at is not None
-
-    def asks_another(self) -> bool:
-        """Return whether another question is asked before a refusal stops the run: once, where nothing has succeeded.
-
-        A row whose prompt and max_tokens together are too long is refused for its max_tokens. As the first of a file
-        it would stop each run.
-        """
-        if self.proven or self._asked_another or self._rules.questions == 1:
-            return False
-        self._asked_another = True
-        return True
-
-    @property
-    def needs_another(self) -> bool:
-        """Whether that other question is still to succeed; until then requests go one at a time."""
-        return self._asked_another and not self.proven
 
     def take(self, queue: Queue, now: float) -> Work | None:
         """Return the question whose turn it is, in an outage the next one to probe with; None: none now."""
@@ -128,6 +131,73 @@ class Evidence:
     def _worked_since(self, work: Work) -> bool:
         """Check whether the server took and answered another request after this question's last failure."""
         return work.failed_at is not None and self._worked_at > work.failed_at
+
+    # -- refusals that would stop or hold the whole run
+    # A row may be routed to a provider that needs another key: its 401 must not stop the other 9,999 rows. So such a
+    # reply is believed only when different questions meet it, the last of them sent after the others were refused.
+
+    def record_refusal(self, work: Work, ending: Ending) -> None:
+        """Note a reply that stops the run only after `limits.attempts` of them ("no provider is available")."""
+        if ending.action is Action.RETRY and work.refused_since is None:
+            work.refused_since = work.sent_at
+
+    def suspects_everybody(self, held: Sequence[Refused]) -> bool:
+        """Check whether one more refusal stops the run, so that nothing is sent beside the next request."""
+        return bool(held) and self._strangers(held) + 1 >= self._witnesses
+
+    def refuses_everybody(self, work: Work, held: Sequence[Refused]) -> bool:
+        """Check whether the server refuses all that it is asked: the newest refused question, and those held so far."""
+        return work.witness and self._strangers(held) >= self._witnesses
+
+    def is_its_own(self, work: Work) -> bool:
+        """Check whether a request that was sent no earlier than this refused one has succeeded by now."""
+        return self._worked_at >= (work.sent_at if work.refused_since is None else work.refused_since)
+
+    @property
+    def _witnesses(self) -> int:
+        return WITNESSES if self.proven else FIRST_WITNESSES
+
+    def _strangers(self, held: Iterable[Refused]) -> int:
+        """Count those that were not refused before while others succeeded."""
+        return sum(not refused.work.refusals for refused in held)
+
+    def after_success(self, held: Iterable[Refused]) -> Iterator[tuple[Refused, Fate]]:
+        """Yield what becomes of refused questions after which another one succeeded: the refusals are their own."""
+        for refused in held:
+            self._doubt(refused.work)
+            yield refused, self._fate(refused)
+
+    def without_witness(self, held: Sequence[Refused]) -> Iterator[tuple[Refused, Fate]]:
+        """Yield what becomes of refused questions beside which no other one is left to ask.
+
+        Those that were refused before, while others succeeded, are to blame; but not while a new refusal, or a run
+        without a success, may as well mean that the server refuses everybody.
+        """
+        unsure = not self.proven or self._strangers(held) > 0
+        for refused in held:
+            if not unsure and refused.ending.action is Action.GATE:
+                yield refused, Fate.FAIL  # the next run asks it again
+            elif not unsure:
+                yield refused, self._fate(refused)
+            elif refused.decision.action is Action.CONFIRM or (self.proven and refused.work.refusals):
+                yield refused, Fate.AGAIN
+            else:
+                yield refused, Fate.BELIEVE
+
+    def _fate(self, refused: Refused) -> Fate:
+        """Count a refusal that is the question's own; return what becomes of it."""
+        work, attempts = refused.work, self._rules.attempts
+        work.refusals += 1
+        if refused.ending.count is Count.ONCE:
+            work.tries.once -= 1
+        if refused.ending.action is Action.RETRY:  # it had all its attempts
+            return Fate.FAIL
+        if refused.ending.action is Action.GATE:
+            # At the edge of a quota's minute a good row is refused between others that succeed: no number fails it.
+            return Fate.LEAVE if attempts == 1 else Fate.LAST_ROUND
+        return Fate.FAIL if work.refusals >= min(REFUSALS, attempts) else Fate.AGAIN
+
+    # -- failures of the server, and rows that cause them
 
     def _doubt(self, work: Work) -> None:
         """Note that a question failed again after another one succeeded: it proves nothing about the server."""

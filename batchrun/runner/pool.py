@@ -7,8 +7,7 @@ do again.
 """
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -19,13 +18,14 @@ from batchrun.money import ZERO, Pico
 from batchrun.prompt import AnswerForm, RowProblem, with_turns
 from batchrun.records import Outcome, Reply, Request, Send, Status, Verdict
 from batchrun.runner.alone import Alone
-from batchrun.runner.blame import UNEXPLAINED, Breaker, Evidence
+from batchrun.runner.blame import REFUSED_ALONE, Evidence, Fate
+from batchrun.runner.ends import Ends
 from batchrun.runner.limits import NOW, ON_CHANGE, Limits, Permit
 from batchrun.runner.log import event
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve, reason_of
-from batchrun.runner.work import REAL_TIME, Charge, Keep, Rules, Tally, Time, Work, recorded
+from batchrun.runner.work import REAL_TIME, Charge, Keep, Refused, Rules, Tally, Time, Work
 from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
@@ -55,12 +55,12 @@ class Pool:
         self._rules, self._form, self._body_of, self._worst_case = rules, form, body_of, worst_case
         self._clock, self._wall, self._jitter, self._speed = time.clock, time.wall, time.jitter, time.speed
         self._queue = Queue(iter(()))
-        self._first_open = rules.first_doubtful if rules.doubtful else sys.maxsize
         self._in_flight: dict[int, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._breaker = Breaker(rules.breaker)
         self._evidence = Evidence(rules)
+        self._ends = Ends(keep, valve, self.tally, self._evidence, rules)
         self._alone = Alone(rules.first_alone, rules.cache_life)
+        self._witness_at = 0.0
         self._passed_over = 0
         self._smallest_refused: Pico | None = None
         self._drain_until: float | None = None
@@ -86,8 +86,10 @@ class Pool:
         try:
             self._start_workers()
             if not self._in_flight and not self._valve.closed and self._queue.is_empty():
-                self._stop_at_cap()
-                return False
+                if not self._queue.held:
+                    self._stop_at_cap()
+                    return False
+                self._settle_held(self._evidence.without_witness(self._queue.release()))
         except Exception as crash:  # noqa: BLE001  (requests in flight are paid for: they end first)
             self._crashed(crash)
         if self._in_flight:
@@ -109,7 +111,7 @@ class Pool:
 
     def _crashed(self, crash: Exception) -> None:
         self._crash = self._crash or crash
-        self._first_open = 0
+        self._ends.all_open()
         if isinstance(crash, BatchrunError):
             self._valve.close(crash.exit_code, str(crash))
         else:
@@ -161,7 +163,7 @@ class Pool:
             if (permit := self._prepare(work)) is None:
                 continue
             if (wait := self._limits.take(now, permit)) == NOW:
-                work.permit = permit
+                work.permit, work.witness = permit, bool(self._queue.held)
                 self._evidence.record_sent(work, now)
                 self._in_flight[work.question] = work
                 self.tally.in_flight += 1
@@ -170,7 +172,7 @@ class Pool:
             if self._limits.over_cap is not None and not self._limits.in_flight:
                 self._pass_over(work, self._limits.over_cap)
             else:
-                self._queue.put_back(work, now)
+                self._queue.put_back(work)
                 self._wake_at = min(self._wake_at, now + wait)
                 break
         return None
@@ -178,21 +180,22 @@ class Pool:
     def _wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start; ON_CHANGE while one that goes alone is in flight."""
         in_flight = self._limits.in_flight
-        alone = self._alone.needed(now, in_flight, self._evidence.succeeded_at) or self._evidence.needs_another
-        alone = alone or self._breaker.probing or self._queue.holds_only_refused(self._rules.attempts)
-        if alone and in_flight:
+        alone = self._alone.needed(now, in_flight, self._evidence.succeeded_at) or self._ends.probing
+        witness = self._evidence.suspects_everybody(self._queue.held)
+        if (alone or witness or self._queue.holds_only_refused(self._rules.attempts)) and in_flight:
             return ON_CHANGE
-        return max(self._limits.wait_before_any(now), self._evidence.outage.wait(now))
+        wait = self._witness_at - now if witness else NOW
+        return max(self._limits.wait_before_any(now), self._evidence.outage.wait(now), wait)
 
     def _prepare(self, work: Work) -> Permit | None:
         """Make the body and return what it needs; None if the row is failed instead (its outcome is kept)."""
         if work.last is not None and self._evidence.blames(work, ending := TABLE[work.last.error_type or ""]):
-            self._fail(work, work.last, ending)
+            self._ends.fail(work, work.last, ending)
             return None
         if work.body is None:
             body = self._body_of(work.values)
             if isinstance(body, RowProblem):
-                self._fail(work, work.unsent(body, at=self._wall()), TABLE[body.error_type])
+                self._ends.fail(work, work.unsent(body, at=self._wall()), TABLE[body.error_type])
                 return None
             work.body = with_turns(body, work.turns) if work.turns else body
         tokens = len(work.body) // 4 + (self._rules.max_tokens or 0)
@@ -202,8 +205,7 @@ class Pool:
         """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""
         self._passed_over += 1
         self._smallest_refused = min(amount, self._smallest_refused or amount)
-        self._queue.release(work)
-        self._leave_pending(work)
+        self._ends.leave_pending(work)
         if self._passed_over >= MOST_PASSED_OVER:
             self._stop_at_cap()
 
@@ -228,18 +230,17 @@ class Pool:
                     await self._keep.room()
             work = self._take()
 
-    def _settle(self, work: Work, reply: Reply) -> None:  # noqa: C901  (all that can happen to an attempt, in one place)
+    def _settle(self, work: Work, reply: Reply) -> None:
         """Settle one attempt: judge the reply, book its money, and decide what becomes of the question.
 
-        It ends as an answer, a repair, a stop of the run, a question that goes alone to confirm a refusal, a failure,
-        or one more try: on a new connection, after a pause, behind the gate, after an outage, in the last round.
+        It ends as an answer, a repair, a stop of the run, a question that waits for a witness of its refusal, a
+        failure, or one more try: on a new connection, after a pause, behind the gate, after an outage, in the last
+        round.
         """
         now, at = self._clock(), self._wall()
         verdict = judge(reply, self._form.parse, now=at, prompt=work.body or b"", mask=self._rules.mask)
         ending = TABLE[verdict.ending]
         charge = self._book(work, verdict, reply, now)
-        if ending.action is not Action.CONFIRM:
-            self._queue.release(work)
         if ending.action is Action.ACCEPT:
             self._record_success(work, now)
             self._evidence.record_answer(work)
@@ -261,19 +262,24 @@ class Pool:
         if ending.count is Count.REPAIRS:
             self._repair(work, work.last, verdict)
             return
-        if ending.action is Action.FAIL_IF_PROVEN and self._evidence.asks_another():
-            self._queue.defer(work)
-            return
+        self._evidence.record_refusal(work, ending)
         decision = self._decide(work, verdict, ending)
+        refused = Refused(work, work.last, verdict, ending, decision)
         if decision.action is Action.FAIL or self._never_passes(work, ending, now):
-            self._fail(work, work.last, ending)
-        elif decision.action is Action.STOP:
+            self._ends.fail(work, work.last, ending)
+        elif decision.concerns_all and not self._valve.closed:
+            self._hold(refused, now)
+        else:
+            self._obey(refused, now)
+
+    def _obey(self, refused: Refused, now: float) -> None:
+        """Do about a question without an answer, and with it about all others, what was decided."""
+        work, _, verdict, ending, decision = refused
+        if decision.action in (Action.STOP, Action.CONFIRM):
             self._stop(work, verdict, ending, decision.delay)
         elif self._valve.closed or self._exceeds_deadline(decision, verdict, ending) or decision.becomes:
             self._close_gate(work, verdict, ending, decision, now)
-            self._leave_pending(work)
-        elif decision.action is Action.CONFIRM:
-            self._confirm(work, decision.delay)
+            self._ends.leave_pending(work)
         else:
             self._close_gate(work, verdict, ending, decision, now)
             self._ask_again(work, decision)
@@ -301,11 +307,10 @@ class Pool:
 
     def _record_success(self, work: Work, now: float) -> None:
         """Note that the server works, so that rows are to blame for the refusals before."""
-        for outcome in self._breaker.success():
-            self.tally.count_failure(UNEXPLAINED, -1)
-            self.tally.count_failure(outcome.error_type or "")
-            self._keep.put(recorded(outcome))
+        self._ends.explain()
         self._limits.gate.answered(now)
+        if self._queue.held:
+            self._settle_held(self._evidence.after_success(self._queue.release(work.sent_at)))
         if self._evidence.record_success(work, now):
             event("outage_ended")
             self._limits.gate.close(now, SLOW_START, now)
@@ -336,7 +341,7 @@ class Pool:
         """Let a question wait for the end of the outage; it costs the row no attempt."""
         work.tries.forgive()
         if self._valve.closed:
-            self._leave_pending(work)
+            self._ends.leave_pending(work)
             return
         if verdict.wait:
             self._evidence.outage.record_wait(now, work, verdict, verdict.wait)
@@ -347,7 +352,7 @@ class Pool:
         """Fail the few rows that alone have seen the outage: most likely they are its cause."""
         for work in self._queue.drain():
             if work.last is not None and self._evidence.outage.failed(work.question):
-                self._fail(work, work.last, TABLE[work.last.error_type or "server_error"])
+                self._ends.fail(work, work.last, TABLE[work.last.error_type or "server_error"])
             else:
                 self._queue.retry(work, self._clock())
         self._evidence.outage.end()
@@ -368,7 +373,7 @@ class Pool:
         An answer that the server itself refused (Groq: json_validate_failed) is asked for once more as it was.
         """
         if work.repairs >= self._rules.repairs:
-            self._fail(work, outcome, TABLE[verdict.ending])
+            self._ends.fail(work, outcome, TABLE[verdict.ending])
         else:
             work.repairs += 1
             if verdict.http_status == HTTPStatus.OK:
@@ -408,70 +413,58 @@ class Pool:
         self.tally.waiting = self._queue.waiting
         self._wake.set()
 
-    def _confirm(self, work: Work, delay: float) -> None:
-        """Send nothing but one more try of this question; others with the same reply wait for it uncounted."""
-        if not self._queue.confirm(work, self._clock() + delay):
-            work.tries.once -= 1
-            self._queue_retry(work, 0.0)
+    # -- whose refusal it is
+
+    def _hold(self, refused: Refused, now: float) -> None:
+        """Let a question wait that would stop the run, or hold it for long, until it is known whose refusal it is."""
+        self._queue.held.append(refused)
+        self._evidence.outage.record_wait(now, refused.work, refused.verdict, 0.0)
+        self._witness_at = now + (refused.decision.delay if refused.decision.action is Action.CONFIRM else 0.0)
+        if self._evidence.is_its_own(refused.work):
+            self._settle_held(self._evidence.after_success(self._queue.release(refused.work.sent_at)))
+        elif self._evidence.refuses_everybody(refused.work, self._queue.held):
+            self._settle_held((held, Fate.BELIEVE) for held in self._queue.release())
+        self._wake.set()
+
+    def _settle_held(self, fates: Iterable[tuple[Refused, Fate]]) -> None:
+        """Do what follows once it is known, or can't be known, whose refusals these are."""
+        now = self._clock()
+        for refused, fate in fates:
+            work, ending = refused.work, refused.ending
+            match fate:
+                case Fate.BELIEVE:
+                    self._obey(refused, now)
+                case Fate.FAIL:
+                    self._ends.fail(work, refused.outcome, ending if ending.again else TABLE[REFUSED_ALONE])
+                case Fate.LEAVE:
+                    self._ends.leave_pending(work)
+                case Fate.LAST_ROUND:
+                    self._queue.defer(work)
+                case Fate.AGAIN:
+                    self._queue_retry(work, max(0.0, self._witness_at - now))
         self._wake.set()
 
     def _stop(self, work: Work, verdict: Verdict, ending: Ending, delay: float) -> None:
-        self._queue.release(work)
         resume_at = verdict.resume_at
         if delay and not resume_at:
             resume_at = self._wall() + delay
         reason = reason_of(ending, verdict.message)
         self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=resume_at)
-        self._leave_pending(work)
-
-    def _fail(self, work: Work, outcome: Outcome, ending: Ending) -> None:
-        if ending.blames is Blame.UNKNOWN:
-            ending = TABLE[self._breaker.failure(outcome, work.position)]
-        if ending.again:
-            self._first_open = min(self._first_open, work.position)
-        self.tally.count_failure(ending.name)
-        self._evidence.settled(work)
-        self._keep.put(outcome._replace(error_type=ending.name))
-        if self._breaker.tripped:
-            self._retract_failures()
-        max_failed = self._rules.max_failed
-        if max_failed is not None and self.tally.failed > max_failed:
-            reason = f"more rows failed than limits.max_failed accepts ({max_failed})"
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
-
-    def _retract_failures(self) -> None:
-        """Stop the run; the failures since the last success go back to pending."""
-        unproven, (last, _) = self._breaker.unproven, self._breaker.unproven[-1]
-        reason = f"{len(unproven)} failures in a row, no success: {last.error_message}"
-        self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=last.error_type)
-        for outcome, name in unproven:
-            self.tally.count_failure(name, -1)
-            self._keep.put(recorded(outcome)._replace(status=Status.PENDING))
-        unproven.clear()
-
-    def _leave_pending(self, work: Work) -> None:
-        """Leave a question pending for the next run, with what it has cost."""
-        self._first_open = min(self._first_open, work.position)
-        self._evidence.settled(work)
-        if work.last is not None:
-            self._keep.put(work.last._replace(status=Status.PENDING))
+        self._ends.leave_pending(work)
 
     def _end(self) -> None:
         """At the end: questions that wait stay pending; those still in flight may be billed."""
         for work in list(self._in_flight.values()):
             self._abandon(work)
         for work in self._queue.remaining:
-            self._leave_pending(work)
+            self._ends.leave_pending(work)
         for task in self._tasks:
             task.cancel()
 
     def _abandon(self, work: Work) -> None:
         """Leave a question pending whose reply nobody waits for."""
-        self._first_open = min(self._first_open, work.position)
-        self._queue.release(work)
-        if self._in_flight.pop(work.question, None) is not None:
-            self.tally.count_abandoned()
-            self._keep.put(work.abandoned(at=self._wall()))
+        in_flight = self._in_flight.pop(work.question, None) is not None
+        self._ends.abandon(work, at=self._wall(), in_flight=in_flight)
 
     # -- what others see of it
 
@@ -479,7 +472,7 @@ class Pool:
     def low_water(self) -> int:
         """The row position below which every question of this run is final."""
         in_flight = (work.position for work in self._in_flight.values())
-        return int(min(self._first_open, self._queue.position, self._breaker.position, *in_flight))
+        return int(min(self._ends.low_water, self._queue.position, *in_flight))
 
     @property
     def answered_at(self) -> float | None:

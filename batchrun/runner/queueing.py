@@ -1,4 +1,4 @@
-"""Whose turn it is: a question that confirms a refusal, a put-back one, a due retry, a new one, then the last round.
+"""Whose turn it is: a put-back question, a due retry, a new one, then the last round.
 
 Seconds, monotonic.
 """
@@ -6,7 +6,7 @@ Seconds, monotonic.
 import heapq
 from collections.abc import Callable, Iterator
 
-from batchrun.runner.work import Work
+from batchrun.runner.work import Refused, Work
 
 NEVER = float("inf")
 FEW = 20
@@ -29,8 +29,8 @@ class Queue:
         self._retries: list[tuple[float, int, Work]] = []
         self._deferred: list[Work] = []
         self._sequence = 0
-        self._confirming: Work | None = None
-        self._confirming_due = NEVER
+        self.held: list[Refused] = []
+        """Questions that wait until another one shows whose their refusal is; `take` leaves them out."""
         self._position = 0
         self.next_at = NEVER
         """When, at the latest, `take` is worth calling again though nothing else happens."""
@@ -38,7 +38,7 @@ class Queue:
     @property
     def waiting(self) -> int:
         """How many questions wait for a retry."""
-        return len(self._retries) + len(self._deferred)
+        return len(self._retries) + len(self._deferred) + len(self.held)
 
     @property
     def in_last_round(self) -> bool:
@@ -52,8 +52,8 @@ class Queue:
         return all(work.tries.gated >= attempts for work in self.remaining)
 
     def is_empty(self) -> bool:
-        """Check whether nothing is left to ask; this takes a look at the next new question."""
-        if not self._retries and not self._deferred and self._spare is None and self._confirming is None:
+        """Check whether nothing but held questions is left to ask; this takes a look at the next new question."""
+        if not self._retries and not self._deferred and self._spare is None:
             self._spare = self._fresh()
             return self._spare is None
         return False
@@ -61,8 +61,12 @@ class Queue:
     @property
     def remaining(self) -> list[Work]:
         """What waits, without the questions that never had their turn."""
+        return self._waiting + [refused.work for refused in self.held]
+
+    @property
+    def _waiting(self) -> list[Work]:
         waiting = [work for _, _, work in self._retries] + self._deferred
-        return waiting + [work for work in (self._spare, self._confirming, self._control) if work is not None]
+        return waiting + [work for work in (self._spare, self._control) if work is not None]
 
     @property
     def position(self) -> int:
@@ -74,12 +78,6 @@ class Queue:
 
         A due retry comes before a new question; not so if it `failed` since the last success: the server may be down.
         """
-        if self._confirming is not None:
-            self.next_at = self._confirming_due
-            if self._confirming_due > now:
-                return None
-            self._confirming_due = NEVER
-            return self._confirming
         if (spare := self._spare) is not None:
             self._spare = None
             return spare
@@ -98,9 +96,9 @@ class Queue:
     def take_probe(self, now: float, tried: Callable[[int], bool]) -> Work | None:
         """Return the best question for a probe: one that did not fail in this outage, else the one that waits longest.
 
-        None where a confirming question comes first, or where nothing is left.
+        None where nothing is left.
         """
-        if self._confirming is not None or self._spare is not None:
+        if self._spare is not None:
             return self.take(now, tried)
         untried = next((entry for entry in self._retries if not tried(entry[2].question)), None)
         if untried is None and (fresh := self._fresh()) is not None:
@@ -129,13 +127,10 @@ class Queue:
             return self._fresh()
         return work
 
-    def put_back(self, work: Work, now: float) -> None:
+    def put_back(self, work: Work) -> None:
         """Keep a question that the limits do not admit yet; it is first the next time."""
-        if work is self._confirming:
-            self._confirming_due = now
-        else:
-            # It stays the first: behind smaller ones a large request would wait for ever for bytes or tokens.
-            self._spare = work
+        # It stays the first: behind smaller ones a large request would wait for ever for bytes or tokens.
+        self._spare = work
 
     def retry(self, work: Work, due: float) -> None:
         """Keep a question until its retry is due."""
@@ -148,19 +143,13 @@ class Queue:
         self._deferred.append(work)
 
     def drain(self) -> list[Work]:
-        """Return what waits, and keep none of it."""
-        left = self.remaining
-        self._retries, self._deferred, self._spare, self._confirming, self._control = [], [], None, None, None
+        """Return what waits, and keep none of it but the held questions."""
+        left = self._waiting
+        self._retries, self._deferred, self._spare, self._control = [], [], None, None
         return left
 
-    def confirm(self, work: Work, due: float) -> bool:
-        """Let nothing be sent but one more try of this question; False if another one already confirms."""
-        if self._confirming is None or self._confirming is work:
-            self._confirming, self._confirming_due = work, due
-            return True
-        return False
-
-    def release(self, work: Work) -> None:
-        """Let others be sent again, if this question was the confirming one."""
-        if self._confirming is work:
-            self._confirming = None
+    def release(self, sent_at: float = NEVER) -> list[Refused]:
+        """Return the held questions whose requests were sent until then, and hold them no longer."""
+        released = [refused for refused in self.held if refused.work.sent_at <= sent_at]
+        self.held = [refused for refused in self.held if refused.work.sent_at > sent_at]
+        return released

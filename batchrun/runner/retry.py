@@ -8,6 +8,9 @@ from batchrun.records import Status
 LONGEST_WAIT = 3600.0
 """Seconds; a server that asks to wait longer stops the run."""
 
+HOLDS_ALL = 60.0
+"""Seconds; a longer wait that one question is told holds all others only once a second one is told so, too."""
+
 BASE, CAP = 0.5, 60.0
 EMPTY_WAITS = (4.0, 12.0, 30.0)  # a cold model needs seconds to minutes; one row holds a run for a minute at most
 CONFIRM_WAIT = 2.0  # long enough for a hiccup of the key check to pass
@@ -81,6 +84,11 @@ class Decision:
     gate: float = 0.0
     becomes: Status | None = None
     last_round: bool = False
+
+    @property
+    def concerns_all(self) -> bool:
+        """Whether this stops the whole run, or holds it for long, because of one reply."""
+        return self.action in (Action.STOP, Action.CONFIRM) or self.gate > HOLDS_ALL
 
 
 _FINAL = {

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING
 from typing import Any, NamedTuple, Protocol
 
-from batchrun.api import TABLE, Blame, Mask
+from batchrun.api import TABLE, Blame, Ending, Mask
 from batchrun.money import ZERO, Pico, Price, show
 from batchrun.prompt import RowProblem
 from batchrun.records import Outcome, Reply, Status, Usage, Verdict
 from batchrun.runner.limits import Permit
-from batchrun.runner.retry import Tries
+from batchrun.runner.retry import Decision, Tries
 
 
 class Keep(Protocol):
@@ -173,7 +173,9 @@ class Work:
 
     `doubtful`: it failed before while others succeeded, in this run or an earlier one, so that its failures prove
     nothing about the server. `alone` counts the refusals for which the server had nothing else to do, `bought` the
-    replies that may be billed and were lost while no outage of the server was certain.
+    replies that may be billed and were lost while no outage of the server was certain. `refusals` counts replies that
+    would stop or hold the run, if others succeeded after them; `witness`: it was sent while others waited to learn
+    whose such a reply is. `refused_since` is when the first of the requests was sent that were refused again and again.
     """
 
     question: int
@@ -196,6 +198,9 @@ class Work:
     probe: bool = False
     deferred: bool = False
     reconnects: bool = False
+    refusals: int = 0
+    refused_since: float | None = None
+    witness: bool = False
 
     def paid(self, charge: Charge) -> None:
         """Count one attempt and its money."""
@@ -272,6 +277,16 @@ class Work:
             cost=Pico(self.cost),
             possibly_billed=self.possibly_billed + 1,
         )
+
+
+class Refused(NamedTuple):
+    """A question whose reply would stop or hold the whole run, and what would be done about that."""
+
+    work: Work
+    outcome: Outcome
+    verdict: Verdict
+    ending: Ending
+    decision: Decision
 
 
 def recorded(outcome: Outcome) -> Outcome:

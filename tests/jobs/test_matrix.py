@@ -176,7 +176,7 @@ CASES: dict[str, Expect] = {
     "drop-mid-body": lost("invalid_response"),
 }
 LOCAL = {"template_error", "request_too_large", "image_error", "file_error", "connection", "tls",
-         "no_answer", "unexplained", "interrupted", "broken_text", "region_restricted"}  # fmt: skip
+         "no_answer", "unexplained", "refused_alone", "interrupted", "broken_text", "region_restricted"}  # fmt: skip
 """Endings that no case of the simulator can bring; the tests at the end reach them."""
 
 

@@ -294,6 +294,65 @@ def test_what_the_server_refuses_to_everybody_stops_the_run(
     assert refused <= (9 if begin else 2)
 
 
+ONE_ROW_ALONE = {
+    "401": (refusal(401, "No key for provider Zed."), "refused_alone"),
+    "402": (refusal(402, "Insufficient credits."), "refused_alone"),
+    "the limit of a key": (refusal(403, "Key limit exceeded"), "refused_alone"),
+    "no endpoint": (refusal(404, "No endpoints found for m."), "refused_alone"),
+    "an unknown model": (refusal(400, "Invalid model: mm", type="invalid_model"), "refused_alone"),
+    "an hour's wait": (refusal(429, "slow down", wait=3600), "rate_limited"),
+    "a wait of two hours": (refusal(429, "slow down", wait=7200), "rate_limited"),
+    "no provider": (refusal(503, "There is no available model provider"), "no_provider_available"),
+}
+
+
+@pytest.mark.parametrize("case", ONE_ROW_ALONE)
+@pytest.mark.parametrize(
+    ("bad", "number", "concurrency"),
+    [(1, 60, 8), (1, 60, 1), (30, 60, 8), (30, 60, 1), (60, 60, 8), (60, 60, 1), (2, 3, 8), (2, 3, 1)],
+)
+def test_what_the_server_refuses_to_one_row_alone_fails_that_row(
+    bad: int, number: int, concurrency: int, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Key, account, model or an hour's wait: all others are answered within a minute, and the row never holds them."""
+    night = Night(tmp_path, monkeypatch, rows(number), {"concurrency": concurrency})
+    reply, error_type = ONE_ROW_ALONE[case]
+    server = server_with([f"row {bad}"], reply)
+    summary = night.run(server)
+    assert (summary.exit_code, summary.ok) == (ExitCode.SOME_FAILED, number - 1)
+    assert failed(night) == {f"row {bad}": error_type}
+    assert summary.seconds < 60
+    assert server.prompts.count(f"row {bad}") <= (3 if error_type != "no_provider_available" else 5)
+
+
+@pytest.mark.parametrize("case", ["401", "402", "an hour's wait"])
+def test_some_rows_that_are_refused_alone_stop_no_run(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row in ten is routed to where the key is not good, pairs of neighbours among them."""
+    night = Night(tmp_path, monkeypatch, rows(200))
+    bad = [f"row {row}" for row in (*range(5, 190, 20), *range(6, 190, 20))]
+    reply, error_type = ONE_ROW_ALONE[case]
+    summary = night.run(server_with(bad, reply))
+    assert (summary.exit_code, summary.ok, summary.pending) == (ExitCode.SOME_FAILED, 200 - len(bad), 0)
+    assert failed(night) == dict.fromkeys(bad, error_type)
+
+
+@pytest.mark.parametrize("case", ["401", "402"])
+@pytest.mark.parametrize("begin", [0, 2])
+def test_a_revoked_key_or_an_empty_account_fails_no_row(
+    begin: int, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops after one more request, asked alone; once the key is good again the same command answers all."""
+    reply, _ = ONE_ROW_ALONE[case]
+    night = Night(tmp_path, monkeypatch, rows(100))
+    server = Server(lambda now, _, __: reply if now >= begin else good())
+    summary = night.run(server)
+    assert (summary.exit_code, summary.failed, night.kept) == (ExitCode.STOPPED_BY_API, 0, True)
+    assert len(server.received) - summary.ok <= (9 if begin else 2)
+    assert night.run(Server(lambda *_: good())).ok == 100
+
+
 NOT_NOW = {
     "LM Studio's crash": refusal(400, "The model has crashed without additional information. (Exit code: 9)"),
     "LM Studio's unloaded model": refusal(400, "Model unloaded."),

@@ -55,8 +55,8 @@ def test_a_row_does_not_contradict_itself(ending: Ending) -> None:
 
 
 def test_what_runs_again_is_transient_or_costs_nothing() -> None:
-    """The next run asks by itself only what the server was to blame for, or what is judged before sending."""
-    for name in ASKED_AGAIN - LOCAL - {"unexplained"}:
+    """The next run asks by itself only what the server was to blame for, or what costs nothing."""
+    for name in ASKED_AGAIN - LOCAL - {"unexplained", "refused_alone"}:
         assert TABLE[name].blames is Blame.SERVER or TABLE[name].exhausted is Action.STOP, name
     assert LOCAL <= ASKED_AGAIN
 

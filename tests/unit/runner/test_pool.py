@@ -145,9 +145,9 @@ def test_a_wait_that_the_server_asked_for_is_obeyed_within_the_hour() -> None:
 
 
 def test_a_wait_beyond_an_hour_stops_with_the_time_to_come_back() -> None:
-    """Nobody waits for two hours: the run stops at once and says when to try again."""
+    """Nobody waits for two hours: the run stops after one more request and says when to try again."""
     asked = ask(by(refused(429, wait=7_200)), 20, concurrency=2)
-    assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_API, 2)
+    assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_API, 3)
     assert asked.valve.resume_at == pytest.approx(WALL + 7_200, abs=5)
     assert asked.statuses == ["pending"] * 20
 
@@ -196,7 +196,7 @@ def test_a_hiccup_of_the_key_check_stops_nothing() -> None:
 
 
 def test_each_hiccup_of_the_key_check_is_confirmed_again() -> None:
-    """Who met a 401 beside the suspect has not used up its confirmation."""
+    """Who met a 401 twice has not failed: another question shows each time that the key is good."""
 
     async def answer(_: int, __: int) -> Reply:
         began = asyncio.get_running_loop().time() - 1000
@@ -205,19 +205,21 @@ def test_each_hiccup_of_the_key_check_is_confirmed_again() -> None:
 
     asked = ask(answer, 6, concurrency=3)
     assert asked.statuses == ["ok"] * 6
-    assert asked.order[:6] == [1, 2, 3, 1, 2, 3]
+    assert max(asked.order.count(number) for number in range(1, 7)) == 3
 
 
-def test_only_the_suspect_is_sent() -> None:
-    """Between the first 401 and the confirming reply nothing else starts, whatever else comes back."""
+def test_nothing_starts_beside_a_refusal_that_nobody_explains() -> None:
+    """Between a 401 and the next success nothing else starts; then the row is asked again, and at last it fails."""
 
     async def answer(number: int, _: int) -> Reply:
         await asyncio.sleep(1 if number == 1 else 5)
         return refused(401, "User not found.") if number == 1 else answered()
 
     asked = ask(answer, 30)
-    assert asked.order.count(1) == 2
-    assert asked.statuses == ["pending", *["ok"] * 9, *["pending"] * 20]
+    assert asked.order.count(1) == 3
+    assert [at for at, _ in asked.sent if 1 <= at < 5] == []
+    assert asked.statuses == ["failed", *["ok"] * 29]
+    assert asked.keep.last[1].error_type == "refused_alone"
 
 
 # -- counts
@@ -376,14 +378,14 @@ def test_no_low_water_passes_a_question_that_waits() -> None:
 
 
 def test_a_stop_sends_nothing_more_and_loses_nothing() -> None:
-    """When credit ends, what is in flight is answered and kept; the rest is pending."""
+    """When credit ends, what is in flight is answered and kept; a few more requests show it; the rest is pending."""
 
     async def answer(number: int, _: int) -> Reply:
         await asyncio.sleep(number)
-        return refused(402, "Insufficient credits.") if number == 1 else answered()
+        return answered() if 2 <= number <= 5 else refused(402, "Insufficient credits.")
 
     asked = ask(answer, 50, concurrency=5)
-    assert (len(asked.sent), asked.valve.exit_code) == (5, ExitCode.STOPPED_BY_API)
+    assert (len(asked.sent), asked.valve.exit_code) == (12, ExitCode.STOPPED_BY_API)
     assert asked.statuses == ["pending", *["ok"] * 4, *["pending"] * 45]
     assert asked.valve.reason == "the account's credit is used up: Insufficient credits."
 
@@ -396,7 +398,7 @@ def test_failures_while_stopping_stay_pending() -> None:
         await asyncio.sleep(number)
         return replies[number]
 
-    asked = ask(answer, 20, concurrency=6, form=TYPED)
+    asked = ask(answer, 20, concurrency=6, form=TYPED, deadline=0.5)
     assert len(asked.sent) == 6
     assert asked.statuses == ["pending"] * 5 + ["failed"] + ["pending"] * 14
     assert asked.keep.last[3].cost == USD // 1000
@@ -407,10 +409,10 @@ def test_the_grace_bounds_the_wait_for_what_is_in_flight() -> None:
     """A hanging request is given up after the grace: pending, and possibly billed."""
 
     async def answer(number: int, _: int) -> Reply:
-        await asyncio.sleep(1 if number == 1 else 10_000)
+        await asyncio.sleep(0.5 if number == 1 else 10_000)
         return refused(402)
 
-    asked = ask(answer, 20, concurrency=3, grace=30)
+    asked = ask(answer, 20, concurrency=3, grace=30, deadline=1)
     assert asked.seconds == pytest.approx(31, abs=0.1)
     assert asked.statuses == ["pending"] * 20
     assert (asked.pool.tally.possibly_billed, asked.pool.tally.requests) == (2, 3)
@@ -486,7 +488,7 @@ def test_the_deadline_stops_the_run() -> None:
 def test_a_gate_that_opens_after_the_deadline_stops_the_run_now() -> None:
     """Nobody waits for what comes too late; the time to come back is named. One question's own wait stops nothing."""
     asked = ask(by(refused(429, wait=600)), 20, concurrency=2, deadline=300)
-    assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_LIMIT, 2)
+    assert (asked.valve.exit_code, len(asked.sent)) == (ExitCode.STOPPED_BY_LIMIT, 3)
     assert "limits.deadline" in asked.valve.reason
     assert asked.valve.resume_at == pytest.approx(WALL + 600, rel=1e-7)
     asked = ask(only(1, refused(500, wait=600)), 20, concurrency=2, deadline=300)
@@ -573,9 +575,10 @@ def test_a_connection_that_broke_before_the_reply_charges_no_attempt() -> None:
 def test_after_the_life_of_the_prompt_cache_one_request_goes_alone_again() -> None:
     """Where a wait outlasted the cache, requests that start together would each pay for writing it."""
 
-    async def answer(number: int, attempt: int) -> Reply:
+    async def answer(_: int, __: int) -> Reply:
+        now = asyncio.get_running_loop().time() - 1000
         await asyncio.sleep(1)
-        return refused(429, wait=400) if (number, attempt) == (6, 1) else answered()
+        return refused(429, wait=400) if 2 <= now < 390 else answered()
 
     def together(asked: Asked) -> int:
         later = [at for at, _ in asked.sent if at > 400]

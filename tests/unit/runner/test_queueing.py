@@ -3,8 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrun.api import TABLE, Action
+from batchrun.records import Outcome, Status, Verdict
 from batchrun.runner.queueing import NEVER, Queue
-from batchrun.runner.work import Work
+from batchrun.runner.retry import Decision
+from batchrun.runner.work import Refused, Work
 
 
 def untried(_: int) -> bool:
@@ -13,6 +16,11 @@ def untried(_: int) -> bool:
 
 def work(number: int) -> Work:
     return Work(number, number * 10, ())
+
+
+def refused(work: Work) -> Refused:
+    outcome = Outcome(work.question, Status.FAILED, 0.0)
+    return Refused(work, outcome, Verdict("no_credit"), TABLE["no_credit"], Decision(Action.STOP))
 
 
 def queue(count: int = 3) -> Queue:
@@ -66,40 +74,24 @@ def test_what_was_put_back_is_first_the_next_time() -> None:
     assert first
     assert second
     waiting.retry(first, due=0)
-    waiting.put_back(second, 0)
+    waiting.put_back(second)
     assert numbers(waiting, 0) == [2, 1, 3]
 
 
-def test_a_suspect_is_alone_until_it_is_acquitted() -> None:
-    """While one question is to be confirmed nothing else has its turn, not even while it is on its way."""
+def test_held_questions_have_no_turn_until_they_are_released() -> None:
+    """They count as waiting; those whose requests were sent by then come back."""
     waiting = queue(4)
-    suspect, other = waiting.take(0, untried), waiting.take(0, untried)
-    assert suspect
-    assert other
-    waiting.retry(other, due=0)
-    assert waiting.confirm(suspect, due=2)
-    assert not waiting.confirm(other, due=2)
-    assert waiting.take(1, untried) is None
-    assert waiting.next_at == 2
-    assert waiting.take(2, untried) is suspect
-    assert waiting.take(3, untried) is None
-    waiting.release(other)
-    assert waiting.take(3, untried) is None
-    waiting.release(suspect)
-    assert numbers(waiting, 3) == [2, 3, 4]
-
-
-def test_a_suspect_without_permits_keeps_its_turn() -> None:
-    """Put back, it is still alone, and due at once."""
-    waiting = queue(2)
-    suspect = waiting.take(0, untried)
-    assert suspect
-    waiting.confirm(suspect, due=1)
-    assert waiting.take(1, untried) is suspect
-    waiting.put_back(suspect, 1)
-    assert waiting.take(1, untried) is suspect
-    assert waiting.take(1, untried) is None
-    assert not waiting.is_empty()
+    first, second = waiting.take(0, untried), waiting.take(0, untried)
+    assert first
+    assert second
+    first.sent_at, second.sent_at = 1.0, 2.0
+    waiting.held += [refused(first), refused(second)]
+    assert (waiting.waiting, waiting.position) == (2, 10)
+    assert numbers(waiting, 9) == [3, 4]
+    assert waiting.is_empty()
+    assert [held.work for held in waiting.release(1.0)] == [first]
+    assert [held.work for held in waiting.release()] == [second]
+    assert not waiting.held
 
 
 @given(st.lists(st.sampled_from(["take", "retry", "put back", "settle", "look"]), max_size=60))
@@ -115,7 +107,7 @@ def test_no_question_is_lost_or_doubled(steps: list[str]) -> None:
         elif out and step == "retry":
             waiting.retry(out.pop(0), now + 2)
         elif out and step == "put back" and not waits:
-            waiting.put_back(out.pop(0), now)
+            waiting.put_back(out.pop(0))
         elif out and step == "settle":
             done.add(out.pop(0).question)
         assert all(waiting.position <= work.position for work in waiting.remaining)
