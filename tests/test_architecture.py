@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "batchrun"
 FLOORS = [
     {"_version"},
     {"errors", "money", "terminal"},
-    {"records"},
+    {"records", "disk"},
     {"net"},
     {"job"},
     {"table", "prompt", "api", "senders", "checkpoint"},

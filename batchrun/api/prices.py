@@ -1,8 +1,6 @@
 """What models cost: OpenRouter's list, kept on disk for a day, or the job's own words."""
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +13,8 @@ import orjson
 
 from batchrun.api.endpoints import Endpoint, fetch, is_openrouter
 from batchrun.api.wording import object_of, objects_of, usd_of
+from batchrun.disk import write_whole
+from batchrun.errors import StorageError
 from batchrun.job import Job
 from batchrun.money import ZERO, CostKind, Pico, Price, from_usd
 from batchrun.net import is_loopback
@@ -192,7 +192,10 @@ def _list(endpoint: Endpoint, cache_dir: Path, now: float) -> tuple[Mapping[str,
     if not models:
         return kept, kept_at, page.problem or "GET /models listed no model"
     if not is_loopback(endpoint.base_url):
-        _write(file, {"layout": LAYOUT, "url": endpoint.base_url, "fetched_at": now, "body": page.data})
+        content = {"layout": LAYOUT, "url": endpoint.base_url, "fetched_at": now, "body": page.data}
+        with suppress(OSError, StorageError):  # a disk that refuses costs a fetch, no more
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(file, orjson.dumps(content), mode=0o600)
     return models, now, ""
 
 
@@ -208,16 +211,3 @@ def _read(file: Path, base_url: str) -> tuple[Mapping[str, Listed | None], float
         if (kept["layout"], kept["url"]) == (LAYOUT, base_url):
             return parse_models(kept["body"]), float(kept["fetched_at"])
     return {}, None
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    """Keep a list: readable by its owner alone, whole or not at all. A disk that refuses costs a fetch, no more."""
-    with suppress(OSError):
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(orjson.dumps(content))
-            Path(name).replace(file)
-        except OSError:
-            Path(name).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ connection.py  SQLite with errors for people
 schema.py      the tables, which are public
 """
 
-from batchrun.checkpoint.batches import Batch, Batches, BatchState
+from batchrun.checkpoint.batches import Batch, Batches
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.fresh import start_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
@@ -23,7 +23,7 @@ from batchrun.checkpoint.queries import Checkpoint
 from batchrun.checkpoint.reader import OUTCOME_COLUMNS
 from batchrun.checkpoint.records import Counts, Failed, OpenRule, RunInfo, Settled
 from batchrun.checkpoint.schema import BATCH_TRIES, FOR_BATCH, LIVE_AFTER_BATCH, NOT_OUT
-from batchrun.checkpoint.writer import Writer, utc_day
+from batchrun.checkpoint.writer import utc_day
 
 __all__ = [
     "BATCH_TRIES",
@@ -32,7 +32,6 @@ __all__ = [
     "NOT_OUT",
     "OUTCOME_COLUMNS",
     "Batch",
-    "BatchState",
     "Batches",
     "Checkpoint",
     "Counts",
@@ -42,7 +41,6 @@ __all__ = [
     "PlanInfo",
     "RunInfo",
     "Settled",
-    "Writer",
     "check_place",
     "free_bytes",
     "lock",

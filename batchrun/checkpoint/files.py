@@ -106,15 +106,6 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def sync_folder(path: Path) -> None:
-    """Make a new name durable."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def is_ours(path: Path) -> bool:
     """Check by the header whether a file is a checkpoint, or was one before it was damaged."""
     magic, application = header(path)

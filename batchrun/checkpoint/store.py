@@ -20,8 +20,8 @@ from batchrun.checkpoint.files import (
     identity,
     is_ours,
     reported,
-    sync_folder,
 )
+from batchrun.disk import sync_folder
 from batchrun.errors import CheckpointError, StorageError, UserError
 
 CHECKED_WHOLE = 2**30

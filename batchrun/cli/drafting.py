@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from batchrun.errors import UserError
 from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
+from batchrun.prompt import spelled
 from batchrun.table import Rows, guessed_csv, open_rows, unreadable_in_a_prompt
 from batchrun.terminal import plural, printable, short
 
@@ -19,10 +20,6 @@ SAMPLE = 2_000
 
 _KEPT_FORMAT = {".parquet": ".parquet", ".arrow": ".arrow", ".ipc": ".arrow", ".feather": ".arrow", ".jsonl": ".jsonl",
                 ".ndjson": ".jsonl", ".json": ".jsonl", ".xlsx": ".xlsx"}  # fmt: skip
-# Names that mean something else in an expression of Jinja.
-_WORDS = {
-    "and", "as", "do", "else", "false", "for", "if", "in", "is", "loop", "none", "not", "or", "row", "self", "true",
-}  # fmt: skip
 _NAMED = 20
 _ANSWERS = ("label", "reason")
 
@@ -98,7 +95,7 @@ def draft(seen: Look, job: Path) -> str:
         most=_NAMED,
         csv=[f"{name}: {value}" for name, value in csv.items()],
         where=_condition(seen.column),
-        column=_spelled(seen.column),
+        column=spelled(seen.column),
         output=str(_output(seen, job)).replace("$", "$$"),
         prefix=_prefix(seen.columns),
         count="{:,}".format,
@@ -148,12 +145,3 @@ def _condition(column: str) -> str:
     if "'" in text or not text.isprintable():
         return _quoted(text)
     return f"'{text}'"
-
-
-def _spelled(name: str) -> str:
-    """Return a column as a template writes it."""
-    if name.isascii() and name.isidentifier() and name.lower() not in _WORDS:
-        return name
-    if name.isprintable() and not {"'", "\\"} & {*name}:
-        return f"row['{name}']"
-    return f"row[{_quoted(name)}]"

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from batchrun.cli.arguments import debug_option, print_err
-from batchrun.errors import StorageError, UserError
+from batchrun.disk import write_whole
+from batchrun.errors import UserError
 
 EXAMPLES = """\b
 batchrun init reviews.csv                     writes reviews.yaml, or jobs/reviews.yaml
@@ -35,9 +36,5 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
     if job.suffix.lower() not in {".yaml", ".yml"}:
         raise UserError(f"{job}: a job file's name ends in .yaml")
     text = draft(look(file.absolute()), job.absolute())
-    try:
-        job.parent.mkdir(parents=True, exist_ok=True)
-        job.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise StorageError(f"{job} can't be written: {problem.strerror}") from None
+    write_whole(job, text.encode())
     print_err(f"wrote {job}; edit it, then\n  batchrun preview {job}\n  batchrun {job}")

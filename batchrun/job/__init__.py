@@ -14,7 +14,7 @@ Others import from here alone.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from batchrun.job.settings import PROCESS, Environment, PipeFormat, RunOptions, command_line, read_environment
+from batchrun.job.settings import Environment, PipeFormat, RunOptions, command_line, read_environment
 from batchrun.job.spec import (
     DEFAULT_DETAILS,
     OUTPUT_SUFFIXES,
@@ -29,7 +29,6 @@ from batchrun.job.spec import (
     CsvOptions,
     CsvType,
     Detail,
-    EngineOptions,
     Input,
     Job,
     JobPath,
@@ -58,7 +57,6 @@ __all__ = [
     "OUTPUT_SUFFIXES",
     "PAGE_USD",
     "PAID_ENGINE",
-    "PROCESS",
     "SHORT_TYPES",
     "TOKEN_BOUNDS",
     "Answer",
@@ -68,7 +66,6 @@ __all__ = [
     "CsvOptions",
     "CsvType",
     "Detail",
-    "EngineOptions",
     "Environment",
     "Input",
     "Job",

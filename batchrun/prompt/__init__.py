@@ -23,7 +23,7 @@ from batchrun.prompt.render import (
     templates_of,
     uses_columns,
 )
-from batchrun.prompt.templates import RowProblem
+from batchrun.prompt.templates import RowProblem, spelled
 
 __all__ = [
     "RENDERER_VERSION",
@@ -35,6 +35,7 @@ __all__ = [
     "constant_beginning",
     "content_text",
     "nth_key",
+    "spelled",
     "template_mistakes",
     "templates_of",
     "uses_columns",

@@ -39,6 +39,10 @@ _TEXT_FILTERS = (
 )  # fmt: skip
 _SEQUENCE_FILTERS = ("items", "map", "reject", "rejectattr", "select", "selectattr")
 _LISTED = 10  # columns in a message
+# Names that mean something else in an expression of Jinja.
+_WORDS = {
+    "and", "as", "do", "else", "false", "for", "if", "in", "is", "loop", "none", "not", "or", "self", "true",
+}  # fmt: skip
 _PRINTS_NULL = "it prints a null: use default('…')"
 _INCLUDING: tuple[type[nodes.Stmt], ...] = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)
 _REPEATING: tuple[type[nodes.Stmt], ...] = (nodes.For, nodes.Macro)
@@ -326,7 +330,7 @@ class Templates:
             spaced = [name for name in self._known if not name.isidentifier() and name in source]
             message = f"template: {_plain(error.message or 'not valid')}"
             if spaced:
-                message += f"; write {_spelled(spaced[0])} for that column"
+                message += f"; write {spelled(spaced[0])} for that column"
             return [(error.lineno, message)]
         if self._is_open:
             return sorted(parsed.mistakes)
@@ -346,10 +350,10 @@ class Templates:
         # `{{ size.cm }}` for the column "size.cm": Jinja looks for `cm` in a column "size".
         dotted = [known for known in self._known if known.startswith(f"{name}.")]
         if dotted:
-            return f'the input has no column "{name}"; write {_spelled(dotted[0])} for the column "{dotted[0]}"'
+            return f'the input has no column "{name}"; write {spelled(dotted[0])} for the column "{dotted[0]}"'
         advice = did_you_mean(name, self._known)
         if (near := nearest(name, self._known)) and not near.isidentifier():
-            advice = f", did you mean {_spelled(near)}?"
+            advice = f", did you mean {spelled(near)}?"
         if self._known and not advice:
             advice = f"; it has {', '.join(self._known[:_LISTED])}"
             if len(self._known) > _LISTED:
@@ -404,7 +408,7 @@ class Fields:
 def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  (what a row holds)
     """Return a value with its nulls, however deep, as such that a template can't print."""
     if value is None:
-        do = f"write {{{{ {_spelled(column)} | default('…') }}}} or leave such rows out by input.where"
+        do = f"write {{{{ {spelled(column)} | default('…') }}}} or leave such rows out by input.where"
         return _Null(hint=f'column "{column}" {what} null: {do}')
     if isinstance(value, list):
         return [_filled(one, column, "contains a") for one in value]
@@ -413,9 +417,9 @@ def _filled(value: Any, column: str, what: str = "is") -> Any:  # noqa: ANN401  
     return value
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
     """Return a column as a template writes it."""
-    if name.isidentifier():
+    if name.isidentifier() and name.lower() not in _WORDS:
         return name
     quoted = json.dumps(name, ensure_ascii=False)
     # Most prompts stand in YAML's double quotes, in which `{{ row["x y"] }}` would end the text.

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from markupsafe import Markup
 from batchrun._version import __version__
 from batchrun.api import cost_kind
 from batchrun.checkpoint import utc_day
-from batchrun.errors import ExitCode, StorageError, UserError
+from batchrun.disk import write_whole
+from batchrun.errors import ExitCode, UserError
 from batchrun.money import CostKind, cost
 from batchrun.prepare import Prepared
 from batchrun.report import comparison_text, evaluation_text
@@ -127,7 +127,7 @@ def write_report(
         version=__version__,
         now=time.time(),
     )
-    _write(path, page)
+    write_whole(path, page.encode())
 
 
 def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the template names)
@@ -184,20 +184,6 @@ def _data(found: Gathered) -> Markup:
 
 def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: the page may be open in a browser that reloads it.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(page, encoding="utf-8", newline="\n")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as problem:
-        raise StorageError(f"{path} cannot be written: {problem.strerror}") from None
 
 
 def _errors(rows: Mapping[str, int], attempts: Mapping[str, int], found: Gathered) -> list[ErrorGroup]:

@@ -6,14 +6,14 @@ digest of the cells and no text of them.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
 
-from batchrun.errors import StorageError, UserError
+from batchrun.disk import write_whole
+from batchrun.errors import UserError
 from batchrun.job import Job
 from batchrun.prompt import AnswerForm
 from batchrun.records import Mismatch
@@ -65,14 +65,7 @@ class Corrections:
         for one in more:
             self._add(one)
         lines = [orjson.dumps(asdict(one)) + b"\n" for some in self._by_columns.values() for one in some.values()]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(b"".join(lines))
-            # A rename: whoever reads the file meanwhile sees the old corrections or the new ones, never half a line.
-            temporary.replace(self.path)
-        except OSError as problem:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(f"{self.path} cannot be written: {problem.strerror}") from None
+        write_whole(self.path, b"".join(lines))
 
 
 def row_key(cells: Mapping[str, Any]) -> str:

@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from batchrun.disk import sync_folder
 from batchrun.errors import StorageError, UserError
 from batchrun.job import OUTPUT_SUFFIXES, Detail, OutputCsv
 from batchrun.records import Status, kind_of
@@ -159,7 +161,8 @@ def write_output(
         with temporary.open("xb") as empty:
             mode = os.fstat(empty.fileno()).st_mode
         temporary.unlink()
-        with open(temporary, "xb", opener=_private) as file:
+        # Only its owner may read it, from its first byte on.
+        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
             cut = _write(counted, file, path.suffix.lower(), csv)
             file.flush()
             os.fsync(file.fileno())
@@ -220,11 +223,6 @@ class _Counted:
         except Exception as error:
             self.failure = error
             raise
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner may read, from its first byte on."""
-    return os.open(path, flags, 0o600)
 
 
 def _write(frames: _Counted, file: IO[bytes], suffix: str, csv: OutputCsv) -> int:
@@ -327,9 +325,5 @@ def _replace(temporary: Path, path: Path) -> bool:
     if path.is_file() and not path.is_symlink() and filecmp.cmp(temporary, path, shallow=False):
         return False
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path)
     return True
