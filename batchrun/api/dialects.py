@@ -51,8 +51,9 @@ _ENDING_WORDS = {
     "rate_limited": "quota_per_minute openrouter_free_tier_per_minute openrouter_shared_capacity "
                     "upstream_provider_shared_pool capacity_exhausted capacity_exceeded throttlingexception",
     "context_length": "context_length_exceeded exceed_context_size_error max_tokens_exceeded token_limit_exceeded "
-                      "string_too_long string_above_max_length tokens_limit_reached",
-    "content_policy": "content_policy_violation content_filter data_inspection_failed image_content_policy_violation",
+                      "string_too_long string_above_max_length tokens_limit_reached 1261",
+    "content_policy": "content_policy_violation content_filter data_inspection_failed image_content_policy_violation "
+                      "inputtextsensitivecontentdetected inputimagesensitivecontentdetected 1301",
     "refused": "refusal",
     "invalid_prompt": "invalid_prompt",
     "invalid_image": "invalid_image image_too_large image_too_small unsupported_image_format image_download_failed "
@@ -61,7 +62,7 @@ _ENDING_WORDS = {
                      "unsupported_image_media_type failed_to_download_image",
     "invalid_model": "model_not_found wrong_endpoint invalid_model model_not_supported key_model_access_denied "
                      "team_model_access_denied deploymentnotfound model_not_available model_decommissioned "
-                     "model_terms_required model_permission_blocked_org model_permission_blocked_project",
+                     "model_terms_required model_permission_blocked_org model_permission_blocked_project 1211",
     "no_endpoint": "no_endpoints model_deprecated privacy_restricted constraint_filtered free_variant_ended",
     "region_restricted": "region_restricted unsupported_country_region_territory",
     "provider_error": "model_unavailable_upstream",
@@ -88,54 +89,73 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     # details" proves nothing on a 429: Gemini says it whenever a minute's quota is used up.
     ((400, 403, 412, 429),
      (r"credit balance|balance is (too low|insufficient)|insufficient (credit|balance|fund)|(any|no|out of) credits?\b"
-      r"|account .{0,80}(suspended|not active)|credits .{0,20}depleted|all available credits"), "no_credit"),
+      r"|account .{0,80}(suspended|not active)|credits .{0,20}depleted|all available credits"
+      r"|free tier .{0,40}exhausted"), "no_credit"),
     ((400, 403, 412), r"billing (details|hard limit|is not|account)", "no_credit"),
     ((400, 401, 403, 429), r"budget has been exceeded|exceeded(token)?budget|over budget|crossed budget", "key_limit"),
-    ((400, 402, 403), r"key limit|spend(ing)? limit|monthly limit|usage limits", "key_limit"),
-    ((429,), r"spend(ing)? limit|calls / month", "key_limit"),
+    ((400, 402, 403), r"key limit|spend(ing)? limit|monthly limit|usage limits|call volume quota", "key_limit"),
+    ((429,), r"spend(ing)? limit|calls / month|(session|weekly) usage limit", "key_limit"),
     ((400, 403),
      (r"api.?key.{0,60}(expired|invalid|incorrect|not (valid|found)|missing|leaked|revoked|disabled)"
       r"|(incorrect|invalid|missing|expired) api.?key|must (supply|provide|send) an api.?key"
-      r"|organization has been (disabled|restricted)|(security|bearer) token.{0,40}expired"), "unauthorized"),
+      r"|organization has been (disabled|restricted)|(security|bearer|access) token.{0,40}(expired|invalid)"
+      r"|invalid (access token|authorization header)|(authentication|authorization) failed|unregistered callers"
+      r"|not authenticated"),
+     "unauthorized"),
     ((400, 403), r"(country|region|location|territory).{0,40} not (supported|available)", "region_restricted"),
     ((400, 404, 422, 501), r"is a decisions? model|not a decisions? model", "wrong_mode"),
     ((400, 404, 410, 422),
      (r"not a valid model|invalid model( name)? ?(:|passed)|unknown model|no models? loaded"
       r"|model.{0,80} (does not|doesn't|not) exist|models?[ /](.{0,80} )?not found|model not served"
-      r"|model identifier is invalid|unable to access .{0,20}model|model .{0,80}(decommissioned|end of life)"
-      r"|model .{0,80}was removed|does not support chat|operation does not work with|on-demand throughput"),
+      r"|model identifier is invalid|unable to access .{0,20}model|model .{0,80}(decommissioned|end of (its )?life)"
+      r"|model .{0,80}was removed|does not support chat|not a chat model|supported in v1/(responses|completions)"
+      r"|operation does not work with|on-demand throughput|no such model|model .{0,40}as legacy"
+      r"|use.case (details|form)|not activated the model|not found for account|endpoint does not exist"
+      r"|llm provider not provided"),
      "invalid_model"),
+    ((403,), r"access to (the )?model\b", "invalid_model"),
+    ((404,), r"^model: ", "invalid_model"),  # all that Anthropic says
     # LM Studio answers 400 where its model crashed or was unloaded: the state of the server, not a fault of the row.
     ((400,), r"model (has )?(crashed|unloaded)|failed to load( the)? model|channel error", "server_error"),
     ((400,), r"throttl|please wait before", "rate_limited"),
     (_BODY, r"model .{0,30}(valid json|match.{0,30}schema)|(validate|generate) json|generated json", "schema_mismatch"),
     # Groq: "`max_tokens` must be less than or equal to `8192`"; the same for every row.
-    (_BODY, r"max_(completion_)?tokens.? must be less than or equal", "bad_parameters"),
+    (_BODY, r"max_(completion_)?tokens.? must be less than or equal|range of max_tokens|must have stream=true",
+     "bad_parameters"),
     ((*_BODY, 413, 500),
-     (r"context.?(length|size|window|limit)|maximum .{0,20}tokens|maximum (model|input|prompt) length"
+     (r"context.?(length|size|window|limit)|maximum .{0,20}tokens|maximum (model|input|prompt|allowed) length"
       r"|range of input length|(too many|must have less than .{0,9}) tokens|max_new_tokens.{0,4} must be <="
-      r"|longer than the maximum"
+      r"|longer than the maximum|model token limit|n_keep|max_seq_len|too large to process"
       r"|max_(completion_)?tokens must be at least 1, got (-|0)|(prompt|input).{0,40} too long|prompt exceeds"
       r"|token count.{0,40} exceeds|too large for model"), "context_length"),
     ((429,), r"request too large|must be reduced", "payload_too_large"),
-    (_BODY, r"response_format|json_schema|invalid schema|the word .{0,3}json", "bad_parameters"),
+    ((500,), r"json schema conversion|parse grammar", "bad_parameters"),  # llama.cpp
+    (_BODY, r"response_(format|schema)|json.schema|invalid schema|the word .{0,3}json|grammar", "bad_parameters"),
+    # Said by a model's chat template, of each row's messages alike.
+    (_BODY, r"chat template|roles must alternate|system role|expected last role", "bad_parameters"),
     (_BODY,
      (r"unrecognized|(unknown|unsupported) (param|value|field|argument)|not supported with this model|extra inputs"
-      r"|items or fewer|max_tokens: \d+ >|unknown name|cannot both be specified|too many states|parse grammar"
+      r"|argument not supported|items or fewer|max_tokens: \d+ >|unknown name|cannot both be specified|too many states"
       r"|does not support (parameter|tools|thinking|reasoning)"), "bad_parameters"),
     ((*_BODY, 403),
-     (r"content (policy|management|filter|exists risk)|safety system|requires moderation|flagged|request blocked"
+     (r"content ?(policy|management|filter|exists risk)|safety system|requires moderation|flagged|request blocked"
       r"|violates usage guidelines|new_sensitive"), "content_policy"),
     (_BODY, r"(error|timeout) while downloading|at most \d+ image", "invalid_image"),
     (_BODY, r"image.{0,40}(invalid|unsupported|format|too (large|small)|download|fetch)", "invalid_image"),
-    (_BODY, r"(invalid|unsupported|download|fetch|decode).{0,40}image", "invalid_image"),
+    (_BODY, r"(invalid|unsupported|download|fetch|decode|process|support).{0,40}image|unknown variant .image",
+     "invalid_image"),
+    ((*_BODY, 500), r"not a multimodal model|image input", "invalid_image"),
     # Anthropic: "The PDF specified was not valid", "A maximum of 100 PDF pages may be provided"; Gemini: "The document
     # has no pages".
     (_BODY, r"\bpdf\b.{0,40}(valid|password|parse)|(parse|maximum).{0,40}\bpdf\b|document has no pages",
      "invalid_image"),
+    # Groq: "`reasoning_effort` must be one of `none` or `default`". A parameter is the same for every row.
+    (_BODY,
+     (r"\b(temperature|top_p|top_k|logprobs|(presence|frequency)_?penalty|reasoning_effort|enable_thinking)\b"
+      r"|deserialize the json body"), "bad_parameters"),
     ((404,), r"that support (image|audio|video|file|tool)", "invalid_image"),
     ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrictions", "no_endpoint"),
-    ((429,), r"per-day|daily limit|daily free allocation", "daily_quota"),
+    ((429,), r"per-day|per 86400s|tokens per day(,| limit)|daily limit|daily free allocation", "daily_quota"),
     ((503,), r"no (available |allowed )?(model )?provider|routing requirements", "no_provider_available"),
     # LM Studio answers 200 with {"error": "Unexpected endpoint or method."}: only the text says what it is.
     ((), r"unexpected endpoint|not found|no such (route|path)", "not_found"),
