@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from batchrun.api.endpoints import Endpoint, fetch, is_openrouter
+from batchrun.api.endpoints import SIMULATOR_MODEL, Endpoint, fetch, is_openrouter
 from batchrun.api.wording import object_of, objects_of, usd_of
 from batchrun.disk import write_whole
 from batchrun.errors import StorageError
@@ -80,6 +80,8 @@ def prices_for(job: Job, endpoint: Endpoint, cache_dir: Path, now: float) -> Pri
     fetched_at, problem = None, ""
     if endpoint.openrouter:
         models, fetched_at, problem = _list(endpoint, cache_dir, now)
+    if endpoint.name == "simulator" and SIMULATOR_MODEL in models:
+        models = {**dict.fromkeys(names, models[SIMULATOR_MODEL]), **models}  # it answers as any model
     own = _own_price(job)
     found = {name: models.get(name) or models.get(_SAME_PRICE.sub("", name)) or own for name in names}
     known = {name: listed for name, listed in found.items() if listed is not None}

@@ -129,6 +129,15 @@ def test_a_cap_without_a_price_is_a_mistake(command: Command, job: Path) -> None
     assert 'mistake  limits: limits.max_cost_usd is set, but the price of "openai/gpt-9" is unknown' in ended.out
 
 
+def test_the_simulator_has_every_model_at_a_price(command: Command, job: Path) -> None:
+    """A job with a cap can be tried there whatever its model is called: check and run agree on it."""
+    job.write_text(JOB.replace("gpt-4o-mini", "my-tuned-one") + "limits: {max_cost_usd: 1}\n")
+    ended = command("check", str(job), "--endpoint", "simulator")
+    assert (ended.code, "mistake" in ended.out) == (0, False), ended.out
+    ended = command("run", str(job), "--endpoint", "simulator", "--limit", "1")
+    assert "2 of 4 rows answered" in ended.err, ended.err
+
+
 def test_a_likely_cost_above_the_cap_is_a_warning(command: Command, job: Path) -> None:
     """A cap that will stop the run is reported beforehand."""
     job.write_text(JOB + "limits: {max_cost_usd: 0.000001}\n")
