@@ -229,7 +229,9 @@ _NOT_SET = {
 def _setting_node(path: JobPath, text: str) -> Node:
     """Return the node of a value. A prompt is taken as it is: in YAML `Label: {{ text }}` would be a mapping."""
     mark = StringMark("--set", 0, 0, 0, text, 0)
-    if path in FROM_FILE and not text.startswith("{file:"):
+    is_mapping = text.startswith("{") and not text.startswith("{{")
+    is_field = path == ("prompt",) or (path[:2] == ("prompt", "state") and len(path) > len(("prompt", "state")))
+    if (path in FROM_FILE and not text.startswith("{file:")) or (is_field and not is_mapping):
         return _scalar_node(text, mark)
     return _composed(text) or _scalar_node(text, mark, style=None)
 

@@ -78,6 +78,16 @@ def test_a_set_key_wins_over_the_file(tmp_path: Path, command: Command, asked: A
     assert ended.code == 0, ended.err
     assert (tmp_path / "out.sort.partial.csv").exists()
     assert asked.prompts()[-1] == "Sort: t0"
+    for name, setting, prompt in (
+        ("whole", "prompt=Order: {{ text }}", "Order: t0"),
+        ("cell", "prompt={{ text }}: what?", "t0: what?"),
+        ("keys", "prompt={user: 'It is {{ text }}'}", "It is t0"),
+        ("state", "prompt.state.body=Body: {{ text }}", '{"of": "t0", "body": "Body: t0"}'),
+    ):
+        base = ["--set", "prompt={state: {of: '{{ text }}'}}"] if name == "state" else []
+        ended = command("job.yaml", *base, "--set", setting, "--variant", name, "--limit", "1")
+        assert ended.code == 0, ended.err
+        assert asked.prompts()[-1] == prompt
 
 
 @pytest.mark.parametrize(
