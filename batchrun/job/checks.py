@@ -171,7 +171,7 @@ _PARSER = "file-parser"
 def _model(model: Model) -> Found:
     yield from _endpoint(model)
     if model.name is None and model.endpoint not in {"local", "simulator"}:
-        yield ("model", "name"), "model.name is missing"
+        yield ("model", "name"), f"model.name is missing: which model should {model.endpoint} ask?"
     routed = _is_routed(model)
     if model.fallbacks and not routed:
         yield ("model", "fallbacks"), "model.fallbacks works only with openrouter and simulator"

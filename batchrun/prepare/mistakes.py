@@ -153,12 +153,12 @@ class Mistakes:
                     near = did_you_mean(name, rows.columns)
                     self._add(("output", "keep", number), f'the input has no column "{name}"{near}')
         if loaded.is_right("output"):
-            seen = set(kept)
-            for name, _ in new_columns(job, form):
-                if name in seen:
-                    advice = "set output.prefix, or leave it out of output.keep or output.details"
-                    self._add(("output",), f'two output columns are called "{name}"; {advice}')
-                seen.add(name)
+            made = [name for name, _ in new_columns(job, form)]
+            twice = [f'"{name}"' for number, name in enumerate(made) if name in {*kept, *made[:number]}]
+            if twice:
+                # An input that another job wrote has the columns of status and errors already.
+                advice = "set output.prefix, or choose other columns in output.keep or output.details"
+                self._add(("output",), f"the output would have two columns {', '.join(twice)}: {advice}")
         place: JobPath = ("output", "path")
         suffix = job.output_path.suffix.lower()
         if problem := sheet_problem(len(kept) + len(job.output.details), suffix):

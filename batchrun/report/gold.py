@@ -44,7 +44,7 @@ class Rule:
         match self.kind:
             case "integer" | "number":
                 if self.tolerance:
-                    return f"as numbers: equal if they differ by at most {self.tolerance}"
+                    return f"as numbers: equal if they differ by at most {self.tolerance.normalize():f}"
                 return "as numbers: equal if they have the same value"
             case "boolean":
                 return "as true and false: yes and 1 are true, no and 0 are false"
