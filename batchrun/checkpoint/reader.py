@@ -216,6 +216,11 @@ class Reader:
         """Return the newest run."""
         return next(iter(self.runs(1)), None)
 
+    def has_written(self, output: str) -> bool:
+        """Check whether a run has noted an output that ends with a space and this path."""
+        sql = "SELECT 1 FROM runs WHERE substr(output, instr(output, ' ') + 1) = ? LIMIT 1"
+        return bool(self._connection.rows(sql, (output,)))
+
     def flags(self) -> str:
         """Return what the newest run noted of its flags; empty where there was none."""
         return str(self._connection.value("SELECT coalesce(flags, '') FROM runs ORDER BY id DESC LIMIT 1") or "")

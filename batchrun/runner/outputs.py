@@ -21,6 +21,7 @@ from batchrun.money import PER_USD, CostKind
 from batchrun.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared, stamps_text
 from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
+from batchrun.runner.ownership import named
 from batchrun.table import (
     DETAIL_TYPES,
     LONGEST_CELL,
@@ -198,7 +199,10 @@ CONVERTED: Mapping[str, Callable[[Any], Any]] = {
 
 
 def state(prepared: Prepared, plan: int) -> str:
-    """Return a note that is equal as long as this plan and job would write the same, and nobody touched the file."""
+    """Return a note that is equal as long as this plan and job would write the same, and nobody touched the file.
+
+    It ends with the path, for `ownership`.
+    """
     path = prepared.job.output_path
     try:
         found = path.stat()
@@ -208,7 +212,7 @@ def state(prepared: Prepared, plan: int) -> str:
     corrections = Corrections(prepared.job).path
     corrected_at = corrections.exists() and corrections.stat().st_mtime_ns
     words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino], corrected_at]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+    return f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()} {named(prepared.job)}"
 
 
 def reader(prepared: Prepared, written: Written | None) -> Callable[[], pl.DataFrame] | None:

@@ -42,6 +42,7 @@ from batchrun.runner.batches import refuse_to_forget, run_batches
 from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.following import Next
 from batchrun.runner.log import event, run_ended
+from batchrun.runner.ownership import refuse_output_of_another
 from batchrun.runner.planning import Planning
 from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.stop import Valve, exit_code_of
@@ -93,6 +94,7 @@ def run_job(invocation: Invocation, ui: Ui, clock: Time = REAL_TIME) -> Summary:
         known = known_files(checkpoint.current_plan()) if checkpoint else {}
         prepared = stack.enter_context(prepare_job(invocation, known))
         check_writable(job.output_path, [Path(file.path) for file in prepared.rows.files])
+        refuse_output_of_another(job, invocation.shown, invocation.environment, checkpoint)
         if options.fresh and not options.yes:
             refuse_to_forget(job.checkpoint_path)
         # Only now that the job has no mistake: one in it must not move the checkpoint aside.

@@ -333,3 +333,32 @@ def test_an_interrupt_ends_the_whole_command(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert set(kinds(prompts)) == {"A"}
     assert "batchrun A.yaml B.yaml" in said
+
+
+def test_a_copied_job_does_not_overwrite_the_output_of_the_other(
+    tmp_path: Path, command: Command, asked: Asked
+) -> None:
+    """`cp a.yaml b.yaml` with another prompt: the second job is refused before it asks, the first one never is."""
+    assert command("a.yaml").code == 0
+    written = (tmp_path / "out/a.csv").read_bytes()
+    write(tmp_path / "b.yaml", asked.url, input="rows.csv", output="out/a.csv", prompt="B {{ text }}")
+    asked.prompts()
+    for flags in ([], ["--fresh", "--yes"], ["--limit", "1"]):
+        ended = command("b.yaml", *flags)
+        assert (ended.code, asked.prompts()) == (2, [])
+        assert "out/a.csv is the output of a.yaml, and b.yaml would overwrite it: give b.yaml" in ended.err
+    assert (tmp_path / "out/a.csv").read_bytes() == written
+    assert command("b.yaml", "--output", "out/b.csv").code == 0
+    for flags in ([], ["--output", "out/c.csv"], ["--variant", "v"], ["--fresh", "--yes"], []):
+        assert command("a.yaml", *flags).code == 0, flags
+
+
+def test_a_renamed_job_keeps_its_output(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """`mv a.yaml z.yaml`, and a second file beside a checkpoint of both: neither takes the output from another job."""
+    assert command("a.yaml").code == 0
+    (tmp_path / "a.yaml").rename(tmp_path / "z.yaml")
+    assert command("z.yaml").code == 0
+    job = json.loads((tmp_path / "z.yaml").read_text()) | {"checkpoint": ".batchrun/z.sqlite"}
+    (tmp_path / "same.yaml").write_text(json.dumps(job))
+    assert command("same.yaml").code == 0
+    assert sorted(asked.prompts()) == [f"A t{row}" for row in range(10)]
