@@ -21,7 +21,7 @@ from batchrun.money import to_usd
 from batchrun.net import is_loopback, proxy_for
 from batchrun.prepare import INPUT_CHANGED, Prepared, most_in_flight, worst_case
 from batchrun.records import Reply, Request, Send, Target
-from batchrun.runner.budget import Budget, Reserve
+from batchrun.runner.budget import Budget, Reserve, lowest_cap
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
 from batchrun.runner.pool import Pool
@@ -284,6 +284,7 @@ def rules_of(asking: Asking) -> Rules:
         max_failed=asking.max_failed,
         deadline=None if limits.deadline_seconds is None else asking.started + limits.deadline_seconds,
         max_tokens=prepared.max_tokens,
+        cap=lowest_cap(limits.cap),
         openrouter=endpoint.openrouter,
         price=asking.prices.likely.get(endpoint.model),
         questions=asking.questions,

@@ -42,7 +42,7 @@ from batchrun.runner.collecting import Collected, collected
 from batchrun.runner.log import event
 from batchrun.runner.progress import Ui
 from batchrun.runner.stop import Valve, closed_by_signals, reason_of
-from batchrun.runner.work import Tally, Work
+from batchrun.runner.work import CAP_TOO_LOW, Tally, Work, cap_too_low
 from batchrun.terminal import aside, plural
 
 FIRST_POLL, SLOWEST_POLL = 5.0, 60.0
@@ -248,7 +248,10 @@ class _Lane:
         if chunk.over_cap is not None and not chunk.works and not self._open():
             # Otherwise what comes back from open batches may make room.
             reason = f"limits.max_cost_usd is reached: the next question may cost {show(chunk.over_cap)}"
-            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_cost_usd")
+            ending = "max_cost_usd"
+            if self._rules.cap is not None and chunk.over_cap > self._rules.cap:
+                reason, ending = cap_too_low(self._rules.cap, chunk.over_cap), CAP_TOO_LOW
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending=ending)
         return chunk
 
     def _fill(self, questions: Iterator[Work]) -> Chunk:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from batchrun.api import Prices
 from batchrun.checkpoint import Checkpoint
+from batchrun.job import CostCap
 from batchrun.money import ZERO, Pico, from_usd, show
 from batchrun.prepare import Prepared, Worst, refuse_unbounded
 
@@ -134,6 +135,11 @@ class Reserve:
             f"a request cost {show(billed)}, more than the {show(reserved)} that was reserved for it; from here on "
             f"{self._percent / 100:g} times the estimate is reserved, and requests in flight may pass the cap"
         )
+
+
+def lowest_cap(cap: CostCap) -> Pico | None:
+    """Return what one run may spend at most when nothing is spent yet; None without a cap."""
+    return min((from_usd(amount) for amount in (cap.run, cap.day) if amount is not None), default=None)
 
 
 def budget_of(prepared: Prepared, prices: Prices, checkpoint: Checkpoint, today: str, run_id: int) -> Budget:

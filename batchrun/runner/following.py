@@ -8,6 +8,7 @@ from batchrun.checkpoint import Counts
 from batchrun.errors import ExitCode
 from batchrun.job import Job, RunOptions, command_line
 from batchrun.net import ENDPOINTS, parse_endpoint, path_advice
+from batchrun.runner.work import CAP_TOO_LOW
 from batchrun.terminal import plural
 
 RESUMABLE = {
@@ -21,6 +22,12 @@ RESUMABLE = {
 
 
 MAX_FAILED = "max_failed"
+LIMITS = {
+    MAX_FAILED: "correct what makes them fail, or raise limits.max_failed",
+    CAP_TOO_LOW: "raise limits.max_cost_usd (or --max-cost), or lower model.params.max_tokens",
+}
+"""What to do about a limit of the job that stopped the run, by its ending."""
+
 """What ends a run that limits.max_failed stops."""
 
 WORTH_READING = frozenset({"schema_mismatch", "interrupted", "broken_text"})
@@ -44,6 +51,8 @@ class Next:
                 options = replace(options, engine="batch")
             more = f", and submits at most {options.limit:,} more" if options.limit else ""
             yield command_line(self.shown, options), f"collects what the provider has answered{more}"
+        elif self.ending == CAP_TOO_LOW and not self.options.spent:
+            return  # the same command would ask nothing again
         elif exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
             if not counts.pending:
                 yield command_line(self.shown, options), "writes the output: all rows are answered"
@@ -112,10 +121,8 @@ class Next:
 
     def advice(self) -> str | None:
         """Return what to do about the ending that stopped the run, None where none did."""
-        if self.ending == MAX_FAILED:
-            return "correct what makes them fail, or raise limits.max_failed"
         if self.ending not in TABLE:
-            return None
+            return LIMITS.get(self.ending or "")
         if self.ending == "unauthorized" and self.job.model.key_variable is None:
             if self.options.endpoint is not None:
                 return "no key is sent to another endpoint: name the key's variable with --api-key-env"

@@ -25,7 +25,7 @@ from batchrun.runner.log import event
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve, reason_of
-from batchrun.runner.work import REAL_TIME, Charge, Keep, Refused, Rules, Tally, Time, Work
+from batchrun.runner.work import CAP_TOO_LOW, REAL_TIME, Charge, Keep, Refused, Rules, Tally, Time, Work, cap_too_low
 from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
@@ -210,8 +210,11 @@ class Pool:
             self._stop_at_cap()
 
     def _stop_at_cap(self) -> None:
-        if self._smallest_refused is not None:
-            why = self.tally.cap_reached(self._rules.questions, self._smallest_refused)
+        least, cap = self._smallest_refused, self._rules.cap
+        if least is not None and cap is not None and least > cap:
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, cap_too_low(cap, least), ending=CAP_TOO_LOW)
+        elif least is not None:
+            why = self.tally.cap_reached(self._rules.questions, least)
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, why, ending="max_cost_usd")
 
     # -- one attempt

@@ -40,7 +40,8 @@ class Rules:
     the first one at the row position `first_doubtful`. `patience` is what
     the job writes about outages (None: nothing), `loopback` whether the server is on this machine. `first_alone`: the
     first request goes alone, since nothing is known of the server; `cache_life` is its prompt cache's (None: not used).
-    `details` are those of the output: long ones are kept only if they are among them.
+    `details` are those of the output: long ones are kept only if they are among them. `cap` is what a run may spend at
+    most when nothing is spent yet, in picodollars (None: no cap).
     """
 
     attempts: int
@@ -50,6 +51,7 @@ class Rules:
     max_failed: int | None = None
     deadline: float | None = None
     max_tokens: int | None = None
+    cap: Pico | None = None
     openrouter: bool = True
     price: Price | None = None
     questions: int = 0
@@ -165,6 +167,15 @@ class Tally:
             f"limits.max_cost_usd is reached: {show(self.cost)} is spent and the next request may cost {show(least)}; "
             f"the other {rest:,} questions need about {show(needed, ROUND_CEILING)}"
         )
+
+
+CAP_TOO_LOW = "cap_too_low"
+"""The ending of a run whose cap admits no question that is left, even when nothing is spent."""
+
+
+def cap_too_low(cap: Pico, least: Pico) -> str:
+    """Return why a cap admits no question that is left; `least` is the worst case of the cheapest."""
+    return f"limits.max_cost_usd ({show(cap)}) is too low: one question may cost {show(least, ROUND_CEILING)}"
 
 
 @dataclass(slots=True)

@@ -131,3 +131,19 @@ def test_after_too_many_failures_the_next_command_gets_on(tmp_path: Path, comman
         assert words == ["batchrun", "retry", "job.yaml"]
         ended = command(*words[1:])
     assert (ended.code, "8 of 8 rows answered" in ended.err) == (0, True), ended.err
+
+
+@pytest.mark.parametrize("limits", [None, {"max_cost_usd": {"run": 1, "day": 0.000001}}])
+def test_a_cap_below_the_cost_of_one_question_is_to_be_raised(
+    limits: dict[str, dict[str, float]] | None,
+    tmp_path: Path,
+    command: Command,  # noqa: F811
+) -> None:
+    """The same command would ask nothing again: the message names the cost of a question and what to change."""
+    write_job(tmp_path, "openrouter", rows=4, limits=limits)
+    words = ["job.yaml", "--endpoint", "simulator"]
+    ended = command(*words, *([] if limits else ["--max-cost", "0.000001"]))
+    assert ended.code == 4
+    assert re.search(r"limits\.max_cost_usd \(\$0\.0000010\) is too low: one question may cost \$0\.0\d+", ended.err)
+    assert "raise limits.max_cost_usd (or --max-cost), or lower model.params.max_tokens" in ended.err
+    assert "next " not in ended.err
