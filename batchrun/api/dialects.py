@@ -43,10 +43,10 @@ _ENDING_WORDS = {
     "request_over_budget": "weight_exceeds_budget",
     "in_flight_budget": "openrouter_in_flight_budget in_flight_budget_exhausted",
     "key_limit": "openrouter_key_limit openrouter_guardrail_budget openrouter_workspace_budget key_limit "
-                 "budget_exceeded",
+                 "budget_exceeded pre_consume_token_quota_failed",
     "no_credit": "openrouter_credits insufficient_quota billing_hard_limit_reached billing_not_active billing_error "
                  "billing_disabled exceeded_current_quota_error arrearage accountoverdueerror insufficient_credits "
-                 "insufficient_balance",
+                 "insufficient_balance insufficient_user_quota",
     "daily_quota": "openrouter_free_tier_daily quota_per_day",
     "rate_limited": "quota_per_minute openrouter_free_tier_per_minute openrouter_shared_capacity "
                     "upstream_provider_shared_pool capacity_exhausted capacity_exceeded throttlingexception",
@@ -62,7 +62,8 @@ _ENDING_WORDS = {
                      "unsupported_image_media_type failed_to_download_image",
     "invalid_model": "model_not_found wrong_endpoint invalid_model model_not_supported key_model_access_denied "
                      "team_model_access_denied deploymentnotfound model_not_available model_decommissioned "
-                     "model_terms_required model_permission_blocked_org model_permission_blocked_project 1211",
+                     "model_terms_required model_permission_blocked_org model_permission_blocked_project "
+                     "model_access_forbidden 1211",
     "no_endpoint": "no_endpoints model_deprecated privacy_restricted constraint_filtered free_variant_ended",
     "region_restricted": "region_restricted unsupported_country_region_territory",
     "provider_error": "model_unavailable_upstream",
@@ -132,14 +133,14 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     ((500,), r"json schema conversion|parse grammar", "bad_parameters"),  # llama.cpp
     (_BODY, r"response_(format|schema)|json.schema|invalid schema|the word .{0,3}json|grammar", "bad_parameters"),
     # Said by a model's chat template, of each row's messages alike.
-    (_BODY, r"chat template|roles must alternate|system role|expected last role", "bad_parameters"),
+    (_BODY, r"chat template|template error|roles must alternate|system role|expected last role", "bad_parameters"),
     (_BODY,
      (r"unrecognized|(unknown|unsupported) (param|value|field|argument)|not supported with this model|extra inputs"
       r"|argument not supported|items or fewer|max_tokens: \d+ >|unknown name|cannot both be specified|too many states"
       r"|does not support (parameter|tools|thinking|reasoning)"), "bad_parameters"),
     ((*_BODY, 403),
      (r"content ?(policy|management|filter|exists risk)|safety system|requires moderation|flagged|request blocked"
-      r"|violates usage guidelines|new_sensitive"), "content_policy"),
+      r"|violates usage guidelines|new_sensitive|guardrail"), "content_policy"),
     (_BODY, r"(error|timeout) while downloading|at most \d+ image", "invalid_image"),
     (_BODY, r"image.{0,40}(invalid|unsupported|format|too (large|small)|download|fetch)", "invalid_image"),
     (_BODY, r"(invalid|unsupported|download|fetch|decode|process|support).{0,40}image|unknown variant .image",
@@ -155,8 +156,8 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
       r"|deserialize the json body"), "bad_parameters"),
     ((404,), r"that support (image|audio|video|file|tool)", "invalid_image"),
     ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrictions", "no_endpoint"),
-    ((429,), r"per-day|per 86400s|tokens per day(,| limit)|daily limit|daily free allocation", "daily_quota"),
-    ((503,), r"no (available |allowed )?(model )?provider|routing requirements", "no_provider_available"),
+    ((429,), r"per-day|limit_rpd|per 86400s|tokens per day(,| limit)|daily limit|daily free allocation", "daily_quota"),
+    ((503,), r"no (available |allowed )?(model )?(provider|channel)|routing requirements", "no_provider_available"),
     # LM Studio answers 200 with {"error": "Unexpected endpoint or method."}: only the text says what it is.
     ((), r"unexpected endpoint|not found|no such (route|path)", "not_found"),
     ((), r"^unauthorized|authentication (failed|required)|login fail", "unauthorized"),

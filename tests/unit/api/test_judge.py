@@ -339,6 +339,7 @@ ROWS = [
           ("bad_parameters", 400, "The provided JSON schema contains features not supported by xgrammar."),
           ("bad_parameters", 400, "Grammar error: Unimplemented keys"),
           ("bad_parameters", 400, "you must provide a chat template"),
+          ("bad_parameters", 422, "Template error: template not found"),
           ("bad_parameters", 400, "System role not supported"),
           ("bad_parameters", 400, "Conversation roles must alternate user/assistant"),
           ("bad_parameters", 400, "Expected last role User for serving but got assistant"),
@@ -365,6 +366,7 @@ ROWS = [
           ("context_length", 400, "max_total_tokens (33000) must be less than or equal to max_seq_len (32768)"),
           ("context_length", 500, "input (600 tokens) is too large to process. increase the physical batch size"),
           ("content_policy", 400, "litellm.ContentPolicyViolationError: AzureException"),
+          ("content_policy", 400, "Violated guardrail policy"),
           ("invalid_model", 400, "LLM Provider NOT provided. You passed model=x"),
           ("invalid_model", 400, "AiError: No such model x or task"),
           ("invalid_model", 400, "You have not filled out the required use-case form for this model."),
@@ -392,11 +394,15 @@ ROWS = [
           ("daily_quota", 429, "Too many tokens per day, please wait before trying again."),
           ("daily_quota", 429, "Tokens per day limit exceeded"),
           ("daily_quota", 429, "Rate limit of 50 per 86400s exceeded"),
+          ("daily_quota", 429, "Rate limit exceeded: limit_rpd/m/f1395"),
+          ("no_provider_available", 503, "No available channel for model x under group default"),
           ("rate_limited", 429, "Too many tokens, please wait before trying again."),
           ("rate_limited", 429, "Rate limit reached on tokens per day (TPD): Limit 100000, Used 99000, Requested 200"),
       )),
-    *(Case(ending, TABLE[ending].action, 400, {"error": {"message": "x", "code": code}})
-      for ending, code in (("invalid_model", "1211"), ("context_length", "1261"), ("content_policy", "1301"),
+    *(Case(ending, TABLE[ending].action, 403, {"error": {"message": "x", "code": code}})
+      for ending, code in (("no_credit", "insufficient_user_quota"), ("key_limit", "pre_consume_token_quota_failed"),
+                           ("invalid_model", "model_access_forbidden"), ("invalid_model", "1211"),
+                           ("context_length", "1261"), ("content_policy", "1301"),
                            ("content_policy", "InputTextSensitiveContentDetected"))),
     Case("context_length", FAIL, 200, {"error": "Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)"}),
     # servers that are not OpenRouter
