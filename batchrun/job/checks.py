@@ -239,8 +239,10 @@ def _headers(model: Model) -> Found:
 def _answer(job: Job) -> Found:
     if job.answer is None:
         return
-    if (job.answer.columns is None) == (job.answer.schema is None):
-        yield ("answer",), "answer needs columns or schema, and not both"
+    if job.answer.columns is None and job.answer.schema is None:
+        yield ("answer",), "answer needs columns or schema; leave answer out for an answer in text"
+    if job.answer.columns is not None and job.answer.schema is not None:
+        yield ("answer",), "answer has columns as well as schema: write one of them"
     for name in ("columns", "schema"):
         if getattr(job.answer, name) == {}:
             yield ("answer", name), f"answer.{name} must not be empty"

@@ -96,6 +96,14 @@ MISTAKES = {
         '5:23: unknown type "Optional[int]"; write int?',
     ),
     "a list of Python": ({"answer": "{columns: {e: 'list[str]'}}"}, '5:23: unknown type "list[str]"; write [str]'),
+    "a text and repairs": (
+        {"answer": "{repairs: 2}"},
+        "5:1: answer needs columns or schema; leave answer out for an answer in text",
+    ),
+    "two forms": (
+        {"answer": "{columns: {a: string}, schema: {type: object, properties: {a: {type: string}}}}"},
+        "5:1: answer has columns as well as schema: write one of them",
+    ),
     "a choice that may be null": (
         {"answer": "{columns: {e: [a, b]?}}"},
         (
