@@ -4,6 +4,7 @@ A submission is never repeated blindly: neither API takes an idempotency key, so
 and the provider's list is searched (`find`). Facts: OpenRouter's SDK 1.3.84, openai-python 3.57.0.
 """
 
+import json
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from batchrun.api.endpoints import Endpoint, call
 from batchrun.api.judge import judge, read_cost
 from batchrun.api.prices import BATCH_VARIANT
 from batchrun.api.waits import seconds_of
-from batchrun.api.wording import clean, list_of, object_of, objects_of
+from batchrun.api.wording import clean, list_of, object_of, objects_of, read_json
 from batchrun.job import Model
 from batchrun.money import Pico
 from batchrun.records import Mismatch, Reply, Verdict
@@ -178,10 +179,7 @@ def _object(reply: Reply) -> dict[str, Any] | None:
     """Return the JSON object of a success, else None."""
     if reply.fault is not None or not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
         return None
-    try:
-        data = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
-        return None
+    data, _ = read_json(reply.body)
     return data if isinstance(data, dict) else None
 
 
@@ -272,7 +270,8 @@ def _line(data: Any) -> Line | None:  # noqa: ANN401  (any JSON)
     if isinstance(response, dict):
         # A status of 0 on a batch that is completed was reported; it means that the request was not made.
         status = _count(response.get("status_code")) or HTTPStatus.INTERNAL_SERVER_ERROR.value
-        return Line(data["custom_id"], Reply(status, body=orjson.dumps(response.get("body"))))
+        # Not by orjson, which writes no integer of more than 64 bits; what no column needs must not cost an answer.
+        return Line(data["custom_id"], Reply(status, body=json.dumps(response.get("body")).encode()))
     error = object_of(data.get("error")) or {"message": "the line holds neither a response nor an error"}
     words = [str(error.get(name)) for name in ("error_type", "code", "type") if error.get(name)]
     status = next((WORD_CODES[word] for word in words if word in WORD_CODES), HTTPStatus.INTERNAL_SERVER_ERROR.value)
@@ -407,13 +406,7 @@ class _OpenAi:
                 if reply.fault is not None or reply.status != HTTPStatus.OK:
                     raise UnavailableError(_verdict(reply))
                 content.seek(0)
-                for raw in content:
-                    try:
-                        line = _line(orjson.loads(raw))
-                    except orjson.JSONDecodeError:
-                        continue
-                    if line is not None:
-                        yield line
+                yield from filter(None, (_line(read_json(raw)[0]) for raw in content))
 
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
         """Delete the files; those of a provider that keeps them end after 30 days."""

@@ -11,6 +11,8 @@ from crash import damage, kills, starts, syscalls
 
 SEED = 1
 KILLS = {"SIGKILL": 1_000, "SIGTERM": 60, "SIGINT": 60, "SIGINT twice": 40, "SIGTERM, then SIGKILL": 40}
+PACE_KILLS, PACE_IN_FLIGHT = 300, 18
+"""SIGKILLs at about 1,000 answers a second: 18 in flight, each answered after 5 to 30 ms."""
 POINTS = 38
 """Kills at each of the eight calls: 304."""
 FAILURES = 54
@@ -20,6 +22,10 @@ STARTS = 100
 
 def _kills(folder: Path) -> Iterable[str]:
     return kills.kill_until(KILLS, folder, SEED, tell=_tell).lines()
+
+
+def _pace(folder: Path) -> Iterable[str]:
+    return kills.kill_until({"SIGKILL": PACE_KILLS}, folder, SEED, limits={"concurrency": PACE_IN_FLIGHT}).lines()
 
 
 def _tell(line: str) -> None:
@@ -44,6 +50,7 @@ def _starts(folder: Path) -> Iterable[str]:
 
 PARTS: dict[str, Callable[[Path], Iterable[str]]] = {
     "kills": _kills,
+    "pace": _pace,
     "calls": _calls,
     "failures": _failures,
     "damage": _damage,

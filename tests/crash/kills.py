@@ -47,10 +47,10 @@ class Figures:
 
     def lines(self) -> list[str]:
         """Return a table for people."""
-        head = "kind | landed with requests in flight | in flight, mean | bought twice | allowed by the promise"
+        head = "kind | landed with requests in flight | in flight, mean | bought twice, mean, and in all | allowed"
         rows = [
-            f"{kind} | {self.landed[kind]} | {self.in_flight[kind] / self.landed[kind]:.0f} | {self.twice[kind]} | "
-            f"{self.exposed[kind]}"
+            f"{kind} | {self.landed[kind]} | {self.in_flight[kind] / self.landed[kind]:.1f} | "
+            f"{self.twice[kind] / self.landed[kind]:.1f} | {self.twice[kind]} | {self.exposed[kind]}"
             for kind in KINDS
             if self.landed[kind]
         ]

@@ -268,6 +268,20 @@ def test_a_line_that_cannot_be_read_costs_itself(job: Job) -> None:
     assert not job.provider.files, "files are deleted once they are collected"
 
 
+def test_what_no_column_needs_costs_no_line(job: Job) -> None:
+    """NaN among the logprobs, and an integer beyond 64 bits, are passed over as in a live reply: nothing is paid twice."""
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        line["response"]["body"] |= {"logprobs": [float("nan"), float("-inf")], "seed": 2**70}
+        return line
+
+    job.provider.alter = alter
+    summary = job.rows(6).run()
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 6)
+    assert sorted(job.provider.submitted.values()) == [1] * 6
+    books_are_exact(job, summary)
+
+
 def test_too_many_failed_rows_stop_the_run_at_collection(job: Job) -> None:
     """limits.max_failed counts when a batch is collected: the others are left to the next run."""
     refused = {"error": {"code": "context_length_exceeded", "message": "too long"}}

@@ -11,25 +11,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-class Clock(selectors.DefaultSelector):
-    """A selector that knows what is in flight, and the time in seconds since the start."""
+class Clock:
+    """Seconds since the start, and what they depend on; all event loops of a process share them."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.now = 1_000.0
         self.in_flight = 0
         self.disk_is_behind: Callable[[], bool] = lambda: False
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for an event; a timer ends the wait at once while nothing happens elsewhere."""
-        if timeout is None or self.in_flight or self.disk_is_behind():
-            began = time.monotonic()
-            ready = super().select(timeout)
-            self.now += time.monotonic() - began
-            return ready
-        if not (ready := super().select(0)):
-            self.now += max(timeout, 1e-6)
-        return ready
 
     def counted(self, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
         """Return the same sender, whose requests count as in flight."""
@@ -44,11 +32,30 @@ class Clock(selectors.DefaultSelector):
         return sent
 
 
+class _Selector(selectors.DefaultSelector):
+    """A selector that moves the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for an event; a timer ends the wait at once while nothing happens elsewhere."""
+        if timeout is None or self._clock.in_flight or self._clock.disk_is_behind():
+            began = time.monotonic()
+            ready = super().select(timeout)
+            self._clock.now += time.monotonic() - began
+            return ready
+        if not (ready := super().select(0)):
+            self._clock.now += max(timeout, 1e-6)
+        return ready
+
+
 class Loop(asyncio.SelectorEventLoop):
     """An event loop with this clock."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
+        super().__init__(_Selector(clock))
         self._oracle_clock = clock
 
     def time(self) -> float:

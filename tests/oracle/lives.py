@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from oracle.cells import Number
+from oracle.desk import FAULTS, Batching
 from oracle.excel import LONGEST
 from oracle.files import TEXT_TYPES, WRONG_COLUMNS, Row, encoded, with_wrong_column
 from oracle.server import KINDS, Weather
@@ -29,6 +30,7 @@ DIMENSIONS: dict[str, tuple[Any, ...]] = {
     "dedupe": (True, False),
     "answer": ("text", "enum", "typed", "loose", "decision"),
     "output": ("csv", "jsonl", "parquet", "arrow", "xlsx"),
+    "engine": ("live", "batch"),
     "flag": ("", "--limit", "--concurrency", "--output", "--max-cost", "--json"),
 }
 """The two plainest come first; they are drawn twice as often."""
@@ -203,6 +205,7 @@ class Step:
             "rewritten": f"batchrun JOB, the prompt is changed at the {self.at + 1}. request {self.event}",
             "limit": f"batchrun JOB --limit {self.number + 1}",
             "run": "batchrun JOB",
+            "wait": "batchrun JOB, without waiting for batches",
             "retry": "batchrun retry JOB",
             "export": "batchrun export JOB -o snapshot.jsonl",
             "append": f"append a row of cells {self.row}",
@@ -216,7 +219,7 @@ class Step:
         return later + words[self.what] + (f"   [{self.weather}]" if self.weather.kind != "calm" else "")
 
 
-RUNS = {"run", "limit", "retry", "kill", "edited", "exported", "second", "rewritten"}
+RUNS = {"run", "wait", "limit", "retry", "kill", "edited", "exported", "second", "rewritten"}
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,7 @@ class Life:
     repairs: int
     concurrency: int
     mode: str
+    batching: Batching | None
     seed: int
     steps: tuple[Step, ...]
 
@@ -345,6 +349,11 @@ class Life:
         job["model"] |= {} if is_decision else {"params": {"max_tokens": 100}}
         if self.priced:
             job["model"] |= {"price": {"prompt": 1, "completion": 2}}
+        if self.batching is not None:
+            job |= {"engine": {"batch": {"size": self.batching.size}}}
+            job["model"] |= {"batch_api": "openai"}
+        if self.batching is not None and self.priced:
+            job["model"]["price"] |= {"batch": {"prompt": 0.5, "completion": 1}}
         if self.day_cap:
             job["model"] |= {"max_request_usd": MOST_USD}
             job["limits"] |= {"max_cost_usd": {"day": float(self.day_cap)}}
@@ -395,7 +404,8 @@ class Life:
         """Return the life as a person reads it: job file, inputs, steps."""
         rows = self.first_rows()
         lines = [
-            f"-- {self.job_name} (sizes {self.sizes}, server's seed {self.seed}, costs reported: {self.billed_openly})"
+            f"-- {self.job_name} (sizes {self.sizes}, server's seed {self.seed}, costs reported: {self.billed_openly})",
+            f"-- {self.batching or 'no batches'}",
         ]
         lines += [json.dumps(self.job(url, "A"), indent=1, ensure_ascii=False)]
         for name, share in self.files(rows):
@@ -451,9 +461,12 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         combination |= choices
         steps, height = [first], 0
         sizes["BATCH_ROWS"] = 2
+    is_batch = combination["engine"] == "batch" and combination["answer"] != "decision"
     if steps[-1].what not in {"run", "limit", "retry"}:
         steps.append(Step("run"))
-    day_cap = draw(st.sampled_from(("",) * 7 + ("0.0002",))) if combination["flag"] != "--max-cost" else ""
+    day_cap = draw(st.sampled_from(("",) * 7 + ("0.0002",)))
+    if combination["flag"] == "--max-cost" or is_batch:
+        day_cap = ""
     if day_cap and draw(st.booleans()):  # a day's cap is most at risk where a run of the same day was killed
         steps.insert(0, Step("kill", at=draw(st.integers(0, 3)), event=draw(_EVENTS)))
     return Life(
@@ -479,6 +492,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         repairs=draw(st.sampled_from((1, 0))) if combination["answer"] != "decision" else 0,
         concurrency=draw(st.sampled_from((1, 2, 8))),
         mode=draw(st.sampled_from(("schema", "object", "prompt"))),
+        batching=draw(_BATCHING) if is_batch else None,
         seed=draw(st.integers(0, 99)),
         steps=tuple(steps),
     )
@@ -495,14 +509,14 @@ LOST = (len(TEXTS) + MARKS.index("row !lost"), 0, 0)
 RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], Step, int]] = {
     # A row that always loses its reply, beside equal ones that meet a server's odd failures in turn.
     28: (
-        {"where": 0, "flag": "", "dedupe": False},
+        {"where": 0, "flag": "", "dedupe": False, "engine": "live"},
         [LOST, *((number % 5, number, number) for number in range(39))],
         Step("run", weather=Weather("half")),
         0,
     ),
     # A line that comes while its file is being read, with a text where `where` has seen numbers alone.
     29: (
-        {"where": 1, "format": "jsonl", "files": "one"},
+        {"where": 1, "format": "jsonl", "files": "one", "engine": "live"},
         [(number, 3 + number, 0) for number in range(3)],
         Step("edited", at=0, event="received"),
         4,
@@ -511,6 +525,9 @@ RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], Step, int]] =
 """What chance alone seldom brings together: choices, rows, the first step and the template of a life."""
 
 
+_BATCHING = st.builds(
+    Batching, st.sampled_from((1, 2, 3, 7, 1_000)), st.integers(0, 2), st.sampled_from(("", "", *FAULTS))
+)
 _DAYS = st.sampled_from((0, 0, 1, 40))
 _EVENTS = st.sampled_from(("answered", "received"))
 _WEATHER = st.one_of(
@@ -529,8 +546,8 @@ _WEATHER = st.one_of(
 
 
 STEPS = (
-    *["run"] * 3, *["kill"] * 2, "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat", "retry", "export",
-    "edited", "exported", "second", "rewritten",
+    *["run"] * 3, *["kill"] * 2, "wait", "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat", "retry",
+    "export", "edited", "exported", "second", "rewritten",
 )  # fmt: skip
 """What a life may do, weighted."""
 

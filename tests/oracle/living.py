@@ -18,6 +18,7 @@ from oracle import model
 from oracle.bounds import Run
 from oracle.cells import Number
 from oracle.compare import check_output
+from oracle.desk import Batching
 from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
 from oracle.model import OK, PENDING, End, Memory, Question
@@ -46,6 +47,9 @@ class Living:
     killed: bool = False
     days: int = 0
     bills: Counter[str] = field(default_factory=Counter)
+    fetched: Counter[str] = field(default_factory=Counter)
+    elsewhere: set[str] = field(default_factory=set)
+    """Questions that a batch answered when they were no longer in the plan."""
     flags: list[str] = field(default_factory=list)
 
     # -- the job
@@ -95,6 +99,11 @@ class Living:
             return self.folder / flags[flags.index("--output") + 1]
         return self.folder / f"out.{self.life.combination['output']}"
 
+    def is_unsure(self) -> bool:
+        """Check whether a question is back that a batch answered, or did not, while it was not in the plan."""
+        asked = {one[0] for one in model.plan(self.job(), self.table()) if not isinstance(one, End)}
+        return bool(asked & self.elsewhere)
+
     # -- steps
 
     def step(self, step: Step) -> None:
@@ -108,6 +117,8 @@ class Living:
             return
         flags, self.flags = self.flags, []
         self.days += step.days
+        if step.what == "wait" and self.life.batching is not None:
+            flags += ["--engine", "batch", "--wait", "0"]
         if step.what == "limit" and "--limit" not in flags:
             flags += ["--limit", str(step.number + 1)]
         words = (["retry"] if step.what == "retry" else []) + [self.life.job_name, *flags]
@@ -178,7 +189,10 @@ class Living:
             only = words[words.index("--only") + 1].split(",") if "--only" in words else None
             if not self._reopen(planned, only):
                 return self._nothing_to_retry(words, step)
-        wanted = model.wanted(self.memory, planned, limit)
+        out = self.server.desk.out() + self.fetched
+        # Questions that are out are collected too, beside those that a limit admits.
+        wanted = model.wanted(self.memory, planned, None if out else limit)
+        self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
         path = self.output_path(words)
         before = path.read_bytes() if path.exists() else None
@@ -187,21 +201,16 @@ class Living:
         ended = started.wait()
         self.server.settle()
         what = step.what if happened.is_set() else "run"
-        assert "Traceback" not in ended.err, ended.err
-        capped = bool(self.life.day_cap) or ("--max-cost" in words and self.life.cap != "5")
-        assert ended.code in {-9, 0, 1, 2, 3} | ({4} if capped else set()), f"exit {ended.code}: {ended.err}"
-        paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost])
-        self.paid[self.days] += paid
-        for cap, sum_ in (("--max-cost" in words and self.life.cap, paid), (self.life.day_cap, self.paid[self.days])):
-            assert not cap or sum_ <= float(cap) * 1e12, f"the cap is {cap} USD, the server billed {sum_}"
-        assert ended.code != 2 or what == "edited", f"exit 2: {ended.err}"
-        if ledger.answered and ended.code in {0, 1} and "--json" not in words:
-            assert ("$" in ended.err) == self.life.knows_costs, f"a cost that nobody knows is told: {ended.err}"
         if self._problems:
             raise self._problems[0]
+        capped = bool(self.life.day_cap) or ("--max-cost" in words and self.life.cap != "5")
+        allowed = {-9, 0, 1, 3} | ({2} if what == "edited" else set())
+        self._check_ended(ended, allowed | ({4} if capped else set()) | ({6} if step.what == "wait" else set()))
+        self._check_money(words, ended, ledger)
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
-        stopped = what in {"kill", "edited"} or ended.code == 4
-        run = Run(job, wanted, dict(self.memory.ends), step.weather, ledger.counts(), stopped=stopped)
+        stopped = what in {"kill", "edited"} or ended.code in {4, 6} or bool((out or self.life.batching) and limit)
+        batching = self.life.batching is not None
+        run = Run(job, wanted, dict(self.memory.ends), step.weather, ledger.counts(), out, batching, stopped=stopped)
         run.check_requests(ledger.counts())
         if what == "kill":
             self._after_kill(planned, ledger, run)
@@ -216,12 +225,31 @@ class Living:
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:
             self._observe(planned, run)
-            run.check_exit(ended.code, planned, self.memory, limit)
+            run.check_exit(ended.code, planned, self.memory, limit, self.server.desk.out())
             self._check_output(ended, path, before, job, table, planned)
-        if what != "kill" and ledger.answered:
+        # Nobody knows whether a killed run has committed what it fetched.
+        self.fetched = Counter(question for question, *_ in ledger.fetched) if what == "kill" else Counter()
+        texts = {one[0] for one in planned if not isinstance(one, End)}
+        self.elsewhere |= {question for question, *_ in ledger.fetched} - texts
+        if what != "kill" and ledger.has_answers:
             self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
         self._check_books(ledger, exact=what != "kill")
         return ended
+
+    def _check_ended(self, ended: Ended, codes: set[int]) -> None:
+        """Check that a run ended in one of these ways, and broke no rule of batches."""
+        assert "Traceback" not in ended.err, ended.err
+        assert ended.code in codes, f"exit {ended.code}: {ended.err}"
+        assert not self.server.desk.problems, self.server.desk.problems[0]
+
+    def _check_money(self, words: list[str], ended: Ended, ledger: Ledger) -> None:
+        """Check that what the server bills for this run, and for its day, is within the caps; and what is told."""
+        if ledger.has_answers and ended.code in {0, 1} and "--json" not in words:
+            assert ("$" in ended.err) == self.life.knows_costs, f"a cost that nobody knows is told: {ended.err}"
+        paid = sum(pico for _, pico in [*ledger.answered, *ledger.lost]) + ledger.submitted
+        self.paid[self.days] += paid
+        for cap, sum_ in (("--max-cost" in words and self.life.cap, paid), (self.life.day_cap, self.paid[self.days])):
+            assert not cap or sum_ <= float(cap) * 1e12, f"the cap is {cap} USD, the server billed {sum_}"
 
     def _watch(self, step: Step, ledger: Ledger, kill: Callable[[], None]) -> threading.Event:
         """Let something happen at the step's event, in the server's thread, which holds its replies meanwhile."""
@@ -343,7 +371,7 @@ class Living:
             return
         results = self._results()
         assert len(results) == len(planned)
-        answered = Counter(question for question, _ in ledger.answered)
+        answered = Counter(question for question, *_ in [*ledger.answered, *ledger.fetched])
         asked = set(run.wanted)
         for number, (one, (status, error, code)) in enumerate(zip(planned, results, strict=True)):
             if isinstance(one, End):
@@ -360,6 +388,9 @@ class Living:
         for question, pico in ledger.answered:
             self.bills[question] += pico
             self.billed[self.days] += pico
+        for question, pico, day in ledger.fetched:
+            self.bills[question] += pico
+            self.billed[day] += pico
         self.lost += len(ledger.lost)
         try:
             with contextlib.closing(self._checkpoint()) as db:
@@ -403,12 +434,15 @@ def live(life: Life, server: Server, zygote: Zygote) -> None:
         }
         flags = [flag, *([values[flag]] if flag in values else [])] if flag else []
         server.billed_openly, server.costs = life.billed_openly, life.knows_costs
+        server.new_desk(life.batching or Batching(1, 1, ""), dedupe=life.combination["dedupe"])
         living = Living(life, folder, server, zygote, rows, flags=flags)
         living.write()
         if life.mistaken:
             living.refused()
             return
         for number, step in enumerate(life.steps, 1):
+            if living.elsewhere and living.is_unsure():
+                return
             try:
                 living.step(step)
             except (AssertionError, LookupError, ValueError) as problem:

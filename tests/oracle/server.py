@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from oracle.desk import Batching, Desk, Line
+
 PROMPT_PICO, COMPLETION_PICO = 1_000_000, 2_000_000
 """What a token costs, in picodollars: model.price is 1 and 2 USD per million."""
 
@@ -101,6 +103,15 @@ class Ledger:
     systems: set[str] = field(default_factory=set)
     answered: list[tuple[str, int]] = field(default_factory=list)
     lost: list[tuple[str, int]] = field(default_factory=list)
+    submitted: int = 0
+    """What the lines of this step's batches are billed."""
+    fetched: list[tuple[str, int, int]] = field(default_factory=list)
+    """Each line of a batch whose results were fetched: question, bill, and day of the submission."""
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether anything was answered, live or in a batch."""
+        return bool(self.answered or self.fetched)
 
     def counts(self) -> Counter[str]:
         """Return how often each question came."""
@@ -120,10 +131,16 @@ class Server:
         self.ledger = Ledger()
         self.on_event: Callable[[str], None] | None = None
         self.url = ""
+        self.desk = self.new_desk(Batching(1, 1, ""), dedupe=True)
         self._random = random.Random(0)  # noqa: S311  (a seed, not a secret)
         self._attempts: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._open, self._idle = 0, threading.Condition()
+
+    def new_desk(self, batching: Batching, *, dedupe: bool) -> Desk:
+        """Forget all batches: a life begins."""
+        self.desk = Desk(self._batch_line, self._batch_received, self._batch_fetched, batching, dedupe=dedupe)
+        return self.desk
 
     def begin(self, weather: Weather, columns: dict[str, Any] | None, seed: int) -> Ledger:
         """Begin a step: a new ledger, and this weather."""
@@ -154,17 +171,22 @@ class Server:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         length = re.search(r"(?i)content-length: *(\d+)", head)
         body = await reader.readexactly(int(length[1])) if length else b""
-        if head.startswith("GET"):
+        method, path, *_ = head.split()
+        if path.startswith(("/v1/files", "/v1/batches")):
+            if (reply := self.desk.handle(method, path, body)) is None:
+                return False
+            writer.write(_head(reply[0], len(reply[1])) + reply[1])
+            await writer.drain()
+            return True
+        if method == "GET":
             await _send(writer, 200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
             return True
-        ledger, number = self.ledger, len(self.ledger.received)
+        number = len(self.ledger.received)
         asked = json.loads(body)
         # A decision model gets a state; what else it gets, it gets in each question.
         messages = asked.get("messages") or [{"role": "user", "content": asked["state"]}]
         repair = any(message["role"] == "assistant" for message in messages)
-        question = next(message["content"] for message in messages if message["role"] == "user")
-        ledger.received.append(question)
-        ledger.systems |= {message["content"] for message in messages if message["role"] == "system"}
+        question = self._note(messages)
         self._attempts[question] += 1
         self._event("received")
         await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.003)))
@@ -195,10 +217,36 @@ class Server:
         await writer.drain()
         return weather.kind != "stale"
 
-    def _completion(self, question: str, kind: str | None, *, repair: bool) -> tuple[bytes, int]:
-        """Return a reply's bytes and what it is billed."""
+    def _batch_line(self, question: str) -> tuple[tuple[int, bytes] | None, int]:
+        """Return a question's reply in a batch, and its bill: half of a live one's."""
+        kind = kind_of(question)
+        if refusal := _REFUSALS.get(kind or ""):
+            return (refusal[0], json.dumps({"error": {"message": refusal[1], "code": refusal[0]}}).encode()), 0
+        if kind == "lost":
+            return None, 0
+        raw, pico = self._completion(question, kind, repair=False, share=2)
+        return (200, raw), pico
+
+    def _batch_received(self, body: dict[str, Any], pico: int) -> None:
+        self.ledger.submitted += pico
+        self._note(body["messages"])
+        self._event("received")
+
+    def _batch_fetched(self, line: Line, day: int) -> None:
+        self.ledger.fetched.append((line.question, line.pico, day))
+        self._event("answered")
+
+    def _note(self, messages: list[dict[str, Any]]) -> str:
+        """Note in the ledger what came; return the question."""
+        question = next(message["content"] for message in messages if message["role"] == "user")
+        self.ledger.received.append(question)
+        self.ledger.systems |= {message["content"] for message in messages if message["role"] == "system"}
+        return str(question)
+
+    def _completion(self, question: str, kind: str | None, *, repair: bool, share: int = 1) -> tuple[bytes, int]:
+        """Return a reply's bytes and what it is billed: the price, or its `share`-th part."""
         tokens = 10 + len(question) % 7, 5
-        pico = (tokens[0] * PROMPT_PICO + tokens[1] * COMPLETION_PICO) * self.costs
+        pico = (tokens[0] * PROMPT_PICO + tokens[1] * COMPLETION_PICO) // share * self.costs
         usage: dict[str, float] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
         usage |= {"cost": pico / 1e12} if self.billed_openly else {}
         if "chance" in (self.columns or {}).values():
