@@ -269,7 +269,7 @@ def test_a_line_that_cannot_be_read_costs_itself(job: Job) -> None:
 
 
 def test_what_no_column_needs_costs_no_line(job: Job) -> None:
-    """NaN among the logprobs, and an integer beyond 64 bits, are passed over as in a live reply: nothing is paid twice."""
+    """NaN among the logprobs, and an integer beyond 64 bits, cost nothing twice, as in a live reply."""
 
     def alter(line: dict[str, Any]) -> dict[str, Any]:
         line["response"]["body"] |= {"logprobs": [float("nan"), float("-inf")], "seed": 2**70}

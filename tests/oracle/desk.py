@@ -88,6 +88,11 @@ class Desk:
     problems: list[str] = field(default_factory=list)
     submissions: int = 0
 
+    @property
+    def refused(self) -> bool:
+        """Whether the first submission, and so far the only one, was refused."""
+        return self.submissions == 1 and self.batching.fault == "refused"
+
     def out(self) -> Counter[str]:
         """Return the questions that are in batches whose results nobody has fetched."""
         return Counter(line.question for batch in self.batches if batch.out for line in batch.lines)

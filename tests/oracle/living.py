@@ -208,9 +208,18 @@ class Living:
         self._check_ended(ended, allowed | ({4} if capped else set()) | ({6} if step.what == "wait" else set()))
         self._check_money(words, ended, ledger)
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
-        stopped = what in {"kill", "edited"} or ended.code in {4, 6} or bool((out or self.life.batching) and limit)
-        batching = self.life.batching is not None
-        run = Run(job, wanted, dict(self.memory.ends), step.weather, ledger.counts(), out, batching, stopped=stopped)
+        refused = step.what == "wait" and self.server.desk.refused and not ledger.received
+        stopped = what in {"kill", "edited"} or ended.code in {4, 6} or bool(out and limit) or refused
+        run = Run(
+            job,
+            wanted,
+            dict(self.memory.ends),
+            step.weather,
+            ledger.counts(),
+            out,
+            batching=self.life.batching is not None,
+            stopped=stopped,
+        )
         run.check_requests(ledger.counts())
         if what == "kill":
             self._after_kill(planned, ledger, run)

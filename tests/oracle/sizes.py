@@ -141,8 +141,11 @@ def load_all() -> None:
         if not UNUSED & set(parts) and not parts[-1].startswith("ray"):
             importlib.import_module(found.name)
     importlib.import_module("batchrun.__main__")
-    importlib.import_module("pyreqwest.client")
-    importlib.import_module("ruamel.yaml").YAML().compose("a: [1, 'b', null]")  # it compiles patterns at its first use
+    for name in ("pyreqwest.client", "xlsxwriter", "python_calamine"):
+        importlib.import_module(name)
+    # These compile patterns at their first use.
+    importlib.import_module("ruamel.yaml").YAML().compose("a: [1, 'b', null]")
+    importlib.import_module("jinja2").Environment().parse("{{ a }}")
 
 
 def threads() -> list[str]:
