@@ -15,11 +15,12 @@ Exceptions are for people: their text is the one line that is printed. A failing
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 _LONGEST_WORD = 60
+_LISTED = 10  # names in a message
 
 
 class ExitCode:
@@ -138,3 +139,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if meant := nearest(word, known):
         return f', did you mean "{meant}"?'
     return ""
+
+
+def known_names(name: str, known: Sequence[str]) -> str:
+    """Return `did_you_mean` of a name that a file does not have, else the first of those that it has."""
+    listed = ", ".join(known[:_LISTED])
+    if len(known) > _LISTED:
+        listed += ", …"
+    return did_you_mean(name, known) or f"; it has {listed}"

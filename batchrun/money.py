@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, InvalidOperation
 from enum import StrEnum
 from typing import NewType
 
@@ -20,6 +20,17 @@ def from_usd(usd: Decimal | float | str) -> Pico:
     """Return the amount for dollars, rounded up to a whole picodollar; floats are taken as printed."""
     exact = usd if isinstance(usd, Decimal) else Decimal(str(usd))
     return Pico(int((exact * PER_USD).to_integral_value(rounding=ROUND_CEILING)))
+
+
+def positive_usd(written: object) -> Decimal:
+    """Return a positive amount in USD, which may be written as `$5`. Raises ValueError with the reason."""
+    try:
+        amount = Decimal(str(written).removeprefix("$"))
+    except InvalidOperation:
+        raise ValueError(f"{written!r} is not an amount in USD, such as 2.50") from None
+    if not amount.is_finite() or amount <= 0:
+        raise ValueError(f"{written!r} is not a positive amount in USD")
+    return amount
 
 
 def to_usd(amount: int) -> Decimal:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from batchrun.cli import termination
 from batchrun.errors import UserError, nearest
+from batchrun.money import positive_usd
 from batchrun.terminal import coloured, encodable, lines
 
 if TYPE_CHECKING:
@@ -80,13 +81,9 @@ class Money(click.ParamType[Decimal]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:  # noqa: ANN401  (click's signature)
         """Return the amount, which is positive."""
         try:
-            # People write '$5' as well as 5.
-            amount = Decimal(str(value).removeprefix("$"))
-        except InvalidOperation:
-            self.fail(f"{value!r} is not an amount in USD, such as 2.50", param, ctx)
-        if not amount.is_finite() or amount <= 0:
-            self.fail(f"{value!r} is not a positive amount in USD", param, ctx)
-        return amount
+            return positive_usd(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
 
 
 def flags(*options: Flags) -> Flags:

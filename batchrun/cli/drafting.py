@@ -8,10 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from batchrun.errors import UserError
-from batchrun.job import DEFAULT_DETAILS, CsvOptions, Input
+from batchrun.job import DEFAULT_DETAILS, CsvOptions
 from batchrun.prompt import spelled
-from batchrun.table import Rows, guessed_csv, open_rows, unreadable_in_a_prompt
+from batchrun.table import Rows, open_guessed, unreadable_in_a_prompt
 from batchrun.terminal import plural, printable, short
 
 SCHEMA = Path("docs", "reference", "job.schema.json")
@@ -41,10 +40,7 @@ def look(file: Path) -> Look:
 
     Raises InputError for a file that can't be read as rows, with what to set.
     """
-    if not file.exists():
-        raise UserError(f"there is no file {file}")
-    csv = guessed_csv(file)
-    with open_rows(Input(file.name, csv=csv), file.parent) as rows:
+    with open_guessed(file) as (rows, csv):
         column = _column(rows)
         nulls = number = 0
         for batch in rows.batches((column,)):

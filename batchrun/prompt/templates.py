@@ -23,7 +23,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from batchrun.errors import did_you_mean, nearest
+from batchrun.errors import did_you_mean, known_names, nearest
 from batchrun.records import JsonRow
 
 MAX_PROMPT_BYTES = 8 * 2**20
@@ -38,7 +38,6 @@ _TEXT_FILTERS = (
     "trim", "truncate", "upper", "urlize", "wordcount", "wordwrap",
 )  # fmt: skip
 _SEQUENCE_FILTERS = ("items", "map", "reject", "rejectattr", "select", "selectattr")
-_LISTED = 10  # columns in a message
 # Names that mean something else in an expression of Jinja.
 _WORDS = {
     "and", "as", "do", "else", "false", "for", "if", "in", "is", "loop", "none", "not", "or", "self", "true",
@@ -351,13 +350,11 @@ class Templates:
         dotted = [known for known in self._known if known.startswith(f"{name}.")]
         if dotted:
             return f'the input has no column "{name}"; write {spelled(dotted[0])} for the column "{dotted[0]}"'
-        advice = did_you_mean(name, self._known)
+        advice = ""
         if (near := nearest(name, self._known)) and not near.isidentifier():
             advice = f", did you mean {spelled(near)}?"
-        if self._known and not advice:
-            advice = f"; it has {', '.join(self._known[:_LISTED])}"
-            if len(self._known) > _LISTED:
-                advice += ", …"
+        elif self._known:
+            advice = known_names(name, self._known)
         return f'the input has no column "{name}"{advice}'
 
     def add(self, source: str) -> Template:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,8 @@ import polars as pl
 
 from batchrun import forecast
 from batchrun.errors import UserError
-from batchrun.job import Job, RunOptions
+from batchrun.job import Job, RunOptions, merged
+from batchrun.money import positive_usd
 from batchrun.prepare import Invocation, load_dict, load_file, prepare_job
 from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
 from batchrun.python.threads import outside_of_loops
@@ -222,16 +223,9 @@ def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _with_frame(job: Job, frame: pl.DataFrame) -> Job:
     """Return a job that asks the rows of a frame, with an output and a checkpoint of its own: NAME.frame."""
-    checkpoint, output = (
-        path.with_name(f"{path.stem}.frame{path.suffix}") for path in (job.checkpoint_path, job.output_path)
-    )
-    copy = write_frame(frame, checkpoint, checkpoint.stem)
-    return replace(
-        job,
-        input=replace(job.input, path=str(copy)),
-        checkpoint=str(checkpoint),
-        output=replace(job.output, path=str(output)),
-    )
+    job = merged(job, RunOptions(variant="frame"))
+    copy = write_frame(frame, job.checkpoint_path, job.checkpoint_path.stem)
+    return replace(job, input=replace(job.input, path=str(copy)))
 
 
 # Flags
@@ -280,12 +274,9 @@ def _usd(cost: Decimal | float | str | None) -> Decimal | None:
     if cost is None:
         return None
     try:
-        amount = Decimal(str(cost))
-    except InvalidOperation:
-        raise UserError(f"max_cost is not an amount in USD: {cost!r}") from None
-    if not amount.is_finite() or amount <= 0:
-        raise UserError(f"max_cost must be more than 0 USD, not {cost!r}")
-    return amount
+        return positive_usd(cost)
+    except ValueError as problem:
+        raise UserError(f"max_cost: {problem}") from None
 
 
 # Progress

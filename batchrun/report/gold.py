@@ -9,16 +9,13 @@ from typing import Any
 
 import orjson
 
-from batchrun.errors import UserError, did_you_mean
-from batchrun.job import Input
+from batchrun.errors import UserError, did_you_mean, known_names
 from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
 from batchrun.report.answered import AnsweredRow, text_of
-from batchrun.table import Rows, encoding_note, guessed_csv, open_rows
+from batchrun.table import Rows, encoding_note, open_guessed
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
-
-_LISTED = 10  # columns in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,17 +180,13 @@ def answer_named(answers: Sequence[str], name: str, column: str) -> str:
 def require_column(rows: Rows, column: str, flag: str, file: str = "the input") -> None:
     """Raise UserError, naming the flag, if the file has no such column."""
     if column not in rows.columns:
-        advice = did_you_mean(column, rows.columns) or f"; it has {', '.join(rows.columns[:_LISTED])}"
-        raise UserError(f'{flag}: {file} has no column "{column}"{advice}')
+        raise UserError(f'{flag}: {file} has no column "{column}"{known_names(column, rows.columns)}')
 
 
 def _joined(file: Path, on: str, column: str) -> tuple[dict[str, Any], str]:
     """Read another file's gold by its join column, which is held in memory; return it and the note on its encoding."""
-    if not file.exists():
-        raise UserError(f"--gold-file: there is no file {file}")
     found: dict[str, Any] = {}
-    csv = guessed_csv(file)
-    with open_rows(Input(str(file), csv=csv), Path.cwd()) as rows:
+    with open_guessed(file) as (rows, csv):
         require_column(rows, column, "--gold", str(file))
         require_column(rows, on, "--on", str(file))
         if column == on:

@@ -9,13 +9,12 @@ import orjson
 import polars as pl
 
 from batchrun.errors import UserError
-from batchrun.job import Input
 from batchrun.prepare import Prepared
 from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import Rule, require_column
 from batchrun.runner import Correction, Corrections, row_key
-from batchrun.table import check_writable, encoding_note, guessed_csv, open_rows, write_output
+from batchrun.table import check_writable, encoding_note, open_guessed, write_output
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
@@ -93,11 +92,8 @@ def read_todo(prepared: Prepared, path: Path) -> tuple[list[Correction], str]:
     """
     answers = tuple(prepared.form.columns)
     needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
-    if not path.exists():
-        raise UserError(f"there is no file {path}")
     # A German Excel saves the edited file with semicolons, and often not as UTF-8.
-    csv = guessed_csv(path)
-    with open_rows(Input(str(path), csv=csv), Path.cwd()) as rows:
+    with open_guessed(path) as (rows, csv):
         if missing := [name for name in needed if name not in rows.columns]:
             raise UserError(
                 f'{path} has no column "{missing[0]}": write the file with `batchrun show --review -o`, and edit that'

@@ -16,7 +16,7 @@ write.py     frames -> an output file, which is replaced as a whole
 
 from batchrun.table.columnar import unreadable_in_a_prompt
 from batchrun.table.files import PIPES, FileStamp, expand, shown_name, stamp
-from batchrun.table.guess import encoding_note, guessed_csv
+from batchrun.table.guess import encoding_note, open_guessed
 from batchrun.table.read import Batch, Rows, open_rows
 from batchrun.table.readback import read_output
 from batchrun.table.sheet import LONGEST_CELL, MOST_ROWS, is_long
@@ -46,8 +46,8 @@ __all__ = [
     "dtype_of",
     "encoding_note",
     "expand",
-    "guessed_csv",
     "is_long",
+    "open_guessed",
     "open_rows",
     "partial_path",
     "read_output",

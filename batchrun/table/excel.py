@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from batchrun.errors import InputError, did_you_mean
+from batchrun.errors import InputError, known_names
 from batchrun.table.columnar import FrameChunk, TableFile
 from batchrun.table.where import first_line
 
@@ -125,8 +125,7 @@ class _Sheet:
             visible = (one.name for one in book.sheets_metadata if one.visible == SheetVisibleEnum.Visible)
             return next(visible, names[0])
         if sheet not in names:
-            known = did_you_mean(sheet, names) or f"; it has {', '.join(names)}"
-            raise InputError(f'input.sheet: {self._name} has no sheet "{sheet}"{known}')
+            raise InputError(f'input.sheet: {self._name} has no sheet "{sheet}"{known_names(sheet, names)}')
         return sheet
 
     def _rows(self) -> Iterator[list[Cell]]:

@@ -1,11 +1,12 @@
 """Encoding and separator of a CSV file that no job file describes, found by trying."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from batchrun.errors import InputError
+from batchrun.errors import InputError, UserError
 from batchrun.job import CsvOptions, Input
-from batchrun.table.read import open_rows
+from batchrun.table.read import Rows, open_rows
 from batchrun.terminal import short
 
 _SEPARATORS = (";", "\t", "|")
@@ -14,7 +15,20 @@ _ENCODINGS = ("cp1252", "latin-1")
 _TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
 
 
-def guessed_csv(file: Path) -> CsvOptions:
+@contextmanager
+def open_guessed(file: Path) -> Iterator[tuple[Rows, CsvOptions]]:
+    """Open a file that no job file describes; yield its rows, and how it is read if it is CSV.
+
+    Raises UserError where there is no file, InputError for one that can't be read as rows.
+    """
+    if not file.exists():
+        raise UserError(f"there is no file {file}")
+    csv = _guessed(file)
+    with open_rows(Input(file.name, csv=csv), file.parent) as rows:
+        yield rows, csv
+
+
+def _guessed(file: Path) -> CsvOptions:
     """Return the encoding and the separator that read a CSV file: others are tried where UTF-8 and a comma do not.
 
     Files of other formats need no options. Raises InputError for a file that can't be read as rows.

@@ -1,12 +1,12 @@
 """`input.where`: an SQL condition over one row, checked when the input is opened."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import polars as pl
 from polars import selectors
 
-from batchrun.errors import InputError, did_you_mean
+from batchrun.errors import InputError, did_you_mean, known_names
 
 PROBLEMS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 """What Polars raises for data or an expression that it can't take."""
@@ -37,7 +37,6 @@ _HABITS = (
 )
 """What people write who come from elsewhere, as a pattern, and what to write here; asked only where SQL refuses."""
 
-_LISTED = 10  # columns in a message
 # A row's rendering, and whether it is asked, depend on that row alone.
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
@@ -128,18 +127,11 @@ def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
     dotted = [known for known in schema if known.startswith(f"{name}.")]
     if dotted:
         return f'the input has no column "{name}"; write {_quoted(dotted[0])}, in double quotes, for that column'
-    meant = did_you_mean(name, schema)
-    if not meant and f'"{name}"' in where:
-        meant = f"; a text stands in single quotes: '{name}'"
-    return f'the input has no column "{name}"{meant or _it_has(schema)}'
-
-
-def _it_has(columns: Iterable[str]) -> str:
-    names = [name for name in columns if "\0" not in name]
-    listed = ", ".join(names[:_LISTED])
-    if len(names) > _LISTED:
-        listed += ", …"
-    return f"; it has {listed}"
+    names = [known for known in schema if "\0" not in known]
+    advice = known_names(name, names)
+    if f'"{name}"' in where and not did_you_mean(name, names):
+        advice = f"; a text stands in single quotes: '{name}'"
+    return f'the input has no column "{name}"{advice}'
 
 
 def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]) -> str:
