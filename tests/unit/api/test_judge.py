@@ -221,6 +221,7 @@ ROWS = [
     Case("invalid_response", RETRY, 200, b"[1]"),
     Case("invalid_response", RETRY, 200, {"choices": "no"}),
     Case("edge_blocked", GATE, 200, HTML, {"content_type": "text/html"}),
+    Case("edge_blocked", GATE, 200, b'<html><script>\n{"@context": "x"}\n</script></html>'),  # not a stream of events
     Case("ok", ACCEPT, 200, answer()),
     Case("ok", ACCEPT, 200, b" \n\n " + orjson.dumps(answer())),
     Case("no_answer", RETRY, 200, answer(None, reasoning="The user wants a number.")),
