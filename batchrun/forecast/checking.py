@@ -11,12 +11,12 @@ import orjson
 
 from batchrun.api import Endpoint, KeyInfo, KeyProblem, Prices, check_endpoint, fetch_key, prices_for
 from batchrun.checkpoint import Checkpoint, check_place
-from batchrun.errors import BatchrunError, did_you_mean
+from batchrun.errors import BatchrunError, UserError, did_you_mean
 from batchrun.forecast import texts
 from batchrun.forecast.survey import reachable, survey
 from batchrun.job import TOKEN_BOUNDS, Environment, dotted
 from batchrun.money import from_usd, show
-from batchrun.prepare import Invocation, Prepared, body_extras, brace_advice, refuse_unbounded
+from batchrun.prepare import Invocation, Prepared, body_extras, brace_advice, refuse_output_of_another, refuse_unbounded
 from batchrun.prompt import templates_of
 from batchrun.records import Check, Finding, Preview
 from batchrun.table import shown_name
@@ -53,6 +53,10 @@ def findings(prepared: Prepared, invocation: Invocation, *, awaited: str | None 
         except BatchrunError as problem:
             found = _mistake("checkpoint", str(problem))
         yield found
+        try:
+            refuse_output_of_another(prepared.job, invocation.shown, invocation.environment, checkpoint)
+        except UserError as problem:
+            yield _mistake("output", str(problem))
         yield from _sent(prepared)
         key = None
         try:

@@ -5,7 +5,7 @@ prepared.py  a job that can be asked; mistakes.py: all mistakes in one go; colum
 plan.py      which row asks which question; sample.py: the order of --sample
 bounds.py    what a request can cost at most
 chain.py     several jobs in order; expected.py: their outputs before they exist
-children.py  our servers as processes
+children.py  our servers as processes; ownership.py: whose output a file is
 """
 
 from batchrun.prepare.bounds import Worst, batch_prices, page_fee, refuse_unbounded, unbounded, worst_case
@@ -16,6 +16,7 @@ from batchrun.prepare.expected import Expected, check_readers
 from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.loading import load_dict, load_file
 from batchrun.prepare.mistakes import brace_advice
+from batchrun.prepare.ownership import named_output, refuse_output_of_another
 from batchrun.prepare.plan import Keys, fill, fingerprint, input_changed, known_files, stamps_text
 from batchrun.prepare.prepared import INPUT_CHANGED, Prepared, body_extras, prepare_job
 from batchrun.prepare.sample import MIXED, mix, positions
@@ -44,9 +45,11 @@ __all__ = [
     "load_file",
     "mix",
     "most_in_flight",
+    "named_output",
     "page_fee",
     "positions",
     "prepare_job",
+    "refuse_output_of_another",
     "refuse_unbounded",
     "serving",
     "stamps_text",

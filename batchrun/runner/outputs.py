@@ -18,10 +18,9 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD, CostKind
-from batchrun.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared, stamps_text
+from batchrun.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared, named_output, stamps_text
 from batchrun.prompt import changed_words
 from batchrun.runner.corrections import Correction, Corrections, corrected
-from batchrun.runner.ownership import named
 from batchrun.table import (
     DETAIL_TYPES,
     LONGEST_CELL,
@@ -201,7 +200,7 @@ CONVERTED: Mapping[str, Callable[[Any], Any]] = {
 def state(prepared: Prepared, plan: int) -> str:
     """Return a note that is equal as long as this plan and job would write the same, and nobody touched the file.
 
-    It ends with the path, for `ownership`.
+    It ends with the path, for `refuse_output_of_another`.
     """
     path = prepared.job.output_path
     try:
@@ -212,7 +211,7 @@ def state(prepared: Prepared, plan: int) -> str:
     corrections = Corrections(prepared.job).path
     corrected_at = corrections.exists() and corrections.stat().st_mtime_ns
     words = [plan, str(path), repr(job), [found.st_size, found.st_mtime_ns, found.st_ino], corrected_at]
-    return f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()} {named(prepared.job)}"
+    return f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()} {named_output(prepared.job)}"
 
 
 def reader(prepared: Prepared, written: Written | None) -> Callable[[], pl.DataFrame] | None:

@@ -33,6 +33,7 @@ from batchrun.prepare import (
     known_files,
     positions,
     prepare_job,
+    refuse_output_of_another,
     serving,
 )
 from batchrun.records import Summary
@@ -42,7 +43,6 @@ from batchrun.runner.batches import refuse_to_forget, run_batches
 from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.following import Next
 from batchrun.runner.log import event, run_ended
-from batchrun.runner.ownership import refuse_output_of_another
 from batchrun.runner.planning import Planning
 from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.stop import Valve, exit_code_of
@@ -130,6 +130,8 @@ class _Run:
         """Plan, ask the open questions, write the output, and return how it ended."""
         plan = self._planning.plan()
         event("plan_made", plan=plan.number, rows=plan.rows)
+        if not plan.rows:  # an export that failed in the night left its header alone
+            self._ui.warn("the input has no rows, so the output has none")
         # The second run of a night job: nothing is counted, asked or written.
         if (counts := self._nothing_new(plan)) is not None:
             event("nothing_new")

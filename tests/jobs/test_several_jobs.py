@@ -348,6 +348,7 @@ def test_a_copied_job_does_not_overwrite_the_output_of_the_other(
         assert (ended.code, asked.prompts()) == (2, [])
         assert "out/a.csv is the output of a.yaml, and b.yaml would overwrite it: give b.yaml" in ended.err
     assert (tmp_path / "out/a.csv").read_bytes() == written
+    assert "mistake  output: " in command("check", "b.yaml").out
     assert command("b.yaml", "--output", "out/b.csv").code == 0
     for flags in ([], ["--output", "out/c.csv"], ["--variant", "v"], ["--fresh", "--yes"], []):
         assert command("a.yaml", *flags).code == 0, flags
@@ -362,3 +363,19 @@ def test_a_renamed_job_keeps_its_output(tmp_path: Path, command: Command, asked:
     (tmp_path / "same.yaml").write_text(json.dumps(job))
     assert command("same.yaml").code == 0
     assert sorted(asked.prompts()) == [f"A t{row}" for row in range(10)]
+
+
+def test_an_input_without_rows_is_reported_even_to_a_quiet_night(
+    tmp_path: Path, command: Command, asked: Asked
+) -> None:
+    """An export that failed left its header alone: the output is as empty, a line says so, and no answer is lost."""
+    rows = (tmp_path / "rows.csv").read_text()
+    assert command("a.yaml", "--quiet").err == ""
+    (tmp_path / "rows.csv").write_text("text\n")
+    for _ in range(2):
+        ended = command("a.yaml", "--quiet")
+        assert (ended.code, ended.err) == (0, "the input has no rows, so the output has none\n")
+    (tmp_path / "rows.csv").write_text(rows)
+    assert command("a.yaml", "--quiet").err == ""
+    assert len(asked.prompts()) == 10
+    assert pl.read_csv(tmp_path / "out/a.csv").height == 10

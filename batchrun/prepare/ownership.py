@@ -18,7 +18,7 @@ def refuse_output_of_another(job: Job, shown: str, environment: Mapping[str, str
     `cp a.yaml b.yaml`, and only the prompt of b.yaml was changed: each run would replace the other's answers. A job
     that wrote the file itself before continues, and so does a renamed one: no file has its old name any more.
     """
-    output = named(job)
+    output = named_output(job)
     if own is not None and own.has_written(output):
         return
     files = sorted(file for pattern in JOB_FILES for file in job.folder.glob(pattern) if file != job.file)
@@ -34,12 +34,12 @@ def _has_written(file: Path, output: str, environment: Mapping[str, str], own: P
     """Check whether a job file names this output and has a checkpoint, which is not `own`, whose runs wrote it."""
     with suppress(BatchrunError, OSError, ValueError):  # what can't be read is refused when it is run itself
         job = load(file.read_text(encoding="utf-8"), file, environment).job
-        if named(job) == output and job.checkpoint_path != own and job.checkpoint_path.exists():
+        if named_output(job) == output and job.checkpoint_path != own and job.checkpoint_path.exists():
             with Checkpoint.open(job.checkpoint_path, read_only=True) as checkpoint:
                 return checkpoint.has_written(output)
     return False
 
 
-def named(job: Job) -> str:
+def named_output(job: Job) -> str:
     """Return how a run notes its output's path: relative to the job file, so that a folder can be moved."""
     return os.path.relpath(os.path.realpath(job.output_path), os.path.realpath(job.folder))
