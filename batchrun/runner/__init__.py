@@ -4,6 +4,7 @@ run.py        one run: plan, ask, keep, write; planning.py: its plan; outputs.py
 pool.py       one attempt: take, send, settle; work.py: one question in work; queueing.py: whose turn it is
 limits.py     all that a request must pass: number in flight, waits, rates, bytes; budget.py: caps; alone.py: goes alone
 retry.py      asked again, and when; blame.py: the row, the server or the account; outage.py: a server that is down
+ends.py       how a question ends without an answer, and the breaker's stop
 asking.py     joins sender, limits, pool and checkpoint; stop.py: signals
 batches.py    the provider's batches; collecting.py: their answers
 progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
