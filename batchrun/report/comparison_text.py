@@ -106,7 +106,7 @@ def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
         ("cost per 1,000", *(job.cost_per_1000 for job in jobs)),
         ("median latency", *(job.latency_text(MEDIAN) for job in jobs)),
         ("95 % within", *(job.latency_text(SLOW) for job in jobs)),
-        ("failed questions", *(f"{job.failed:,}" for job in jobs)),
+        ("failed questions", *(job.failed_text for job in jobs)),
     ]
     names = [job.name for job in jobs]
     yield Table(("", *names), rows, {1, 2})

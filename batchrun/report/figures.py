@@ -46,7 +46,8 @@ class Share:
 class JobFigures:
     """What is known of one job by itself, over its settled questions.
 
-    `cost` is in picodollars; `seconds` counts how often which latency came, rounded.
+    `cost` is in picodollars; `seconds` counts how often which latency came, rounded. `failed` includes the
+    `unrendered` rows, which failed before they became a question.
     """
 
     name: str
@@ -54,12 +55,18 @@ class JobFigures:
     cost: int = 0
     settled: int = 0
     failed: int = 0
+    unrendered: int = 0
     seconds: Counter[float] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, job: OpenJob) -> Self:
         """Return figures of a job, still without its rows."""
         return cls(job.name, cost_kind(job.prepared.job))
+
+    @property
+    def failed_text(self) -> str:
+        """Return how many questions failed, and of how many: one of two jobs may have asked only a sample."""
+        return f"{self.failed:,} of {self.settled + self.unrendered:,}"
 
     def take(self, row: AnsweredRow) -> None:
         """Add a row: its question counts once."""
@@ -73,6 +80,7 @@ class JobFigures:
         elif row.question is None:
             # It failed before it became a question, such as a row without a cell that the prompt needs.
             self.failed += row.status == Status.FAILED
+            self.unrendered += row.status == Status.FAILED
 
     @property
     def cost_per_question(self) -> float | None:

@@ -62,7 +62,7 @@ def model_parts(results: Sequence[ModelResult], minimum: float | None) -> Iterat
     for figures, accuracy in sorted(results, key=lambda one: one.order):
         right = [percent(accuracy.value), accuracy.interval] if accuracy else []
         latencies = figures.latency_text(MEDIAN), figures.latency_text(SLOW)
-        rows.append([figures.name, *right, figures.cost_per_1000, *latencies, f"{figures.failed:,}"])
+        rows.append([figures.name, *right, figures.cost_per_1000, *latencies, figures.failed_text])
     yield Table(header, rows, range(1, len(header)))
     if minimum is None:
         return

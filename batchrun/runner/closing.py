@@ -83,7 +83,7 @@ def _books(summary: Summary) -> Iterator[str]:
 
 
 def _values(counts: list[tuple[str, int]]) -> str:
-    shown = [f"{short(str(value), _LABEL)} {number:,}" for value, number in counts[:_SHOWN_VALUES]]
+    shown = [f"{short(str(value), _LABEL).strip() or '(empty)'} {number:,}" for value, number in counts[:_SHOWN_VALUES]]
     if more := counts[_SHOWN_VALUES:]:
         shown.append(f"{plural(len(more), 'other value')} {sum(number for _, number in more):,}")
     return " · ".join(shown)

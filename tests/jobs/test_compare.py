@@ -1,6 +1,7 @@
 """`compare`: two jobs on the same rows, with and without gold."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def test_a_row_that_became_no_question_is_a_failed_one(tmp_path: Path, command: 
     facts = found(command, "job.yaml", "--model", "n", "--gold", "gold")
     judged = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)
     assert [one["failed"] for one in facts["jobs"]] == [judged["failed"]] * 2 == [1, 1]
+    out = command("compare", "job.yaml", "--model", "n", "--gold", "gold").out
+    assert re.search(r"failed questions +1 of 3 +1 of 3\n", out)
 
 
 def test_other_inputs_are_joined_by_a_column(tmp_path: Path, command: Command) -> None:

@@ -371,3 +371,14 @@ def test_a_real_model_in_a_strict_schema(rows: int, tmp_path: Path) -> None:
     assert answered["stars"].is_between(1, 5).all()
     assert answered["sentiment"].null_count() == 0
     assert (answered["completion_tokens"] <= 16).all(), "with white space it is 24"
+
+
+def test_an_empty_label_has_a_name_in_the_closing_lines(tmp_path: Path) -> None:
+    """The label "" is counted as (empty), as on the page, and not as nothing."""
+    (tmp_path / "in.csv").write_text("text\na\n")
+    with plain_server(lambda _: completion('{"label": ""}')) as url:
+        path = write_job(
+            tmp_path, url, input="in.csv", prompt="{{ text }}", answer={"columns": {"label": ["good", ""]}}
+        )
+        ran = run(path)
+    assert "  label  (empty) 1" in list(closing_lines(ran.summary, tmp_path))
