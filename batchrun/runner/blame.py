@@ -158,8 +158,16 @@ class Evidence:
         return WITNESSES if self.proven else FIRST_WITNESSES
 
     def _strangers(self, held: Iterable[Refused]) -> int:
-        """Count those that were not refused before while others succeeded."""
-        return sum(not refused.work.refusals for refused in held)
+        """Count those whose refusal says something about the server."""
+        return sum(not self._is_known(refused) for refused in held)
+
+    def _is_known(self, refused: Refused) -> bool:
+        """Check whether a question was refused before while others succeeded, or failed in an earlier run.
+
+        Where a job's only open row is the one that is refused alone, each night would stop with "the key is wrong".
+        A wait is kept all the same: the row may have failed for another reason.
+        """
+        return refused.work.refusals > 0 or (refused.work.doubtful and refused.ending.action is not Action.GATE)
 
     def after_success(self, held: Iterable[Refused]) -> Iterator[tuple[Refused, Fate]]:
         """Yield what becomes of refused questions after which another one succeeded: the refusals are their own."""
@@ -170,16 +178,16 @@ class Evidence:
     def without_witness(self, held: Sequence[Refused]) -> Iterator[tuple[Refused, Fate]]:
         """Yield what becomes of refused questions beside which no other one is left to ask.
 
-        Those that were refused before, while others succeeded, are to blame; but not while a new refusal, or a run
-        without a success, may as well mean that the server refuses everybody.
+        Those that were refused before are to blame, but not while a new refusal may mean that the server refuses
+        everybody.
         """
-        unsure = not self.proven or self._strangers(held) > 0
+        unsure = self._strangers(held) > 0
         for refused in held:
             if not unsure and refused.ending.action is Action.GATE:
                 yield refused, Fate.FAIL  # the next run asks it again
             elif not unsure:
                 yield refused, self._fate(refused)
-            elif refused.decision.action is Action.CONFIRM or (self.proven and refused.work.refusals):
+            elif refused.decision.action is Action.CONFIRM or self._is_known(refused):
                 yield refused, Fate.AGAIN
             else:
                 yield refused, Fate.BELIEVE

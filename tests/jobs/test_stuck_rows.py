@@ -338,6 +338,25 @@ def test_some_rows_that_are_refused_alone_stop_no_run(
     assert failed(night) == dict.fromkeys(bad, error_type)
 
 
+@pytest.mark.parametrize("case", ["401", "402", "no endpoint"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_rows_that_were_refused_alone_stop_no_later_night(
+    number: int, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are all that is left to ask: they fail again, the output stands, and they are answered when they can be."""
+    night = Night(tmp_path, monkeypatch, rows(40))
+    bad = [f"row {row}" for row in range(20, 20 + number)]
+    reply, error_type = ONE_ROW_ALONE[case]
+    server = server_with(bad, reply)
+    for _ in range(3):
+        asked = len(server.received)
+        summary = night.run(server)
+        assert (summary.exit_code, summary.ok, summary.failed) == (ExitCode.SOME_FAILED, 40 - number, number)
+        assert failed(night) == dict.fromkeys(bad, error_type)
+    assert len(server.received) - asked <= 3 * number
+    assert night.run(Server(lambda *_: good())).exit_code == ExitCode.DONE
+
+
 @pytest.mark.parametrize("case", ["401", "402"])
 @pytest.mark.parametrize("begin", [0, 2])
 def test_a_revoked_key_or_an_empty_account_fails_no_row(
