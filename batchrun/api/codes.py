@@ -148,9 +148,9 @@ _ENDINGS = (
            "write the server's OpenAI-compatible address into model.endpoint"),
     # 401, 402, 403, 404 to one row alone
     Ending("refused_alone", 401, _ROW, _FAIL,
-           "the server refused the key, the account or the model for this row alone, and answered others meanwhile",
-           "read error_message; this row may be routed to a provider that needs another key, credit or permission, or "
-           "need more credit than is left; the next run asks it again", again=True),
+           "the server refused this row (key, credit or model) and answered others",
+           "read error_message; this row's provider may need another key, or the row more credit than is left",
+           again=True),
     # other 3xx and 4xx
     Ending("redirected", None, _JOB, _STOP,
            "the server answers with a redirect, which is never followed with a key",
