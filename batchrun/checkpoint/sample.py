@@ -24,7 +24,7 @@ def choose(connection: Connection, positions: Iterable[Sequence[int]], count: in
 
 
 def count_taken(connection: Connection) -> int:
-    """Count what is in the temporary table `taken`, which is made where it is missing."""
+    """Count the questions in the temporary table `taken`; make the table where it is missing."""
     connection.run(f"CREATE TEMP TABLE IF NOT EXISTS taken{_COLUMNS}")
     return int(connection.value("SELECT count(*) FROM temp.taken"))
 

@@ -30,7 +30,7 @@ class Bar:
 
 
 @dataclass(slots=True)
-class Tally:
+class Distribution:
     """How often each value came. `declared` are labels that the job names; `beyond` counts texts without room."""
 
     declared: tuple[str, ...] = ()

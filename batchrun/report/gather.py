@@ -18,7 +18,7 @@ from batchrun.money import PER_USD
 from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
-from batchrun.report.bars import Tally, is_number, rounded
+from batchrun.report.bars import Distribution, is_number, rounded
 from batchrun.report.comparison import ColumnComparison, compared, compared_columns
 from batchrun.report.gold import Gold
 from batchrun.runner import Correction, Corrections
@@ -66,11 +66,11 @@ class Gathered:
     """
 
     inputs: int
-    columns: dict[str, Tally]
-    probabilities: dict[str, Tally]
+    columns: dict[str, Distribution]
+    probabilities: dict[str, Distribution]
     fields: tuple[str, ...] = ()
-    seconds: Tally = field(default_factory=Tally)
-    cost: Tally = field(default_factory=Tally)
+    seconds: Distribution = field(default_factory=Distribution)
+    cost: Distribution = field(default_factory=Distribution)
     questions: int = 0
     tokens: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_TOKENS, 0)))
     models: Counter[str] = field(default_factory=Counter)
@@ -133,8 +133,8 @@ class _Walk:
         self._review_below = job.prepared.job.output.review_below if form.questions else None
         self.found = Gathered(
             len(self._inputs),
-            {name: Tally(_declared(schema)) for name, schema in form.columns.items()},
-            {question.name: Tally() for question in form.questions},
+            {name: Distribution(_declared(schema)) for name, schema in form.columns.items()},
+            {question.name: Distribution() for question in form.questions},
         )
 
     def take(self, row: AnsweredRow, other_row: AnsweredRow | None) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from batchrun.errors import ExitCode
 from batchrun.report import page
-from batchrun.report.bars import Tally
+from batchrun.report.bars import Distribution
 from batchrun.report.gather import visible
 
 __all__ = ["command"]
@@ -229,7 +229,7 @@ def test_visible_text_holds_no_control_character(text: str) -> None:
 @given(st.lists(st.floats(min_value=-1e12, max_value=1e12) | st.integers(-(10**30), 10**30), min_size=1))
 def test_bars_count_each_number_once(numbers: list[float]) -> None:
     """A histogram counts each number in one bar, whatever their spread, and has few bars."""
-    tally = Tally()
+    tally = Distribution()
     for number in numbers:
         tally.add(number)
     bars = tally.bars()
@@ -244,7 +244,7 @@ def test_bars_count_each_number_once(numbers: list[float]) -> None:
 def test_any_number_of_values_is_counted_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A column of free texts keeps a bounded number of them; numbers are counted rounded to four digits."""
     monkeypatch.setattr("batchrun.report.bars.MOST_VALUES", 3)
-    tally = Tally()
+    tally = Distribution()
     for number in range(100_000):
         tally.add(f"text {number}")
         tally.add(number / 100_000)
