@@ -22,13 +22,13 @@ RESUMABLE = {
 
 
 MAX_FAILED = "max_failed"
+"""What ends a run that limits.max_failed stops."""
+
 LIMITS = {
     MAX_FAILED: "correct what makes them fail, or raise limits.max_failed",
     CAP_TOO_LOW: "raise limits.max_cost_usd (or --max-cost), or lower model.params.max_tokens",
 }
 """What to do about a limit of the job that stopped the run, by its ending."""
-
-"""What ends a run that limits.max_failed stops."""
 
 WORTH_READING = frozenset({"schema_mismatch", "interrupted", "broken_text"})
 """Failures of which the model's text says more than the message."""
