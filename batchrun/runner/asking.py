@@ -203,7 +203,7 @@ def _facts(tally: Tally) -> dict[str, Any]:
 
 
 def take_up(asking: Asking) -> None:
-    """Choose what a limited run asks in batches, and then live: whatever gets lost is the same question again."""
+    """Choose what a limited run asks in batches, and then live. A question whose batch was lost is the same one."""
     if asking.limit < sys.maxsize:
         asking.checkpoint.take_up(asking.prepared.open_rule, start=asking.start, where=asking.where, limit=asking.limit)
 

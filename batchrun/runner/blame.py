@@ -142,7 +142,7 @@ class Evidence:
             work.refused_since = work.sent_at
 
     def suspects_everybody(self, held: Sequence[Refused]) -> bool:
-        """Check whether one more refusal stops the run, so that nothing is sent beside the next request."""
+        """Check whether one more refusal stops the run, so that the next request is sent alone."""
         return bool(held) and self._strangers(held) + 1 >= self._witnesses
 
     def refuses_everybody(self, work: Work, held: Sequence[Refused]) -> bool:
@@ -176,7 +176,7 @@ class Evidence:
             yield refused, self._fate(refused)
 
     def without_witness(self, held: Sequence[Refused]) -> Iterator[tuple[Refused, Fate]]:
-        """Yield what becomes of refused questions beside which no other one is left to ask.
+        """Yield what becomes of refused questions when no other one is left to ask.
 
         Those that were refused before are to blame, but not while a new refusal may mean that the server refuses
         everybody.

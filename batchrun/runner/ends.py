@@ -1,4 +1,4 @@
-"""How a question ends without an answer, and what that means for the run: the books, the breaker, the limit."""
+"""How a question ends without an answer: its books, the breaker, and `limits.max_failed`."""
 
 import sys
 
@@ -45,7 +45,7 @@ class Ends:
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
     def explain(self) -> None:
-        """Give the failures for no known reason their own names: the server works, so their rows are to blame."""
+        """Record the unexplained failures under their own names: the server works, so their rows are to blame."""
         for outcome in self._breaker.success():
             self._tally.count_failure(UNEXPLAINED, -1)
             self._tally.count_failure(outcome.error_type or "")

@@ -276,7 +276,7 @@ class Pool:
             self._obey(refused, now)
 
     def _obey(self, refused: Refused, now: float) -> None:
-        """Do about a question without an answer, and with it about all others, what was decided."""
+        """Stop the run, close the gate, or ask again, as was decided about a question without an answer."""
         work, _, verdict, ending, decision = refused
         if decision.action in (Action.STOP, Action.CONFIRM):
             self._stop(work, verdict, ending, decision.delay)
