@@ -22,7 +22,7 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
     "error_type": "coalesce(r.error_type, a.error_type)",
     "error_message": "coalesce(r.error_message, a.error_message)",
     "cost": "CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END",
-    "known_cost": "CASE WHEN a.cost > 0 OR a.possibly_billed = 0 THEN CASE WHEN r.first THEN a.cost ELSE 0 END END",
+    "known_cost": schema.KNOWN_COST,
     "reported_cost": "CASE WHEN r.first THEN nullif(a.cost, 0) WHEN a.cost > 0 THEN 0 END",
     "key": "r.key",
     "first": "r.first",

@@ -126,13 +126,16 @@ LIVE_AFTER_BATCH = f"EXISTS ({_OUT} b.batch IS NULL AND b.tries >= {BATCH_TRIES}
 FOR_BATCH = f"NOT EXISTS ({_OUT} (b.batch IS NOT NULL OR b.tries >= {BATCH_TRIES}))"
 """The condition for a row's question to fit into another batch."""
 
+KNOWN_COST = "CASE WHEN a.cost > 0 OR a.possibly_billed = 0 THEN CASE WHEN r.first THEN a.cost ELSE 0 END END"
+"""A row's cost in picodollars; null where something was billed and nobody says how much."""
+
 RESULTS = f"""
 CREATE VIEW results AS SELECT
   r.position, lower(hex(r.key)) AS key, {STATUS} AS status, a.answer,
   coalesce(r.error_type, a.error_type) AS error_type, a.error_code,
   coalesce(r.error_message, a.error_message) AS error_message, a.http_status, a.attempts,
   a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.cache_write_tokens,
-  CASE WHEN r.first THEN a.cost ELSE a.cost * 0 END / 1e12 AS cost_usd,
+  ({KNOWN_COST}) / 1e12 AS cost_usd,
   a.cached, a.model, a.provider, a.service_tier, a.finish_reason, a.generation_id, a.seconds AS latency_s,
   strftime('%Y-%m-%dT%H:%M:%SZ', a.finished_at, 'unixepoch') AS finished_at, a.raw AS answer_raw,
   a.reasoning, a.citations, a.run_id

@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,9 @@ def test_a_cost_that_nobody_knows_is_empty(tmp_path: Path) -> None:
     with plain_server(answer) as url:
         ran = run(write_job(tmp_path, url, rows=["known", "no", "known", "no"], model=PRICE))
     assert ran.column("cost_usd") == [pytest.approx(0.00105), None, 0, None]
+    with closing(sqlite3.connect(tmp_path / ".batchrun" / "job.sqlite")) as db:
+        shown = [cost for (cost,) in db.execute("SELECT cost_usd FROM results ORDER BY position")]
+    assert shown == ran.column("cost_usd")
     assert (ran.summary.ok, ran.summary.possibly_billed) == (4, 1)
 
 
