@@ -250,7 +250,7 @@ class _Lane:
             reason = f"limits.max_cost_usd is reached: the next question may cost {show(chunk.over_cap)}"
             ending = "max_cost_usd"
             if self._rules.cap is not None and chunk.over_cap > self._rules.cap:
-                reason, ending = cap_too_low(self._rules.cap, chunk.over_cap), CAP_TOO_LOW
+                reason, ending = cap_too_low(self._rules.cap, self._asking.questions, chunk.over_cap), CAP_TOO_LOW
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending=ending)
         return chunk
 

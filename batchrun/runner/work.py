@@ -173,9 +173,11 @@ CAP_TOO_LOW = "cap_too_low"
 """The ending of a run whose cap admits no question that is left, even when nothing is spent."""
 
 
-def cap_too_low(cap: Pico, least: Pico) -> str:
-    """Return why a cap admits no question that is left; `least` is the worst case of the cheapest."""
-    return f"limits.max_cost_usd ({show(cap)}) is too low: one question may cost {show(least, ROUND_CEILING)}"
+def cap_too_low(cap: Pico, questions: int, least: Pico) -> str:
+    """Return why a cap admits none of a run's questions; `least` is the worst case of the cheapest."""
+    one, every = show(least, ROUND_CEILING), show(Pico(least * questions), ROUND_CEILING)
+    more = f", all {questions:,} about {every}" if questions > 1 else ""
+    return f"limits.max_cost_usd ({show(cap)}) is too low: one question may cost {one}{more}"
 
 
 @dataclass(slots=True)
