@@ -212,9 +212,8 @@ class Pool:
     def _stop_at_cap(self) -> None:
         least, cap = self._smallest_refused, self._rules.cap
         if least is not None and cap is not None and least > cap:
-            self._valve.close(
-                ExitCode.STOPPED_BY_LIMIT, cap_too_low(cap, self._rules.questions, least), ending=CAP_TOO_LOW
-            )
+            why = cap_too_low(cap, self._rules.questions, least)
+            self._valve.close(ExitCode.STOPPED_BY_LIMIT, why, ending=CAP_TOO_LOW)
         elif least is not None:
             why = self.tally.cap_reached(self._rules.questions, least)
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, why, ending="max_cost_usd")

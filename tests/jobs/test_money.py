@@ -83,7 +83,7 @@ def test_nothing_is_asked_where_the_cap_admits_nothing(tmp_path: Path) -> None:
     with running() as simulator:
         ran = capped(job(tmp_path, simulator, 5), "0.00001")
         assert (ran.summary.exit_code, ran.summary.requests) == (ExitCode.STOPPED_BY_LIMIT, 0)
-        assert ran.summary.reason.endswith("one question may cost $0.00014, all 5 about $0.00069")
+        assert ran.summary.reason.endswith("one question may cost $0.00014, all 5 about $0.00067")
         assert simulator.counters.requests == 0
 
 
