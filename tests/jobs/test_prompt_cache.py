@@ -321,7 +321,7 @@ def test_a_cap_counts_writes_that_nobody_prices(tmp_path: Path) -> None:
         model = {"price": {"prompt": 1, "completion": 0}, "params": params}
         path = write_job(folder, "http://127.0.0.1:9/v1", model=model, prompt={"system": SYSTEM})
         reasons.append(run(path, RunOptions(max_cost=Decimal("0.01"))).summary.reason)
-    plain, marked = (Decimal(reason.split("may cost $")[1].split(";")[0]) for reason in reasons)
+    plain, marked = (Decimal(reason.split("may cost $")[1].split(",")[0]) for reason in reasons)
     assert marked / plain == pytest.approx(Decimal("1.25"), rel=Decimal("0.01"))
 
 

@@ -45,7 +45,7 @@ def test_a_redirect_names_the_address(tmp_path: Path) -> None:
     with served(Everywhere((there,))) as server:
         ran = run(write_job(tmp_path, server.url("/v1"), rows=3))
     assert "https://models.example/v1/" in ran.summary.reason
-    assert len(server.seen) == 1
+    assert len(server.seen) == 2
 
 
 def test_a_reply_that_is_plain_text_is_shown(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ _REFUSALS = (
     _refusal("400-content-policy", "the content policy refuses the row", "The request violates the content policy.",
              error_type="content_policy_violation"),
     _refusal("400-refusal", "the model refuses before it writes", "The model refused.", error_type="refusal"),
-    _relayed("400-relayed", "the provider refuses the request", '{"detail":"temperature is not supported"}'),
+    _relayed("400-relayed", "the provider refuses the request", '{"detail":"this request can not be served"}'),
     _refusal("401", "the key is unknown", "User not found.", user_id="user_simulated"),
     _refusal("401-missing", "there is no key", "Missing Authentication header"),
     _refusal("401-no-cookie", "there is no key, in other words", "No cookie auth credentials found"),
