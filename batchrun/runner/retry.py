@@ -9,7 +9,7 @@ LONGEST_WAIT = 3600.0
 """Seconds; a server that asks to wait longer stops the run."""
 
 HOLDS_ALL = 60.0
-"""Seconds. A longer wait holds all others only when a second question is told to wait, too."""
+"""Seconds; a longer wait may be one question's own, and holds the others only when a second one is asked to wait."""
 
 BASE, CAP = 0.5, 60.0
 EMPTY_WAITS = (4.0, 12.0, 30.0)  # a cold model needs seconds to minutes; one row holds a run for a minute at most

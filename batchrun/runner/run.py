@@ -242,7 +242,7 @@ class _Run:
         return self._checkpoint.count_open(self._prepared.open_rule, start=start, where=where)
 
     def _use_batches(self, plan: PlanInfo, asking: Asking) -> Asking:
-        """Submit the open questions in batches, wait and collect; return what is left to ask live."""
+        """Submit the open questions in batches, wait and collect; return how to ask the rest live."""
         open_now = self._count_open(asking.start, "TRUE")
         self._ui.start(Goal(plan.questions, plan.questions - open_now, cost_kind=cost_kind(self._job)))
         try:
