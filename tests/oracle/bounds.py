@@ -112,6 +112,9 @@ class Run:
             right = {6} if out else set[int]()
         elif code == 4:
             right = {4} if standing["pending"] or unasked else set[int]()  # or a failed row could not be asked again
+        elif pending and limit is not None and self.out:  # what is collected comes on top of the limit
+            assert len(self.received.keys() - self.out.keys()) <= limit, f"more than {limit} questions are asked"
+            right = {3, 1 if standing["failed"] else 0}
         elif pending:
             right = {3}
         elif code == 3:
