@@ -227,7 +227,7 @@ class Living:
             if self.life.unlike(step):
                 del self.rows[-1]
                 self.write()
-            without = ended.code == (4 if capped else 3) and (capped or not run.has_answers)
+            without = ended.code == (4 if capped else 3) and (capped or run.batching or not run.has_answers)
             assert ended.code == 2 or without, f"exit {ended.code}: {ended.err}"
             assert "changed" in ended.err or capped, ended.err
             self._observe(planned, run)
