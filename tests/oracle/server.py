@@ -107,11 +107,13 @@ class Ledger:
     """What the lines of this step's batches are billed."""
     fetched: list[tuple[str, int, int]] = field(default_factory=list)
     """Each line of a batch whose results were fetched: question, bill, and day of the submission."""
+    read: int = 0
+    """How many of these lines are answers."""
 
     @property
     def has_answers(self) -> bool:
         """Whether anything was answered, live or in a batch."""
-        return bool(self.answered or self.fetched)
+        return bool(self.answered or self.read)
 
     def counts(self) -> Counter[str]:
         """Return how often each question came."""
@@ -234,6 +236,7 @@ class Server:
 
     def _batch_fetched(self, line: Line, day: int) -> None:
         self.ledger.fetched.append((line.question, line.pico, day))
+        self.ledger.read += line.reply is not None and line.reply[0] == 200
         self._event("answered")
 
     def _note(self, messages: list[dict[str, Any]]) -> str:
