@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import signal
 import socket
 import ssl
 import sys
@@ -620,17 +621,14 @@ def test_cut_body_is_a_started_reply(kind: str) -> None:
 
 
 STOPPED = """
-import asyncio, os, signal, subprocess, sys
+import asyncio, sys
 from batchrun.records import Request, Target
 from batchrun.senders import open_sender
 
 async def main():
-    async with open_sender(Target(sys.argv[1], timeout=1.0, connect_timeout=0.9), sys.argv[2]) as send:
-        asked = [asyncio.ensure_future(send(Request(b"{}"))) for _ in range(50)]
-        await asyncio.sleep(0.4)
-        subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
-        os.kill(os.getpid(), signal.SIGSTOP)
-        print(sum([(await reply).status == 200 for reply in asked]))
+    async with open_sender(Target(sys.argv[1], timeout=2.0, connect_timeout=1.9), sys.argv[2]) as send:
+        replies = await asyncio.gather(*(send(Request(b"{}")) for _ in range(50)))
+        print(sum(reply.status == 200 for reply in replies))
 
 asyncio.run(main())
 """
@@ -640,10 +638,14 @@ def test_replies_that_waited_for_a_stopped_process(kind: str) -> None:
     """A process that is stopped for longer than the timeout reads the replies that came meanwhile."""
 
     async def scene() -> bytes:
-        async with wire({"/": (0.8, OK)}) as server:
+        async with wire({"/": (1.2, OK)}) as server:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", STOPPED, server.url(), kind, stdout=asyncio.subprocess.PIPE
             )
+            await until(lambda: len(server.seen) == 50)
+            child.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(3)
+            child.send_signal(signal.SIGCONT)
             return (await child.communicate())[0]
 
     assert run(scene()) == b"50\n"
