@@ -228,12 +228,12 @@ class Verdict(NamedTuple):
     model: str | None = None
     provider: str | None = None
     generation_id: str | None = None
-    wait: float | None = None
-    resume_at: float | None = None
     answer: str | None = None
     service_tier: str | None = None
     reasoning: str | None = None
     citations: str | None = None
+    wait: float | None = None
+    resume_at: float | None = None
 
 
 class Outcome(NamedTuple):

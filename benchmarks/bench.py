@@ -251,9 +251,10 @@ def _programs(folder: Path) -> Iterator[tuple[str, Callable[[Path, str], list[st
 
 
 def _version(name: str) -> str:
-    python = sys.executable if name == "batchrun" else str(VENVS / name / "bin" / "python")
+    own = name == "batchrun"
+    python, distribution = (sys.executable, "batchrun-llm") if own else (str(VENVS / name / "bin" / "python"), name)
     code = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
-    done = subprocess.run([python, "-c", code, name], capture_output=True, text=True, check=True)
+    done = subprocess.run([python, "-c", code, distribution], capture_output=True, text=True, check=True)
     return f"{name} {done.stdout.strip()}"
 
 

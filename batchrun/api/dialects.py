@@ -116,6 +116,7 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
      "invalid_model"),
     ((403,), r"access to (the )?model\b", "invalid_model"),
     ((404,), r"^model: ", "invalid_model"),  # all that Anthropic says
+    ((500,), r"requires more system memory", "invalid_model"),  # Ollama: "(5.6 GiB) than is available (3.2 GiB)"
     # LM Studio answers 400 where its model crashed or was unloaded: the state of the server, not a fault of the row.
     ((400,), r"model (has )?(crashed|unloaded)|failed to load( the)? model|channel error", "server_error"),
     ((400,), r"throttl|please wait before", "rate_limited"),

@@ -39,6 +39,7 @@ _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 _CALLED = ("tool_calls", "tool_use")
 """Finish reasons of a model that calls a tool. The text before the call is not the answer."""
 
+_PER_USD = float(PER_USD)  # exact, and faster beside a float
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 
 Json = Mapping[str, Any]
@@ -238,10 +239,10 @@ def _verdict(
         text_of(data.get("model")),
         text_of(data.get("provider")),
         text_of(data.get("id")) or reply.headers.get("x-generation-id"),
-        answer=answer,
-        service_tier=text_of(data.get("service_tier")),
-        reasoning=text_of(wrote.get("reasoning") or wrote.get("reasoning_content")),
-        citations=_citations(annotations) if annotations else None,
+        answer,
+        text_of(data.get("service_tier")),
+        text_of(wrote.get("reasoning") or wrote.get("reasoning_content")),
+        _citations(annotations) if annotations else None,
     )
 
 
@@ -331,8 +332,8 @@ def read_cost(usage: Json) -> Pico | None:
 def _amount(usd: Any) -> Pico | None:  # noqa: ANN401
     if type(usd) is float:
         # The shortest digits that print as this float are usually whole picodollars: then there is nothing to round.
-        scaled = round(usd * PER_USD) if 0 <= usd < 1 else 0
-        if scaled and scaled / PER_USD == usd:
+        scaled = round(usd * _PER_USD) if 0 <= usd < 1 else 0
+        if scaled and scaled / _PER_USD == usd:
             return Pico(scaled)
     return usd_of(usd)
 

@@ -12,6 +12,7 @@ from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
     TOKEN_BOUNDS,
     CostCap,
+    CsvOptions,
     EngineOptions,
     Input,
     Job,
@@ -20,6 +21,7 @@ from batchrun.job.spec import (
     Message,
     Model,
     Output,
+    OutputCsv,
     Part,
     Prompt,
     dotted,
@@ -60,6 +62,7 @@ _OWN_HEADERS = {
     # The same as model.cache, by which cost and preview know of it.
     "x-openrouter-cache": "write model.cache",
 }
+_NOT_CSV = (".parquet", ".arrow", ".ipc", ".feather", ".xlsx", ".jsonl", ".ndjson", ".json")
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST_PATH = 4_096  # PATH_MAX of Linux
@@ -90,6 +93,17 @@ def check(job: Job) -> Found:
             ("model", "cache"),
             "model.cache would give equal rows one answer, against dedupe: false: remove one of them",
         )
+
+
+def unused(job: Job) -> Found:
+    """Yield options for CSV files of a job that has none; only as written, since a flag may name another file."""
+    paths = [pattern.lower().removesuffix(".gz").removesuffix(".zst") for pattern in job.input.patterns]
+    if job.input.csv != CsvOptions() and all(path.endswith(_NOT_CSV) for path in paths):
+        suffix = PurePath(paths[0]).suffix
+        yield ("input", "csv"), f"input.csv is for CSV files, and the input is {suffix}: remove it"
+    suffix = PurePath(job.output.path).suffix
+    if job.output.csv != OutputCsv() and job.output.path.endswith(OUTPUT_SUFFIXES) and suffix not in {".csv", ".tsv"}:
+        yield ("output", "csv"), f"output.csv is for CSV files, and the output is {suffix}: remove it"
 
 
 def _input(section: Input) -> Found:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml.nodes import ScalarNode
 
 from batchrun.errors import JobFileError, Mistake, did_you_mean, nearest
-from batchrun.job.checks import PARAMS, RESERVED, check
+from batchrun.job.checks import PARAMS, RESERVED, check, unused
 from batchrun.job.spec import Job, JobPath, dotted
 from batchrun.job.tree import FROM_FILE, SHOWN, Tree, read
 from batchrun.terminal import short
@@ -168,7 +169,7 @@ def examine(
         tree.mistakes += _worded(errors, tree)
         tree.wrong |= {_path_of(error, tree) for error in errors}
         job = _JOB.validate_python(_without_wrong(tree, errors) | made)
-    found = [(path, message) for path, message in check(job) if not _touches(path, tree.wrong)]
+    found = [(path, message) for path, message in chain(check(job), unused(job)) if not _touches(path, tree.wrong)]
     tree.mistakes += [tree.mistake(path, message) for path, message in found]
     tree.wrong.update(path for path, _ in found)
     mistakes = tuple(sorted(set(tree.mistakes))[:MAX_MISTAKES])

@@ -20,6 +20,9 @@ ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
 """The column with the model's answer, next to the one that a person edits."""
 
+PROBABILITY = "{}_prob"
+"""The column with the probability of a decision model's answer."""
+
 BY_PROBABILITY = "failed rows first, then the least sure"
 BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
 
@@ -37,14 +40,16 @@ def _key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
 def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tuple[int, str]:
     """Write the `count` rows that most need a look and that nobody reviewed; return their number and their order.
 
-    A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer next to it.
+    A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer next to it,
+    and how sure a decision model was.
     Equal questions stand in it once, unless columns that identify a row are `named`.
     """
     prepared, answers = job.prepared, job.answers
     check_writable(path, [*(Path(file.path) for file in prepared.rows.files), job.checkpoint.path])
     keys = _key_columns(prepared, named)
     shown = tuple(dict.fromkeys([*keys, *prepared.renderer.columns]))
-    header = [ROW, *shown, *answers, *map(MODEL.format, answers), REVIEW, KEY]
+    asked = [question.name for question in prepared.form.questions]
+    header = [ROW, *shown, *answers, *map(MODEL.format, answers), *map(PROBABILITY.format, asked), REVIEW, KEY]
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f'the file would have two columns "{twice[0]}": rename the column of the input')
     corrections = Corrections(prepared.job)
@@ -66,7 +71,8 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
         cells = [text_of(row.cells[name]) for name in shown]
         texts = [text_of(row.answer.get(name)) for name in answers]
         key = orjson.dumps([row_key({name: row.cells[name] for name in keys}), *keys]).decode()
-        lines.append([str(position + 1), *cells, *texts, *texts, "true", key])
+        sure = [text_of(row.probabilities.get(name)) for name in asked]
+        lines.append([str(position + 1), *cells, *texts, *texts, *sure, "true", key])
     schema = dict.fromkeys(header, pl.String())
     frame = pl.DataFrame(lines, schema=schema, orient="row")
     write_output(iter([frame]), path, schema=dict(schema), csv=prepared.job.output.csv)

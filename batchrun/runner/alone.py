@@ -26,7 +26,7 @@ class Alone:
 
     def needed(self, now: float, in_flight: int, succeeded_at: float | None) -> bool:
         """Check whether the next request goes alone; `succeeded_at` is when the server last answered."""
-        if succeeded_at is not None and self.cache_life is not None:
+        if self.cache_life is not None and succeeded_at is not None:
             # An answer from before the pause says nothing about the cache now.
             if succeeded_at >= self._since:
                 self._replies = 0
@@ -36,4 +36,5 @@ class Alone:
 
     def replied(self) -> None:
         """Count a reply."""
-        self._replies = max(0, self._replies - 1)
+        if self._replies:
+            self._replies -= 1

@@ -59,8 +59,9 @@ class AdaptiveLimit:
         self._replies += 1
         self._seconds += seconds
         self._full += in_flight + 1 >= self.limit
-        self._peak = max(self._peak, min(in_flight + 1, self.limit))
-        if self._replies >= max(self._peak, SMALLEST_ROUND):
+        if self._peak <= in_flight:
+            self._peak = max(self._peak, min(in_flight + 1, self.limit))
+        if self._replies >= SMALLEST_ROUND and self._replies >= self._peak:
             self._end_round(now)
 
     def record_refusal(self, now: float, seconds: float, in_flight: int, wait: float | None = None) -> None:

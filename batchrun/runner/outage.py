@@ -60,6 +60,8 @@ class Outage:
 
     def forget(self, question: int) -> None:
         """Leave out a question that is settled."""
+        if self.waiting is None:  # nothing failed since the last success
+            return
         self._failures.pop(question, None)
         self._refused.discard(question)
         self._proofs.discard(question)

@@ -40,14 +40,9 @@ class Queue:
         """How many questions wait for a retry."""
         return len(self._retries) + len(self._deferred) + len(self.held)
 
-    @property
-    def in_last_round(self) -> bool:
-        """Whether no new question is left, so that those taken from now on failed before."""
-        return self._source is None and self._spare is None
-
     def holds_only_refused(self, attempts: int) -> bool:
         """Check whether the few that are left were all refused so often: one row may never pass a limit."""
-        if not self.in_last_round or not 0 < self.waiting <= FEW:
+        if self._source is not None or self._spare is not None or not 0 < self.waiting <= FEW:
             return False
         return all(work.tries.gated >= attempts for work in self.remaining)
 

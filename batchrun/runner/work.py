@@ -231,38 +231,35 @@ class Work:
         rules: Rules,
     ) -> Outcome:
         """Return how the question stands after this reply."""
-        usage = verdict.usage
-        outcome = Outcome(
-            question=self.question,
-            status=status,
-            finished_at=at,
-            answer=verdict.answer,
-            http_status=verdict.http_status,
-            attempts=self.attempts,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cost=Pico(self.cost),
-            possibly_billed=self.possibly_billed,
-            cached=usage.cached,
-            model=verdict.model,
-            provider=verdict.provider,
-            finish_reason=verdict.finish_reason,
-            generation_id=verdict.generation_id,
-            seconds=reply.seconds,
-            max_tokens=rules.max_tokens,
-            cached_tokens=usage.cached_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            service_tier=verdict.service_tier,
-            reasoning=verdict.reasoning if "reasoning" in rules.details else None,
-            citations=verdict.citations if "citations" in rules.details else None,
-        )
-        if status is Status.OK:
-            return outcome
-        return outcome._replace(
-            raw=verdict.text,
-            error_type=verdict.ending,
-            error_code=verdict.code,
-            error_message=verdict.message,
+        usage, failed = verdict.usage, status is not Status.OK
+        # By position: with names it takes twice as long, which is 3 % of all that a row needs.
+        return Outcome(
+            self.question,
+            status,
+            at,
+            verdict.answer,
+            verdict.text if failed else None,
+            verdict.ending if failed else None,
+            verdict.code if failed else None,
+            verdict.message if failed else None,
+            verdict.http_status,
+            self.attempts,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            Pico(self.cost),
+            self.possibly_billed,
+            usage.cached,
+            verdict.model,
+            verdict.provider,
+            verdict.finish_reason,
+            verdict.generation_id,
+            reply.seconds,
+            rules.max_tokens,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            verdict.service_tier,
+            verdict.reasoning if "reasoning" in rules.details else None,
+            verdict.citations if "citations" in rules.details else None,
         )
 
     def unsent(self, problem: RowProblem, *, at: float) -> Outcome:

@@ -188,7 +188,7 @@ class CsvKind(NamedTuple):
 
 CSV_KINDS: dict[CsvType, CsvKind] = {
     "string": CsvKind(pl.String(), "a text", str),
-    "integer": CsvKind(pl.Int64(), "an integer", _integer),
+    "integer": CsvKind(pl.Int64(), "an integer of at most 64 bits", _integer),
     "number": CsvKind(pl.Float64(), "a number", _float),
     "boolean": CsvKind(pl.Boolean(), "true or false", _boolean),
     "date": CsvKind(pl.Date(), "a date (2024-12-31)", _date),

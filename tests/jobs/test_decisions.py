@@ -408,6 +408,10 @@ def test_a_corrected_label_has_no_probability_of_the_model(tmp_path: Path, comma
         before = decide(tmp_path, f"{server.url}/v1", output={"details": ["corrected", "probabilities"]})
         assert command("show", "job.yaml", "--review", "-o", "todo.csv").code == 0
         todo = pl.read_csv(tmp_path / "todo.csv", infer_schema=False)
+        for name in (f"{column}_prob" for column in COLUMNS):  # a person sees how sure the model was
+            assert dict(todo.select("row", name).rows()) == {
+                str(at): str(p) for at, p in enumerate(before.column(name), 1)
+            }
         edited = todo.with_columns(
             team=pl.when(pl.col("row") == "1").then(pl.lit("none")).otherwise("team"),
             needs_review=pl.when(pl.col("row") == "2").then(pl.lit("")).otherwise("needs_review"),

@@ -264,7 +264,7 @@ def test_a_cell_of_the_wrong_type_is_found_before_a_request(
     write_job(tmp_path, server.url, input={"path": f"in{suffix}", "csv": csv}, answer=None, output={"path": "out.csv"})
     ended = command("job.yaml")
     assert ended.code == 2
-    assert f'in{suffix}:20003: column "n": "abc" is not an integer' in ended.err
+    assert f'in{suffix}:20003: column "n": "abc" is not an integer of at most 64 bits' in ended.err
     assert not (tmp_path / "out.csv").exists()
 
 

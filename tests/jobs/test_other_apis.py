@@ -127,6 +127,7 @@ def test_a_stream_without_a_whole_answer_is_none(body: bytes, ending: str, tmp_p
     with served(Everywhere((answer(body, headers=["content-type: text/event-stream"]),))) as server:
         ran = run(write_job(tmp_path, server.url("/v1"), rows=1, answer=None))
     assert ran.column("error_type") == [ending]
+    assert ending != "invalid_response" or "stream of events" in ran.column("error_message")[0]
 
 
 def test_a_stream_that_is_cut_off_is_asked_again(tmp_path: Path) -> None:

@@ -354,6 +354,7 @@ ROWS = [
           ("bad_parameters", 400, "invalid format: expected a JSON schema"),
           ("bad_parameters", 400, "JSON schema conversion failed"),
           ("bad_parameters", 500, "JSON schema conversion failed"),
+          ("invalid_model", 500, "model requires more system memory (5.6 GiB) than is available (3.2 GiB)"),
           ("bad_parameters", 422, "Failed to deserialize the JSON body: invalid type: string, expected f32"),
           ("invalid_image", 422, "Failed to deserialize the JSON body: unknown variant `image_url`, expected `text`"),
           ("invalid_image", 400, "m is not a multimodal model"),
