@@ -446,11 +446,11 @@ def test_bounds(section: str, line: str, *, fine: bool) -> None:
 
 @pytest.mark.parametrize("path", ["a.parquet", "[a.jsonl.gz, b.ndjson]", '"*.xlsx"'])
 def test_options_for_csv_belong_to_csv(path: str) -> None:
-    """`csv` beside files of another kind would do nothing, and is a mistake; where CSV may be among them, it is none."""
+    """`csv` beside files of other kinds alone is a mistake, since it would do nothing."""
     text = SMALL.replace("path: a.csv", f"path: {path}, csv: {{null_values: [NA]}}")
     suffix = ".xlsx" if "xlsx" in path else ".jsonl" if "jsonl" in path else ".parquet"
     assert mistakes(text)[0].endswith(f"input.csv is for CSV files, and the input is {suffix}: remove it")
-    for mixed in ("[a.parquet, b.csv]", "b.tsv.gz", '"data/*"', "${FILE}"):
+    for mixed in ("[a.parquet, c.csv]", "b.tsv.gz", '"data/*"', "${FILE}"):
         loaded(text.replace(f"path: {path},", f"path: {mixed},"), {"FILE": "rows.CSV"})
     output = SMALL.replace("path: b.csv", "path: b.parquet, csv: {bom: true}")
     assert mistakes(output)[0].endswith("output.csv is for CSV files, and the output is .parquet: remove it")
