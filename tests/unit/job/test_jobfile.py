@@ -450,7 +450,7 @@ def test_options_for_csv_belong_to_csv(path: str) -> None:
     text = SMALL.replace("path: a.csv", f"path: {path}, csv: {{null_values: [NA]}}")
     suffix = ".xlsx" if "xlsx" in path else ".jsonl" if "jsonl" in path else ".parquet"
     assert mistakes(text)[0].endswith(f"input.csv is for CSV files, and the input is {suffix}: remove it")
-    for mixed in ("[a.parquet, c.csv]", "b.tsv.gz", '"data/*"', "${FILE}"):
+    for mixed in ("[a.parquet, c.csv]", "b.tsv.gz", '"data/*"', '"${FILE}"'):
         loaded(text.replace(f"path: {path},", f"path: {mixed},"), {"FILE": "rows.CSV"})
     output = SMALL.replace("path: b.csv", "path: b.parquet, csv: {bom: true}")
     assert mistakes(output)[0].endswith("output.csv is for CSV files, and the output is .parquet: remove it")
