@@ -39,7 +39,7 @@ _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 _CALLED = ("tool_calls", "tool_use")
 """Finish reasons of a model that calls a tool. The text before the call is not the answer."""
 
-_PER_USD = float(PER_USD)  # exact, and faster beside a float
+_PER_USD = float(PER_USD)  # exact, and a float times a float is faster
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 
 Json = Mapping[str, Any]
