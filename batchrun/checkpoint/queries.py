@@ -1,5 +1,6 @@
 """The checkpoint of one job: its file, its plan, its open questions, and how its runs begin and end."""
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -11,12 +12,12 @@ from typing import Self
 
 from batchrun.checkpoint import adopt, files, sample, schema, store
 from batchrun.checkpoint.batches import Batches
-from batchrun.checkpoint.connection import Connection
+from batchrun.checkpoint.connection import Connection, damaged
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
 from batchrun.checkpoint.reader import NARROW_JOIN, Reader
 from batchrun.checkpoint.records import Counts, Failed, OpenRule, Settled
 from batchrun.checkpoint.writer import Writer
-from batchrun.errors import UserError
+from batchrun.errors import CheckpointError, StorageError, UserError
 from batchrun.money import Pico
 
 _NO_RUN = 2**62
@@ -71,7 +72,17 @@ class Checkpoint(Reader):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        damage = self._damage_behind(error)
         self.close()
+        if damage is not None:
+            raise damage from error
+
+    def _damage_behind(self, error: BaseException | None) -> CheckpointError | None:
+        """Return the damage that an error of Python's own shows: SQLite does not notice a number that became a text."""
+        if isinstance(error, TypeError | ValueError | LookupError | ArithmeticError):
+            with contextlib.suppress(StorageError):
+                return damaged(self.path, faults[0]) if (faults := self.verify()) else None
+        return None
 
     def close(self) -> None:
         """Commit what the writer has left, then close."""

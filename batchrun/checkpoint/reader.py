@@ -1,7 +1,7 @@
 """What a checkpoint holds, for people and for the output: rows, money, runs. Nothing here writes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchrun.checkpoint import schema
@@ -226,9 +226,29 @@ class Reader:
         return str(self._connection.value("SELECT coalesce(flags, '') FROM runs ORDER BY id DESC LIMIT 1") or "")
 
     def verify(self) -> list[str]:
-        """Check the whole file and its sums; return its faults, none when all is right."""
+        """Check the whole file, its types and its sums; return its faults, none when all is right."""
         found = [str(row[0]) for row in self._connection.rows("PRAGMA integrity_check(20)")]
         if found != ["ok"]:
             return found
+        if found := [*self._wrong_types(), *self._wrong_json()]:
+            return found
         numbers = {what: self._connection.value(sql) for what, sql in schema.INVARIANTS.items()}
         return [f"{what} ({number})" for what, number in numbers.items() if number]
+
+    def _wrong_types(self) -> Iterator[str]:
+        """Yield the columns that hold values of a type that is never written there."""
+        tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+        sql = f"SELECT t.name, c.name, c.type FROM ({tables}) t JOIN pragma_table_info(t.name) c"  # noqa: S608  (our own names)
+        for table, column, declared in self._connection.rows(sql):
+            wrong = f"SELECT count(*) FROM {table} WHERE typeof({column}) NOT IN (?, 'null')"  # noqa: S608  (our own names)
+            if number := self._connection.value(wrong, (declared.lower(),)):
+                yield f"{number} values of {table}.{column} are not {declared}"
+
+    def _wrong_json(self) -> Iterator[str]:
+        for number, *texts in self._connection.rows("SELECT number, stamps, layout, counts FROM plans"):
+            try:
+                readable = all(isinstance(json.loads(text), dict | list) for text in filter(None, texts))
+            except ValueError:
+                readable = False
+            if not readable:
+                yield f"plan {number} can't be read"

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -333,3 +334,25 @@ def test_start_needs_no_home(tmp_path: Path, ledger: Ledger) -> None:
     done = subprocess.run(command, env=poor, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == DONE, done.stderr
     assert job.output.exists()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE questions SET id = x'41' WHERE id = (SELECT max(id) FROM questions)",
+        "UPDATE plans SET stamps = 'zz'",
+        "UPDATE plans SET baseline = 'zz'",
+    ],
+)
+def test_values_of_a_wrong_type_are_damage(tmp_path: Path, ledger: Ledger, harm: str) -> None:
+    """A flipped bit makes a text of a number, and SQLite does not notice: exit 5 with advice, nothing is asked."""
+    job = write_job(tmp_path, ledger.url, TEXTS[:40])
+    job.run("--limit", "20")
+    with contextlib.closing(sqlite3.connect(job.checkpoint)) as connection:
+        connection.execute(harm)
+        connection.commit()
+    ledger.forget()
+    ended = job.run()
+    assert (ended.code, len(ledger.received)) == (STORAGE, 0), ended
+    assert "is damaged" in ended.said
+    assert "--fresh" in ended.said
