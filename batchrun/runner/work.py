@@ -232,7 +232,7 @@ class Work:
     ) -> Outcome:
         """Return how the question stands after this reply."""
         usage, failed = verdict.usage, status is not Status.OK
-        # By position: with names it takes twice as long, which is 3 % of all that a row needs.
+        # By position, 0.8 µs: with 26 names it takes 2.4.
         return Outcome(
             self.question,
             status,
