@@ -191,7 +191,7 @@ class Living:
                 return self._nothing_to_retry(words, step)
         out = self.server.desk.out() + self.fetched
         # Questions that are out are collected too, beside those that a limit admits.
-        wanted = model.wanted(self.memory, planned, None if out else limit)
+        wanted = model.wanted(self.memory, planned, None if out else limit, batching=self.life.batching is not None)
         self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
         path = self.output_path(words)
