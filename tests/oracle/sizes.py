@@ -19,6 +19,7 @@ CONSTANTS = {
     "batchrun.checkpoint.plan": ("BATCH", "LARGEST_BATCH"),
     "batchrun.checkpoint.writer": ("GROUP",),
     "batchrun.prepare.plan": ("YOUNG",),
+    "batchrun.table.text": ("KEPT",),
     "batchrun.table.write": ("_ROW_GROUP",),
     "batchrun.checkpoint.files": ("RESERVE",),
     "batchrun.runner.asking": ("TICK",),
@@ -43,7 +44,7 @@ CHEAP = {"RESERVE": 2**18, "TICK": 60.0}
 UNUSED = {"servers", "__main__", "pdf", "httpx"}
 """Modules that no life needs; what is not loaded need not be copied for each child."""
 
-SIZES = ("OUTPUT_ROWS", "BATCH", "GROUP", "_ROW_GROUP", "BATCH_ROWS")
+SIZES = ("OUTPUT_ROWS", "BATCH", "GROUP", "KEPT", "_ROW_GROUP", "BATCH_ROWS")
 """What the lives draw; the other constants follow from them."""
 
 

@@ -16,7 +16,7 @@ from nasty_files import READ, REFUSED, Nasty
 
 from batchrun.errors import InputError
 from batchrun.job import CsvOptions, Input
-from batchrun.table import expand, open_rows, stamp
+from batchrun.table import expand, open_rows, stamp, text
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 PEOPLE = b"id,text\n1,x\nq,\n"
@@ -122,6 +122,37 @@ def test_frames_hold_every_row_also_without_columns(tmp_path: Path) -> None:
     with open_rows(Input("x.csv"), tmp_path) as rows:
         assert [frame.height for frame in rows.frames(None, 10)] == [10, 10, 5]
         assert sum(frame.height for frame in rows.frames([], 10)) == 25
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", b"a,b\n1,\n2,u\n3,v\n"),
+        ("x.jsonl", b'{"a": 1, "b": null}\n\n{"a": 2, "b": "u"}\n{"b": "v", "a": 3}\n'),
+    ],
+)
+def test_a_small_text_file_is_parsed_once(tmp_path: Path, name: str, content: bytes) -> None:
+    """What was read to its end is not read again: any start, size and column comes from what is kept."""
+    (tmp_path / name).write_bytes(content)
+    with open_rows(Input(name), tmp_path) as rows:
+        first = next(rows.batches(size=2)).rows  # read in part, nothing is kept
+        whole = [row for batch in rows.batches() for row in batch.rows]
+        assert whole[: len(first)] == first
+        (tmp_path / name).unlink()
+        assert [row for batch in rows.batches(size=1) for row in batch.rows] == whole
+        assert [(batch.position, batch.rows) for batch in rows.batches(start=2)] == [(2, whole[2:])]
+        assert [frame.rows() for frame in rows.frames(["b"], 2)] == [[(None,), ("u",)], [("v",)]]
+
+
+def test_a_text_file_too_large_to_keep_is_parsed_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory stays flat: of a file that would take more than KEPT nothing is kept, and it is read as before."""
+    monkeypatch.setattr(text, "KEPT", 700)
+    (tmp_path / "x.csv").write_bytes(b"a,b\n" + b"1,2\n" * 4)
+    with open_rows(Input("x.csv"), tmp_path) as rows:
+        assert [len(batch.rows) for batch in [*rows.batches(), *rows.batches()]] == [4, 4]
+        (tmp_path / "x.csv").unlink()
+        with pytest.raises(InputError, match="No such file"):
+            next(rows.batches())
 
 
 def test_several_files_are_one_input(tmp_path: Path) -> None:
