@@ -315,9 +315,11 @@ def _sum(one: Usage, other: Usage) -> Usage:
 
 
 def _count(number: Any) -> int | None:  # noqa: ANN401
+    if type(number) is int and 0 <= number < _LARGEST_COUNT:
+        return number
     if type(number) is float and number.is_integer():
-        number = int(number)  # servers in JavaScript or Python may write 58.0
-    return number if type(number) is int and 0 <= number < _LARGEST_COUNT else None
+        return _count(int(number))  # servers in JavaScript or Python may write 58.0
+    return None
 
 
 def read_cost(usage: Json) -> Pico | None:

@@ -11,7 +11,7 @@ from pyreqwest.http import HeaderMap, Url
 from pyreqwest.response import Response
 
 from batchrun.net import fault_of, open_client
-from batchrun.records import Fault, Reply, Request, Send, Target
+from batchrun.records import READ_HEADERS, Fault, Reply, Request, Send, Target
 
 _CLOSE_TOGETHER = 1_000
 """Two requests lost on used connections within this many requests: this server closes connections without notice."""
@@ -114,13 +114,13 @@ class _Sender:
 
 def _read_headers(headers: HeaderMap) -> dict[str, str]:
     try:
-        return dict(headers.items())
+        return {name: value for name in READ_HEADERS if (value := headers.get(name)) is not None}
     except ValueError:  # one value is not ASCII; the others may still matter
-        return {name: value for name in set(headers) if (value := _read_header(headers, name)) is not None}
+        return {name: value for name in READ_HEADERS if (value := _read_header(headers, name)) is not None}
 
 
 def _read_header(headers: HeaderMap, name: str) -> str | None:
     try:
-        return headers[name]
+        return headers.get(name)
     except ValueError:
         return None

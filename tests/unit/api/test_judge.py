@@ -1,6 +1,7 @@
 """judge: every reply gives one verdict, and every row of the decision table its ending."""
 
 import json
+from collections import UserDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from batchrun.api.judge import judge
 from batchrun.job import Answer
 from batchrun.money import from_usd
 from batchrun.prompt.answers import AnswerForm
-from batchrun.records import Fault, Parse, Reply, Verdict
+from batchrun.records import READ_HEADERS, Fault, Parse, Reply, Verdict
 
 LOCAL = {"template_error", "request_too_large", "image_error", "file_error"}  # before anything is sent
 SEED_CODES = (400, 401, 402, 403, 408, 429, 502, 503)
@@ -743,26 +744,38 @@ SHAPED = st.recursive(
 )
 BODIES = st.binary(max_size=200) | SHAPED.map(lambda value: json.dumps(value).encode())
 HEADERS = st.dictionaries(
-    st.sampled_from(
-        [
-            "retry-after",
-            "retry-after-ms",
-            "x-ratelimit-reset",
-            "content-type",
-            "x-generation-id",
-            "x-openrouter-cache-status",
-        ]
-    ),
+    st.sampled_from(READ_HEADERS),
     st.text(max_size=30) | st.integers().map(str) | st.sampled_from(["HIT", "text/html"]),
     max_size=3,
 )
 
 
+class Watched(UserDict[str, str]):
+    """Headers that remember which of them were looked for."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.read: set[str] = set()
+        super().__init__(headers)
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
 @example(503, {}, b'{"availability": {"code": []}}')
 @given(st.integers(-1, 1000) | st.sampled_from([200, 400, 401, 402, 403, 404, 429, 503]), HEADERS, BODIES)
 def test_any_reply_gives_exactly_one_verdict(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Any bytes with any status and headers never raise and end in the table, with sane facts."""
-    verdict = judge(Reply(status, headers, body), TEXT, now=NOW)
+    """Any bytes with any status and headers never raise and end in the table, with sane facts.
+
+    No header is read that the senders may leave out.
+    """
+    watched = Watched(headers)
+    verdict = judge(Reply(status, watched, body), TEXT, now=NOW)
+    assert watched.read <= set(READ_HEADERS)
     assert verdict.ending in TABLE
     assert verdict.ending not in LOCAL
     assert verdict.code is None or 300 <= verdict.code <= 599

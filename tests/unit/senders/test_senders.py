@@ -99,7 +99,7 @@ def test_no_key_no_authorization(kind: str) -> None:
 @pytest.mark.parametrize("status", ["200 OK", "302 Found", "400 Bad", "401 No", "429 Slow", "503 Busy", "529 Odd"])
 def test_every_status_is_a_reply(kind: str, status: str) -> None:
     """Any HTTP status is a reply with its headers in lower case and its body, and a redirect is not followed."""
-    given_headers = ["Location: /elsewhere", "Retry-After: 5", "X-Odd: \xff"]
+    given_headers = ["Location: /elsewhere", "Retry-After: 5", "X-Odd: \xff", "X-Generation-Id: \xff"]
 
     async def scene() -> tuple[Reply, Wire]:
         return await play(kind, answer(b"text", status=status, headers=given_headers))
