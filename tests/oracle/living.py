@@ -239,14 +239,17 @@ class Living:
             self._observe(planned, run)
             run.check_exit(ended.code, planned, self.memory, limit, self.server.desk.out())
             self._check_output(ended, path, before, job, table, planned)
-        # Nobody knows whether a killed run has committed what it fetched.
-        self.fetched = Counter(question for question, *_ in ledger.fetched) if what == "kill" else Counter()
-        texts = {one[0] for one in planned if not isinstance(one, End)}
-        self.elsewhere |= {question for question, *_ in ledger.fetched} - texts
+        self._remember_fetched(ledger, planned, killed=what == "kill")
         if what != "kill" and ledger.has_answers:
             self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
         self._check_books(ledger, exact=what != "kill")
         return ended
+
+    def _remember_fetched(self, ledger: Ledger, planned: list[Question | End], *, killed: bool) -> None:
+        """Note what batches brought: nobody knows whether a killed run has committed what it fetched."""
+        fetched = Counter(question for question, *_ in ledger.fetched)
+        self.fetched = self.fetched + fetched if killed else Counter()
+        self.elsewhere |= fetched.keys() - {one[0] for one in planned if not isinstance(one, End)}
 
     def _check_ended(self, ended: Ended, codes: set[int]) -> None:
         """Check that a run ended in one of these ways, and broke no rule of batches."""
@@ -383,7 +386,8 @@ class Living:
             return
         results = self._results()
         assert len(results) == len(planned)
-        answered = Counter(question for question, *_ in [*ledger.answered, *ledger.fetched])
+        # A batch's results that a run before this one fetched, and was killed before it kept them, are fetched again.
+        answered = Counter(question for question, *_ in [*ledger.answered, *ledger.fetched]) + self.fetched
         asked = set(run.wanted)
         for number, (one, (status, error, code)) in enumerate(zip(planned, results, strict=True)):
             if isinstance(one, End):
