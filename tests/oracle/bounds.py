@@ -35,7 +35,7 @@ class Run:
     """What one run asks, how that stood before, the weather, and how often the server received each question.
 
     `out` are the questions that were in batches before it, `batching`: it submits some itself. `stopped`: by a kill,
-    the cap or an edit, or it does not wait.
+    the cap or an edit, or it does not wait. `loose_limit`: it has a limit that leaves open which questions it asks.
     """
 
     job: model.Job
@@ -46,6 +46,7 @@ class Run:
     out: Counter[str]
     batching: bool
     stopped: bool = False
+    loose_limit: bool = False
 
     @property
     def has_answers(self) -> bool:
@@ -112,7 +113,7 @@ class Run:
             right = {6} if out else set[int]()
         elif code == 4:
             right = {4} if standing["pending"] or unasked else set[int]()  # or a failed row could not be asked again
-        elif pending and limit is not None and self.out:  # what is collected comes on top of the limit
+        elif pending and limit is not None and self.loose_limit:  # what is collected comes on top of the limit
             assert len(self.received.keys() - self.out.keys()) <= limit, f"more than {limit} questions are asked"
             right = {3, 1 if standing["failed"] else 0}
         elif pending:

@@ -190,8 +190,8 @@ class Living:
             if not self._reopen(planned, only):
                 return self._nothing_to_retry(words, step)
         out = self.server.desk.out() + self.fetched
-        # Questions that are out are collected too, beside those that a limit admits.
-        wanted = model.wanted(self.memory, planned, None if out else limit, batching=self.life.batching is not None)
+        loose = limit is not None and self._limit_is_loose(planned, out)
+        wanted = model.wanted(self.memory, planned, None if loose else limit)
         self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
         path = self.output_path(words)
@@ -209,7 +209,7 @@ class Living:
         self._check_money(words, ended, ledger)
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
         refused = step.what == "wait" and self.server.desk.refused and not ledger.received
-        stopped = what in {"kill", "edited"} or ended.code in {4, 6} or bool(out and limit) or refused
+        stopped = what in {"kill", "edited"} or ended.code in {4, 6} or loose or refused
         run = Run(
             job,
             wanted,
@@ -219,6 +219,7 @@ class Living:
             out,
             batching=self.life.batching is not None,
             stopped=stopped,
+            loose_limit=loose,
         )
         run.check_requests(ledger.counts())
         if what == "kill":
@@ -244,6 +245,15 @@ class Living:
             self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
         self._check_books(ledger, exact=what != "kill")
         return ended
+
+    def _limit_is_loose(self, planned: list[Question | End], out: Counter[str]) -> bool:
+        """Check whether a limited run may ask others than the first open questions.
+
+        What is out is collected beside them. What batches left unanswered goes into another batch in its place, or is
+        asked live once no new question is left.
+        """
+        open_now = model.wanted(self.memory, planned, None)
+        return bool(out) or (self.life.batching is not None and any(one in self.memory.tried for one in open_now))
 
     def _remember_fetched(self, ledger: Ledger, planned: list[Question | End], *, killed: bool) -> None:
         """Note what batches brought: nobody knows whether a killed run has committed what it fetched."""
@@ -462,4 +472,6 @@ def live(life: Life, server: Server, zygote: Zygote) -> None:
             try:
                 living.step(step)
             except (AssertionError, LookupError, ValueError) as problem:
-                raise AssertionError(f"step {number} ({step}): {problem}") from problem
+                # Half a character in a row must not keep the words from the report.
+                words = f"step {number} ({step}): {problem}".encode("utf-8", "backslashreplace").decode()
+                raise AssertionError(words) from problem

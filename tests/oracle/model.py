@@ -245,17 +245,11 @@ def plan(job: Job, table: Table) -> list[Question | End]:
     return asked
 
 
-def wanted(
-    memory: Memory, planned: Sequence[Question | End], limit: int | None, *, batching: bool = False
-) -> list[Question]:
-    """Return the questions that a run asks, in the order of the rows; live, those tried before come last."""
-
-    def comes_last(question: Question) -> bool:
-        failed = memory.ends.get(question, PENDING).status == "failed"
-        return not batching and (question in memory.tried or failed)
-
+def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None) -> list[Question]:
+    """Return the questions that a run asks, in the order of the rows; those that were tried before come last."""
     questions = dict.fromkeys(one for one in planned if not isinstance(one, End))
-    return [question for question in sorted(questions, key=comes_last) if memory.is_open(question)][:limit]
+    order = sorted(questions, key=lambda one: one in memory.tried or memory.ends.get(one, PENDING).status == "failed")
+    return [question for question in order if memory.is_open(question)][:limit]
 
 
 DETAIL_TYPES = {"error_code": "integer", "attempts": "integer", "cost_usd": "number", "finished_at": "datetime"}
