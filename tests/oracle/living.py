@@ -190,7 +190,10 @@ class Living:
             if not self._reopen(planned, only):
                 return self._nothing_to_retry(words, step)
         out = self.server.desk.out() + self.fetched
-        loose = limit is not None and self._limit_is_loose(planned, out)
+        # A limited run may ask others than the first open questions: what is out is collected beside them, and what
+        # batches left unanswered is asked live once no new question is left.
+        tried = bool(out) or (self.life.batching is not None and bool(self.memory.ends))
+        loose = limit is not None and tried
         wanted = model.wanted(self.memory, planned, None if loose else limit)
         self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
@@ -245,15 +248,6 @@ class Living:
             self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
         self._check_books(ledger, exact=what != "kill")
         return ended
-
-    def _limit_is_loose(self, planned: list[Question | End], out: Counter[str]) -> bool:
-        """Check whether a limited run may ask others than the first open questions.
-
-        What is out is collected beside them. What batches left unanswered goes into another batch in its place, or is
-        asked live once no new question is left.
-        """
-        open_now = model.wanted(self.memory, planned, None)
-        return bool(out) or (self.life.batching is not None and any(one in self.memory.tried for one in open_now))
 
     def _remember_fetched(self, ledger: Ledger, planned: list[Question | End], *, killed: bool) -> None:
         """Note what batches brought: nobody knows whether a killed run has committed what it fetched."""
