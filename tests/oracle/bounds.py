@@ -72,10 +72,11 @@ class Run:
             found.append(End("failed", "unexplained", 400))
         if kind == "lost":
             found.append(End("failed", "reset"))
-        # What a cap does not admit is never asked, so that it proves nothing about the server either. After batches few
-        # questions may be left to ask live.
+        # What a cap does not admit is never asked, so that it proves nothing about the server either. After batches the
+        # few questions are asked live that one answer did not settle.
         asked = sum(bool(self.received[text]) for text, _ in set(self.wanted))
-        if weather in {"outage", "dead", "half"} and ((kind and end != OK) or asked < FEW or self.batching):
+        few = asked < FEW or (self.batching and most > 1)
+        if weather in {"outage", "dead", "half"} and ((kind and end != OK) or few):
             found += SERVERS_FAULTS
         # A second lost reply may be one too many; equal questions share the server's odd replies.
         if weather == "lossy" and (most > 1 or kind or not self.job.dedupe):
