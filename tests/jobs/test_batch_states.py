@@ -1,33 +1,16 @@
 """Every way in which a provider's batch can end, through whole jobs: no row is lost, none paid twice in silence."""
 
-from collections.abc import Iterator
+# ruff: noqa: F811  (an argument of a test names a fixture)
+
 from pathlib import Path
 
 import polars as pl
 import pytest
-from openrouter.batches import Provider, serving
-from test_batches import DIALECTS, Job
+from batch_jobs import Job, job, provider, server  # noqa: F401  (fixtures)
+from openrouter.batches import Provider
 
 from batchrun.errors import ExitCode
 from batchrun.job import RunOptions
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Provider]:
-    with serving(Provider()) as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(server: Provider) -> Provider:
-    """Begin with empty books and without faults."""
-    server.forget()
-    return server
-
-
-@pytest.fixture(params=DIALECTS)
-def job(request: pytest.FixtureRequest, tmp_path: Path, provider: Provider) -> Job:
-    return Job(tmp_path / "job", provider, request.param)
 
 
 def test_a_limited_run_asks_a_lost_question_again(job: Job) -> None:

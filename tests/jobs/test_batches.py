@@ -1,104 +1,31 @@
 """Provider batches through whole jobs: half the price, exact books, and no question twice, whatever gets lost."""
 
-import json
+# ruff: noqa: F811  (an argument of a test names a fixture)
+
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from batch_jobs import DIALECTS, Job, job, provider, server  # noqa: F401  (fixtures)
 from command_line import Command, command  # noqa: F401  (a fixture)
-from job_running import fast
 from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 
 from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
-from batchrun.job import Environment, RunOptions, load
-from batchrun.prepare.invocation import Invocation
+from batchrun.job import RunOptions
 from batchrun.records import Summary
 from batchrun.runner.closing import closing_lines
-from batchrun.runner.progress import Ui
-from batchrun.runner.run import run_job
 
 NOW = RunOptions(wait="0")
-DIALECTS = {"openrouter": "/api/v1", "openai": "/v1"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Provider]:
-    with serving(Provider()) as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(server: Provider) -> Provider:
-    """Begin with empty books and without faults."""
-    server.forget()
-    return server
-
-
-class Job:
-    """A job in a folder of its own, run in this process."""
-
-    def __init__(self, folder: Path, provider: Provider, dialect: str = "openrouter") -> None:
-        self.folder, self.provider = folder, provider
-        folder.mkdir(exist_ok=True)
-        self.said: list[str] = []
-        openai = {"batch_api": "openai", "price": {"prompt": 3, "completion": 9, "batch": PRICE}}
-        self.sections: dict[str, Any] = {
-            "input": "rows.csv",
-            "prompt": "{{ text }}",
-            "model": {"endpoint": provider.url + DIALECTS[dialect], "name": MODEL, "params": {"max_tokens": 100}}
-            | (openai if dialect == "openai" else {}),
-            "engine": {"batch": {"size": 10}},
-            "output": "out.csv",
-        }
-
-    def rows(self, count: int) -> "Job":
-        """Write the input."""
-        rows = {"id": list(range(count)), "text": [f"text {number}" for number in range(count)]}
-        pl.DataFrame(rows).write_csv(self.folder / "rows.csv")
-        return self
-
-    def run(self, options: RunOptions | None = None, **sections: Any) -> Summary:  # noqa: ANN401  (JSON)
-        """Run it, with sections put over the job's."""
-        self.sections |= sections
-        path = self.folder / "job.yaml"
-        path.write_text(json.dumps(self.sections))
-        environment = Environment({"test": {"XDG_CACHE_HOME": str(self.folder)}})
-        loaded = load(path.read_text(encoding="utf-8"), path, environment)
-        return run_job(Invocation(loaded, environment, options or RunOptions()), _Said(self.said), fast())
-
-    @property
-    def output(self) -> pl.DataFrame:
-        """The finished output."""
-        return pl.read_csv(self.folder / "out.csv")
-
-
-class _Said(Ui):
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__()
-        self._lines = lines
-
-    def say(self, line: str) -> None:
-        self._lines.append(line)
-
-    warn = say
-
-
 HALF = {"prompt": 0.075, "completion": 0.3}
-PRICE = {"prompt": 1.5, "completion": 4.5}
-
-
-@pytest.fixture(params=DIALECTS)
-def job(request: pytest.FixtureRequest, tmp_path: Path, provider: Provider) -> Job:
-    return Job(tmp_path / "job", provider, request.param)
 
 
 def books_are_exact(job: Job, summary: Summary) -> None:
@@ -507,7 +434,7 @@ def test_batches_on_the_simulator(tmp_path: Path, dialect: str) -> None:
     assert costs[0] == 2 * costs[1]
 
 
-def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provider, command: Command) -> None:  # noqa: F811
+def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provider, command: Command) -> None:
     """`status` names an open batch with its questions and its money; `preview` shows what a batch would cost."""
     job = Job(tmp_path / "job", provider).rows(4)
     provider.polls = 9
