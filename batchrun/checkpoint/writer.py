@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,16 +189,17 @@ class Writer:
     def _work(self) -> None:
         open_connection = True
         while open_connection:
-            group = self._next_group()
-            self._check_files()
             try:
+                group = self._next_group()
+                self._check_files()
                 if group or self._lease > self._leased:
                     self._commit(group)
-            except BatchrunError as error:
-                self._fail(error)
-                open_connection = not self._closing
             except Exception as error:  # noqa: BLE001  (a thread that ends in silence would let the run wait for ever)
-                self._fail(BatchrunError(f"a bug in batchrun: outcomes can't be kept: {error!r}"))
+                self._fail(
+                    error
+                    if isinstance(error, BatchrunError)
+                    else BatchrunError(f"a bug in batchrun: outcomes can't be kept: {error!r}")
+                )
                 open_connection = not self._closing
             else:
                 open_connection = self._remove(len(group))
@@ -216,7 +216,9 @@ class Writer:
                 self._changed.wait_for(lambda: self._closing, RETRY)
             else:
                 self._changed.wait_for(lambda: len(self._pending) >= GROUP or self._is_urgent(), WAIT)
-            return list(islice(self._pending, GROUP if self.failure is None else SMALL_GROUP))
+            count = min(len(self._pending), GROUP if self.failure is None else SMALL_GROUP)
+            # One by one: an iterator breaks where the loop's thread appends between its making and its use.
+            return [self._pending[index] for index in range(count)]
 
     def _is_urgent(self) -> bool:
         return self._flushing or self._closing or self._lease > self._leased
