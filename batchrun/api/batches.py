@@ -21,7 +21,7 @@ from batchrun.api.dialects import WORD_CODES
 from batchrun.api.endpoints import Endpoint, call
 from batchrun.api.judge import judge, read_cost
 from batchrun.api.prices import BATCH_VARIANT
-from batchrun.api.waits import seconds_of
+from batchrun.api.waits import seconds_of, time_of
 from batchrun.api.wording import clean, list_of, object_of, objects_of, read_json
 from batchrun.job import Model
 from batchrun.money import Pico
@@ -201,9 +201,11 @@ def _pages(ask: Ask, **query: object) -> Iterator[tuple[list[dict[str, Any]], fl
         listed = objects_of(page.get("data"))
         yield listed, _wait(reply)
         # A server may leave out last_id, which is the id of the last entry.
-        query["after"] = page.get("last_id") or (listed and listed[-1].get("id"))
-        if not page.get("has_more") or not query["after"]:
+        before, after = query.get("after"), page.get("last_id") or (listed and listed[-1].get("id"))
+        # One that ignores `after` shows the same page for ever.
+        if not page.get("has_more") or not after or after == before:
             return
+        query["after"] = after
 
 
 def _wait(reply: Reply) -> float | None:
@@ -344,9 +346,10 @@ class _OpenRouter:
             else:
                 page = _fetched(reply)
             yield from filter(None, map(_line, page.get("data") or ()))
-            if not page.get("has_more") or not page.get("next_cursor"):
+            before, after = query.get("cursor"), page.get("next_cursor")
+            if not page.get("has_more") or not after or after == before:
                 return
-            query["cursor"] = page["next_cursor"]
+            query["cursor"] = after
 
     def clean_up(self, shown: Shown, file_id: str | None) -> None:
         """Delete the batch with its results; the record of the costs stays."""
@@ -394,7 +397,10 @@ class _OpenAi:
             for data in listed:
                 if object_of(data.get("metadata")).get(_TAG) == tag:
                     return Found((Submitted(str(data["id"]), model, data.get("input_file_id")),))
-            if listed and float(listed[-1].get("created_at") or 0) < since - _BEFORE:
+            created = listed[-1].get("created_at") if listed else None
+            # OpenAI's is a Unix time, Novita's a text; one that can't be read ends no search.
+            at = seconds_of(created) or time_of(created)
+            if at is not None and at < since - _BEFORE:
                 break
         return Found((), wait)
 

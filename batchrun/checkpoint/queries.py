@@ -24,8 +24,10 @@ _NO_RUN = 2**62
 """Above every run's number."""
 
 # It may be pending, where twelve bad rows at the end of a file looked like an outage. What was given up has no seconds.
+# Nothing succeeded beside an unexplained failure, so it says nothing about its row.
 _FAILED = (
-    "(a.status = 'failed' AND a.error_type <> 'truncated' OR a.status = 'pending' AND a.seconds IS NOT NULL "
+    "(a.status = 'failed' AND a.error_type NOT IN ('truncated', 'unexplained') "
+    "OR a.status = 'pending' AND a.seconds IS NOT NULL "
     "AND a.run_id IN (SELECT id FROM runs WHERE answered_at IS NOT NULL))"
 )
 _WHICH = {True: f"{_FAILED} AND a.run_id < ?", False: f"{_FAILED} IS NOT TRUE", None: "TRUE"}
@@ -248,6 +250,7 @@ class Checkpoint(Reader):
                 f"DELETE FROM questions WHERE id NOT IN {planned} AND id NOT IN (SELECT id FROM answers) "  # noqa: S608
                 "AND id NOT IN (SELECT question_id FROM batched WHERE batch IS NOT NULL)"
             )
+            connection.run("DELETE FROM batched WHERE question_id NOT IN (SELECT id FROM questions)")
             connection.run("DELETE FROM failures WHERE question_id NOT IN (SELECT id FROM questions)")
             connection.run("DROP TABLE IF EXISTS rows_before")  # its questions may be gone, and their ids used again
         if number:

@@ -190,7 +190,8 @@ class Reader:
         return Pico(
             self._connection.value(
                 "SELECT coalesce(sum(max(0, amount - "
-                "(SELECT coalesce(sum(cost), 0) FROM spending s WHERE s.run_id = l.run_id))), 0) "
+                "(SELECT coalesce(sum(cost), 0) FROM spending s WHERE s.run_id = l.run_id) + "
+                "(SELECT coalesce(sum(cost), 0) FROM batches b WHERE b.run_id = l.run_id))), 0) "
                 "FROM leases l WHERE day = ? AND (NOT ? OR run_id IN (SELECT id FROM runs WHERE ended_at IS NULL))",
                 (day, dead),
             )

@@ -91,7 +91,6 @@ class RunInfo:
     reason: str | None
     host: str
     pid: int
-    version: str
     requests: int
     cost: Pico
     possibly_billed: int

@@ -251,8 +251,6 @@ class Writer:
         low_water = next((item for item in reversed(group) if isinstance(item, int)), None)
         try:
             self._write(outcomes, attempts, low_water)
-        except (UnicodeEncodeError, OverflowError):
-            self._write([_storable(item) for item in outcomes], [_storable(item) for item in attempts], low_water)
         except CheckpointError:
             raise
         except StorageError as error:
@@ -262,6 +260,12 @@ class Writer:
             self._warn(error)
 
     def _write(self, outcomes: Sequence[Outcome], attempts: Sequence[Outcome], low_water: int | None) -> None:
+        try:
+            self._insert(outcomes, attempts, low_water)
+        except (UnicodeEncodeError, OverflowError):
+            self._insert([_storable(item) for item in outcomes], [_storable(item) for item in attempts], low_water)
+
+    def _insert(self, outcomes: Sequence[Outcome], attempts: Sequence[Outcome], low_water: int | None) -> None:
         connection, lease = self._connection, self._lease
         with connection.transaction():
             keep(connection, self._run_id, outcomes, attempts)

@@ -324,8 +324,8 @@ class Limits(Section):
     deadline: str | None = None
     """When the run stops, counted from its start: 90s, 2h, 1h30m. It can be resumed."""
     patience: str | None = None
-    """How long a run waits for a server that is down, from its first failure: 90s, 15m, 2h. When absent: 15m, and
-    at most a minute for a server that it never reached."""
+    """How long a run waits for a server that is down or says "not now", from its first failure: 90s, 15m, 2h. When
+    absent: 15m, at most a minute for a server that it never reached, and half as long again as a server asks for."""
     breaker: Annotated[int, Ge(0)] = 10
     """Unexplained equal failures in a row, without any success, after which requests go one at a time; 15 more stop the
     run; 0 = never."""

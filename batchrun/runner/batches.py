@@ -59,6 +59,7 @@ SHOWN = 3
 
 _TOO_LONG = "the prompt may exceed the model's context, and a batch may shorten it: ask this row live"
 _SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
+_CALLING = "stopping: waiting for the provider's reply, which takes seconds, and 15 minutes at most"
 _LOADED = "token_limit_exceeded"
 """A batch that failed so may run once others are done: the account's limit of enqueued tokens was reached."""
 
@@ -143,6 +144,7 @@ class _Lane:
         self._pause: dict[int, float] = {}
         self._done: dict[int, int] = {}
         self._failed: set[int] = set()  # a later run asks them again, not this one
+        self._reached, self._problem = False, ""
         self._wake = asyncio.Event()
 
     def _open(self) -> list[Batch]:
@@ -151,7 +153,8 @@ class _Lane:
 
     async def run(self) -> None:
         """Collect batches that ended, submit open questions and wait, until nothing is out or the wait is over."""
-        with closed_by_signals(self._valve, self._ui.warn):
+        # A call of the API can't be given up: whether a batch was made would be in doubt.
+        with closed_by_signals(self._valve, self._ui.warn, aborting=_CALLING, stopping=_CALLING):
             self._valve.on_change = self._wake.set
             while not self._valve.closed:
                 await self._look_at_batches()
@@ -175,7 +178,7 @@ class _Lane:
     async def _sleep(self) -> None:
         """Wait until something can change: the next look, the end of a pause or of the wait, or the valve."""
         now = self._clock()
-        moments = [self._until, *self._next_look.values()]
+        moments = [self._until, *(self._next_look.get(batch.number, now) for batch in self._open())]
         if self._hold_until > now:
             moments.append(self._hold_until)
         if self._rules.deadline is not None:
@@ -204,7 +207,11 @@ class _Lane:
             numbers = plural(len(elsewhere), "batch")
             self._ui.warn(f"{numbers} of another endpoint left alone ({_named(elsewhere)}): a run with it collects")
         interrupted = self._valve.closed and self._valve.exit_code in _SIGNALS
-        if out and (interrupted or not self._valve.closed):
+        if out and self._problem and not self._reached and not self._valve.closed:
+            # Said to be waiting, a server that is gone would never be noticed at night.
+            reason = f"{plural(len(out), 'batch')} ({_named(out)}) can't be asked now: {self._problem}"
+            self._valve.close(ExitCode.STOPPED_BY_API, reason)
+        elif out and (interrupted or not self._valve.closed):
             questions = plural(sum(batch.questions for batch in out), "question")
             reason = f"{questions} in {plural(len(out), 'batch')} ({_named(out)})"
             if interrupted:
@@ -309,6 +316,7 @@ class _Lane:
         event("batch_submitted", number=batch.number, questions=len(requests), result=type(done).__name__)
         match done:
             case Submitted():
+                self._reached = True
                 self._batches.submitted(batch, provider_id=done.id, model=done.model, file_id=done.file_id)
                 self._model = done.model
                 self._look_later(batch, done.wait)
@@ -351,6 +359,7 @@ class _Lane:
             await self._look_for(batch)
             return
         shown = await asyncio.to_thread(self._api.show, batch.provider_id)
+        self._reached = True
         if isinstance(shown, Gone):
             self._ui.warn(f"batch {batch.number} ({batch.provider_id}) is gone: {shown.message}")
             self._collect(batch, Shown(batch.provider_id, "gone", problem=shown.message), {})
@@ -379,6 +388,7 @@ class _Lane:
         found = await asyncio.to_thread(
             self._api.find, model=batch.model, tag=batch.tag, requests=batch.questions, since=batch.submitted_at
         )
+        self._reached = True
         taken = self._batches.provider_ids() | batch.foreign_ids
         candidates = [one for one in found.batches if one.id not in taken]
         if candidates:
@@ -401,6 +411,7 @@ class _Lane:
 
     def _unavailable(self, batch: Batch, problem: UnavailableError) -> None:
         ending = TABLE[problem.verdict.ending]
+        self._problem = str(problem)
         if ending.action in {Action.STOP, Action.FAIL_IF_PROVEN}:
             self._valve.close(ExitCode.STOPPED_BY_API, reason_of(ending, str(problem)), ending=ending.name)
         elif self._batches.warn(batch, str(problem)):
@@ -425,13 +436,15 @@ class _Lane:
         others = 0
         parse = AnswerForm.of(batch.answer_schema).parse
         for line in self._api.lines(shown):
-            tag, _, key = line.custom_id.partition("-")
+            tag, _, text = line.custom_id.partition("-")
             if tag != batch.tag:
                 others += 1
                 continue
-            with suppress(ValueError):
-                verdict = judge(line.reply, parse, now=self._wall(), mask=self._rules.mask)
-                mine.setdefault(bytes.fromhex(key), verdict)
+            try:
+                key = bytes.fromhex(text)
+            except ValueError:
+                continue
+            mine.setdefault(key, judge(line.reply, parse, now=self._wall(), mask=self._rules.mask))
         return mine, others
 
     def _collect(self, batch: Batch, shown: Shown, verdicts: dict[bytes, Verdict]) -> bool:
@@ -468,6 +481,7 @@ class _Lane:
         self.tally.ok += ok
         self.tally.requests += len(brought.outcomes)
         self.tally.cost += brought.cost
+        self.tally.possibly_billed += sum(outcome.possibly_billed for outcome in brought.outcomes)
         for outcome in brought.outcomes:
             if outcome.status is Status.FAILED:
                 self._failed.add(outcome.question)

@@ -10,7 +10,7 @@ from batchrun.records import Outcome, Verdict
 from batchrun.runner.outage import Outage
 from batchrun.runner.queueing import Queue
 from batchrun.runner.stop import reason_of
-from batchrun.runner.work import Refused, Rules, Work
+from batchrun.runner.work import Refusal, Rules, Work
 
 LUCK = 1e-4
 """The chance that is accepted of failing any row of a run for nothing but the server's random failures."""
@@ -141,11 +141,11 @@ class Evidence:
         if ending.action is Action.RETRY and work.refused_since is None:
             work.refused_since = work.sent_at
 
-    def suspects_everybody(self, held: Sequence[Refused]) -> bool:
+    def suspects_everybody(self, held: Sequence[Refusal]) -> bool:
         """Check whether one more refusal stops the run, so that the next request is sent alone."""
         return bool(held) and self._strangers(held) + 1 >= self._witnesses
 
-    def refuses_everybody(self, work: Work, held: Sequence[Refused]) -> bool:
+    def refuses_everybody(self, work: Work, held: Sequence[Refusal]) -> bool:
         """Check whether the server refuses all that it is asked: the newest refused question, and those held so far."""
         return work.witness and self._strangers(held) >= self._witnesses
 
@@ -157,11 +157,11 @@ class Evidence:
     def _witnesses(self) -> int:
         return WITNESSES if self.proven else FIRST_WITNESSES
 
-    def _strangers(self, held: Iterable[Refused]) -> int:
+    def _strangers(self, held: Iterable[Refusal]) -> int:
         """Count those whose refusal says something about the server."""
         return sum(not self._is_known(refused) for refused in held)
 
-    def _is_known(self, refused: Refused) -> bool:
+    def _is_known(self, refused: Refusal) -> bool:
         """Check whether a question was refused before while others succeeded, or failed in an earlier run.
 
         Where a job's only open row is the one that is refused alone, each night would stop with "the key is wrong".
@@ -169,13 +169,13 @@ class Evidence:
         """
         return refused.work.refusals > 0 or (refused.work.doubtful and refused.ending.action is not Action.GATE)
 
-    def after_success(self, held: Iterable[Refused]) -> Iterator[tuple[Refused, Fate]]:
+    def after_success(self, held: Iterable[Refusal]) -> Iterator[tuple[Refusal, Fate]]:
         """Yield what becomes of refused questions after which another one succeeded: the refusals are their own."""
         for refused in held:
             self._doubt(refused.work)
             yield refused, self._fate(refused)
 
-    def without_witness(self, held: Sequence[Refused]) -> Iterator[tuple[Refused, Fate]]:
+    def without_witness(self, held: Sequence[Refusal]) -> Iterator[tuple[Refusal, Fate]]:
         """Yield what becomes of refused questions when no other one is left to ask.
 
         Those that were refused before are to blame, but not while a new refusal may mean that the server refuses
@@ -192,7 +192,7 @@ class Evidence:
             else:
                 yield refused, Fate.BELIEVE
 
-    def _fate(self, refused: Refused) -> Fate:
+    def _fate(self, refused: Refusal) -> Fate:
         """Count a refusal that is the question's own; return what becomes of it."""
         work, attempts = refused.work, self._rules.attempts
         work.refusals += 1

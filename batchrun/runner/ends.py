@@ -41,7 +41,7 @@ class Ends:
         if self._breaker.tripped:
             self._retract()
         if self._max_failed is not None and self._tally.failed > self._max_failed:
-            reason = f"more rows failed than limits.max_failed accepts ({self._max_failed})"
+            reason = "more rows failed than limits.max_failed accepts"
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending="max_failed")
 
     def explain(self) -> None:

@@ -177,12 +177,12 @@ class Outage:
     def _gives_up_at(self) -> float:
         if self.waiting is None:
             return ON_CHANGE
+        if self._patience is not None:
+            return self.since + self._patience
         # A server that says when to come back is waited for, and half as long again: it may be late.
         return self.since + max(self._limit(), 1.5 * self._longest_wait)
 
     def _limit(self) -> float:
-        if self._patience is not None:
-            return self._patience
         if self._reached:
             return PATIENCE
         refused = self._loopback and self.waiting is not None and self.waiting.ending == "connection"

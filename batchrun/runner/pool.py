@@ -25,12 +25,13 @@ from batchrun.runner.log import event
 from batchrun.runner.queueing import Queue
 from batchrun.runner.retry import Decision, decide
 from batchrun.runner.stop import Valve, reason_of
-from batchrun.runner.work import CAP_TOO_LOW, REAL_TIME, Charge, Keep, Refused, Rules, Tally, Time, Work, cap_too_low
+from batchrun.runner.work import CAP_TOO_LOW, REAL_TIME, Charge, Keep, Refusal, Rules, Tally, Time, Work, cap_too_low
 from batchrun.terminal import duration
 
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
 SLOW_START = 0.1  # seconds for which all is held back when an outage ends; then the gate opens step by step
+NOTABLE_WAIT = 60.0  # seconds; what is left of a longer one is told when a run gives up
 MOST_PASSED_OVER = 1_000  # questions in a row that the cap on spending does not admit stop the run
 
 
@@ -144,7 +145,9 @@ class Pool:
             self._fail_suspects()
         elif (lasted := self._evidence.outage.lasted(now)) and (waiting := self._evidence.outage.waiting):
             reason = f"no success for {duration(lasted)}: {self._evidence.waits_for}"
-            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending)
+            left = self._limits.gate.wait(now)
+            resume_at = self._wall() + left if left > NOTABLE_WAIT else None
+            self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=waiting.ending, resume_at=resume_at)
 
     # -- taking a question
 
@@ -268,7 +271,7 @@ class Pool:
             return
         self._evidence.record_refusal(work, ending)
         decision = self._decide(work, verdict, ending)
-        refused = Refused(work, work.last, verdict, ending, decision)
+        refused = Refusal(work, work.last, verdict, ending, decision)
         if decision.action is Action.FAIL or self._never_passes(work, ending, now):
             self._ends.fail(work, work.last, ending)
         elif decision.concerns_all and not self._valve.closed:
@@ -276,11 +279,12 @@ class Pool:
         else:
             self._obey(refused, now)
 
-    def _obey(self, refused: Refused, now: float) -> None:
+    def _obey(self, refused: Refusal, now: float) -> None:
         """Stop the run, close the gate, or ask again, as was decided about a question without an answer."""
         work, _, verdict, ending, decision = refused
         if decision.action in (Action.STOP, Action.CONFIRM):
-            self._stop(work, verdict, ending, decision.delay)
+            # Waiting makes no wrong key right: the delay of a confirmation was for this run alone.
+            self._stop(work, verdict, ending, 0.0 if decision.action is Action.CONFIRM else decision.delay)
         elif self._valve.closed or self._exceeds_deadline(decision, verdict, ending) or decision.becomes:
             self._close_gate(work, verdict, ending, decision, now)
             self._ends.leave_pending(work)
@@ -419,7 +423,7 @@ class Pool:
 
     # -- whose refusal it is
 
-    def _hold(self, refused: Refused, now: float) -> None:
+    def _hold(self, refused: Refusal, now: float) -> None:
         """Let a question wait that would stop the run, or hold it for long, until it is known whose refusal it is."""
         self._queue.held.append(refused)
         self._evidence.outage.record_wait(now, refused.work, refused.verdict, 0.0)
@@ -430,7 +434,7 @@ class Pool:
             self._settle_held((held, Fate.BELIEVE) for held in self._queue.release())
         self._wake.set()
 
-    def _settle_held(self, fates: Iterable[tuple[Refused, Fate]]) -> None:
+    def _settle_held(self, fates: Iterable[tuple[Refusal, Fate]]) -> None:
         """Do what follows once it is known, or can't be known, whose refusals these are."""
         now = self._clock()
         for refused, fate in fates:

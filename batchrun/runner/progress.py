@@ -282,7 +282,7 @@ def line(goal: Goal, tally: Tally, pace: Pace, gate: float, width: int = sys.max
         parts.append((1, f"{failed:,} failed"))
     if tally.waiting_for:
         parts.append((3, f"waiting: {short(tally.waiting_for, WIDEST)}"))
-    elif gate > NOTABLE_GATE:
+    if gate > NOTABLE_GATE:
         parts.append((3, f"held back for {duration(gate)}"))
     parts += [(2, cost(tally.cost, goal.cost_kind)), (5, f"{pace.rate:.1f}/s")]
     if tally.oldest > SLOW:

@@ -6,7 +6,7 @@ Seconds, monotonic.
 import heapq
 from collections.abc import Callable, Iterator
 
-from batchrun.runner.work import Refused, Work
+from batchrun.runner.work import Refusal, Work
 
 NEVER = float("inf")
 FEW = 20
@@ -29,7 +29,7 @@ class Queue:
         self._retries: list[tuple[float, int, Work]] = []
         self._deferred: list[Work] = []
         self._sequence = 0
-        self.held: list[Refused] = []
+        self.held: list[Refusal] = []
         """Questions that wait until another one shows whose their refusal is; `take` leaves them out."""
         self._position = 0
         self.next_at = NEVER
@@ -143,7 +143,7 @@ class Queue:
         self._retries, self._deferred, self._spare, self._control = [], [], None, None
         return left
 
-    def release(self, sent_at: float = NEVER) -> list[Refused]:
+    def release(self, sent_at: float = NEVER) -> list[Refusal]:
         """Return the held questions whose requests were sent until then, and hold them no longer."""
         released = [refused for refused in self.held if refused.work.sent_at <= sent_at]
         self.held = [refused for refused in self.held if refused.work.sent_at > sent_at]

@@ -221,6 +221,7 @@ class _Run:
                 asking = self._use_batches(plan, asking)
                 if not self._asked:
                     return
+                failed = self._checkpoint.count_failed(self._prepared.open_rule)  # with those of the batches
             self._confirm_cost(asking)
             self._budget = budget_of(self._prepared, prices, self._checkpoint, utc_day(time.time()), asking.run_id)
             may_fail = None if accepted is None else accepted - failed.rows

@@ -17,6 +17,9 @@ from batchrun.errors import BatchrunError, ExitCode, Terminated
 from batchrun.runner.log import event
 from batchrun.terminal import plural
 
+STOPPING = "stopping: waiting for requests in flight (once more to abort)"
+ABORTING = "aborting: requests in flight are given up and may be billed"
+
 _EXIT_CODES = {
     signal.SIGINT: ExitCode.SIGINT,
     signal.SIGTERM: ExitCode.SIGTERM,
@@ -105,8 +108,12 @@ INTERRUPTS: ContextVar[Interrupts | None] = ContextVar("interrupts", default=Non
 
 
 @contextmanager
-def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None]:
+def closed_by_signals(
+    valve: Valve, say: Callable[[str], None], *, stopping: str = STOPPING, aborting: str = ABORTING
+) -> Iterator[None]:
     """While sending: the first SIGINT, SIGTERM or SIGHUP closes the valve, the second aborts. Needs a running loop.
+
+    Each is said.
 
     Outside the main thread no signal arrives: there it is what INTERRUPTS sends.
     """
@@ -114,11 +121,11 @@ def closed_by_signals(valve: Valve, say: Callable[[str], None]) -> Iterator[None
 
     def received(number: signal.Signals) -> None:
         if valve.closed:
-            say("aborting: requests in flight are given up and may be billed")
+            say(aborting)
             valve.abort(urgent=True)
             return
         valve.close(_EXIT_CODES[number], f"interrupted by {number.name}")
-        say("stopping: waiting for requests in flight (once more to abort)")
+        say(stopping)
 
     if threading.current_thread() is not threading.main_thread():
         interrupts = INTERRUPTS.get() or Interrupts()

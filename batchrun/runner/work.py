@@ -289,7 +289,7 @@ class Work:
         )
 
 
-class Refused(NamedTuple):
+class Refusal(NamedTuple):
     """A question whose reply would stop or hold the whole run, and what would be done about that."""
 
     work: Work

@@ -22,6 +22,7 @@ from batchrun.checkpoint import Checkpoint, utc_day
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import RunOptions
 from batchrun.records import Summary
+from batchrun.runner.batches import _Lane
 from batchrun.runner.closing import closing_lines
 
 NOW = RunOptions(wait="0")
@@ -216,6 +217,79 @@ def test_too_many_failed_rows_stop_the_run_at_collection(job: Job) -> None:
     summary = job.rows(30).run(limits={"max_failed": 5})
     assert (summary.exit_code, summary.failed) == (ExitCode.STOPPED_BY_LIMIT, 10)
     assert summary.pending == 20
+
+
+def test_rows_that_failed_in_batches_count_among_the_failed(tmp_path: Path, provider: Provider) -> None:
+    """limits.max_failed is for the run: what its batches failed leaves the live questions that much less."""
+    refused = {"error": {"code": "context_length_exceeded", "message": "too long"}}
+
+    def alter(line: dict[str, Any]) -> dict[str, Any] | None:
+        if line["custom_id"][-1] in "0123":
+            return {**line, "response": {"status_code": 400, "request_id": "q", "body": refused}}
+        return None
+
+    provider.alter = alter
+    job = Job(tmp_path / "job", provider).rows(60)
+    integers = {"columns": {"n": "integer"}, "repairs": 0}
+    summary = job.run(engine={"batch": {"size": 60}}, limits={"max_failed": 20, "concurrency": 1}, answer=integers)
+    assert summary.errors["context_length"] > 5
+    assert (summary.exit_code, summary.failed) == (ExitCode.STOPPED_BY_LIMIT, 21)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_batch_that_was_released_leaves_no_busy_loop(
+    lost: bool,
+    tmp_path: Path,
+    provider: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lost submission, or one that met the account's queue limit: the next look is waited for, not spun to."""
+    if lost:
+        provider.lose = {0: "before"}
+    else:
+        provider.ends = {0: ("failed", "token_limit_exceeded")}
+    provider.polls = 10
+    rounds: list[None] = []
+    look = _Lane._look_at_batches
+
+    async def counted(lane: _Lane) -> None:
+        rounds.append(None)
+        await look(lane)
+
+    monkeypatch.setattr(_Lane, "_look_at_batches", counted)
+    assert Job(tmp_path / "job", provider, "openai").rows(10).run().exit_code == ExitCode.DONE
+    assert len(rounds) < 100
+
+
+def test_lines_without_a_cost_count_as_possibly_billed(tmp_path: Path, provider: Provider) -> None:
+    """The summary says so as the checkpoint does."""
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        del line["response"]["body"]["usage"]
+        return line
+
+    provider.alter = alter
+    summary = Job(tmp_path / "job", provider, "openai").rows(10).run()
+    with Checkpoint.open(Path(summary.checkpoint), read_only=True) as checkpoint:
+        assert summary.possibly_billed == checkpoint.possibly_billed() == 10
+
+
+def test_a_provider_that_is_gone_is_no_waiting(job: Job) -> None:
+    """Where nothing could be asked, a run that does not wait ends with 3: at night 6 would hide a dead address."""
+    job.provider.polls = 3
+    assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
+    job.provider.down = True
+    summary = job.rows(5).run(NOW)
+    assert summary.exit_code == ExitCode.STOPPED_BY_API
+    assert "can't be asked now" in summary.reason
+
+
+def test_a_list_in_another_form_is_read(job: Job) -> None:
+    """A server that ignores `after` and gives times as texts: a lost submission is looked for, and given up."""
+    job.provider.lose = {0: "before"}
+    job.provider.odd_list = True
+    job.provider.submit("other", [])
+    assert job.rows(3).run().exit_code == ExitCode.DONE, job.said
 
 
 def test_ctrl_c_leaves_batches_out(job: Job) -> None:

@@ -372,6 +372,23 @@ def test_a_revoked_key_or_an_empty_account_fails_no_row(
     assert night.run(Server(lambda *_: good())).ok == 100
 
 
+def test_a_wrong_key_names_no_time_after_which_to_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting makes no key right; a scheduler that kept the time would try every few seconds."""
+    night = Night(tmp_path, monkeypatch, rows(20))
+    summary = night.run(Server(lambda *_: refusal(401, "bad key")))
+    assert (summary.exit_code, summary.resume_at) == (ExitCode.STOPPED_BY_API, None)
+
+
+def test_an_outage_after_a_night_of_unexplained_failures_fails_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing succeeded beside the 403 of the first night, so they say nothing about the rows."""
+    night = Night(tmp_path, monkeypatch, rows(12))
+    assert night.run(Server(lambda *_: refusal(403, "no"))).errors == {"unexplained": 12}
+    summary = night.run(Server(lambda *_: FORMS["500"]))
+    assert (summary.exit_code, summary.failed, summary.pending) == (ExitCode.STOPPED_BY_API, 0, 12)
+
+
 NOT_NOW = {
     "LM Studio's crash": refusal(400, "The model has crashed without additional information. (Exit code: 9)"),
     "LM Studio's unloaded model": refusal(400, "Model unloaded."),
@@ -467,6 +484,17 @@ def test_patience_that_the_job_writes_waits_for_a_server_that_is_still_loading(
     """A model of 400 GB takes minutes before its port answers."""
     night = Night(tmp_path, monkeypatch, rows(20), {"patience": "10m"}, url="http://127.0.0.1:9/v1")
     assert night.run(Server(lambda now, *_: good() if now > 400 else FORMS["refused"])).ok == 20
+
+
+def test_patience_that_the_job_writes_ends_a_wait_that_the_server_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour's Retry-After and ten minutes of patience: the run ends after these, and says when to try again."""
+    night = Night(tmp_path, monkeypatch, rows(20), {"patience": "10m"})
+    summary = night.run(Server(lambda *_: refusal(429, "slow down", wait=3600)))
+    assert (summary.exit_code, summary.pending) == (ExitCode.STOPPED_BY_API, 20)
+    assert 600 <= summary.seconds < 610
+    assert summary.resume_at is not None
 
 
 def limited(night: Night, server: Server, accepted: int) -> Summary:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -49,6 +50,7 @@ class Provider:
     answer in a batch costs, in picodollars. `polls` is how often a batch is asked for until it is done. `lose` says of
     the n-th submission (from 0) whether it never arrives ("before") or its reply is lost ("after"); `refuse` answers
     it with a status and a body; `ends` says of the n-th batch how it ends; `alter` changes or drops (None) a line.
+    `down` closes each connection without a reply; an `odd_list` has texts for times and shows its page for ever.
     `on_event` is called with a name at each arrival and before each reply.
     """
 
@@ -59,6 +61,8 @@ class Provider:
     ends: dict[int, tuple[str, str]] = field(default_factory=dict)
     alter: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda line: line
     withheld: bool = False
+    down: bool = False
+    odd_list: bool = False
     on_event: Callable[[str], None] = lambda _: None
     submissions: int = 0
     submitted: Counter[str] = field(default_factory=Counter)
@@ -140,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Route."""
         self._route("DELETE")
 
-    def _route(self, method: str) -> None:  # noqa: C901  (a table of pages)
+    def _route(self, method: str) -> None:  # noqa: C901, PLR0912  (a table of pages)
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
         parts = urlsplit(self.path)
@@ -148,6 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix("/api/v1/" if openrouter else "/v1/").split("/")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         provider = self.provider
+        if provider.down:
+            self.close_connection = True
+            self.connection.close()
+            return
         with provider.lock:
             provider.keys.append(self.headers.get("authorization") or "")
             match method, path:
@@ -218,7 +226,10 @@ class _Handler(BaseHTTPRequestHandler):
         newest = sorted(provider.batches.values(), key=lambda batch: -batch.created_at)
         data = [{**_shown(provider, batch, openrouter=openrouter), "results": None} for batch in newest]
         del query
-        self._send(200, {"object": "list", "data": data, "has_more": False}, wait=0.05)
+        if provider.odd_list:
+            for shown in data:
+                shown["created_at"] = datetime.fromtimestamp(shown["created_at"], UTC).isoformat()
+        self._send(200, {"object": "list", "data": data, "has_more": provider.odd_list}, wait=0.05)
 
     def _show(self, batch: OneBatch, *, openrouter: bool) -> None:
         provider = self.provider

@@ -248,7 +248,8 @@ def plan(job: Job, table: Table) -> list[Question | End]:
 def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None) -> list[Question]:
     """Return the questions that a run asks, in the order of the rows; those that were tried before come last."""
     questions = dict.fromkeys(one for one in planned if not isinstance(one, End))
-    order = sorted(questions, key=lambda one: one in memory.tried or memory.ends.get(one, PENDING).status == "failed")
+    failed = {one for one, end in memory.ends.items() if end.status == "failed" and end.error != "unexplained"}
+    order = sorted(questions, key=lambda one: one in memory.tried or one in failed)
     return [question for question in order if memory.is_open(question)][:limit]
 
 

@@ -1,13 +1,14 @@
 """What can be read off the checkpoint: open questions, rows, counts, money, soundness."""
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 from checkpoint_samples import NOON, begin, failed, keep, made, ok, plan
 from sqlite_utils import Database
 
-from batchrun.checkpoint import OUTCOME_COLUMNS, Checkpoint, Counts, Failed
+from batchrun.checkpoint import FOR_BATCH, OUTCOME_COLUMNS, Checkpoint, Counts, Failed, utc_day
 from batchrun.checkpoint.records import OpenRule
 from batchrun.money import Pico
 from batchrun.records import Outcome, Status
@@ -163,6 +164,33 @@ def test_prune_drops_only_what_is_old_and_unasked(tmp_path: Path) -> None:
         assert [row[0] for row in checkpoint.outcomes(0, 3, ("status",))] == ["ok", "pending", "ok"]
         assert checkpoint.spent() == 3
         assert checkpoint.verify() == []
+
+
+def test_prune_forgets_what_batches_tried(tmp_path: Path) -> None:
+    """The next question takes a pruned one's id, but not its failed batches: it goes into one like any other."""
+    path = made(tmp_path / "x.sqlite", ["a", "b"], [ok(1, finished_at=NOON - 1000), ok(2, finished_at=NOON - 1000)])
+    with Checkpoint.open(path) as checkpoint:
+        checkpoint.batches.leave_for_live([2])
+        plan(checkpoint, ["a"])
+        assert checkpoint.prune(older_than=NOON) == 1
+        plan(checkpoint, ["a", "c"])
+        assert checkpoint.count_open(OpenRule(), start=0, where=FOR_BATCH) == 1
+
+
+def test_a_batch_uses_up_no_lease_of_its_run(tmp_path: Path) -> None:
+    """A lease is for live requests: what a killed run may have spent on them counts beside what its batches cost."""
+    path = made(tmp_path / "x.sqlite", ["a"])
+    with Checkpoint.open(path) as checkpoint:
+        run = begin(checkpoint)
+        checkpoint.writer.start(run)
+        checkpoint.writer.lease(Pico(500))
+        checkpoint.writer.flush()
+        checkpoint.writer.close()
+        batch = checkpoint.batches.begin(
+            [1], run_id=run, model="m", tag="t", answer_schema=None, price=None, reserved=Pico(1000), now=time.time()
+        )
+        checkpoint.batches.collect(batch, [], unassigned=Pico(1000), tried=True, now=time.time())
+        assert checkpoint.leased(utc_day(time.time())) == 500
 
 
 @pytest.mark.parametrize(

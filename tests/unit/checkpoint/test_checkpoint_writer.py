@@ -330,6 +330,38 @@ def test_failing_disk_is_a_line_and_a_count(tmp_path: Path) -> None:
         assert 0 < int(lost) < 2_000
 
 
+def test_outcomes_may_come_at_any_instant(tmp_path: Path) -> None:
+    """The thread takes what is there while more comes: with a switch of threads at each instruction nothing breaks."""
+    path = made(tmp_path / "x.sqlite", TEXTS)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-9)
+    try:
+        with Checkpoint.open(path) as checkpoint:
+            checkpoint.writer.start(begin(checkpoint))
+            for number in range(30_000):
+                checkpoint.writer.put(ok(number % 5 + 1))
+            checkpoint.writer.close()
+            assert (checkpoint.writer.failure, checkpoint.writer.lost) == (None, 0)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_bug_beside_a_commit_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that ended in silence between two commits let a run wait for ever."""
+    path = made(tmp_path / "x.sqlite", ["a"])
+
+    def broken(_: Path) -> None:
+        raise RuntimeError("a bug")
+
+    with Checkpoint.open(path) as checkpoint:
+        checkpoint.writer.start(begin(checkpoint))
+        monkeypatch.setattr(writer, "low_space", broken)
+        monkeypatch.setattr(writer, "LOOK", 0.0)
+        checkpoint.writer.put(ok(1))
+        with pytest.raises(BatchrunError, match="a bug in batchrun"):
+            checkpoint.writer.flush()
+
+
 def test_bug_in_the_thread_is_reported(tmp_path: Path) -> None:
     """Whatever goes wrong in the thread reaches the asker; nobody waits for ever."""
     path = made(tmp_path / "x.sqlite", ["a"])

@@ -7,7 +7,7 @@ from batchrun.api import TABLE, Action
 from batchrun.records import Outcome, Status, Verdict
 from batchrun.runner.queueing import NEVER, Queue
 from batchrun.runner.retry import Decision
-from batchrun.runner.work import Refused, Work
+from batchrun.runner.work import Refusal, Work
 
 
 def untried(_: int) -> bool:
@@ -18,9 +18,9 @@ def work(number: int) -> Work:
     return Work(number, number * 10, ())
 
 
-def refused(work: Work) -> Refused:
+def refused(work: Work) -> Refusal:
     outcome = Outcome(work.question, Status.FAILED, 0.0)
-    return Refused(work, outcome, Verdict("no_credit"), TABLE["no_credit"], Decision(Action.STOP))
+    return Refusal(work, outcome, Verdict("no_credit"), TABLE["no_credit"], Decision(Action.STOP))
 
 
 def queue(count: int = 3) -> Queue:
