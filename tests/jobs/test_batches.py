@@ -238,7 +238,7 @@ def test_rows_that_failed_in_batches_count_among_the_failed(tmp_path: Path, prov
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_batch_that_was_released_leaves_no_busy_loop(
-    lost: bool,
+    lost: bool,  # noqa: FBT001
     tmp_path: Path,
     provider: Provider,
     monkeypatch: pytest.MonkeyPatch,

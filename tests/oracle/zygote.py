@@ -24,6 +24,9 @@ import trustme
 
 from oracle import sizes
 
+PATIENCE = 60.0
+"""Seconds after which a command hangs: the longest life's waits are shortened to less than one."""
+
 _INTERNAL = 97
 """The exit status of a child that could not even begin."""
 
@@ -51,12 +54,18 @@ class Started:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> Ended:
-        """Wait for the end."""
-        code = int(self._lines.readline())
+        """Wait for the end. Raises AssertionError where it does not come, and ends the command then."""
+        try:
+            code = int(self._lines.readline())
+        except TimeoutError:
+            self.kill()
+            raise AssertionError(f"the command hangs; it said: {self._read('stderr')}") from None
         self._lines.close()
         self._connection.close()
-        streams = [(self._folder / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
-        return Ended(code, *streams)
+        return Ended(code, self._read("stdout"), self._read("stderr"))
+
+    def _read(self, name: str) -> str:
+        return (self._folder / name).read_text("utf-8", "replace")
 
 
 class Zygote:
@@ -72,7 +81,7 @@ class Zygote:
         streams = Path(self._address).parent / f"{self._number}"
         streams.mkdir()
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(60)
+        connection.settimeout(PATIENCE)
         connection.connect(self._address)
         request = {"arguments": arguments, "cwd": str(cwd), "streams": str(streams), "sizes": values, "days": days}
         connection.sendall(json.dumps(request).encode() + b"\n")
