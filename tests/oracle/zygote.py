@@ -25,7 +25,7 @@ import trustme
 from oracle import sizes
 
 PATIENCE = 60.0
-"""Seconds after which a command hangs: the longest life's waits are shortened to less than one."""
+"""Seconds without a word after which a command hangs."""
 
 _INTERNAL = 97
 """The exit status of a child that could not even begin."""

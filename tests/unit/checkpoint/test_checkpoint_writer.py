@@ -350,7 +350,7 @@ def test_outcomes_may_come_at_any_instant(tmp_path: Path) -> None:
         try:
             keeper.start(begin(checkpoint))
         finally:
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
         keeper.put(ok(2))
         keeper.close()
         assert (keeper.failure, keeper.lost) == (None, 0)
@@ -378,7 +378,7 @@ def test_bug_in_the_thread_is_reported(tmp_path: Path) -> None:
     path = made(tmp_path / "x.sqlite", ["a"])
     with Checkpoint.open(path) as checkpoint:
         checkpoint.writer.start(begin(checkpoint))
-        checkpoint.writer.put(Outcome(1, None, NOON))  # type: ignore[arg-type]
+        checkpoint.writer.put(Outcome(1, None, NOON))
         with pytest.raises(BatchrunError, match="a bug in batchrun"):
             checkpoint.writer.flush()
         checkpoint.writer.close()
