@@ -200,6 +200,11 @@ INTERVAL = pl.Struct({"months": pl.Int32(), "days": pl.Int32(), "nanoseconds": p
 """How Polars names the type of calendar intervals (DuckDB: INTERVAL), which it can't read from Parquet."""
 
 
+def has_intervals(dtype: pl.DataType) -> bool:
+    """Check whether a type is that of calendar intervals, or made of it."""
+    return dtype == INTERVAL or any(map(has_intervals, inner_types(dtype)))
+
+
 def inner_types(dtype: pl.DataType) -> list[pl.DataType]:
     """Return the types of which a list, a map or a struct is made; none for any other type."""
     if isinstance(dtype, pl.List | pl.Array):
