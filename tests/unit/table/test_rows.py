@@ -4,6 +4,9 @@ import csv
 import datetime as dt
 import decimal
 import io
+import itertools
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -236,6 +239,24 @@ def test_parquet_and_arrow_keep_their_types(tmp_path: Path) -> None:
     (tmp_path / "bad.arrow").write_bytes(b"ARROW1 no arrow")
     assert refusal(tmp_path, "bad.parquet").startswith("bad.parquet: can't be read: ")
     assert refusal(tmp_path, "bad.arrow").startswith("bad.arrow: can't be read: ")
+
+
+def test_json_lines_with_a_field_of_their_own_each_are_opened_in_linear_time(tmp_path: Path) -> None:
+    """Four times as many names, of columns or in a map by user, take four times as many steps, not sixteen times."""
+
+    def steps(lines: int) -> int:
+        made = (json.dumps({f"f{n}": n, "users": {f"u{n}": n}}) for n in range(lines))
+        (tmp_path / "x.jsonl").write_text("\n".join(made), encoding="utf-8")
+        number = itertools.count()
+        sys.setprofile(lambda *_: next(number))
+        try:
+            with open_rows(Input("x.jsonl"), tmp_path) as rows:
+                assert len(rows.schema) == lines + 1
+        finally:
+            sys.setprofile(None)
+        return next(number)
+
+    assert steps(400) < 6 * steps(100)
 
 
 @pytest.mark.parametrize(
