@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +17,12 @@ import pytest
 
 from batchrun.api import TABLE
 from batchrun.api.endpoints import default_model
+from batchrun.errors import InputError
 from batchrun.job import Input
 from batchrun.prompt.schema import _LONG_FORM, _TYPES
 from batchrun.prompt.templates import Templates
 from batchrun.table import open_rows
-from batchrun.table.where import _FUNCTIONS
+from batchrun.table.where import _FUNCTIONS, Where
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -85,6 +88,7 @@ def test_conditions_work_as_the_page_says(tmp_path: Path) -> None:
         "body": ["Hello, a refund please, it is long enough", "AB-12", None],
         "amount": ["10", "x", None],
         "day": ["2026-03-01", "2025-01-01", None],
+        "created": [date(2026, 3, 1), date(2025, 1, 1), None],
         "Customer name": ["Ada", "Bob", None],
     }
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
@@ -100,6 +104,22 @@ def test_conditions_work_as_the_page_says(tmp_path: Path) -> None:
         assert not all(asked), condition
     listed = (DOCS / "reference" / "where.md").read_text(encoding="utf-8").split("## Functions")[1]
     assert set(_FUNCTIONS) <= set(re.findall(r"`(\w+)`", listed))
+
+
+ARGUMENTS = ("1", "'x'", "'2026-01-01'", "1, 2", "'x', 1", "'x', 'y'", "'x', 1, 2", "'x', 'y', 'z'", "'x', 'y', 1",
+             "year from date '2026-01-01'", "'year', date '2026-01-01'", "date '2026-01-01', '%Y'",
+             "'2026-01-01', '%Y-%m-%d'")  # fmt: skip
+
+
+@pytest.mark.parametrize("function", _FUNCTIONS)
+def test_each_listed_function_of_a_condition_exists(function: str) -> None:
+    """What a misspelt function may have meant can be called with some arguments."""
+    taken = []
+    for arguments in ARGUMENTS:
+        with suppress(InputError):
+            Where(f"{function}({arguments}) is not null", {"body": pl.String()})
+            taken.append(arguments)
+    assert taken
 
 
 def test_the_page_on_types_names_every_type_and_key() -> None:

@@ -204,8 +204,9 @@ _ENDINGS = (
            count=_SENT, again=True, maybe_billed=True, outage=True),
     Ending("connection", None, _SERVER, _GATE, "no connection to the server; nothing was sent",
            "look at the network and model.endpoint, then run again", count=_TRIES, again=True, outage=True),
-    Ending("tls", None, _JOB, Action.CONFIRM, "the server's certificate can't be trusted; nothing was sent",
-           "set model.ca_file, or look at the network", count=Count.ONCE, exhausted=_STOP),
+    Ending("tls", None, _JOB, Action.CONFIRM, "no TLS connection that can be trusted; nothing was sent",
+           "set model.ca_file, write http:// for a server without TLS, or look at the network",
+           count=Count.ONCE, exhausted=_STOP),
     Ending("response_too_large", None, _ROW, _FAIL, "the reply is larger than model.max_response_mb",
            "raise model.max_response_mb or lower max_tokens", maybe_billed=True),
     # before sending

@@ -24,6 +24,14 @@ _FROM_FILE = {
         },
     ]
 }
+# The types say only that each key of a part may be absent.
+_PARTS: list[dict[str, Any]] = [
+    {"required": ["text"], "maxProperties": 1},
+    {"required": ["image"], "maxProperties": 1},
+    {"required": ["file"], "maxProperties": 1},
+    {"required": ["file", "engine"], "maxProperties": 2},
+    {"required": ["file", "text"], "maxProperties": 2, "properties": {"text": {"const": "extracted"}}},
+]
 _CSV_TYPES = [*get_args(CsvType), *SHORT_TYPES]
 # Editors check while people type: the pattern of parse_duration, for them.
 _DURATION = "^(\\d+d)?(\\d+h)?(\\d+m)?(\\d+(\\.\\d+)?s)?$"
@@ -42,6 +50,9 @@ _ADDED: dict[str, dict[str, dict[str, Any]]] = {
         "api_key_env": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
         "fallbacks": {"maxItems": 2},
         "endpoint": {"examples": ["openrouter", "local", "simulator", "http://127.0.0.1:8000/v1"]},
+    },
+    "BatchOptions": {
+        "wait": {"anyOf": [{"type": "string"}, {"const": 0}, {"type": "null"}], "examples": [0, "90s", "2h"]},
     },
     "Limits": {
         "deadline": {"pattern": _DURATION, "examples": ["90s", "2h", "1h30m"]},
@@ -74,8 +85,7 @@ def json_schema() -> dict[str, Any]:
     made["properties"] = {name: field for name, field in made["properties"].items() if name not in {"file", "text"}}
     for name, shape in {**definitions, "Job": made}.items():
         _finish(shape, _ADDED.get(name, {}), definitions)
-    # Of text, image and file a part has one; the types say only that each may be absent.
-    definitions["Part"] |= {"minProperties": 1, "maxProperties": 1}
+    definitions["Part"]["oneOf"] = _PARTS
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A batchrun job",

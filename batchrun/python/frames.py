@@ -9,7 +9,7 @@ import polars as pl
 
 from batchrun.checkpoint import running
 from batchrun.errors import BusyError, UserError
-from batchrun.table import unwritable, write_output
+from batchrun.table import has_intervals, unwritable, write_output
 from batchrun.terminal import printable
 
 
@@ -39,6 +39,7 @@ def to_polars(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a progra
         if type(rows).__module__.partition(".")[0] == "pandas":
             return _of_pandas(rows)
         if hasattr(rows, "__arrow_c_stream__"):
+            _refuse_intervals(rows)
             return pl.DataFrame(rows)
     except ImportError:
         raise UserError("a frame of pandas needs PyArrow: pip install pyarrow") from None
@@ -46,7 +47,11 @@ def to_polars(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a progra
 
 
 def _of_pandas(rows: Any) -> pl.DataFrame:  # noqa: ANN401  (a program without pandas can't name it)
-    """Return a frame of pandas as one of Polars. Raises UserError where a column can't be read."""
+    """Return a frame or a named Series of pandas as a frame of Polars. Raises UserError for unreadable columns."""
+    if not hasattr(rows, "columns"):
+        if rows.name is None:
+            raise UserError('input: the Series has no name, which its column would have: write series.rename("text")')
+        rows = rows.to_frame()
     if twice := [name for name, number in Counter(map(str, rows.columns)).items() if number > 1]:
         raise UserError(f'input: two columns are called "{twice[0]}": rename one')
     columns: dict[str, pl.Series] = {}
@@ -60,6 +65,22 @@ def _of_pandas(rows: Any) -> pl.DataFrame:  # noqa: ANN401  (a program without p
                 f'texts, such as frame["{name}"].astype("string")'
             ) from None
     return pl.DataFrame(columns)
+
+
+def _refuse_intervals(rows: Any) -> None:  # noqa: ANN401  (what a program gives)
+    """Raise UserError for calendar intervals: Polars can't read them from a stream, and would crash the process."""
+    empty = None
+    if type(rows).__module__.partition(".")[0] in {"duckdb", "_duckdb"}:
+        empty = rows.limit(0)
+    elif hasattr(getattr(rows, "schema", None), "empty_table"):  # PyArrow
+        empty = rows.schema.empty_table()
+    if empty is None:
+        return
+    for name, dtype in pl.DataFrame(empty).schema.items():
+        if has_intervals(dtype):
+            raise UserError(
+                f'input: column "{name}" holds calendar intervals: make them texts, in SQL cast({name} as varchar)'
+            )
 
 
 def write_frame(frame: pl.DataFrame, checkpoint: Path, name: str) -> Path:

@@ -29,7 +29,9 @@ _EXIT_CODES = {
 
 def reason_of(ending: Ending, message: str) -> str:
     """Return what an ending means, with the server's words where it has any of its own."""
-    return ending.means if message in {"", ending.means} else f"{ending.means}: {message}"
+    if not message:
+        return ending.means
+    return message if message.startswith(ending.means) else f"{ending.means}: {message}"
 
 
 class Valve:

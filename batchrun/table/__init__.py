@@ -20,6 +20,7 @@ from batchrun.table.guess import encoding_note, open_guessed
 from batchrun.table.read import Batch, Rows, open_rows
 from batchrun.table.readback import read_output
 from batchrun.table.sheet import LONGEST_CELL, MOST_ROWS, is_long
+from batchrun.table.values import has_intervals
 from batchrun.table.write import (
     DETAIL_TYPES,
     Written,
@@ -46,6 +47,7 @@ __all__ = [
     "dtype_of",
     "encoding_note",
     "expand",
+    "has_intervals",
     "is_long",
     "open_guessed",
     "open_rows",

@@ -32,7 +32,7 @@ from batchrun.table.files import (
     read_start,
     unreadable,
 )
-from batchrun.table.values import CSV_KINDS, CsvKind, JsonType, as_type, json_object
+from batchrun.table.values import CSV_KINDS, CsvKind, JsonType, add_fields, as_type, json_object
 from batchrun.table.where import PROBLEMS
 
 LONGEST_CELL = 1 << 28
@@ -440,12 +440,7 @@ class JsonLinesFile(TextFile):
         for texts, _ in self._texts(self._lines(), _BATCH):
             rows = self._values(texts)
             self.has_rows = self.has_rows or bool(rows)
-            for fields in rows:
-                if fields.keys() != types.keys():
-                    for name in fields:
-                        types.setdefault(name, JsonType())
-            for name, kind in types.items():
-                kind.add([fields.get(name) for fields in rows])
+            add_fields(types, rows)
 
     def _texts(self, lines: Lines, size: int) -> Iterator[tuple[list[str], int]]:
         """Yield lines that are not blank, and how many lines were taken for them so far."""

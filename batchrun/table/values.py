@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from math import isfinite
 from typing import Any, NamedTuple, NoReturn, Self
@@ -50,9 +51,7 @@ class JsonType:
             self._items = self._items or JsonType()
             self._items.add([item for value in values if type(value) is list for item in value])
         if dict in kinds:
-            objects = [value for value in values if type(value) is dict]
-            for name in dict.fromkeys(name for value in objects for name in value):
-                self._fields.setdefault(name, JsonType()).add([value.get(name) for value in objects])
+            add_fields(self._fields, (value for value in values if type(value) is dict))
 
     @property
     def is_empty(self) -> bool:
@@ -73,6 +72,16 @@ class JsonType:
         if self._kinds == {dict} and self._fields:
             return pl.Struct({name: kind.dtype() for name, kind in self._fields.items()})
         return pl.String()
+
+
+def add_fields(types: dict[str, JsonType], objects: Iterable[dict[str, Any]]) -> None:
+    """Add what each field of some objects holds, in the order of their first objects."""
+    found: defaultdict[str, list[Any]] = defaultdict(list)
+    for fields in objects:
+        for name, value in fields.items():
+            found[name].append(value)
+    for name, values in found.items():
+        types.setdefault(name, JsonType()).add(values)
 
 
 def as_type(value: Any, dtype: pl.DataType) -> Any:  # noqa: ANN401  (any JSON)
@@ -198,6 +207,11 @@ CSV_KINDS: dict[CsvType, CsvKind] = {
 
 INTERVAL = pl.Struct({"months": pl.Int32(), "days": pl.Int32(), "nanoseconds": pl.Duration("ns")})
 """How Polars names the type of calendar intervals (DuckDB: INTERVAL), which it can't read from Parquet."""
+
+
+def has_intervals(dtype: pl.DataType) -> bool:
+    """Check whether a type is that of calendar intervals, or made of it."""
+    return dtype == INTERVAL or any(map(has_intervals, inner_types(dtype)))
 
 
 def inner_types(dtype: pl.DataType) -> list[pl.DataType]:

@@ -16,27 +16,36 @@ _BEFORE = "SELECT 1 FROM self WHERE "
 _SYNTAX = re.compile(r"sql parser error: (.*?)(?: at Line: (\d+), Column: (\d+))?", re.DOTALL)
 _FUNCTION = re.compile("unsupported function '(.*)'")
 _CALL = re.compile("no function matches the given name and arguments: `(.*)`", re.DOTALL)
+_NOT_A_NUMBER = "cannot compare string with numeric"
+_DATES_LISTED = re.compile(r"'is_in' cannot check for (?:Date|Time)\w*(?:\(.*\))? values in List\(String\)")
 _FUNCTIONS = (
-    "abs", "ceil", "coalesce", "concat", "concat_ws", "contains", "date", "date_part", "ends_with", "extract", "floor",
+    "abs", "ceil", "coalesce", "concat", "concat_ws", "date", "date_part", "ends_with", "extract", "floor",
     "greatest", "ifnull", "initcap", "least", "left", "length", "lower", "ltrim", "mod", "nullif", "octet_length",
     "regexp_like", "replace", "reverse", "right", "round", "rtrim", "sign", "split_part", "starts_with", "strftime",
     "strptime", "strpos", "substr", "trim", "upper",
 )  # fmt: skip
 """The functions of Polars' SQL that look at one row: what a misspelt one may have meant."""
 
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
-_NULL_COMPARED = re.compile(r"(?:=|<>)\s*null\b", re.IGNORECASE)
+_ASIDE = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/"
+_QUOTED = re.compile(_ASIDE, re.DOTALL)
+_DECIMAL = re.compile(rf"{_ASIDE}|(?<![\w.])(?P<decimal>\d+\.\d*|\.\d+)(?![\w.])", re.DOTALL)
+_NULL_COMPARED = re.compile(r"(?<!<=)[=<>]\s*null\b", re.IGNORECASE)  # a <=> null is true where a is null
+_MIXED_LIST = re.compile(r"\bin\s*\((?=[^()]*'')(?=[^()]*(?<![\w.])[\d.])[^()]*\)", re.IGNORECASE)
+"""A list with a text and a number, such as ('de', 1): Polars makes texts of all."""
+
 _HABITS = (
     (r"\{\{|\}\}", "a column stands without braces: text is not null"),
     (r"^\s*(?:select|where)\b", "write the condition alone, without SELECT and WHERE"),
     (r"\b(?:order\s+by|group\s+by|limit)\b", "a condition only chooses rows: no ORDER BY, GROUP BY or LIMIT"),
     (r"\b(?:isnull|isna|notnull|notna)\b", "write text is null, or text is not null"),
     (r"\.(?:str|isin|contains|startswith|endswith|fillna|astype|eq|ne)\b", "this is SQL, not Python: text like '%x%'"),
+    (r"\bcontains\s*\(", "there is no function contains: write text like '%x%', or strpos(text, 'x') > 0"),
     (r"&&|\|\||&|!(?!=)", "write and, or, not"),
     (r";\s*$", "leave out the semicolon"),
 )
 """What people write who come from elsewhere, as a pattern, and what to write here; asked only where SQL refuses."""
 
+_NUMBER = "compares text with a number: write cast(x as int) or declare csv.columns"
 # A row's rendering, and whether it is asked, depend on that row alone.
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
@@ -103,7 +112,8 @@ def _quoted(name: str) -> str:
 
 def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
     empty = pl.LazyFrame(schema=schema)
-    if _NULL_COMPARED.search(_QUOTED.sub("''", where)):
+    bare = _bare(where)
+    if _NULL_COMPARED.search(bare):
         raise InputError("input.where: a comparison with null is never true: write is null, or is not null")
     try:
         predicate = pl.sql_expr(where).alias(_MASK)
@@ -119,7 +129,27 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
         raise InputError(f"input.where: {_problem(error, where, schema)}") from None
     if plan.startswith("FILTER"):
         raise InputError(f"input.where {_ONE_ROW}")
+    if _MIXED_LIST.search(bare) or _takes_numbers_as_texts(where, empty):
+        raise InputError(f"input.where: {_NUMBER}")
     return predicate
+
+
+def _bare(where: str) -> str:
+    """Return a condition without its comments and without what stands in quotes."""
+    return _QUOTED.sub(lambda found: {"'": "''", '"': '""'}.get(found[0][0], " "), where)
+
+
+def _takes_numbers_as_texts(where: str, empty: pl.LazyFrame) -> bool:
+    """Check whether a condition compares a text with a decimal number; Polars makes it a text, and '10' > 9.5 is false.
+
+    Polars refuses the same number as a float. The condition that is used keeps it: a float is not exact.
+    """
+    floats = _DECIMAL.sub(lambda found: f"{found[0]}e0" if found["decimal"] else found[0], where)
+    try:
+        empty.select(pl.sql_expr(floats)).collect()
+    except PROBLEMS as error:
+        return _NOT_A_NUMBER in str(error)
+    return False
 
 
 def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
@@ -137,13 +167,13 @@ def _no_column(name: str, where: str, schema: Mapping[str, pl.DataType]) -> str:
 def _problem(error: BaseException, where: str, schema: Mapping[str, pl.DataType]) -> str:
     """Return the mistake in a condition that Polars refuses."""
     text = str(error)
-    bare = _QUOTED.sub("''", where)
+    bare = _bare(where)
     if habit := next((advice for pattern, advice in _HABITS if re.search(pattern, bare, re.IGNORECASE)), None):
         return f"not valid: {habit}"
-    if "cannot compare string with numeric" in text or "'is_in' cannot check for" in text:
-        problem = "compares text with a number: write cast(x as int) or declare csv.columns"
-    elif "to a string value" in text:
-        problem = "compares a date with a text: write cast('2024-01-31' as date)"
+    if "to a string value" in text or _DATES_LISTED.match(text):
+        problem = "compares a date with a text: write date '2024-01-31'"
+    elif _NOT_A_NUMBER in text or "'is_in' cannot check for" in text:
+        problem = _NUMBER
     elif "subplan" in text or "relation" in text or "OVER clause" in text:
         problem = _ONE_ROW
     elif text.startswith("regex"):

@@ -1,12 +1,15 @@
 """What a newcomer reads first is true: the README, the example jobs, the sample data."""
 
+import json
 import re
 from pathlib import Path
 
+import jsonschema_rs
 import polars as pl
 import pytest
+from ruamel.yaml import YAML
 
-from batchrun.job import load
+from batchrun.job import json_schema, load
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,10 +18,12 @@ SAMPLES = ROOT / "sample_data"
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_example_jobs_are_valid(path: Path) -> None:
-    """Every job in jobs/ loads, names the schema for editors, and reads an input that is there."""
+    """Every job in jobs/ loads, names the schema for editors and fits it, and reads an input that is there."""
     text = path.read_text(encoding="utf-8")
     job = load(text, path, {}).job
     assert text.startswith("# yaml-language-server: $schema=../docs/reference/job.schema.json\n")
+    data = YAML(typ="safe", pure=True).load(text)
+    jsonschema_rs.validate(json_schema(), json.loads(json.dumps(data, default=str)))
     assert all(job.resolve(pattern).is_file() for pattern in job.input.patterns)
 
 

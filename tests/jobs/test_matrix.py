@@ -276,10 +276,13 @@ def test_no_connection_stops_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sender", SENDERS)
 def test_a_server_without_tls_stops_the_run(sender: str, simulator: Running, tmp_path: Path) -> None:
-    """A broken handshake is confirmed once, then the run stops; the key was not sent."""
+    """A broken handshake is confirmed once, then the run stops and says so plainly; the key was not sent."""
     simulator.reset()
     ran = ask(tmp_path, simulator.url.replace("http:", "https:"), "good", sender)
     assert seen(ran) == Expect(2, "pending", "tls", None, 3)
+    assert ran.summary.reason == (
+        "no TLS connection that can be trusted; nothing was sent: the server does not speak TLS at this address"
+    )
     assert simulator.counters.requests == 0
 
 

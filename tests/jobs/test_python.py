@@ -341,3 +341,31 @@ def test_a_column_of_pandas_with_values_of_several_types_is_named(asked: dict[st
     with pytest.raises(batchrun.UserError, match='two columns are called "n"'):
         batchrun.run(asked, rows)
     assert batchrun.run(asked, pandas.DataFrame({"text": ["a"], 3: [1]})).frame().columns[:2] == ["text", "3"]
+
+
+def test_a_series_of_pandas_is_a_frame_of_one_column(asked: dict[str, Any]) -> None:
+    """Its name is the column's, so it must have one."""
+    pandas = pytest.importorskip("pandas")
+    assert batchrun.run(asked, pandas.Series(["a", "b"], name="text")).frame()["text"].to_list() == ["a", "b"]
+    with pytest.raises(batchrun.UserError, match="the Series has no name"):
+        batchrun.run(asked, pandas.Series(["a"]))
+
+
+def test_calendar_intervals_in_a_table_of_arrow_are_refused(asked: dict[str, Any]) -> None:
+    """The column is named before Polars reads its values, which would crash the process."""
+    arrow = pytest.importorskip("pyarrow")
+    interval = arrow.MonthDayNano([1, 2, 3])
+    for values in ([interval], [[interval]], [{"in": interval}]):
+        rows = arrow.table({"text": ["a"], "iv": values})
+        for given in (rows, rows.to_reader()):
+            with pytest.raises(batchrun.UserError, match=r'"iv" holds calendar intervals: .* cast\(iv as varchar\)'):
+                batchrun.run(asked, given)
+
+
+def test_calendar_intervals_in_a_relation_of_duckdb_are_refused(asked: dict[str, Any]) -> None:
+    """The column is named before Polars reads its values, which would crash the process."""
+    duckdb = pytest.importorskip("duckdb")
+    for value in ("interval 1 month", "[interval 1 month]", "{'in': interval 1 month}"):
+        with pytest.raises(batchrun.UserError, match='"iv" holds calendar intervals'):
+            batchrun.run(asked, duckdb.sql(f"SELECT 'a' AS text, {value} AS iv"))
+    assert batchrun.run(asked, duckdb.sql("SELECT 'a' AS text, cast(interval 1 month AS varchar) AS iv")).ok == 1

@@ -498,6 +498,39 @@ def test_the_schema_is_valid_and_takes_what_the_loader_takes() -> None:
         SCHEMA.validate(plain(text))
 
 
+PART = "{messages: [{role: user, content: [%s]}]}"
+
+
+@pytest.mark.parametrize(
+    ("part", "fits"),
+    [
+        ("{text: a}", True),
+        ("{image: a}", True),
+        ("{file: a}", True),
+        ("{file: a, engine: native}", True),
+        ("{file: a, text: extracted}", True),
+        ("{file: a, text: other}", False),
+        ("{file: a, text: extracted, engine: native}", False),
+        ("{text: a, engine: native}", False),
+        ("{text: a, image: a}", False),
+        ("{file: a, image: a}", False),
+        ("{engine: native}", False),
+        ("{}", False),
+    ],
+)
+def test_the_schema_takes_the_parts_that_the_loader_takes(part: str, *, fits: bool) -> None:
+    """An editor takes each form of a message's part that batchrun takes, and no other."""
+    text = SMALL.replace('{user: "{{ a }}"}', PART % part.replace(": a", ": '{{ a }}'"))
+    assert SCHEMA.is_valid(plain(text)) == fits
+    assert (found_in(text) is None) == fits
+
+
+def test_the_schema_takes_no_wait() -> None:
+    """A batch's wait of 0 needs no quotes, as the loader takes it."""
+    for wait, fits in (("0", True), ("'0'", True), ("2h", True), ("7", False)):
+        assert SCHEMA.is_valid(plain(f"{SMALL}engine: {{batch: {{wait: {wait}}}}}\n")) == fits, wait
+
+
 @pytest.mark.parametrize("name", ["ten_mistakes", "types", "missing", "together", "empty"])
 def test_the_schema_refuses_what_the_loader_refuses(name: str) -> None:
     """An editor with the schema shows these files as wrong too."""

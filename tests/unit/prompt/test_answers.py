@@ -231,7 +231,8 @@ def test_a_mark_that_ends_a_turn_is_not_part_of_a_text(end: str) -> None:
     "around",
     ["%s", "\ufeff%s", "  \n%s\n", "```json\n%s\n```", "```\n%s```", "Here {you} go [1]: %s",
      "%s\nI hope {this} helps!",
-     '<think>Maybe {"label": "bad"}?</think>\n%s', '%s (see {"page": 3})', '{ "a", "b" } is no object, but %s'],
+     '<think>Maybe {"label": "bad"}?</think>\n%s', '<think>{"x": {"a": 1, "a": 2}, oops</think>%s',
+     '%s (see {"page": 3})', '{ "a", "b" } is no object, but %s'],
 )  # fmt: skip
 def test_the_object_is_found_whatever_is_around_it(around: str) -> None:
     """Byte order mark, fences, prose, thoughts and trailing text cost no repair."""
@@ -278,6 +279,8 @@ def test_an_answer_has_one_written_form() -> None:
         (changed(label="\ud800"), "half a character"),
         (changed()[:-1] + ', "n": 4}', 'the key "n" is there twice'),
         ('{"label":' * 100_000, "nested too deeply"),
+        ('{"label":x ' * 1_000, "not valid JSON"),
+        ('{"label":x ' * 1_001, "it contains more than 1,000 broken objects"),
         ('{"label": ' + "[" * 300 + "]" * 300 + "}", "Recursion limit"),
     ],
 )

@@ -479,6 +479,23 @@ def test_tls_with_a_plain_server(kind: str) -> None:
 
     reply = run(scene())
     assert (reply.fault, reply.sent) == (Fault.TLS, False)
+    assert reply.detail == "the server does not speak TLS at this address"
+
+
+def test_a_server_with_the_certificate_of_an_authority() -> None:
+    """What plain `openssl req -x509` makes is refused with what to do, since no `ca_file` helps."""
+    ours = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with ours.private_key_pem.tempfile() as key, ours.cert_pem.tempfile() as certificate:
+        context.load_cert_chain(certificate, key)
+
+    async def scene() -> Reply:
+        async with wire({"/": (OK,)}, tls=context) as server:
+            return await once("reqwest", target(server.url(), certificates=(ours.cert_pem.bytes(),)))
+
+    reply = run(scene())
+    assert (reply.fault, reply.sent) == (Fault.TLS, False)
+    assert reply.detail.endswith("make one with openssl's -addext basicConstraints=critical,CA:FALSE")
 
 
 # Proxies
