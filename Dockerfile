@@ -1,6 +1,6 @@
 # batchrun in a container, for jobs in a folder of the host:
 #   docker build -t batchrun .
-#   docker run --rm --user "$(id -u):$(id -g)" -e OPENROUTER_API_KEY -v "$PWD/jobs:/jobs" batchrun reviews.yaml
+#   docker run --rm --user "$(id -u):$(id -g)" -e OPENROUTER_API_KEY -v "$PWD:/jobs" batchrun jobs/translate.yaml
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE CHANGELOG.md ./

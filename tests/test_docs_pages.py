@@ -18,7 +18,7 @@ import pytest
 from batchrun.api import TABLE
 from batchrun.api.endpoints import default_model
 from batchrun.errors import InputError
-from batchrun.job import Input
+from batchrun.job import Input, load
 from batchrun.prompt.schema import _LONG_FORM, _TYPES
 from batchrun.prompt.templates import Templates
 from batchrun.table import open_rows
@@ -197,19 +197,64 @@ def test_a_file_is_labelled_on_this_machine_as_written(folder: Path) -> None:
     assert set(labels["sentiment"]) <= {"positive", "negative"}
 
 
-def test_two_prompts_are_compared_as_written(folder: Path) -> None:
-    """A trial of another prompt beside the job, and the lines of the page that compare them, with gold."""
-    (folder / "jobs").mkdir()
-    shutil.copy(folder / "reviews.csv", folder / "jobs")
-    (folder / "jobs" / "reviews.yaml").write_text(JOB)
-    page = (DOCS / "how-to" / "variants.md").read_text(encoding="utf-8")
-    trial = next(line for line in page.splitlines() if "--variant short --set" in line)
-    lines = (DOCS / "how-to" / "evaluate.md").read_text(encoding="utf-8").splitlines()
-    compare = next(line for line in lines if "compare jobs/reviews.yaml --variant short" in line)
-    evaluated = next(line for line in lines if "eval jobs/reviews.yaml --gold sentiment=gold" in line)
-    shell("batchrun jobs/reviews.yaml", folder)
-    shell(trial, folder)
-    shown = shell(compare, folder)
-    assert "short" in shown
-    assert re.search(r"fixed|broken|agree", shown), shown
-    assert "of 6 distinct questions" in shell(evaluated, folder)
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a folder with the repository's jobs and data; its reviews ask the simulator."""
+    for name in ("jobs", "sample_data"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".batchrun"))
+    job = tmp_path / "jobs" / "reviews.yaml"
+    job.write_text(job.read_text(encoding="utf-8").replace("endpoint: local", "endpoint: simulator"))
+    return tmp_path
+
+
+def test_the_first_commands_run_in_a_checkout(checkout: Path) -> None:
+    """The commands of the first page run as written; equal rows share questions as README and the tutorial say."""
+    install, *commands = blocks("index.md", "sh")[0].splitlines()
+    assert install.startswith("pip install")
+    shell("\n".join(commands), checkout)
+    assert pl.read_csv(checkout / "out" / "first.csv").height == 200
+    assert "reviews: 23 of 196 rows" in shell("batchrun jobs/reviews.yaml --limit 20", checkout)
+    assert "reviews: 36 of 196 rows" in shell("batchrun jobs/reviews.yaml --limit 10", checkout)
+
+
+def test_prompts_and_models_are_compared_as_written(checkout: Path) -> None:
+    """The page's commands that judge, run, compare and report do it, after the edits that the page describes."""
+    job, second = checkout / "jobs" / "reviews.yaml", checkout / "jobs" / "reviews2.yaml"
+    text = job.read_text(encoding="utf-8")
+    second.write_text(text.replace("Review:", "The review:").replace("out/reviews.csv", "out/reviews2.csv"))
+    judge, _, _, _, report, files, trials, before = blocks("how-to/evaluate.md", "sh")[1:]
+    assert "fixed" in shell(files, checkout)
+    assert "none reaches 90.0 %" in shell(trials, checkout)
+    assert "of 190 distinct questions" in shell(judge.replace("--min 0.9", "--min 0"), checkout)
+    job.write_text(text.replace("Classify", "Name"))
+    shell("batchrun jobs/reviews.yaml --yes", checkout)
+    assert "fixed" in shell(before, checkout)
+    shell(report, checkout)
+
+
+def test_the_simulator_writes_the_file_that_its_page_names(checkout: Path) -> None:
+    """The page's first command writes the answers to the file that the page names."""
+    shell(blocks("how-to/simulator.md", "sh")[0], checkout)
+    page = (DOCS / "how-to" / "simulator.md").read_text(encoding="utf-8")
+    named = re.search(r"`(out/\S+\.partial\.csv)`", page)
+    assert named is not None
+    assert (checkout / named[1]).exists()
+
+
+def test_the_container_sees_all_files_of_the_job() -> None:
+    """The job of the page and of the Dockerfile needs no local model, and its input is below the mounted folder."""
+    for file in (DOCS / "how-to" / "docker.md", ROOT / "Dockerfile"):
+        found = re.search(r'-v "\$PWD(\S*):/jobs" batchrun (\S+)', file.read_text(encoding="utf-8"))
+        assert found is not None
+        mounted = ROOT / found[1].strip("/")
+        job = load((mounted / found[2]).read_text(encoding="utf-8"), mounted / found[2], {}).job
+        assert job.model.endpoint == "openrouter"
+        assert all((job.folder / path).resolve().is_relative_to(mounted) for path in job.input.patterns)
+
+
+def test_each_extra_is_also_installed_from_a_checkout() -> None:
+    """A page that installs an extra of the package says how to install it in a checkout as well."""
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        missing = {extra for extra in re.findall(r"batchrun-llm\[(\w+)\]", text) if f"'.[{extra}]'" not in text}
+        assert not missing, page

@@ -40,8 +40,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_page_on_python_runs(folder: Path) -> None:
-    """Its blocks, in order, need no key; the second run of the same rows sends nothing."""
+    """Its blocks, in order, need no key and fail no row; the second run of the same rows sends nothing."""
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    code = [
+        re.sub(r"^(batchrun\.run\(.+\))  #", r"assert \1.exit_code == 0  #", one, flags=re.MULTILINE) for one in code
+    ]
+    assert "\n".join(code).count("assert batchrun.run(") == 3
     out = ran([*code, "print(*labelled.columns, sep=',')"], folder).splitlines()
     assert out[0] == "40 answered, 0 failed, 0 requests in this run"
     assert re.fullmatch(r"0 USD in this run, 0\.00\d+ USD in all", out[1])

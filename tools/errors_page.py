@@ -20,10 +20,11 @@ The names are the values of the output's column `error_type`. The code is the on
 - **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
 - **May be billed** marks attempts whose cost nobody reported: what was reserved for them stays reserved under a cap.
 
-One row alone stops no run. A refusal that would stop it, or a wait of more than a minute, counts when three different
-questions meet it (two before the first success), the last of them sent after the others were refused; that one goes
-alone. If a request that was sent later succeeds, the refused question is asked again, after a long wait when all others
-are settled. After its third refusal its row fails as `refused_alone`, after a long wait at the end as `rate_limited`.
+While other questions are open, one row alone stops no run. A run stops, or waits for more than a minute, only after
+three different questions are refused (two, if nothing has succeeded yet). The last of them is sent alone, after the
+others were refused. If a request that was sent later succeeds, the refused question is asked again, after a long wait
+when all others are settled. After its third refusal its row fails as `refused_alone`, after a long wait at the end as
+`rate_limited`.
 
 Rate limits cost no attempt. A wait that the server asks for is kept. A wait of more than an hour stops the run. After
 `limits.breaker` equal failures in a row that blame nobody (unknown below), without any success between them, requests
@@ -32,8 +33,8 @@ asked for once more, and a third time only where no other question has succeeded
 
 Failures of the server (a web page, 5xx, lost or broken replies, no connection) fail no row before another question has
 succeeded after them. Without that they are an [outage](../explanation/reliability.md#outages): ten different questions
-that failed in a row, or all that are open. Fewer than ten open questions hold a run for 45 seconds (30 where a failure
-may be billed), and then fail; the next run asks them again, after all others.
+that failed in a row, or all that are open. If fewer than ten questions are open, the run waits 45 seconds for the
+server (30 if a failure may be billed). Then these rows fail; the next run asks them again, after all others.
 """
 
 COLUMNS = ("error_type", "code", "what it means", "what to do", "blames", "now", "next run", "slows", "may be billed")

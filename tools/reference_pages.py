@@ -168,7 +168,7 @@ def _columns() -> Iterator[str]:
     yield "before each new name. A decision model's column NAME is followed by NAME_prob, the answer's probability,"
     yield "and with the detail `probabilities` by NAME_probs, a struct of all labels; `output.review_below` adds"
     yield "`needs_review`: true where any probability of the row is below it, false where a person reviewed the row,"
-    yield "and null where no probability is low and one is missing. A row without an answer has nulls in the answer's"
+    yield "and null if a probability is missing and no other is low. A row without an answer has nulls in the answer's"
     yield "columns.\n"
     yield from ("| detail | type | meaning |", "| --- | --- | --- |")
     for name, dtype in DETAIL_TYPES.items():
