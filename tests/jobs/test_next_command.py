@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import forking
 import polars as pl
 import pytest
 from command_line import Command, command  # noqa: F401  (a fixture)
@@ -13,6 +14,7 @@ from job_running import run, write_job
 from plain_server import completion, plain_server
 
 from batchrun.job import RunOptions, command_line
+from batchrun.terminal import place
 
 
 def offered(err: str) -> list[str]:
@@ -34,6 +36,33 @@ def test_the_next_command_keeps_endpoint_and_cap(tmp_path: Path, command: Comman
     assert program == "batchrun"
     assert sorted(words) == sorted(["my job.yaml", "--endpoint", "simulator", "--max-cost", "0.01"])
     assert "25 of 25 rows answered" in command(*words).err
+
+
+@pytest.mark.parametrize("on_path", [False, True])
+def test_a_command_in_a_log_can_be_pasted_anywhere(tmp_path: Path, *, on_path: bool) -> None:
+    """In cron's log the program has its path where PATH does not find it, and files are absolute, also below /."""
+    script = tmp_path / "a venv" / "batchrun"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    job = write_job(tmp_path, "openrouter", rows=4)
+    output = tmp_path / "x.parquet"
+    below = [str(path).removeprefix("/") for path in (job, output)]
+    ended = forking.run(
+        below[0], "--endpoint", "simulator", "--limit", "1", "--output", below[1],
+        cwd=Path("/"),
+        env={"PATH": f"{script.parent}:/usr/bin" if on_path else "/usr/bin", "HOME": str(tmp_path)},
+        program=f"import sys; sys.argv[0] = {str(script)!r}\n{forking.BATCHRUN}",
+    )  # fmt: skip
+    program = "batchrun" if on_path else str(script)
+    words = [program, str(job), "--endpoint", "simulator", "--output", str(output)]
+    assert offered(ended.stderr) == words, ended.stderr
+
+
+def test_files_below_the_root_keep_their_slash() -> None:
+    """Cron starts commands in /: what is written is named by a path that begins there."""
+    assert place(Path("/data/out.csv"), Path("/")) == "/data/out.csv"
+    assert place(Path("/data/out.csv"), Path("/data")) == "out.csv"
 
 
 def test_a_fresh_start_is_not_offered_again(tmp_path: Path, command: Command) -> None:  # noqa: F811
