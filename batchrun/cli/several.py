@@ -116,10 +116,10 @@ class _Running:
                 write_stdout(Path(summary.output))
             # The file stands in a folder that is removed now: its path would lead nowhere.
             summary = replace(summary, output=None)
-        if self._as_json:
-            print_json(summary)
         if not self._quiet or summary.exit_code:
             print_err(wrapped("\n".join(closing_lines(summary, Path.cwd())), sys.stderr))
+        if self._as_json:  # last: where stdout is full the lines above still say how the run ended
+            print_json(summary)
         return summary
 
     def run_all(self, links: "Sequence[Invocation]", paths: Sequence[str], options: "RunOptions") -> int:
