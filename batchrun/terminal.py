@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,6 +124,11 @@ def running_program() -> Path | None:
 def writes_log() -> bool:
     """Check whether what the command line prints goes to a file, a pipe or a mail, which does not name the folder."""
     return running_program() is not None and not sys.stderr.isatty()
+
+
+def dated(text: str) -> str:
+    """Return text that says in a log when it was written: cron's mails and files have no times of their own."""
+    return f"{when(time.time())}  {text}" if writes_log() else text
 
 
 def place(path: Path, cwd: Path) -> str:

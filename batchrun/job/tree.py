@@ -190,10 +190,7 @@ def read(
 
 
 def is_job(text: str) -> bool:
-    """Check whether a YAML text is a job, also one with mistakes.
-
-    It has an input and a prompt at its top, or all but one of a job's sections: `promt:` is a misspelt key of a job.
-    """
+    """Check whether a YAML text is a job, also one with mistakes such as `promt:`."""
     try:
         root = _composed(text)
     except _UnreadableError:
@@ -205,7 +202,6 @@ def is_job(text: str) -> bool:
 
 
 _SECTIONS = {"input", "prompt", "model", "output"}
-"""The keys that each job has."""
 
 
 def _put(root: MappingNode, setting: str, tree: Tree) -> None:

@@ -54,6 +54,8 @@ def test_a_command_in_a_log_can_be_pasted_anywhere(tmp_path: Path, *, on_path: b
         env={"PATH": f"{script.parent}:/usr/bin" if on_path else "/usr/bin", "HOME": str(tmp_path)},
         program=f"import sys; sys.argv[0] = {str(script)!r}\n{forking.BATCHRUN}",
     )  # fmt: skip
+    dated = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  job: 1 of 4 rows answered"
+    assert re.search(dated, ended.stderr, re.MULTILINE), ended.stderr
     program = "batchrun" if on_path else str(script)
     words = [program, str(job), "--endpoint", "simulator", "--output", str(output)]
     assert offered(ended.stderr) == words, ended.stderr
@@ -176,3 +178,14 @@ def test_a_cap_below_the_cost_of_one_question_is_to_be_raised(
     assert re.search(r"limits\.max_cost_usd \(\$0\.0000010\) is too low: one question may cost \$0\.0\d+", ended.err)
     assert "raise limits.max_cost_usd (or --max-cost), or lower model.params.max_tokens" in ended.err
     assert "next " not in ended.err
+
+
+def test_an_error_in_a_log_is_dated(tmp_path: Path) -> None:
+    """A line of cron's log that says why a start failed begins with the time."""
+    script = tmp_path / "batchrun"
+    script.touch()
+    program = f"import sys; sys.argv[0] = {str(script)!r}\n{forking.BATCHRUN}"
+    ended = forking.run("no.yaml", cwd=tmp_path, env={}, program=program)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  error: no such job file: no\.yaml", ended.stderr), ended
+    ended = forking.run("no.yaml", "--unknown", cwd=tmp_path, env={}, program=program)
+    assert re.match(r"\d{4}-\S+ \S+ UTC  error: ", ended.stderr), ended
