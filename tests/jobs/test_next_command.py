@@ -164,6 +164,37 @@ def test_after_too_many_failures_the_next_command_gets_on(tmp_path: Path, comman
     assert (ended.code, "8 of 8 rows answered" in ended.err) == (0, True), ended.err
 
 
+def test_rows_that_cant_be_sent_are_not_offered_to_retry(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where `retry` would be refused it is not offered: the prompt or the rows are corrected first."""
+    model = {"name": "sim/good", "api_key_env": None}
+    write_job(tmp_path, "simulator", model=model, prompt={"user": "{{ 1 // text | length }}"}, limits={"max_failed": 2})
+    pl.DataFrame({"text": ["a", "", "", "", "b"]}).write_parquet(tmp_path / "rows.parquet")
+    ended = command("job.yaml")
+    assert (ended.code, "3 template_error" in ended.err) == (4, True), ended.err
+    assert offered(ended.err) == ["batchrun", "job.yaml"]
+    assert "continues, once the prompt or these rows are corrected" in ended.err
+    ended = command("retry", "job.yaml")
+    assert ended.code == 2
+    assert ended.err.count("`batchrun job.yaml`") == 1, ended.err
+    pl.DataFrame({"text": ["a", "c", "d", "", "b"]}).write_parquet(tmp_path / "rows.parquet")
+    assert command("job.yaml").code == 0
+
+
+def test_failed_rows_alone_write_no_output_above_the_limit(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where only failed rows are left, the same command is not offered: it would end with 4 again and write nothing."""
+    refusal = {"error": {"message": "content policy", "code": "content_policy_violation"}}
+    answer = lambda body: (400, refusal) if "text" in str(body["messages"]) else completion("good")  # noqa: E731
+    with plain_server(answer) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        write_job(tmp_path, url, rows=["a", "b", "text 1", "text 2"], model=model, answer=None,
+                  prompt={"user": "{{ text }}"}, limits={"max_failed": 1, "concurrency": 1})  # fmt: skip
+        ended = command("job.yaml")
+        assert (ended.code, "2 of 4 rows answered, 2 failed" in ended.err) == (4, True), ended.err
+    assert "correct what makes them fail, or raise limits.max_failed" in ended.err
+    assert "all rows are answered" not in ended.err
+    assert not re.search(r"batchrun (retry )?job.yaml", ended.err), ended.err
+
+
 @pytest.mark.parametrize("limits", [None, {"max_cost_usd": {"run": 1, "day": 0.000001}}])
 def test_a_cap_below_the_cost_of_one_question_is_to_be_raised(
     limits: dict[str, dict[str, float]] | None,
