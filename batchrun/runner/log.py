@@ -45,7 +45,7 @@ def event(name: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON)
     _LOGGER.info(name, extra={"facts": facts})
 
 
-_WORDED = {"reason", "next", "commands", "advice", "answers", "_read"}
+_WORDED = {"reason", "next", "commands", "advice", "answers", "error_messages", "_read"}
 """Fields of a summary that may quote a server or a row."""
 
 

@@ -94,7 +94,7 @@ def test_each_failed_job_of_several_is_logged(tmp_path: Path, command: Command) 
     """Where one of several jobs can't start, its event names that job alone."""
     model = {"name": "sim/good", "api_key_env": None}
     for name in ("a", "b"):
-        sections = {"input": {"path": f"{name}.parquet"}, "output": {"path": f"out/{name}.csv"}}
+        sections: dict[str, Any] = {"input": {"path": f"{name}.parquet"}, "output": {"path": f"out/{name}.csv"}}
         write_job(tmp_path, "simulator", model=model, **sections).rename(tmp_path / f"{name}.yaml")
     (tmp_path / "rows.parquet").rename(tmp_path / "b.parquet")
     assert command("a.yaml", "b.yaml", "--log", "log.jsonl").code == 2

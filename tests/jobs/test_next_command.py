@@ -1,5 +1,6 @@
 """The command that a run's last line offers is the one that was run: quoted, with its flags."""
 
+import json
 import re
 import shlex
 import signal
@@ -178,6 +179,23 @@ def test_rows_that_cant_be_sent_are_not_offered_to_retry(tmp_path: Path, command
     assert ended.err.count("`batchrun job.yaml`") == 1, ended.err
     pl.DataFrame({"text": ["a", "c", "d", "", "b"]}).write_parquet(tmp_path / "rows.parquet")
     assert command("job.yaml").code == 0
+
+
+def test_the_end_shows_what_the_server_says(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """An error whose name explains nothing comes with the first message, in one clean line; --json has it whole."""
+    message = "top_q: unknown\x1b[31m field " + "x" * 200
+    refusal = {"error": {"message": message}}
+    answer = lambda body: (400, refusal) if "text 1" in str(body["messages"]) else completion("good")  # noqa: E731
+    with plain_server(answer) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        write_job(tmp_path, url, rows=["a", "text 1"], model=model, answer=None, limits={"concurrency": 1})
+        ended = command("job.yaml", "--json")
+    (line,) = [line for line in ended.err.splitlines() if "the first says" in line]
+    assert line.startswith("    the first says: ")
+    assert "top_q: unknown" in line
+    assert (len(line) < 200, line.isprintable()) == (True, True)
+    (said,) = json.loads(ended.out)["error_messages"].values()
+    assert "top_q: unknown" in said
 
 
 def test_failed_rows_alone_write_no_output_above_the_limit(tmp_path: Path, command: Command) -> None:  # noqa: F811
