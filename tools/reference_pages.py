@@ -57,8 +57,7 @@ EXIT_CODES = {
     ),
     "STOPPED_BY_LIMIT": (
         "stopped by a limit of the job: cost, failures, deadline",
-        "the same command resumes; after `limits.max_failed`, or a cap below the cost of one question, correct the cause "
-        "or raise the limit first",
+        "the same command resumes; after `limits.max_failed`, or a cap below one question, correct or raise that first",
     ),
     "STORAGE": (
         "the disk, the checkpoint or a server of batchrun's own failed",
