@@ -7,8 +7,8 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode, Terminated
-from batchrun.terminal import coloured, lines
+from batchrun.errors import BatchrunError, ExitCode, JobFileError, Terminated
+from batchrun.terminal import coloured, dated, lines
 
 STDERR = 2
 GC_THRESHOLD = 200_000
@@ -53,7 +53,8 @@ def _guarded(arguments: list[str]) -> int:
     except BatchrunError as problem:
         if debug:
             traceback.print_exc()
-        _say(problem.line)
+        # An editor finds the place of a mistake at the beginning of its line.
+        _say(problem.line if isinstance(problem, JobFileError) else dated(problem.line))
         return problem.exit_code
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt)
@@ -62,7 +63,7 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> int:
-    _say("interrupted; the same command resumes")
+    _say(dated("interrupted; the same command resumes"))
     return ExitCode.SIGTERM if isinstance(interrupt, Terminated) else ExitCode.SIGINT
 
 
@@ -83,12 +84,12 @@ def _other(problem: Exception, *, debug: bool) -> int:
         message = problem.format_message().rstrip(".")
         if (context := getattr(problem, "ctx", None)) is not None:
             message += f" (see `{context.command_path} --help`)"
-        _say(f"error: {message}")
+        _say(dated(f"error: {message}"))
         return problem.exit_code
     if debug:
         traceback.print_exc()
     what = f"{type(problem).__name__}: {problem}"
-    _say(f"internal error: {what}. Please report this with the output of --debug.")
+    _say(dated(f"internal error: {what}. Please report this with the output of --debug."))
     return ExitCode.BUG
 
 

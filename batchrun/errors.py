@@ -55,9 +55,16 @@ class BatchrunError(Exception):
 
 
 class UserError(BatchrunError):
-    """The command, the job file, the key or the input is wrong; nothing was sent."""
+    """The command, the job file, the key or the input is wrong; nothing was sent.
+
+    `quotes_data`: the text may quote a row or a server, which the log for machines never does.
+    """
 
     exit_code = ExitCode.USER
+
+    def __init__(self, message: str, *, quotes_data: bool = False) -> None:
+        super().__init__(message)
+        self.quotes_data = quotes_data
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,10 +91,10 @@ class Mistake:
 class JobFileError(UserError):
     """Mistakes in a job file, all together."""
 
-    def __init__(self, path: str, mistakes: tuple[Mistake, ...]) -> None:
+    def __init__(self, path: str, mistakes: tuple[Mistake, ...], *, quotes_data: bool = False) -> None:
         self.path = path
         self.mistakes = tuple(sorted(mistakes))
-        super().__init__("\n".join(mistake.at(path) for mistake in self.mistakes))
+        super().__init__("\n".join(mistake.at(path) for mistake in self.mistakes), quotes_data=quotes_data)
 
     @property
     def line(self) -> str:
@@ -97,6 +104,9 @@ class JobFileError(UserError):
 
 class InputError(UserError):
     """An input file that can't be read as rows; the text names file, line and the option to set."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, quotes_data=True)
 
 
 class ConfirmError(UserError):

@@ -293,8 +293,9 @@ class Summary:
     "simulated", or "unknown" where the server has no price and only what it reports is counted.
 
     `answers` counts the values of answer columns that have fixed ones, most frequent first; `failed_rows` names the
-    first failed rows (from 1) by error_type. `advice` is what to do before the command `next`, which is for a shell;
-    `commands` are that one and others, each with what it does.
+    first failed rows (from 1) by error_type, and `error_messages` has the error_message of the first of them. `advice`
+    is what to do before the command `next`, which is for a shell; `commands` are that one and others, each with what it
+    does.
     """
 
     job: str
@@ -325,6 +326,7 @@ class Summary:
     adopted: int = 0
     answers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     failed_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    error_messages: Mapping[str, str] = field(default_factory=dict)
     advice: str | None = None
     commands: tuple[tuple[str, str], ...] = ()
     _read: Callable[[], "pl.DataFrame"] | None = field(default=None, repr=False, compare=False)

@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import sys
 import textwrap
+import time
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,7 +64,7 @@ def wrapped(text: str, stream: IO[str]) -> str:
 
 
 def _filled(line: str, width: int) -> str:
-    if len(line) <= width or "batchrun " in line:  # a broken command can't be pasted
+    if len(line) <= width or _COMMAND.search(line):  # a broken command can't be pasted
         return line
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     return textwrap.fill(
@@ -71,6 +73,7 @@ def _filled(line: str, width: int) -> str:
 
 
 _NARROWEST = 20
+_COMMAND = re.compile(r"batchrun'? ")
 
 
 def short(text: str, width: int) -> str:
@@ -111,6 +114,26 @@ def when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def running_program() -> Path | None:
+    """Return the file of the command line that runs, None in a program that imports the package."""
+    program = Path(sys.argv[0])
+    is_ours = program.name == "batchrun" or program.parts[-2:] == ("batchrun", "__main__.py")
+    return program.absolute() if is_ours and program.is_file() else None
+
+
+def writes_log() -> bool:
+    """Check whether what the command line prints goes to a file, a pipe or a mail, which does not name the folder."""
+    return running_program() is not None and not sys.stderr.isatty()
+
+
+def dated(text: str) -> str:
+    """Return text that says in a log when it was written: cron's mails and files have no times of their own."""
+    return f"{when(time.time())}  {text}" if writes_log() else text
+
+
 def place(path: Path, cwd: Path) -> str:
-    """Return a path as people in `cwd` would write it: relative where it is below."""
-    return printable(str(path.relative_to(cwd) if path.is_relative_to(cwd) else path))
+    """Return a path as people in `cwd` would write it: relative where it is below; in a log as it is."""
+    # cron starts in / or in a home folder: "written srv/jobs/out.csv" names no file.
+    if cwd == Path(cwd.anchor) or writes_log() or not path.is_relative_to(cwd):
+        return printable(str(path))
+    return printable(str(path.relative_to(cwd)))

@@ -53,9 +53,12 @@ EXIT_CODES = {
     "USER": ("the command, the job file, the key or the input is wrong", "fix what the message names"),
     "STOPPED_BY_API": (
         "stopped by the API: credentials, credit, quota, an outage",
-        "the last line says from when on; the same command resumes",
+        "correct what the last lines name, or wait until the time that they name; the same command resumes",
     ),
-    "STOPPED_BY_LIMIT": ("stopped by a limit of the job: cost, failures, deadline", "the same command resumes"),
+    "STOPPED_BY_LIMIT": (
+        "stopped by a limit of the job: cost, failures, deadline",
+        "the same command resumes; after `limits.max_failed`, or a cap below one question, correct or raise that first",
+    ),
     "STORAGE": (
         "the disk, the checkpoint or a server of batchrun's own failed",
         "free space or fix the disk; the same command resumes",

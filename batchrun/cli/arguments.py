@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from batchrun.cli import termination
-from batchrun.errors import UserError, nearest
+from batchrun.errors import StorageError, UserError, nearest
 from batchrun.money import positive_usd
 from batchrun.terminal import coloured, encodable, lines
 
@@ -187,8 +187,16 @@ run_flags = flags(
 
 
 def print_out(text: str) -> None:
-    """Write a result to stdout. A reader who has enough (`| head`) changes no exit code."""
-    _written(text, sys.stdout)
+    """Write a result to stdout. A reader who has enough (`| head`) changes no exit code.
+
+    Raises StorageError where the disk behind it is full.
+    """
+    try:
+        _write(text, sys.stdout)
+    except BrokenPipeError:
+        pass
+    except OSError as problem:
+        raise StorageError(f"standard output can't be written: {problem.strerror}") from None
 
 
 def print_json(value: object) -> None:
@@ -201,18 +209,21 @@ def print_json(value: object) -> None:
 
 def print_err(text: str) -> None:
     """Write lines to stderr with control characters escaped; a closed terminal changes no exit code."""
-    _written(lines(text), sys.stderr)
+    with suppress(OSError):
+        _write(lines(text), sys.stderr)
 
 
-def _written(text: str, stream: IO[str]) -> None:
+def _write(text: str, stream: IO[str]) -> None:
+    """Write text with a line end. Raises OSError; nothing more is written to the stream then."""
     # A terminal in ASCII or Latin-1 shows letters that it does not have as escapes, as Python's stderr does.
     encoding: str = getattr(stream, "encoding", None) or "utf-8"
     text = coloured(encodable(text, encoding), stream)
     try:
         click.echo(text, file=stream)
     except OSError:
-        # Nothing more is written, not even from the buffer when the interpreter ends.
+        # Not even from the buffer when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
 
 
 def print_parts(parts: "Iterable[str | Table]") -> None:

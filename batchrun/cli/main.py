@@ -94,7 +94,8 @@ Exit codes:
   75        this job is already running
   130, 143  interrupted
 
-After 3, 4, 5, 130 and 143 the same command resumes the job.""",
+After 3, 4, 5, 6, 130 and 143 the same command resumes the job. Where the last lines name something
+to correct (a key, a limit, a full disk), correct it first.""",
 )
 @click.version_option(__version__, prog_name="batchrun")
 def cli() -> None:

@@ -14,7 +14,7 @@ import click
 from batchrun.cli.arguments import SUFFIXES, load, print_err, print_json, run_options
 from batchrun.cli.pipes import piped, write_stdout
 from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError
-from batchrun.terminal import place, wrapped
+from batchrun.terminal import dated, place, wrapped
 
 if TYPE_CHECKING:
     from batchrun.job import RunOptions
@@ -35,7 +35,7 @@ def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | No
     options = run_options(**flags)
     if as_json and options.writes_stdout:
         raise UserError("--json and --output - both write to standard output: leave one of them out")
-    with logged(log), piped(options) as options:
+    with logged(log, paths), piped(options) as options:
         jobs = chain(load_all(job_files(paths), options), options)
         running = _Running(quiet=quiet, as_json=as_json, debug=bool(flags.get("debug")))
         if len(jobs) == 1:
@@ -116,10 +116,10 @@ class _Running:
                 write_stdout(Path(summary.output))
             # The file stands in a folder that is removed now: its path would lead nowhere.
             summary = replace(summary, output=None)
-        if self._as_json:
-            print_json(summary)
         if not self._quiet or summary.exit_code:
-            print_err(wrapped("\n".join(closing_lines(summary, Path.cwd())), sys.stderr))
+            print_err(dated(wrapped("\n".join(closing_lines(summary, Path.cwd())), sys.stderr)))
+        if self._as_json:  # last: where stdout is full the lines above still say how the run ended
+            print_json(summary)
         return summary
 
     def run_all(self, links: "Sequence[Invocation]", paths: Sequence[str], options: "RunOptions") -> int:
@@ -152,6 +152,8 @@ class _Running:
 
     def _tried(self, link: "Invocation") -> tuple[int, Decimal]:
         """Run a job of several; return its exit code and what it cost at most, in USD."""
+        from batchrun.runner import failed
+
         try:
             summary = self.run(link)
         except BatchrunError as problem:
@@ -159,8 +161,9 @@ class _Running:
                 traceback.print_exc()
             line = problem.line
             if not isinstance(problem, JobFileError):
-                line = f"{link.shown}: {line}"
+                line = dated(f"{link.shown}: {line}")
             print_err(line)
+            failed(problem, [Path(link.shown)])
             if isinstance(problem, UserError):
                 return problem.exit_code, Decimal(0)
             # Nobody knows here how much a job had spent when the disk failed: nothing more is spent under this cap.

@@ -3,8 +3,10 @@
 A flag wins over the file, and a variable of the process over .env; below here nobody asks where a value came from.
 """
 
+import os
 import re
 import shlex
+import shutil
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Literal
 from dotenv import dotenv_values
 
 from batchrun.errors import UserError
+from batchrun.terminal import running_program, writes_log
 
 PROCESS = "the environment"
 
@@ -137,12 +140,13 @@ def command_line(job: str, options: RunOptions, verb: str = "", *, more: Sequenc
     """Return the command that runs a job file, and `more` of them, again with these flags, quoted for a shell.
 
     --fresh, --yes and what `retry` reopened have had their effect: repeating them would pay again. Where --yes let a
-    setting change the questions, the command needs it each time.
+    setting change the questions, the command needs it each time. In a log, which does not say the working directory,
+    its paths are absolute.
     """
     flags = {
         "--endpoint": options.endpoint,
         "--model": options.model,
-        "--input": options.input,
+        "--input": options.input and _from_anywhere(options.input),
         "--variant": options.variant,
         "--api-key-env": options.api_key_env,
         "--engine": options.engine,
@@ -151,10 +155,11 @@ def command_line(job: str, options: RunOptions, verb: str = "", *, more: Sequenc
         "--max-cost": options.max_cost,
         "--limit": options.limit,
         "--sample": options.sample,
-        "--output": options.output,
+        "--output": options.output and _from_anywhere(str(options.output)),
         "--format": options.format,
     }
-    words = ["batchrun", *verb.split(), *(f"./{one}" if one.startswith("-") else one for one in (job, *more))]
+    jobs = map(_from_anywhere, (job, *more))
+    words = [_program(), *verb.split(), *(f"./{one}" if one.startswith("-") else one for one in jobs)]
     for setting in options.settings:
         words += ["--set", setting]
     for flag, value in flags.items():
@@ -164,3 +169,17 @@ def command_line(job: str, options: RunOptions, verb: str = "", *, more: Sequenc
     if options.yes and options.wording is not None and options.variant is None:
         words.append("--yes")
     return shlex.join(words)
+
+
+def _program() -> str:
+    """Return the word that starts this program in a shell: its path where PATH leads to none or to another one."""
+    program, found = running_program(), shutil.which("batchrun")
+    # cron runs /srv/venv/bin/batchrun. `python -m batchrun` has no file of its own that a shell could start.
+    if program is None or program.suffix or (found and Path(found).resolve() == program.resolve()):
+        return "batchrun"
+    return str(program)
+
+
+def _from_anywhere(path: str) -> str:
+    """Return a path of the command line, absolute in a log; `-` is a standard stream."""
+    return path if path == "-" or not writes_log() else os.path.abspath(path)  # noqa: PTH100  (resolves `..` alone)

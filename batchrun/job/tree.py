@@ -190,15 +190,18 @@ def read(
 
 
 def is_job(text: str) -> bool:
-    """Check whether a YAML text is a job, also one with mistakes: it has an input and a prompt at its top."""
+    """Check whether a YAML text is a job, also one with mistakes such as `promt:`."""
     try:
         root = _composed(text)
     except _UnreadableError:
-        return all(re.search(rf"^{key} *:", text, re.MULTILINE) for key in _OF_A_JOB)
-    return isinstance(root, MappingNode) and {key.value for key, _ in root.value} >= _OF_A_JOB
+        found = {key for key in _SECTIONS if re.search(rf"^{key} *:", text, re.MULTILINE)}
+    else:
+        found = {key.value for key, _ in root.value} & _SECTIONS if isinstance(root, MappingNode) else set()
+    # Two of them alone may be another program's: pipelines have an input and an output, experiments a model too.
+    return found >= {"input", "prompt"} or len(found) >= len(_SECTIONS) - 1
 
 
-_OF_A_JOB = {"input", "prompt"}
+_SECTIONS = {"input", "prompt", "model", "output"}
 
 
 def _put(root: MappingNode, setting: str, tree: Tree) -> None:

@@ -95,7 +95,8 @@ def refuse_unbounded(prepared: Prepared, prices: Prices) -> None:
     if unpriced := _unpriced(prepared, prices):
         raise UserError(
             f'limits.max_cost_usd is set, but the price of "{unpriced[0]}" is unknown{aside(prices.problem)}: set '
-            "model.price or model.max_request_usd"
+            "model.price or model.max_request_usd",
+            quotes_data=bool(prices.problem),
         )
     if prepared.max_tokens is None:
         raise UserError("limits.max_cost_usd is set, but nothing bounds the answers: set model.params.max_tokens")

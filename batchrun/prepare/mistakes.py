@@ -179,7 +179,8 @@ class Mistakes:
                 mistakes.append(Mistake(0, 0, str(problem).removeprefix("input.path: "), "--input"))
             else:
                 mistakes.append(self._loaded.mistake(path, str(problem)))
-        return JobFileError(self._loaded.shown, tuple(mistakes))
+        quotes_data = any(problem.quotes_data for _, problem in self._problems)
+        return JobFileError(self._loaded.shown, tuple(mistakes), quotes_data=quotes_data)
 
 
 def _place_in_input(problem: InputError) -> JobPath:

@@ -62,7 +62,8 @@ def _of_pandas(rows: Any) -> pl.DataFrame:  # noqa: ANN401  (a program without p
         except (ValueError, TypeError, NotImplementedError) as problem:
             raise UserError(
                 f'input: column "{name}" holds values that are not of one type ({printable(str(problem))}): make them '
-                f'texts, such as frame["{name}"].astype("string")'
+                f'texts, such as frame["{name}"].astype("string")',
+                quotes_data=True,
             ) from None
     return pl.DataFrame(columns)
 

@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913  (the flags of a run, by name)
         yes=yes,
         retry=None if retry is None else error_types([retry] if isinstance(retry, str) else retry, flag="retry"),
     )
-    with logged(_path(log)):
+    with logged(_path(log), [] if isinstance(job, Mapping) else [Path(job)]):
         invocation = _loaded(job, input, options)
         ui = _ui(quiet=quiet)
         summary = outside_of_loops(lambda: run_job(invocation, ui))

@@ -15,7 +15,7 @@ from batchrun.runner import outputs
 from batchrun.runner.closing import advice, closing_lines
 from batchrun.runner.corrections import Correction, Corrections, row_key
 from batchrun.runner.following import RESUMABLE
-from batchrun.runner.log import logged
+from batchrun.runner.log import failed, logged
 from batchrun.runner.planning import error_types
 from batchrun.runner.progress import NotebookBar, Ui, chosen
 from batchrun.runner.run import run_job
@@ -33,6 +33,7 @@ __all__ = [
     "chosen",
     "closing_lines",
     "error_types",
+    "failed",
     "logged",
     "outputs",
     "row_key",

@@ -12,6 +12,20 @@ from batchrun.terminal import duration, place, plural, printable, short, when
 _SHOWN_VALUES = 6
 _SHOWN_COLUMNS = 20
 _LABEL = 24
+_MESSAGE = 160
+
+_SERVER_EXPLAINS = {
+    "bad_request",
+    "unexplained",
+    "bad_parameters",
+    "provider_rejected",
+    "provider_error",
+    "refused_alone",
+    "forbidden",
+    "invalid_prompt",
+    "server_error",
+}
+"""Failures of which the server's words say more than the name: `unexplained` alone helps nobody."""
 
 
 def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
@@ -28,6 +42,9 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
         yield f"  and {plural(len(answers) - _SHOWN_COLUMNS, 'more column')}: see the report"
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
+        message = summary.error_messages.get(name, "")
+        if name in _SERVER_EXPLAINS and message and message not in summary.reason:
+            yield f"    the first says: {short(message, _MESSAGE)}"
     yield from _books(summary)
     if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:
         word = "waiting for" if summary.exit_code == ExitCode.WAITING else "stopped:"

@@ -53,19 +53,29 @@ class Next:
             yield command_line(self.shown, options), f"collects what the provider has answered{more}"
         elif self.ending == CAP_TOO_LOW and not self.options.spent:
             return  # the same command would ask nothing again
+        elif self.ending == MAX_FAILED and counts.failed:
+            yield from self._after_failures(counts)
         elif exit_code in RESUMABLE or (counts.pending and exit_code != ExitCode.USER):
             if not counts.pending:
                 yield command_line(self.shown, options), "writes the output: all rows are answered"
                 return
             if exit_code in {ExitCode.DONE, ExitCode.SOME_FAILED}:  # the limit has had its effect
                 options = replace(options, limit=None, sample=None)
-            if self.ending == MAX_FAILED and counts.failed:
-                # The same command would stop at once: the failed rows count against the limit until they are reopened.
-                others = f" and the other {plural(counts.pending, 'row')}" if counts.pending else ""
-                yield command_line(self.shown, options, "retry"), f"asks failed rows again{others}"
-                return
             yield command_line(self.shown, options), self._continues(counts, options)
         elif exit_code != ExitCode.USER:
+            yield from self._retries(counts)
+
+    def _after_failures(self, counts: Counts) -> Iterator[tuple[str, str]]:
+        """Yield what gets on after limits.max_failed; nothing where only the advice does."""
+        # The same command would stop at once: the failed rows count against the limit until they are reopened. Rows
+        # that could not even be sent are not reopened: `retry` would stop at them, too.
+        unsent = sum(number for name, number in (counts.errors or {}).items() if name in UNSENT)
+        if unsent == counts.failed or unsent > (self.job.limits.accepted_failures(counts.rows) or 0):
+            yield command_line(self.shown, self.options), "continues, once the prompt or these rows are corrected"
+        elif counts.pending:
+            others = plural(counts.pending, "row")
+            yield command_line(self.shown, self.options, "retry"), f"asks failed rows again and the other {others}"
+        else:
             yield from self._retries(counts)
 
     @staticmethod

@@ -1,19 +1,19 @@
 """The log for machines: one JSON line per event, through the standard library's logging.
 
-An event holds names, numbers and paths, never text of a row, a model or a server, and no key.
+An event holds names, numbers and paths, and messages of our own; never text of a row, a model or a server, and no key.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from batchrun.errors import BatchrunError, ExitCode, StorageError
+from batchrun.errors import BatchrunError, ExitCode, StorageError, UserError
 from batchrun.records import Summary
 
 EVENTS = {
@@ -45,7 +45,7 @@ def event(name: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON)
     _LOGGER.info(name, extra={"facts": facts})
 
 
-_WORDED = {"reason", "next", "commands", "advice", "answers", "_read"}
+_WORDED = {"reason", "next", "commands", "advice", "answers", "error_messages", "_read"}
 """Fields of a summary that may quote a server or a row."""
 
 
@@ -53,6 +53,15 @@ def run_ended(summary: Summary) -> None:
     """Log the end of a run with its summary."""
     names = (one.name for one in fields(summary))
     event("run_ended", **{name: getattr(summary, name) for name in names if name not in _WORDED})
+
+
+def failed(problem: BaseException, jobs: Sequence[Path]) -> None:
+    """Log what ended a command, or one of its jobs, without a summary."""
+    code = problem.exit_code if isinstance(problem, BatchrunError) else ExitCode.BUG
+    facts: dict[str, object] = {"jobs": [str(job.absolute()) for job in jobs]} if jobs else {}
+    if isinstance(problem, UserError) and not problem.quotes_data:
+        facts["message"] = str(problem)
+    event("failed", problem=type(problem).__name__, exit_code=code, **facts)
 
 
 class _Lines(logging.Formatter):
@@ -71,8 +80,11 @@ class _File(logging.FileHandler):
 
 
 @contextmanager
-def logged(path: Path | None) -> Iterator[None]:
-    """Append the events of what happens inside to a file; StorageError if it can't be opened. None: no log."""
+def logged(path: Path | None, jobs: Sequence[Path] = ()) -> Iterator[None]:
+    """Append the events of what happens inside to a file; StorageError if it can't be opened. None: no log.
+
+    `jobs` are the job files that run inside.
+    """
     if path is None:
         yield
         return
@@ -87,8 +99,7 @@ def logged(path: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException as problem:
-        code = problem.exit_code if isinstance(problem, BatchrunError) else ExitCode.BUG
-        event("failed", problem=type(problem).__name__, exit_code=code)
+        failed(problem, jobs)
         raise
     finally:
         _LOGGER.removeHandler(handler)

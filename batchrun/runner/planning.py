@@ -117,7 +117,8 @@ class Planning:
                 reasons[-1] += f" before anything was sent: correct the prompt or these rows, then run `{command}`"
         elif counts.pending:
             reasons.append("no row failed")
-        if counts.pending:
+        # After the advice to correct something, the same command once more would be another advice.
+        if counts.pending and not (counts.failed and UNSENT.issuperset(kinds)):
             reasons.append(f"`{command}` asks the open rows")
         return "; ".join(reasons) or "every row is answered"
 

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -398,9 +399,16 @@ class _Run:
             advice=after.advice(),
             answers=self._label_counts(counts),
             failed_rows=failed_rows,
+            error_messages=self._messages(failed_rows),
             cost_kind=cost_kind(self._job),
             _read=outputs.reader(self._prepared, written),
         )
+
+    def _messages(self, failed_rows: Mapping[str, Sequence[int]]) -> dict[str, str]:
+        """Return what the first row of each error_type says, given rows from 1."""
+        firsts = {name: rows[0] - 1 for name, rows in failed_rows.items() if rows}
+        found = {name: self._checkpoint.outcomes(row, 1, ("error_message",)) for name, row in firsts.items()}
+        return {name: row[0][0] for name, row in found.items() if row and row[0][0]}
 
     def _exit(self, counts: Counts) -> tuple[int, str]:
         """Return the run's exit code and its reason."""

@@ -196,7 +196,7 @@ LOST = {
     "stdout's reader leaves": 'set -o pipefail; "$@" --json | true',
     "stderr's reader leaves": 'set -o pipefail; "$@" 2>&1 >/dev/null | true',
     "no terminal": 'setsid -w "$@" < /dev/null',
-    "full device": '"$@" --json > /dev/full 2>&1',
+    "full device": '"$@" > /dev/full 2>&1',
 }
 
 

@@ -10,7 +10,7 @@ from command_line import Command, command
 from job_running import KEY, run, write_job
 from simulator_server import running
 
-from batchrun.errors import StorageError, UserError
+from batchrun.errors import BatchrunError, InputError, StorageError, UserError
 from batchrun.job import RunOptions
 from batchrun.runner.log import EVENTS, event, logged
 
@@ -69,21 +69,46 @@ def test_no_text_of_rows_models_or_servers_and_no_key_is_in_it(tmp_path: Path) -
         assert message is None or message not in text
 
 
-def test_a_problem_before_the_run_is_logged(tmp_path: Path) -> None:
-    """A run that ends without a summary leaves an event with its exit code, and the problem is printed as well."""
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (UserError("the key's variable KEY is not set"), "the key's variable KEY is not set"),
+        (InputError("rows.csv:4: 'canary' is not an integer"), None),
+        (UserError("the price is unknown (canary of a server)", quotes_data=True), None),
+        (StorageError("canary of another library"), None),
+    ],
+)
+def test_a_problem_before_the_run_is_logged(tmp_path: Path, problem: BatchrunError, message: str | None) -> None:
+    """A run that ends without a summary leaves its exit code, its job, and a message that quotes nobody."""
     log = tmp_path / "log.jsonl"
-    with pytest.raises(UserError), logged(log):
-        raise UserError("wrong, with a secret")
+    with pytest.raises(BatchrunError), logged(log, [tmp_path / "job.yaml"]):
+        raise problem
     (entry,) = read(log)
-    assert (entry["event"], entry["exit_code"], entry["problem"]) == ("failed", 2, "UserError")
-    assert "secret" not in log.read_text(encoding="utf-8")
+    assert (entry["event"], entry["exit_code"]) == ("failed", problem.exit_code)
+    assert (entry["problem"], entry["jobs"]) == (type(problem).__name__, [str(tmp_path / "job.yaml")])
+    assert entry.get("message") == message
+    assert "canary" not in log.read_text(encoding="utf-8")
+
+
+def test_each_failed_job_of_several_is_logged(tmp_path: Path, command: Command) -> None:
+    """Where one of several jobs can't start, its event names that job alone."""
+    model = {"name": "sim/good", "api_key_env": None}
+    for name in ("a", "b"):
+        sections: dict[str, Any] = {"input": {"path": f"{name}.parquet"}, "output": {"path": f"out/{name}.csv"}}
+        write_job(tmp_path, "simulator", model=model, **sections).rename(tmp_path / f"{name}.yaml")
+    (tmp_path / "rows.parquet").rename(tmp_path / "b.parquet")
+    assert command("a.yaml", "b.yaml", "--log", "log.jsonl").code == 2
+    (entry,) = [entry for entry in read(tmp_path / "log.jsonl") if entry["event"] == "failed"]
+    assert entry["jobs"] == [str(tmp_path / "a.yaml")]
 
 
 def test_the_flag_writes_the_log(tmp_path: Path, command: Command) -> None:
     """`--log FILE` logs a run, also one that ends with a mistake; a place that can't be written ends it first."""
     (tmp_path / "job.yaml").write_text("nonsense: 1\n", encoding="utf-8")
     assert command("job.yaml", "--log", "log.jsonl").code == 2
-    assert [entry["event"] for entry in read(tmp_path / "log.jsonl")] == ["failed"]
+    (entry,) = read(tmp_path / "log.jsonl")
+    assert (entry["event"], entry["jobs"]) == ("failed", [str(tmp_path / "job.yaml")])
+    assert "unknown key nonsense" in entry["message"].replace('"', "")
     ended = command("job.yaml", "--log", "no/such/log.jsonl")
     assert (ended.code, "the log no/such/log.jsonl can't be opened" in ended.err) == (5, True)
 

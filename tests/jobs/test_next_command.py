@@ -1,11 +1,13 @@
 """The command that a run's last line offers is the one that was run: quoted, with its flags."""
 
+import json
 import re
 import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import forking
 import polars as pl
 import pytest
 from command_line import Command, command  # noqa: F401  (a fixture)
@@ -13,6 +15,7 @@ from job_running import run, write_job
 from plain_server import completion, plain_server
 
 from batchrun.job import RunOptions, command_line
+from batchrun.terminal import place
 
 
 def offered(err: str) -> list[str]:
@@ -34,6 +37,35 @@ def test_the_next_command_keeps_endpoint_and_cap(tmp_path: Path, command: Comman
     assert program == "batchrun"
     assert sorted(words) == sorted(["my job.yaml", "--endpoint", "simulator", "--max-cost", "0.01"])
     assert "25 of 25 rows answered" in command(*words).err
+
+
+@pytest.mark.parametrize("on_path", [False, True])
+def test_a_command_in_a_log_can_be_pasted_anywhere(tmp_path: Path, *, on_path: bool) -> None:
+    """In cron's log the program has its path where PATH does not find it, and files are absolute, also below /."""
+    script = tmp_path / "a venv" / "batchrun"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    job = write_job(tmp_path, "openrouter", rows=4)
+    output = tmp_path / "x.parquet"
+    below = [str(path).removeprefix("/") for path in (job, output)]
+    ended = forking.run(
+        below[0], "--endpoint", "simulator", "--limit", "1", "--output", below[1],
+        cwd=Path("/"),
+        env={"PATH": f"{script.parent}:/usr/bin" if on_path else "/usr/bin", "HOME": str(tmp_path)},
+        program=f"import sys; sys.argv[0] = {str(script)!r}\n{forking.BATCHRUN}",
+    )  # fmt: skip
+    dated = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  job: 1 of 4 rows answered"
+    assert re.search(dated, ended.stderr, re.MULTILINE), ended.stderr
+    program = "batchrun" if on_path else str(script)
+    words = [program, str(job), "--endpoint", "simulator", "--output", str(output)]
+    assert offered(ended.stderr) == words, ended.stderr
+
+
+def test_files_below_the_root_keep_their_slash() -> None:
+    """Cron starts commands in /: what is written is named by a path that begins there."""
+    assert place(Path("/data/out.csv"), Path("/")) == "/data/out.csv"
+    assert place(Path("/data/out.csv"), Path("/data")) == "out.csv"
 
 
 def test_a_fresh_start_is_not_offered_again(tmp_path: Path, command: Command) -> None:  # noqa: F811
@@ -133,6 +165,54 @@ def test_after_too_many_failures_the_next_command_gets_on(tmp_path: Path, comman
     assert (ended.code, "8 of 8 rows answered" in ended.err) == (0, True), ended.err
 
 
+def test_rows_that_cant_be_sent_are_not_offered_to_retry(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where `retry` would be refused it is not offered: the prompt or the rows are corrected first."""
+    model = {"name": "sim/good", "api_key_env": None}
+    write_job(tmp_path, "simulator", model=model, prompt={"user": "{{ 1 // text | length }}"}, limits={"max_failed": 2})
+    pl.DataFrame({"text": ["a", "", "", "", "b"]}).write_parquet(tmp_path / "rows.parquet")
+    ended = command("job.yaml")
+    assert (ended.code, "3 template_error" in ended.err) == (4, True), ended.err
+    assert offered(ended.err) == ["batchrun", "job.yaml"]
+    assert "continues, once the prompt or these rows are corrected" in ended.err
+    ended = command("retry", "job.yaml")
+    assert ended.code == 2
+    assert ended.err.count("`batchrun job.yaml`") == 1, ended.err
+    pl.DataFrame({"text": ["a", "c", "d", "", "b"]}).write_parquet(tmp_path / "rows.parquet")
+    assert command("job.yaml").code == 0
+
+
+def test_the_end_shows_what_the_server_says(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """An error whose name explains nothing comes with the first message, in one clean line; --json has it whole."""
+    message = "top_q: unknown\x1b[31m field " + "x" * 200
+    refusal = {"error": {"message": message}}
+    answer = lambda body: (400, refusal) if "text 1" in str(body["messages"]) else completion("good")  # noqa: E731
+    with plain_server(answer) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        write_job(tmp_path, url, rows=["a", "text 1"], model=model, answer=None, limits={"concurrency": 1})
+        ended = command("job.yaml", "--json")
+    (line,) = [line for line in ended.err.splitlines() if "the first says" in line]
+    assert line.startswith("    the first says: ")
+    assert "top_q: unknown" in line
+    assert (len(line) < 200, line.isprintable()) == (True, True)
+    (said,) = json.loads(ended.out)["error_messages"].values()
+    assert "top_q: unknown" in said
+
+
+def test_failed_rows_alone_write_no_output_above_the_limit(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Where only failed rows are left, the same command is not offered: it would end with 4 again and write nothing."""
+    refusal = {"error": {"message": "content policy", "code": "content_policy_violation"}}
+    answer = lambda body: (400, refusal) if "text" in str(body["messages"]) else completion("good")  # noqa: E731
+    with plain_server(answer) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        write_job(tmp_path, url, rows=["a", "b", "text 1", "text 2"], model=model, answer=None,
+                  prompt={"user": "{{ text }}"}, limits={"max_failed": 1, "concurrency": 1})  # fmt: skip
+        ended = command("job.yaml")
+        assert (ended.code, "2 of 4 rows answered, 2 failed" in ended.err) == (4, True), ended.err
+    assert "correct what makes them fail, or raise limits.max_failed" in ended.err
+    assert "all rows are answered" not in ended.err
+    assert not re.search(r"batchrun (retry )?job.yaml", ended.err), ended.err
+
+
 @pytest.mark.parametrize("limits", [None, {"max_cost_usd": {"run": 1, "day": 0.000001}}])
 def test_a_cap_below_the_cost_of_one_question_is_to_be_raised(
     limits: dict[str, dict[str, float]] | None,
@@ -147,3 +227,14 @@ def test_a_cap_below_the_cost_of_one_question_is_to_be_raised(
     assert re.search(r"limits\.max_cost_usd \(\$0\.0000010\) is too low: one question may cost \$0\.0\d+", ended.err)
     assert "raise limits.max_cost_usd (or --max-cost), or lower model.params.max_tokens" in ended.err
     assert "next " not in ended.err
+
+
+def test_an_error_in_a_log_is_dated(tmp_path: Path) -> None:
+    """A line of cron's log that says why a start failed begins with the time."""
+    script = tmp_path / "batchrun"
+    script.touch()
+    program = f"import sys; sys.argv[0] = {str(script)!r}\n{forking.BATCHRUN}"
+    ended = forking.run("no.yaml", cwd=tmp_path, env={}, program=program)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  error: no such job file: no\.yaml", ended.stderr), ended
+    ended = forking.run("no.yaml", "--unknown", cwd=tmp_path, env={}, program=program)
+    assert re.match(r"\d{4}-\S+ \S+ UTC  error: ", ended.stderr), ended

@@ -127,16 +127,18 @@ def test_a_reader_who_has_enough(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("asked")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
-    """Where the answers can't be written the command ends with 5."""
+@pytest.mark.parametrize("words", ["job.yaml --output -", "job.yaml --json --quiet", "check job.yaml", "schema"])
+def test_a_full_disk_behind_stdout(tmp_path: Path, words: str) -> None:
+    """Where a result can't be written, the command says so and ends with 5."""
     (tmp_path / "rows.csv").write_text(CSV)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "batchrun", "job.yaml", "--output", "-"],
+            [sys.executable, "-m", "batchrun", *words.split()],
             cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
         )  # fmt: skip
     assert ended.returncode == 5
     assert "error: standard output can't be written: No space left on device" in ended.stderr
+    assert "Exception ignored" not in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,9 @@ def test_a_folder_holds_jobs(tmp_path: Path, command: Command, asked: Asked) -> 
     write(jobs / "b.yaml", asked.url, input="../out/a.csv", output="../out/b.csv", prompt="B {{ text }}")
     write(jobs / "old" / "c.yaml", asked.url, input="../rows.csv", output="c.csv", prompt="C {{ text }}")
     (jobs / "compose.yaml").write_text("services: {web: {image: x}}\n")
+    (jobs / "pipeline.yaml").write_text("input: {stdin: {}}\noutput: {stdout: {}}\n")
+    (jobs / "variables.yaml").write_text("model: gpt\noutput: out\n")
+    (jobs / "workflow.yml").write_text("name: x\non: push\njobs: {test: {steps: [], outputs: {}}}\n")
     (jobs / ".draft.yaml").write_text("input: x\nprompt: y\n")
     (jobs / "rows.txt").write_text("input: x\nprompt: y\n")
     ended = command("jobs", "--json")
@@ -88,6 +91,19 @@ def test_a_broken_job_of_a_folder_stops_all_before_the_first_question(
     assert ended.code == 2
     assert "c.yaml:3:1: " in ended.err
     assert "d.yaml:1:1: model is missing" in ended.err
+    assert asked.prompts() == []
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("prompt", "promt"), ("input", "inptu")])
+def test_a_job_with_a_misspelt_section_is_not_passed_over(
+    tmp_path: Path, command: Command, asked: Asked, key: str, wrong: str
+) -> None:
+    """A file of the folder with all but one of a job's sections is a job with a mistake, and nothing is asked."""
+    text = (tmp_path / "a.yaml").read_text()
+    (tmp_path / "c.yaml").write_text(text.replace(f'"{key}":', f'"{wrong}":'))
+    ended = command(".")
+    assert ended.code == 2
+    assert re.search(rf'c\.yaml:1:\d+: unknown key "?{wrong}"?, did you mean "?{key}"?', ended.err), ended.err
     assert asked.prompts() == []
 
 
@@ -332,7 +348,7 @@ def test_an_interrupt_ends_the_whole_command(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert set(kinds(prompts)) == {"A"}
-    assert "batchrun A.yaml B.yaml" in said
+    assert f"batchrun {tmp_path}/A.yaml {tmp_path}/B.yaml" in said, "a pipe does not say the working directory"
 
 
 def test_a_copied_job_does_not_overwrite_the_output_of_the_other(

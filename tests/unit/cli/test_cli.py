@@ -11,6 +11,7 @@ from simulator_server import Running
 
 import batchrun
 from batchrun.cli.main import COMMANDS
+from batchrun.runner import RESUMABLE
 
 __all__ = ["command", "job", "openrouter", "simulator"]
 
@@ -42,6 +43,15 @@ def test_help_is_there_and_teaches(command: Command, arguments: list[str]) -> No
     flags = ended.out.partition("\nOptions:\n")[2].splitlines()
     options = [line for line in flags if line.startswith("  -") and "  " not in line.strip()]
     assert not options, "an option without an explanation"
+
+
+def test_the_help_names_every_code_that_resumes(command: Command) -> None:
+    """The help, and the page that repeats it, list all exit codes after which the same command resumes."""
+    codes = sorted(RESUMABLE)
+    listed = f"{', '.join(map(str, codes[:-1]))} and {codes[-1]}"
+    assert f"After {listed} the same command resumes" in command("--help").out
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "scale.md"
+    assert f" {listed} the job can be" in page.read_text(encoding="utf-8")
 
 
 def test_help_loads_no_heavy_library() -> None:

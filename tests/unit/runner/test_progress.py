@@ -227,7 +227,7 @@ def summary(**changes: object) -> Summary:
         "checkpoint": "/data/.batchrun/x.sqlite", "resume_at": None, "next": None,
     }  # fmt: skip
     known = {name: value for name, value in fields.items() if name in Summary.__dataclass_fields__}
-    more: dict[str, object] = {"answers": {}, "failed_rows": {}, "commands": (), "advice": None}
+    more: dict[str, object] = {"answers": {}, "failed_rows": {}, "error_messages": {}, "commands": (), "advice": None}
     missing = {name: more.get(name, 0) for name in Summary.__dataclass_fields__ if name not in known}
     return Summary(**{**missing, **known, **changes})  # type: ignore[arg-type]  # every field has its type above
 
