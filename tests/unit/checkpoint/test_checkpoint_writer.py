@@ -378,7 +378,7 @@ def test_bug_in_the_thread_is_reported(tmp_path: Path) -> None:
     path = made(tmp_path / "x.sqlite", ["a"])
     with Checkpoint.open(path) as checkpoint:
         checkpoint.writer.start(begin(checkpoint))
-        checkpoint.writer.put(Outcome(1, None, NOON))
+        checkpoint.writer.put(Outcome(1, None, NOON))  # type: ignore[arg-type]
         with pytest.raises(BatchrunError, match="a bug in batchrun"):
             checkpoint.writer.flush()
         checkpoint.writer.close()
