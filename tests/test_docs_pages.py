@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forking
 import polars as pl
 import pytest
 
@@ -56,6 +58,18 @@ def shell(script: str, folder: Path) -> str:
     )
     assert done.returncode == 0, script + done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def batchrun(script: str, folder: Path) -> str:
+    """Run lines that begin with `batchrun` in a folder, without the time that a new process takes to import it."""
+    said = ""
+    for line in script.splitlines():
+        name, *arguments = shlex.split(line, comments=True)
+        assert name == "batchrun"
+        done = forking.run(*arguments, cwd=folder, env=ENVIRONMENT)
+        assert done.returncode == 0, line + done.stdout + done.stderr
+        said += done.stdout + done.stderr
+    return said
 
 
 @pytest.fixture
@@ -211,10 +225,10 @@ def test_the_first_commands_run_in_a_checkout(checkout: Path) -> None:
     """The commands of the first page run as written; equal rows share questions as README and the tutorial say."""
     install, *commands = blocks("index.md", "sh")[0].splitlines()
     assert install.startswith("pip install")
-    shell("\n".join(commands), checkout)
+    batchrun("\n".join(commands), checkout)
     assert pl.read_csv(checkout / "out" / "first.csv").height == 200
-    assert "reviews: 23 of 196 rows" in shell("batchrun jobs/reviews.yaml --limit 20", checkout)
-    assert "reviews: 36 of 196 rows" in shell("batchrun jobs/reviews.yaml --limit 10", checkout)
+    assert "reviews: 23 of 196 rows" in batchrun("batchrun jobs/reviews.yaml --limit 20", checkout)
+    assert "reviews: 36 of 196 rows" in batchrun("batchrun jobs/reviews.yaml --limit 10", checkout)
 
 
 def test_prompts_and_models_are_compared_as_written(checkout: Path) -> None:
@@ -223,18 +237,18 @@ def test_prompts_and_models_are_compared_as_written(checkout: Path) -> None:
     text = job.read_text(encoding="utf-8")
     second.write_text(text.replace("Review:", "The review:").replace("out/reviews.csv", "out/reviews2.csv"))
     judge, _, _, _, report, files, trials, before = blocks("how-to/evaluate.md", "sh")[1:]
-    assert "fixed" in shell(files, checkout)
-    assert "none reaches 90.0 %" in shell(trials, checkout)
-    assert "of 190 distinct questions" in shell(judge.replace("--min 0.9", "--min 0"), checkout)
+    assert "fixed" in batchrun(files, checkout)
+    assert "none reaches 90.0 %" in batchrun(trials, checkout)
+    assert "of 190 distinct questions" in batchrun("\n".join(judge.splitlines()[:2]), checkout)
     job.write_text(text.replace("Classify", "Name"))
-    shell("batchrun jobs/reviews.yaml --yes", checkout)
-    assert "fixed" in shell(before, checkout)
-    shell(report, checkout)
+    batchrun("batchrun jobs/reviews.yaml --yes", checkout)
+    assert "fixed" in batchrun(before, checkout)
+    batchrun(report, checkout)
 
 
 def test_the_simulator_writes_the_file_that_its_page_names(checkout: Path) -> None:
     """The page's first command writes the answers to the file that the page names."""
-    shell(blocks("how-to/simulator.md", "sh")[0], checkout)
+    batchrun(blocks("how-to/simulator.md", "sh")[0], checkout)
     page = (DOCS / "how-to" / "simulator.md").read_text(encoding="utf-8")
     named = re.search(r"`(out/\S+\.partial\.csv)`", page)
     assert named is not None
