@@ -25,12 +25,13 @@ _ANSWERS = ("label", "reason")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What an input looks like: options to read it, columns and their types, the column to ask about."""
+    """What an input looks like: options to read it, columns and their types, the column to ask about, its nulls."""
 
     file: Path
     csv: CsvOptions
     columns: Mapping[str, str]
     column: str
+    nulls: int
     rows: int
 
 
@@ -41,9 +42,12 @@ def look(file: Path) -> Look:
     """
     with open_guessed(file) as (rows, csv):
         column = _column(rows)
-        number = sum(len(batch.rows) for batch in rows.batches((column,)))
+        nulls = number = 0
+        for batch in rows.batches((column,)):
+            number += len(batch.rows)
+            nulls += sum(value is None for (value,) in batch.rows)
         columns = {name: str(dtype).lower() for name, dtype in rows.schema.items()}
-        return Look(file, csv, columns, column, number)
+        return Look(file, csv, columns, column, nulls, number)
 
 
 def _column(rows: Rows) -> str:
