@@ -282,3 +282,93 @@ def test_a_guessed_encoding_is_named_where_it_matters(tmp_path: Path, command: C
     flags = ("--gold", "gold", "--on", "id", "--gold-file")
     assert f"  gold.csv {guess}\n" in command("eval", str(job), *flags, "gold.csv").out
     assert "UTF-8" not in command("eval", str(job), *flags, "utf8.csv").out
+
+
+SEVERAL = {"code": "integer", "share": "number", "price": "string", "day": "date", "ok": "boolean", "reason": "string"}
+ANSWER = {"code": 12345678901, "share": 3, "price": "1.50", "day": "2026-11-28", "ok": True, "reason": ""}
+
+
+@pytest.fixture
+def several(tmp_path: Path, command: Command) -> Path:
+    """Return a job of three rows with several answers each, which was run; todo.csv holds them."""
+    with plain_server(lambda _: completion(json.dumps(ANSWER))) as url:
+        job = write_plain(
+            tmp_path,
+            url,
+            model={"api_key_env": None, "name": "m"},
+            rows=["one", "two", "three"],
+            prompt={"user": "{{ text }}"},
+            answer={"columns": SEVERAL},
+            output={"path": "out.jsonl", "details": ["corrected"]},
+        )
+        assert command(str(job), "--quiet").code == 0
+    assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+    return job
+
+
+def answers(path: Path) -> list[dict[str, Any]]:
+    """Return the answers in a JSONL output, without the cells of the input."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: line[name] for name in (*SEVERAL, "corrected")} for line in lines]
+
+
+def test_what_a_spreadsheet_rewrote_is_no_answer_of_a_person(tmp_path: Path, command: Command, several: Path) -> None:
+    """An answer that was not edited stays the model's, also where it is empty and a spreadsheet saved another text."""
+    rewritten = {"code": "1.23457E+10", "price": "1.5", "day": "28.11.2026", "ok": "TRUE"}
+
+    def save(row: dict[str, str]) -> None:
+        for name, text in rewritten.items():
+            row[name] = row[f"{name}_model"] = text
+        row["needs_review"] = "TRUE" if row["row"] == "3" else ""
+        row["share"] = "4" if row["row"] == "2" else "3.0"
+        row["ok"] = "true"
+
+    edit(tmp_path / "todo.csv", save)
+    ended = command("correct", str(several), "todo.csv")
+    assert (ended.code, "1 answer corrected, 1 confirmed" in ended.err) == (0, True), ended.err
+    assert command(str(several), "--quiet").code == 0
+    assert answers(tmp_path / "out.jsonl") == [
+        ANSWER | {"corrected": False},
+        ANSWER | {"share": 4, "corrected": True},
+        ANSWER | {"corrected": None},
+    ]
+
+
+def test_a_stale_file_is_refused_where_the_models_answer_is_needed(
+    tmp_path: Path, command: Command, several: Path
+) -> None:
+    """What a person confirmed is what they saw: after another answer to the row the file can't confirm it."""
+    with plain_server(lambda _: completion(json.dumps(ANSWER | {"share": 5}))) as url:
+        job = json.loads(several.read_text())
+        job["model"]["endpoint"] = url
+        several.write_text(json.dumps(job))
+        assert command(str(several), "--quiet", "--fresh", "--yes").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(needs_review=""))
+    ended = command("correct", str(several), "todo.csv")
+    assert ended.code == 2
+    assert "row 1: the row or its answer has changed since the file was written: write the file again" in ended.err
+
+
+def test_all_rows_that_cannot_be_taken_are_named_at_once(tmp_path: Path, command: Command) -> None:
+    """A file with many mistakes is refused once, with the first twenty rows and the number of the others."""
+    with labelling({"a": lambda _number, gold: gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 0
+    assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "22").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(sentiment="lovely"))
+    ended = command("correct", str(job), "todo.csv")
+    assert (ended.code, ended.err.count("row ")) == (2, 20)
+    assert ended.err.endswith("and 2 more rows\n")
+
+
+def test_a_cleared_text_is_a_mistake(tmp_path: Path, command: Command) -> None:
+    """A cleared answer of a job without answer columns is refused, and not ignored."""
+    (tmp_path / "rows.csv").write_text("text\none\n")
+    with plain_server(lambda _: completion("good")) as url:
+        facts = {"input": "rows.csv", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
+        (tmp_path / "a.yaml").write_text(json.dumps(facts | {"output": "out.csv"}))
+        assert command("a.yaml", "--quiet").code == 0
+    assert command("show", "a.yaml", "--review", "-o", "todo.csv").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(answer=""))
+    ended = command("correct", "a.yaml", "todo.csv")
+    assert (ended.code, "row 1: the answer is empty: write a text, or the model's again" in ended.err) == (2, True)
