@@ -8,7 +8,7 @@ ends.py       how a question ends without an answer, and the breaker's stop
 asking.py     joins sender, limits, pool and checkpoint; stop.py: signals
 batches.py    the provider's batches; collecting.py: their answers
 progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
-corrections.py  answers that people corrected
+corrections.py  answers that people corrected; reviewed.py: the rows that have them
 """
 
 from batchrun.runner import outputs

@@ -97,9 +97,10 @@ def test_a_correction_survives_an_edited_prompt_another_model_a_rerun_and_an_ins
 
 
 def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Command) -> None:
-    """A failed row is the first to review; the answer that a person gives it stands in the output."""
+    """A failed row is the first to review; with the answer that a person gives it, it is ok and the run ends with 0."""
+    errors = ["error_code", "error_type", "error_message"]
     with labelling({"a": lambda number, gold: "" if number == 5 else gold or "positive"}) as url:
-        job = write_job(tmp_path, url, "a")
+        job = write_job(tmp_path, url, "a", output={"path": "out/a.csv", "details": ["status", *errors, "attempts"]})
         assert command(str(job), "--quiet").code == 1
         assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "3", "--id", "id").code == 0
         todo = table(tmp_path / "todo.csv")
@@ -111,8 +112,18 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
 
         edit(tmp_path / "todo.csv", decide)
         assert command("correct", str(job), "todo.csv").code == 0
-        assert command(str(job), "--quiet").code == 1
-        assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")["sentiment"] == "negative"
+        ended = command(str(job))
+        assert (ended.code, "rows answered (1 by a person), " in ended.err) == (0, True), ended.err
+        assert "failed" not in ended.err
+        row = next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")
+        assert [row[name] for name in ("sentiment", "status", *errors)] == ["negative", "ok", "", "", ""]
+        assert row["attempts"] == "1"
+        assert json.loads(command(str(job), "--json").out)["by_person"] == 1
+        status = command("status", str(job))
+        assert ", 0 failed," in status.out
+        assert "corrections: 1 corrected, 0 confirmed" in status.out
+        ended = command("retry", str(job))
+        assert (ended.code, "nothing to retry: every row is answered" in ended.err) == (2, True), ended.err
 
 
 def test_a_person_writes_yes_and_no_and_fills_failed_rows_whole(tmp_path: Path, command: Command) -> None:
@@ -372,3 +383,47 @@ def test_a_cleared_text_is_a_mistake(tmp_path: Path, command: Command) -> None:
     edit(tmp_path / "todo.csv", lambda row: row.update(answer=""))
     ended = command("correct", "a.yaml", "todo.csv")
     assert (ended.code, "row 1: the answer is empty: write a text, or the model's again" in ended.err) == (2, True)
+
+
+def test_what_a_person_answered_is_not_asked_again(tmp_path: Path, command: Command) -> None:
+    """A failed row with a person's answer is asked neither by a run nor by retry, while equal rows without one are."""
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked.append(request["messages"][-1]["content"])
+        return completion("?" if asked[-1].startswith("bad") else '{"label": "x"}')
+
+    (tmp_path / "rows.csv").write_text("id,text\n1,bad\n2,bad\n3,bad too\n4,good\n")
+    with plain_server(answer) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"label": ["x", "y"]}, "repairs": 0},
+            "output": "out.csv",
+        }
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 1
+        asked.clear()
+
+        def review(numbers: set[str]) -> None:
+            assert command("show", "a.yaml", "--review", "-o", "todo.csv", "--id", "id").code == 0
+            edit(tmp_path / "todo.csv", lambda row: row.update(label="y") if row["id"] in numbers else None)
+            assert command("correct", "a.yaml", "todo.csv").code == 0
+
+        review({"1", "3"})
+        ended = command("retry", "a.yaml")
+        assert (ended.code, asked) == (1, ["bad"])
+        assert "3 of 4 rows answered (2 by a person), 1 failed" in ended.err
+        assert "(row 2)" in ended.err
+        assert [row["status"] for row in table(tmp_path / "out.csv")] == ["ok", "failed", "ok", "ok"]
+        review({"2"})
+        (tmp_path / "rows.csv").write_text("id,text\n1,bad\n2,bad\n3,bad too\n4,good\n5,new\n")
+        asked.clear()
+        ended = command("a.yaml")
+        assert (ended.code, asked) == (0, ["new"]), ended.err
+        # The labels are those of the output.
+        assert "x 2 · y 3" not in ended.err
+        assert "y 3 · x 2" in ended.err
+        (tmp_path / "a.corrections.jsonl").unlink()
+        assert command("a.yaml", "--quiet").code == 1
