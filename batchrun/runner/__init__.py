@@ -13,7 +13,7 @@ corrections.py  answers that people corrected; reviewed.py: the rows that have t
 
 from batchrun.runner import outputs
 from batchrun.runner.closing import advice, closing_lines
-from batchrun.runner.corrections import Correction, Corrections, row_key
+from batchrun.runner.corrections import Correction, Corrections, corrected, row_key
 from batchrun.runner.following import RESUMABLE
 from batchrun.runner.log import logged
 from batchrun.runner.planning import error_types
@@ -32,6 +32,7 @@ __all__ = [
     "advice",
     "chosen",
     "closing_lines",
+    "corrected",
     "error_types",
     "logged",
     "outputs",

@@ -427,3 +427,30 @@ def test_what_a_person_answered_is_not_asked_again(tmp_path: Path, command: Comm
         assert "y 3 · x 2" in ended.err
         (tmp_path / "a.corrections.jsonl").unlink()
         assert command("a.yaml", "--quiet").code == 1
+
+
+def test_show_marks_what_a_person_corrected(tmp_path: Path, command: Command) -> None:
+    """`show` has the person's answer beside the model's, and beside the error of a failed row."""
+    with labelling({"a": lambda number, gold: "" if number == 2 else gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 1
+    assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+
+    def decide(row: dict[str, str]) -> None:
+        if row["row"] in {"1", "2"}:
+            row["sentiment"] = "negative"
+        elif row["row"] == "3":
+            row["needs_review"] = ""
+
+    edit(tmp_path / "todo.csv", decide)
+    assert command("correct", str(job), "todo.csv").code == 0
+    assert "positive (corrected: negative)" in command("show", str(job)).out
+    header, _, row = command("show", str(job), "--failed").out.splitlines()
+    assert header.split()[-2:] == ["error_message", "corrected"]
+    assert row.split()[-1] == "negative"
+    assert "\nsentiment: positive (corrected: negative)\n" in command("show", str(job), "--row", "1").out
+    failed = command("show", str(job), "--row", "2").out
+    assert failed.startswith("row: 2 (failed)\n")
+    assert "\nsentiment: (corrected: negative)\n" in failed
+    assert command("show", str(job), "--row", "3").out.startswith("row: 3 (ok, confirmed)\n")
+    assert "corrections: 2 corrected, 1 confirmed" in command("status", str(job)).out
