@@ -454,3 +454,32 @@ def test_show_marks_what_a_person_corrected(tmp_path: Path, command: Command) ->
     assert "\nsentiment: (corrected: negative)\n" in failed
     assert command("show", str(job), "--row", "3").out.startswith("row: 3 (ok, confirmed)\n")
     assert "corrections: 2 corrected, 1 confirmed" in command("status", str(job)).out
+
+
+def test_a_reviewed_null_and_an_empty_text_count(tmp_path: Path, command: Command) -> None:
+    """`eval --reviewed` counts a confirmed null and an empty text, and a correction to null."""
+    (tmp_path / "rows.csv").write_text("text\none\ntwo\nthree\n")
+    said = {"one": '{"n": null, "note": ""}', "two": '{"n": 4, "note": ""}', "three": '{"n": 4, "note": ""}'}
+    with plain_server(lambda request: completion(said[request["messages"][-1]["content"]])) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"n": {"type": "integer", "nullable": True}, "note": "string"}},
+            "output": "out.csv",
+        }
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 0
+    assert command("show", "a.yaml", "--review", "-o", "todo.csv").code == 0
+
+    def decide(row: dict[str, str]) -> None:
+        row["needs_review"] = "" if row["row"] == "1" else "true"
+        row["n"] = "" if row["row"] == "2" else row["n"]
+
+    edit(tmp_path / "todo.csv", decide)
+    assert command("correct", "a.yaml", "todo.csv").code == 0
+    for answer, right in (("n", 1), ("note", 2)):
+        ended = command("eval", "a.yaml", "--reviewed", answer, "--json")
+        assert ended.code == 0, ended.err
+        accuracy = json.loads(ended.out)["accuracy"]
+        assert (accuracy["right"], accuracy["n"]) == (right, 2), answer
