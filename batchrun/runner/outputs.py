@@ -147,10 +147,11 @@ def _new_columns(
     prefix = prepared.job.output.prefix
     answers = [row[1] if row[0] == "ok" else None for row in outcomes]
     answers = [corrected(prepared.form, *pair) for pair in zip(answers, corrections, strict=True)]
-    outcomes = [
-        _answered(prepared, row) if row[0] == "failed" and answer is not None else row
-        for row, answer in zip(outcomes, answers, strict=True)
-    ]
+    if any(corrections):
+        outcomes = [
+            _answered(prepared, row) if row[0] == "failed" and answer is not None else row
+            for row, answer in zip(outcomes, answers, strict=True)
+        ]
     if prepared.form.schema is None:
         typed = pl.DataFrame(dict.fromkeys(prepared.answers, answers), schema=dict(prepared.answers))
     else:

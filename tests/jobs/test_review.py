@@ -121,6 +121,9 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
         assert json.loads(command(str(job), "--json").out)["by_person"] == 1
         status = command("status", str(job))
         assert ", 0 failed," in status.out
+        ended = command("show", str(job), "-n", "1000")
+        assert "shows more" not in ended.err
+        assert "1 row failed: --failed shows them" in ended.err
         assert "corrections: 1 corrected, 0 confirmed" in status.out
         ended = command("retry", str(job))
         assert (ended.code, "nothing to retry: every row is answered" in ended.err) == (2, True), ended.err
