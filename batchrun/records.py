@@ -292,10 +292,10 @@ class Summary:
     cache, which cost nothing; `adopted` counts answers that came from other checkpoints. `cost_kind` is "charged",
     "simulated", or "unknown" where the server has no price and only what it reports is counted.
 
-    `answers` counts the values of answer columns that have fixed ones, most frequent first; `failed_rows` names the
-    first failed rows (from 1) by error_type, and `error_messages` has the error_message of the first of them. `advice`
-    is what to do before the command `next`, which is for a shell; `commands` are that one and others, each with what it
-    does.
+    `by_person` of the `ok` rows failed, and a person gave their answers. `answers` counts the values of answer columns
+    that have fixed ones, as the output has them, most frequent first; `failed_rows` names the first failed rows (from
+    1) by error_type, and `error_messages` has the error_message of the first of them. `advice` is what to do before the
+    command `next`, which is for a shell; `commands` are that one and others, each with what it does.
     """
 
     job: str
@@ -324,6 +324,7 @@ class Summary:
     next: str | None = None
     cost_kind: str = CostKind.CHARGED
     adopted: int = 0
+    by_person: int = 0
     answers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     failed_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     error_messages: Mapping[str, str] = field(default_factory=dict)

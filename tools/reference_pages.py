@@ -16,7 +16,8 @@ from batchrun.table import DETAIL_TYPES
 MADE = "<!-- made from the code by `python tools/reference_pages.py` -->\n"
 
 DETAILS: Mapping[str, str] = {
-    "status": "`ok`, `failed`, `pending` (to be asked, or asked again) or `skipped` (left out by `input.where`)",
+    "status": "`ok` (also where the model failed and a person answered), `failed`, `pending` (to be asked, or asked "
+    "again) or `skipped` (left out by `input.where`)",
     "error_code": "the API's code, 400 to 599, from the HTTP status or from an error inside a 200; null where the "
     "failure is local",
     "error_type": "the name in [the table of errors](errors.md); on every failed row, and on a pending one that had "

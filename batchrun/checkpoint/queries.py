@@ -48,6 +48,7 @@ class Checkpoint(Reader):
         self._identity = files.identity(self.path)
         self._whole = "rows"
         self._planned = NARROW_JOIN.format(self._whole)
+        self._not_left_out = ""
         self.is_sampled = False
         """Whether only the questions of a sample are open."""
 
@@ -154,6 +155,11 @@ class Checkpoint(Reader):
             sample.take(self._connection, islice(chain.from_iterable(blocks), room))
         self._planned = NARROW_JOIN.format("temp.taken")
 
+    def leave_out(self, rows: Iterable[tuple[int, int | None]]) -> None:
+        """Open no failed question again whose rows are all among these failed ones, given as (position, question)."""
+        sample.note_answered(self._connection, rows)
+        self._not_left_out = sample.NOT_ANSWERED
+
     def open_questions(
         self,
         rule: OpenRule,
@@ -175,6 +181,7 @@ class Checkpoint(Reader):
         sql = (
             f"SELECT r.position, r.question_id FROM {self._planned} "  # noqa: S608  (constants and marks only)
             f"WHERE r.position >= ? AND r.position < ? AND {rule.is_open} AND {_WHICH[failed]} AND {where} "
+            f"{self._not_left_out} "
             "ORDER BY r.position LIMIT ?"
         )
         end = int(self._connection.value("SELECT coalesce(max(position) + 1, 0) FROM rows"))
@@ -190,7 +197,7 @@ class Checkpoint(Reader):
         """Count the open questions that failed while others succeeded; return with it the first one's position."""
         sql = (
             f"SELECT count(*), coalesce(min(r.position), 0) FROM {self._planned} "  # noqa: S608  (as above)
-            f"WHERE r.position >= ? AND {rule.is_open} AND {_FAILED}"
+            f"WHERE r.position >= ? AND {rule.is_open} AND {_FAILED} {self._not_left_out}"
         )
         if not self._connection.rows("SELECT 1 FROM answers LIMIT 1"):
             return 0, 0
@@ -198,16 +205,21 @@ class Checkpoint(Reader):
 
     def count_open(self, rule: OpenRule, *, start: int, where: str = schema.NOT_OUT) -> int:
         """Count what `open_questions` would yield."""
-        sql = f"SELECT count(*) FROM {self._planned} WHERE r.position >= ? AND {rule.is_open} AND {where}"  # noqa: S608  (as above)
+        sql = (
+            f"SELECT count(*) FROM {self._planned} "  # noqa: S608  (as above)
+            f"WHERE r.position >= ? AND {rule.is_open} AND {where} {self._not_left_out}"
+        )
         return int(self._connection.value(sql, (start, *rule.values)))
 
     def count_failed(self, rule: OpenRule) -> Failed:
-        """Count what failed in the current plan and is not open."""
+        """Count what failed in the current plan, is not open and not left out."""
         sql = (
-            "SELECT count(*), coalesce(sum(first), 0) FROM rows WHERE error_type IS NOT NULL OR question_id IN ("  # noqa: S608  (as above)
+            "SELECT count(*), coalesce(sum(first), 0) FROM rows WHERE (error_type IS NOT NULL OR question_id IN ("  # noqa: S608  (as above)
             "SELECT id FROM answers a INDEXED BY answers_failed "
-            f"WHERE status = 'failed' AND {rule.is_again} IS NOT TRUE)"
+            f"WHERE status = 'failed' AND {rule.is_again} IS NOT TRUE))"
         )
+        if self._not_left_out:
+            sql += " AND position NOT IN (SELECT position FROM temp.answered)"
         return Failed(*self._connection.rows(sql, rule.values)[0])
 
     def has_truncated(self, rule: OpenRule) -> bool:
@@ -231,7 +243,7 @@ class Checkpoint(Reader):
             number = self._connection.run(
                 "UPDATE answers SET status = 'pending' WHERE id IN ("  # noqa: S608  (marks only)
                 "SELECT a.id FROM rows r CROSS JOIN answers a INDEXED BY answers_state ON a.id = r.question_id "
-                f"WHERE r.first AND a.status = 'failed') {of_types}",
+                f"WHERE r.first AND a.status = 'failed' {self._not_left_out}) {of_types}",
                 tuple(types),
             )
             if number:

@@ -11,7 +11,8 @@ from batchrun.money import ZERO, Pico
 class Counts:
     """How the rows of the current plan stand.
 
-    `errors` counts failed rows by error_type; `questions` are the distinct ones, `cost` is what they cost.
+    `errors` counts failed rows by error_type; `questions` are the distinct ones, `cost` is what they cost. `by_person`
+    of the `ok` rows failed, and a person answered them.
     """
 
     rows: int = 0
@@ -22,6 +23,7 @@ class Counts:
     questions: int = 0
     cost: Pico = ZERO
     errors: Mapping[str, int] | None = None
+    by_person: int = 0
 
 
 UNLIMITED = 2**62

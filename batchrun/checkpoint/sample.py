@@ -1,4 +1,4 @@
-"""The questions of a sample, and those that a limited run took up, in temporary tables."""
+"""The questions of a sample, those that a limited run took up, and rows answered by people, in temporary tables."""
 
 from collections.abc import Iterable, Sequence
 
@@ -32,6 +32,21 @@ def count_taken(connection: Connection) -> int:
 def take(connection: Connection, questions: Iterable[tuple[int, int]]) -> None:
     """Put more (position, question) into the temporary table `taken`."""
     _insert(connection, "taken", questions)
+
+
+NOT_ANSWERED = "AND r.question_id NOT IN (SELECT question_id FROM temp.answered WHERE question_id IS NOT NULL)"
+"""The condition for a row's question not to be in the table of `note_answered`."""
+
+
+def note_answered(connection: Connection, rows: Iterable[tuple[int, int | None]]) -> None:
+    """Fill the temporary table `answered` with (position, question); a question with other rows, too, becomes NULL."""
+    connection.run("CREATE TEMP TABLE answered(position INTEGER PRIMARY KEY, question_id INTEGER)")
+    connection.many("INSERT INTO temp.answered VALUES (?, ?)", rows)
+    connection.run(
+        "UPDATE temp.answered SET question_id = NULL WHERE question_id IN (SELECT question_id FROM rows "
+        "WHERE question_id IN (SELECT question_id FROM temp.answered) "
+        "AND position NOT IN (SELECT position FROM temp.answered))"
+    )
 
 
 def _insert(connection: Connection, table: str, questions: Iterable[tuple[int, int]]) -> None:

@@ -25,7 +25,7 @@ def command(job: Path, file: Path, **flags: Any) -> None:  # noqa: ANN401  (clic
     from batchrun.runner import Corrections
 
     with opened(job, **flags) as answered:
-        found, note = read_todo(answered.prepared, file)
+        found, note = read_todo(answered, file)
         if not found:
             print_err(
                 f"nothing to correct: no answer in {file} was edited, and no needs_review cleared; edit an answer to "

@@ -51,14 +51,16 @@ def command(
             return
         shown = shown_rows(answered, count or 10, failed=failed)
         counts = answered.checkpoint.counts()
-    what, none, total = "answered", "no row is answered yet", counts.ok
+    # Rows are shown as the model left them: what a person answered is among the failed ones.
+    number_failed = counts.failed + counts.by_person
+    what, none, total = "answered", "no row is answered yet", counts.ok - counts.by_person
     if failed:
-        what, none, total = "failed", "no row has failed", counts.failed
+        what, none, total = "failed", "no row has failed", number_failed
     if shown.rows:
         print_parts([shown])
     else:
         print_err(none)
     if total > len(shown.rows):
         print_err(f"{len(shown.rows):,} of {plural(total, f'{what} row')}; -n shows more")
-    if counts.failed and not failed:
-        print_err(f"{plural(counts.failed, 'row')} failed: --failed shows them")
+    if number_failed and not failed:
+        print_err(f"{plural(number_failed, 'row')} failed: --failed shows them")

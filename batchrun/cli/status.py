@@ -52,8 +52,10 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.money import to_usd
     from batchrun.prepare import input_changed
     from batchrun.report import worth_a_look
+    from batchrun.runner import Corrections
 
     counts, runs, plan = checkpoint.counts(), checkpoint.runs(), checkpoint.current_plan()
+    changed, confirmed = Corrections(job).counts()
     return {
         "rows": counts.rows,
         "ok": counts.ok,
@@ -62,6 +64,9 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "skipped": counts.skipped,
         "questions": counts.questions,
         "errors": counts.errors or {},
+        "by_person": counts.by_person,
+        "corrected": changed,
+        "confirmed": confirmed,
         "worth_a_look": worth_a_look(checkpoint),
         "cost_output_usd": to_usd(counts.cost),
         "cost_last_run_usd": to_usd(runs[0].cost if runs else 0),
@@ -121,6 +126,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield from _now(facts)
     counts = ", ".join(f"{facts[name]:,} {name}" for name in ("ok", "failed", "pending", "skipped"))
     yield f"{plural(facts['rows'], 'row')} ({plural(facts['questions'], 'distinct question')}): {counts}"
+    if facts["corrected"] or facts["confirmed"]:
+        yield f"corrections: {facts['corrected']:,} corrected, {facts['confirmed']:,} confirmed"
     for name, number in sorted(facts["errors"].items(), key=lambda item: -item[1]):
         line = f"  {number:,} {name}"
         if (ending := TABLE.get(name)) is not None:

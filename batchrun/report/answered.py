@@ -11,7 +11,7 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.errors import InputError, UserError
 from batchrun.prepare import INPUT_CHANGED, Invocation, Prepared, prepare_job
 from batchrun.records import Status
-from batchrun.runner import outputs
+from batchrun.runner import Correction, corrected, outputs
 
 FIELDS = ("status", "question", "first", "cost", "seconds", "answer")
 BLOCK = 10_000
@@ -101,6 +101,17 @@ class OpenJob:
                 yield AnsweredRow(
                     position, cells, values, status, question, bool(first), cost or 0, seconds, *answer, more
                 )
+
+    def corrected(self, row: AnsweredRow, correction: Correction | None) -> Mapping[str, Any]:
+        """Return the answers that the output has in place of the model's, by column."""
+        form = self.prepared.form
+        if correction is None:
+            return {}
+        if form.schema is None:
+            return {name: text for name, text in correction.answer.items() if text != row.answer.get(name)}
+        model = orjson.dumps(row.answer).decode() if row.answer else None
+        answer = orjson.loads(corrected(form, model, correction) or "{}")
+        return {name: answer[name] for name in form.columns if name in answer and answer[name] != row.answer.get(name)}
 
     def repeated(self) -> frozenset[int]:
         """Return the questions that stand in several rows."""

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchrun.errors import UserError
 from batchrun.records import Status, kind_of
@@ -12,11 +12,15 @@ from batchrun.report.figures import JobFigures, Share, usd
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores
 from batchrun.runner import Corrections
+from batchrun.terminal import plural
 
 MOST_CLASSES, MOST_PAIRS = 200, 40_000
 """More different gold values, or pairs of gold and answer, are not labels but texts."""
 
 SHOWN_ROWS = 3
+
+NULL = "null"
+"""How a null that a person confirmed or wrote is compared; gold of a file has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,11 @@ class Evaluation:
     """How the answers of a job compare with gold. All counts are of distinct questions.
 
     `accuracy` counts failed questions as wrong, `answered` leaves them out. `pending` have gold and no answer yet;
-    `contradictory` have rows with different gold, of which the most frequent counts. `other_case` wrong answers would
-    be right if case did not count. `reviewed`: gold are corrections, of rows that were picked. `scored` holds the
-    probability of each answer that has one. `unmatched` values of a gold file belong to no row of the input. `job` are
-    the figures of all its settled questions, also without gold.
+    `contradictory` have rows with different gold, of which the most frequent counts; `ties` are those of them without a
+    most frequent one, which are not counted. `other_case` wrong answers would be right if case did not count.
+    `reviewed`: gold are corrections, of rows that were picked. `scored` holds the probability of each answer that has
+    one. `unmatched` values of a gold file belong to no row of the input. `job` are the figures of all its settled
+    questions, also without gold.
     """
 
     gold: Gold
@@ -52,6 +57,7 @@ class Evaluation:
     scored: list[Scored]
     reviewed: bool = False
     unmatched: int = 0
+    ties: int = 0
 
     @property
     def cost_per_question_usd(self) -> float | None:
@@ -89,9 +95,18 @@ def evaluate_reviewed(job: OpenJob, name: str) -> Evaluation:
     walk = _Questions(job, gold)
     for row in job.rows(corrections.columns(job.prepared.rows.columns)):
         found = corrections.find(row.cells)
-        walk.take(row, gold.normal(found and found.answer.get(gold.answer), row.position))
+        reviewed = None
+        if found is not None and answer in found.answer:  # a column that was added since has no value of a person
+            reviewed = _reviewed(gold, found.answer[answer])
+        walk.take(row, reviewed)
     # Probabilities of the least sure answers say nothing about a threshold for all.
     return replace(walk.evaluation(), reviewed=True, scored=[])
+
+
+def _reviewed(gold: Gold, value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """Return the text by which an answer of a person, or of the model to a reviewed row, is compared."""
+    text = gold.rule.answer(value)
+    return NULL if text is None else text
 
 
 class _Judged(NamedTuple):
@@ -101,6 +116,7 @@ class _Judged(NamedTuple):
     answer: str | None
     position: int
     probability: float | None
+    is_ok: bool
 
 
 class _Repeated(NamedTuple):
@@ -111,7 +127,7 @@ class _Repeated(NamedTuple):
 
 
 class _Questions:
-    """Takes rows; equal rows are one question, whose gold is the most frequent of its rows.
+    """Takes rows; equal rows are one question, whose gold is the most frequent of its rows; without one it is left out.
 
     Only the questions that stand in several rows are held in memory: see `OpenJob.repeated`.
     """
@@ -120,7 +136,7 @@ class _Questions:
         self._gold, self._figures, self._ids = gold, JobFigures.of(job), job.repeated()
         self._repeated: dict[int | None, _Repeated] = {}
         self._pending: set[int | None] = set()
-        self._total = self._right = self._answered = self._open = self._other_case = 0
+        self._total = self._right = self._answered = self._open = self._other_case = self._ties = 0
         self._golds: set[str] = set()
         self._pairs: Counter[tuple[str, str | None]] = Counter()
         self._rows: dict[tuple[str, str | None], list[int]] = defaultdict(list)
@@ -142,9 +158,11 @@ class _Questions:
         if (known := self._repeated.get(row.question)) is not None:
             known.golds[gold] += 1
             return
-        self._answered += row.status == Status.OK
+        is_ok = row.status == Status.OK
         answer = self._gold.rule.answer(row.answer.get(self._gold.answer))
-        judged = _Judged(gold, answer, row.position, row.probabilities.get(self._gold.answer))
+        if is_ok and not self._gold.source:
+            answer = _reviewed(self._gold, row.answer.get(self._gold.answer))
+        judged = _Judged(gold, answer, row.position, row.probabilities.get(self._gold.answer), is_ok)
         if is_repeated:
             self._repeated[row.question] = _Repeated(judged, Counter([gold]))
         else:
@@ -154,6 +172,7 @@ class _Questions:
         """Count a question whose gold is known."""
         is_right = self._gold.rule.equal(one.gold, one.answer)
         self._total += 1
+        self._answered += one.is_ok
         self._right += is_right
         if one.probability is not None:
             self._scored.add((one.probability, is_right))
@@ -171,7 +190,17 @@ class _Questions:
     def evaluation(self) -> Evaluation:
         """Return the evaluation."""
         for first, golds in self._repeated.values():
-            self._count(first._replace(gold=golds.most_common(1)[0][0]))
+            (gold, number), *others = golds.most_common(2)
+            if others and others[0][1] == number:
+                self._ties += 1
+            else:
+                self._count(first._replace(gold=gold))
+        if not self._total and self._ties:
+            flag = "--gold" if self._gold.source else "--reviewed"
+            raise UserError(
+                f"{flag}: {plural(self._ties, 'question')} with gold, and equal rows have different values equally "
+                "often, so that nothing can be compared: correct the gold of these rows"
+            )
         if not self._total:
             if not self._gold.source:
                 raise UserError(
@@ -198,6 +227,7 @@ class _Questions:
             self._confusions(),
             self._figures,
             self._scored.scored,
+            ties=self._ties,
         )
 
     def _confusions(self) -> list[Confusion]:

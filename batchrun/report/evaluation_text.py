@@ -36,6 +36,7 @@ def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[st
         "failed": found.accuracy.total - found.answered.total,
         "pending": found.pending,
         "contradictory": found.contradictory,
+        "ties": found.ties,
         "unmatched": found.unmatched,
         "macro_f1": found.macro_f1,
         "labels": found.labels,
@@ -95,7 +96,9 @@ def sentences(found: Evaluation) -> Iterator[str]:
         answered = ", ".join(one.label for one in found.labels if one.answered)
         yield f'  "{gold.column}" holds {short(known, _LABELS)}, and the answers are {short(answered, _LABELS)}'
     if found.contradictory:
-        yield f"  {plural(found.contradictory, 'question')} with different gold in equal rows; the most frequent counts"
+        ties = f", and {found.ties:,} without one left out" if found.ties else ""
+        questions = plural(found.contradictory, "question")
+        yield f"  {questions} with different gold in equal rows; the most frequent counts{ties}"
     if found.unmatched:
         values = plural(found.unmatched, "value")
         yield f'  {values} of the gold file without a row: no "{gold.source}" in the input is equal'

@@ -1,7 +1,8 @@
 """Rows for a person to look at, as a file, and what the person wrote into it."""
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import polars as pl
 
 from batchrun.errors import UserError
 from batchrun.prepare import Prepared
+from batchrun.prompt import AnswerForm
 from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import Rule, require_column
 from batchrun.runner import Correction, Corrections, row_key
 from batchrun.table import check_writable, encoding_note, open_guessed, write_output
+from batchrun.terminal import plural
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
@@ -22,6 +25,9 @@ MODEL = "{}_model"
 
 PROBABILITY = "{}_prob"
 """The column with the probability of a decision model's answer."""
+
+SHOWN_PROBLEMS = 20
+"""Rows that can't be taken and are named in one message."""
 
 BY_PROBABILITY = "failed rows first, then the least sure"
 BY_SIGNS = "failed rows first, then answers at the length limit and retried ones, then the order of the input"
@@ -70,7 +76,8 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
     for _, position, row in chosen:
         cells = [text_of(row.cells[name]) for name in shown]
         texts = [text_of(row.answer.get(name)) for name in answers]
-        key = orjson.dumps([row_key({name: row.cells[name] for name in keys}), *keys]).decode()
+        seen = row_key(row.answer) if row.status == Status.OK else None
+        key = orjson.dumps([row_key({name: row.cells[name] for name in keys}), seen, *keys]).decode()
         sure = [text_of(row.probabilities.get(name)) for name in asked]
         lines.append([str(position + 1), *cells, *texts, *texts, *sure, "true", key])
     schema = dict.fromkeys(header, pl.String())
@@ -89,14 +96,36 @@ def _doubt(row: AnsweredRow) -> float:
     return 1.0 if finish_reason == "length" or (attempts or 0) > 1 else 2.0
 
 
-def read_todo(prepared: Prepared, path: Path) -> tuple[list[Correction], str]:
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A row of the file that a person decided: the texts of its answers, and which of them were edited.
+
+    `key` is the digest of its cells in `columns`; `seen` that of the model's answer in the file, None where it failed.
+    """
+
+    texts: Mapping[str, str]
+    edited: tuple[str, ...]
+    columns: tuple[str, ...]
+    key: str
+    seen: str | None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether some of its answers are the model's."""
+        return self.seen is not None and len(self.edited) < len(self.texts)
+
+
+def read_todo(job: OpenJob, path: Path) -> tuple[list[Correction], str]:
     """Return what a person decided in a file of `write_todo`: edited answers, and those with needs_review cleared.
 
-    With them comes a note on the file's encoding, empty where it had not to be guessed.
+    An answer that was not edited is the model's as the checkpoint holds it, since a spreadsheet saves other texts:
+    1.23457E+10 for 12345678901. With the corrections comes a note on the file's encoding, empty where it had not to be
+    guessed.
 
-    Raises UserError for a file that is not one, and for an answer that the job does not allow.
+    Raises UserError for a file that is not one, and names all rows that can't be taken.
     """
-    answers = tuple(prepared.form.columns)
+    form = job.prepared.form
+    answers = tuple(form.columns)
     needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
     # A German Excel saves the edited file with semicolons, and often not as UTF-8.
     with open_guessed(path) as (rows, csv):
@@ -108,36 +137,85 @@ def read_todo(prepared: Prepared, path: Path) -> tuple[list[Correction], str]:
             dict(zip(needed, map(text_of, line), strict=True)) for batch in rows.batches(needed) for line in batch.rows
         ]
     note = encoding_note(path, csv, (line[name] for line in lines for name in answers))
-    try:
-        return list(_decisions(prepared, lines)), note
-    except UserError as problem:
+    decided = [(line[ROW], one) for line in lines if (one := _decided(form, line)) is not None]
+    known = _model_answers(job, [one for _, one in decided if isinstance(one, _Decided)])
+    corrections, problems = [], []
+    for number, one in decided:
+        found = _correction(form, one, known) if isinstance(one, _Decided) else one
+        if isinstance(found, Correction):
+            corrections.append(found)
+        else:
+            problems.append(f"row {number}: {found}")
+    if problems:
+        text = "\n".join(problems[:SHOWN_PROBLEMS])
+        if len(problems) > SHOWN_PROBLEMS:
+            text += f"\nand {plural(len(problems) - SHOWN_PROBLEMS, 'more row')}"
         # Read as another encoding, a label is another text.
-        raise UserError(f"{problem}; {note}" if note else str(problem)) from None
+        raise UserError(f"{text}; {note}" if note else text)
+    return corrections, note
 
 
-def _decisions(prepared: Prepared, lines: Sequence[Mapping[str, str]]) -> Iterator[Correction]:
-    for line in lines:
-        changed = any(line[name] != line[MODEL.format(name)] for name in prepared.form.columns)
-        if not changed and line[REVIEW].strip().lower() not in {"", "false", "0", "no"}:
+def _decided(form: AnswerForm, line: Mapping[str, str]) -> _Decided | str | None:
+    """Return what a person decided about one row: None for nothing, a text for a row that can't be taken."""
+    texts = {name: line[name].strip() for name in form.columns}
+    edited = []
+    for name, schema in form.columns.items():
+        # Values are compared: a spreadsheet may write 3.0 for 3, and TRUE for true.
+        rule = Rule(kind_of(schema))
+        if rule.answer(texts[name]) != rule.answer(line[MODEL.format(name)]):
+            edited.append(name)
+    if not edited and line[REVIEW].strip().lower() not in {"", "false", "0", "no"}:
+        return None
+    try:
+        key, seen, first, *more = orjson.loads(line[KEY])
+    except (ValueError, TypeError):
+        return f'"{KEY}" was edited: leave that column as it is'
+    return _Decided(texts, tuple(edited), (first, *more), key, seen)
+
+
+def _model_answers(job: OpenJob, decided: Sequence[_Decided]) -> dict[tuple[tuple[str, ...], str], Mapping[str, Any]]:
+    """Return the model's answers that `decided` rows need, by columns and key. Raises UserError as `rows` does."""
+    wanted = {(one.columns, one.key) for one in decided if one.is_incomplete}
+    there = set(job.prepared.rows.columns)
+    groups = {columns for columns, _ in wanted if there.issuperset(columns)}
+    if not groups:
+        return {}
+    found: dict[tuple[tuple[str, ...], str], Mapping[str, Any]] = {}
+    # The answers are there, also where the prompt was edited since.
+    for row in replace(job, any_wording=True).rows(tuple(dict.fromkeys(name for names in groups for name in names))):
+        if row.status != Status.OK:
             continue
-        answer = {name: _value(line[name].strip(), kind_of(schema)) for name, schema in prepared.form.columns.items()}
-        if prepared.form.schema is not None:
-            fitting = prepared.form.parse_edited(orjson.dumps(answer).decode())
-            if isinstance(fitting, Mismatch):
-                empty = [name for name, value in answer.items() if value is None]
-                if empty and not any(line[MODEL.format(name)] for name in answer):
-                    raise UserError(
-                        f"row {line[ROW]}: the model gave no answer, so fill all answers; empty: {', '.join(empty)}"
-                    )
-                raise UserError(f"row {line[ROW]}: {fitting.message}")
-            answer = orjson.loads(fitting)
-        elif not any(answer.values()):
-            continue
-        try:
-            key, *columns = orjson.loads(line[KEY])
-        except (ValueError, TypeError):
-            raise UserError(f'row {line[ROW]}: "{KEY}" was edited: leave that column as it is') from None
-        yield Correction(tuple(columns), key, answer, changed)
+        for columns in groups:
+            place = columns, row_key({name: row.cells[name] for name in columns})
+            if place in wanted:
+                found.setdefault(place, row.answer)
+    return found
+
+
+def _correction(
+    form: AnswerForm, one: _Decided, known: Mapping[tuple[tuple[str, ...], str], Mapping[str, Any]]
+) -> Correction | str:
+    """Return a person's decision as it is kept, or why it can't be taken."""
+    model: Mapping[str, Any] = {}
+    if one.is_incomplete:
+        model = known.get((one.columns, one.key), {})
+        if row_key(model) != one.seen:
+            return "the row or its answer has changed since the file was written: write the file again"
+    wanted = one.edited if one.seen is not None else tuple(form.columns)
+    answer = {**model, **{name: _value(one.texts[name], kind_of(form.columns[name])) for name in wanted}}
+    empty = [name for name in wanted if answer[name] is None]
+    unfilled = f"the model gave no answer, so fill all answers; empty: {', '.join(empty)}"
+    if one.seen is None and not one.edited:
+        return unfilled
+    if form.schema is None:
+        if empty:
+            return unfilled if one.seen is None else "the answer is empty: write a text, or the model's again"
+    else:
+        fitting = form.parse_edited(orjson.dumps({name: answer.get(name) for name in form.columns}).decode())
+        if isinstance(fitting, Mismatch):
+            return unfilled if one.seen is None and empty else fitting.message
+        answer = orjson.loads(fitting)
+    return Correction(one.columns, one.key, answer, changed=bool(one.edited))
 
 
 def _value(text: str, kind: Kind) -> Any:  # noqa: ANN401  (any JSON value)

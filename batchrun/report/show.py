@@ -1,6 +1,6 @@
 """Inputs and answers for a terminal: some rows as a table, or one row with all that is known of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchrun.api import cost_kind
@@ -9,6 +9,7 @@ from batchrun.money import cost
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.texttable import Table
+from batchrun.runner import Corrections
 from batchrun.terminal import duration, when
 
 _PROBLEM = ("error_type", "error_message")
@@ -26,16 +27,27 @@ def shown_rows(job: OpenJob, count: int, *, failed: bool) -> Table:
     """
     job.check_plan()
     columns = job.prompt_columns
+    corrections = Corrections(job.prepared.job)
+    more = tuple(name for name in corrections.columns(job.prepared.rows.columns) if name not in columns)
     wanted = job.checkpoint.positions(Status.FAILED if failed else Status.OK, count)
     shown: list[list[str]] = []
     # The first failed row may be the nine millionth: the input is read from there on.
-    for row in job.rows(columns, wanted[0], _PROBLEM) if wanted else ():
+    for row in job.rows((*columns, *more), wanted[0], _PROBLEM) if wanted else ():
         if row.position == wanted[len(shown)]:
-            result = row.details if failed else _values(job, row).values()
-            shown.append([str(row.position + 1), *map(text_of, (*row.cells.values(), *result))])
+            person = job.corrected(row, corrections.find(row.cells))
+            if failed:
+                result = [*map(text_of, row.details), ", ".join(text_of(value) for value in person.values())]
+            else:
+                result = [_marked(name, value, person) for name, value in _values(job, row).items()]
+            cells = (text_of(row.cells[name]) for name in columns)
+            shown.append([str(row.position + 1), *cells, *result])
             if len(shown) == len(wanted):
                 break
-    names = _PROBLEM if failed else _columns(job)
+    names = _PROBLEM if failed else tuple(_columns(job))
+    if failed and any(line[-1] for line in shown):
+        names = (*names, "corrected")
+    elif failed:
+        shown = [line[:-1] for line in shown]
     return Table(("row", *columns, *(job.prepared.job.output.prefix + name for name in names)), shown, {0})
 
 
@@ -48,10 +60,15 @@ def row_record(job: OpenJob, number: int) -> list[tuple[str, str]]:
     if row is None:
         raise UserError(f"--row: there is no row {number:,}; the input has {job.checkpoint.counts().rows:,} rows")
     finished_at, price, *details = row.details
-    pairs = [("row", f"{number} ({row.status})"), *((name, text_of(cell)) for name, cell in row.cells.items())]
+    correction = Corrections(job.prepared.job).find(row.cells)
+    person = job.corrected(row, correction)
+    status = f"{row.status}, confirmed" if correction is not None and not correction.changed else row.status
+    pairs = [("row", f"{number} ({status})"), *((name, text_of(cell)) for name, cell in row.cells.items())]
+    prefix = job.prepared.job.output.prefix
     if row.status == Status.OK:
-        prefix = job.prepared.job.output.prefix
-        pairs += [(prefix + name, text_of(value)) for name, value in _values(job, row).items()]
+        pairs += [(prefix + name, _marked(name, value, person)) for name, value in _values(job, row).items()]
+    else:
+        pairs += [(prefix + name, _marked(name, None, person)) for name in person]
     pairs += [(name, text_of(value)) for name, value in zip(_DETAILS, details, strict=True) if value is not None]
     if price is not None:
         text = cost(price, cost_kind(job.prepared.job))
@@ -66,6 +83,12 @@ def row_record(job: OpenJob, number: int) -> list[tuple[str, str]]:
     if finished_at is not None:
         pairs.append(("finished", when(finished_at)))
     return pairs
+
+
+def _marked(name: str, value: Any, person: Mapping[str, Any]) -> str:  # noqa: ANN401  (any JSON value)
+    """Return the model's answer as text, with the one that a person gave in its place."""
+    text = text_of(value)
+    return f"{text} (corrected: {text_of(person[name])})".lstrip() if name in person else text
 
 
 def _columns(job: OpenJob) -> Iterator[str]:

@@ -67,6 +67,8 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
 def _rows(summary: Summary) -> str:
     asked = summary.rows - summary.skipped
     parts = [f"{summary.ok:,} of {plural(asked, 'row')} answered"]
+    if summary.by_person:
+        parts[0] += f" ({summary.by_person:,} by a person)"
     for number, what in ((summary.failed, "failed"), (summary.pending, "to ask"), (summary.skipped, "skipped")):
         if number:
             parts.append(f"{number:,} {what}")

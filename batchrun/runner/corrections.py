@@ -51,6 +51,11 @@ class Corrections:
         needed = {name for names in self._by_columns for name in names}
         return tuple(name for name in there if name in needed)
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many were corrected, and how many confirmed."""
+        changed = [one.changed for some in self._by_columns.values() for one in some.values()]
+        return sum(changed), len(changed) - sum(changed)
+
     def find(self, cells: Mapping[str, Any]) -> Correction | None:
         """Return the correction of a row, given its cells in `columns`."""
         for columns, corrections in self._by_columns.items():

@@ -147,6 +147,11 @@ def _new_columns(
     prefix = prepared.job.output.prefix
     answers = [row[1] if row[0] == "ok" else None for row in outcomes]
     answers = [corrected(prepared.form, *pair) for pair in zip(answers, corrections, strict=True)]
+    if any(corrections):
+        outcomes = [
+            _answered(prepared, row) if row[0] == "failed" and answer is not None else row
+            for row, answer in zip(outcomes, answers, strict=True)
+        ]
     if prepared.form.schema is None:
         typed = pl.DataFrame(dict.fromkeys(prepared.answers, answers), schema=dict(prepared.answers))
     else:
@@ -162,6 +167,13 @@ def _new_columns(
         prefix + name: pl.Series(_converted(name, found), dtype=DETAIL_TYPES[name]) for name, found in values.items()
     }
     yield pl.DataFrame(columns)
+
+
+def _answered(prepared: Prepared, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the outcome of a failed row that a person answered."""
+    instead = {"status": "ok", "error_code": None, "error_type": None, "error_message": None}
+    details = (instead.get(name, value) for name, value in zip(prepared.details, row[2:], strict=True))
+    return ("ok", row[1], *details)
 
 
 def _review(prepared: Prepared, typed: pl.DataFrame, corrections: Sequence[Correction | None]) -> pl.DataFrame:

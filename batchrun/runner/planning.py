@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable
+from itertools import chain
 
 from batchrun.api import TABLE, UNSENT
 from batchrun.checkpoint import Checkpoint, PlanInfo
@@ -11,6 +12,7 @@ from batchrun.money import show
 from batchrun.prepare import Invocation, Prepared, fill, fingerprint, stamps_text
 from batchrun.prompt import changed_words
 from batchrun.runner.progress import Ui
+from batchrun.runner.reviewed import reviewed_rows, with_answers_of_people
 from batchrun.terminal import plural
 
 UNCONFIRMED_ROWS = 100
@@ -38,7 +40,12 @@ class Planning:
 
     def plan(self) -> PlanInfo:
         """Return the plan, with failed questions open again where `retry` asks for it."""
-        return self._reopened(self._plan())
+        plan = self._plan()
+        # What a person answered is not asked again. Most jobs have no corrections, and pay nothing for this.
+        answered = reviewed_rows(self._prepared, self._checkpoint, failed=True)
+        if (first := next(answered, None)) is not None:
+            self._checkpoint.leave_out((row.position, row.question) for row in chain([first], answered))
+        return self._reopened(plan)
 
     def _plan(self) -> PlanInfo:
         """Return the plan that stands, or make a new one current."""
@@ -108,7 +115,9 @@ class Planning:
 
     def _nothing_to_retry(self, types: Collection[str]) -> str:
         """Return why `retry` found no failed question, and the command that the user probably meant."""
-        command, counts = command_line(self._shown, self._options), self._checkpoint.counts()
+        command = command_line(self._shown, self._options)
+        answered = list(reviewed_rows(self._prepared, self._checkpoint, failed=True))
+        counts = with_answers_of_people(self._checkpoint.counts(), answered)
         reasons = [f"no row failed with {', '.join(sorted(types))}"] if types else []
         kinds = sorted(counts.errors or ())
         if counts.failed:

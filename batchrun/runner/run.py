@@ -4,9 +4,11 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +48,7 @@ from batchrun.runner.following import Next
 from batchrun.runner.log import event, run_ended
 from batchrun.runner.planning import Planning
 from batchrun.runner.progress import Goal, Ui
+from batchrun.runner.reviewed import ReviewedRow, add_corrections, reviewed_rows, with_answers_of_people
 from batchrun.runner.stop import Valve, exit_code_of
 from batchrun.runner.warnings import (
     warn_of_little_space,
@@ -157,7 +160,7 @@ class _Run:
                 self._ask(plan, start)
                 if self._tally.ok:
                     warn_of_several_builds(self._prepared, self._checkpoint, self._ui)
-            counts = self._checkpoint.counts()
+            counts = self._counts()
             # The pool counted questions; several rows may share one that failed.
             self._valve.limit_failures(counts.failed, self._job.limits.accepted_failures(counts.rows))
             self._write(counts)
@@ -358,10 +361,7 @@ class _Run:
         exit_code, reason = self._exit(counts)
         after = Next(self._shown, self._options, self._job, self._valve.ending)
         commands = tuple(after.commands(exit_code, counts))
-        failed_rows = {
-            name: tuple(row + 1 for row in self._checkpoint.failed_rows(name, NAMED_ROWS))
-            for name in counts.errors or ()
-        }
+        failed_rows = self._failed_rows(counts)
         spent = self._checkpoint.spent
         cost, cached, unsettled = ZERO, 0, 0
         if self._run_id is not None and (run := self._checkpoint.last_run()) is not None:
@@ -389,6 +389,7 @@ class _Run:
             possibly_billed=self._tally.possibly_billed,
             cached=cached,
             adopted=self._planning.adopted or 0,
+            by_person=counts.by_person,
             errors=dict(counts.errors or {}),
             output=str(written.path) if written else None,
             output_changed=written is not None and written.changed,
@@ -409,6 +410,29 @@ class _Run:
         firsts = {name: rows[0] - 1 for name, rows in failed_rows.items() if rows}
         found = {name: self._checkpoint.outcomes(row, 1, ("error_message",)) for name, row in firsts.items()}
         return {name: row[0][0] for name, row in found.items() if row and row[0][0]}
+
+    @cached_property
+    def _by_person(self) -> list[ReviewedRow]:
+        """The failed rows that a person answered, at the end of the run."""
+        try:
+            return list(reviewed_rows(self._prepared, self._checkpoint, failed=True))
+        except InputError:  # it changed during the run, and writing the output reports that
+            return []
+
+    def _counts(self) -> Counts:
+        """Count the rows at the end of the run."""
+        counts = self._checkpoint.counts()
+        return with_answers_of_people(counts, self._by_person) if counts.failed else counts
+
+    def _failed_rows(self, counts: Counts) -> dict[str, tuple[int, ...]]:
+        """Return the first rows (from 1) of each error."""
+        # The checkpoint does not know which of them a person answered.
+        answered = {row.position for row in self._by_person} if counts.errors and counts.by_person else set()
+        found = {}
+        for name in counts.errors or ():
+            rows = self._checkpoint.failed_rows(name, NAMED_ROWS + len(answered))
+            found[name] = tuple(row + 1 for row in rows if row not in answered)[:NAMED_ROWS]
+        return found
 
     def _exit(self, counts: Counts) -> tuple[int, str]:
         """Return the run's exit code and its reason."""
@@ -431,4 +455,12 @@ class _Run:
             for name, schema in self._prepared.form.columns.items()
             if "enum" in schema or schema.get("type") == "boolean"
         ]
-        return {name: self._checkpoint.answer_counts(name) for name in fixed}
+        counted = {name: Counter(self._checkpoint.answer_counts(name)) for name in fixed}
+        add_corrections(counted, reviewed_rows(self._prepared, self._checkpoint, failed=False))
+        return {name: dict(sorted(values.items(), key=_by_number)) for name, values in counted.items()}
+
+
+def _by_number(counted: tuple[str, int]) -> tuple[int, str]:
+    """Return a key that sorts the most frequent label first."""
+    label, number = counted
+    return -number, label

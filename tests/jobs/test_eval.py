@@ -176,7 +176,32 @@ def test_equal_rows_count_once_and_open_ones_not_at_all(tmp_path: Path, command:
     assert (found["contradictory"], found["pending"]) == (1, 1)
     assert found["cost_per_1000_usd"] is None
     assert "\ncost unknown\n" in ended.out
-    assert "1 question with different gold in equal rows" in ended.out
+    assert "1 question with different gold in equal rows; the most frequent counts\n" in ended.out
+
+
+def test_gold_without_a_most_frequent_value_is_left_out(tmp_path: Path, command: Command) -> None:
+    """Equal rows whose gold contradicts itself equally often say nothing, and their number is printed."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,gold\na,y\na,x\nb,y\nc,x\n")
+    with plain_server(lambda _: completion('{"label": "y"}')) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"label": ["x", "y"]}},
+            "output": "out.csv",
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        assert command("job.yaml", "--quiet").code == 0
+        ended = command("eval", "job.yaml", "--gold", "gold")
+        assert "in equal rows; the most frequent counts, and 1 without one left out\n" in ended.out
+        found = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)
+        assert (found["accuracy"]["right"], found["accuracy"]["n"], found["ties"]) == (1, 2, 1)
+        assert found["accuracy_answered"]["n"] == 2
+        rows.write_text("text,gold\na,y\na,x\nb,\nc,\n")
+        assert command("job.yaml", "--quiet").code == 0
+    ended = command("eval", "job.yaml", "--gold", "gold")
+    assert (ended.code, "--gold: 1 question with gold, and equal rows have different values" in ended.err) == (2, True)
 
 
 def test_numbers_are_compared_with_a_tolerance(

@@ -156,7 +156,7 @@ def test_after_too_many_failures_the_next_command_gets_on(tmp_path: Path, comman
         write_job(tmp_path, url, rows=8, model=model, answer=answer, limits=limits)
         ended = command("job.yaml")
         assert ended.code == 4
-        assert "accepts (2); correct what makes them fail, or raise limits.max_failed" in ended.err
+        assert "accepts; correct what makes them fail, or raise limits.max_failed" in ended.err
         assert "asks failed rows again and the other 5 rows" in ended.err
         texts[0] = '{"label": "good"}'
         words = offered(ended.err)

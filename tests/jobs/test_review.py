@@ -97,9 +97,10 @@ def test_a_correction_survives_an_edited_prompt_another_model_a_rerun_and_an_ins
 
 
 def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Command) -> None:
-    """A failed row is the first to review; the answer that a person gives it stands in the output."""
+    """A failed row is the first to review; with the answer that a person gives it, it is ok and the run ends with 0."""
+    errors = ["error_code", "error_type", "error_message"]
     with labelling({"a": lambda number, gold: "" if number == 5 else gold or "positive"}) as url:
-        job = write_job(tmp_path, url, "a")
+        job = write_job(tmp_path, url, "a", output={"path": "out/a.csv", "details": ["status", *errors, "attempts"]})
         assert command(str(job), "--quiet").code == 1
         assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "3", "--id", "id").code == 0
         todo = table(tmp_path / "todo.csv")
@@ -111,8 +112,21 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
 
         edit(tmp_path / "todo.csv", decide)
         assert command("correct", str(job), "todo.csv").code == 0
-        assert command(str(job), "--quiet").code == 1
-        assert next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")["sentiment"] == "negative"
+        ended = command(str(job))
+        assert (ended.code, "rows answered (1 by a person), " in ended.err) == (0, True), ended.err
+        assert "failed" not in ended.err
+        row = next(row for row in table(tmp_path / "out" / "a.csv") if row["id"] == "5")
+        assert [row[name] for name in ("sentiment", "status", *errors)] == ["negative", "ok", "", "", ""]
+        assert row["attempts"] == "1"
+        assert json.loads(command(str(job), "--json").out)["by_person"] == 1
+        status = command("status", str(job))
+        assert ", 0 failed," in status.out
+        ended = command("show", str(job), "-n", "1000")
+        assert "shows more" not in ended.err
+        assert "1 row failed: --failed shows them" in ended.err
+        assert "corrections: 1 corrected, 0 confirmed" in status.out
+        ended = command("retry", str(job))
+        assert (ended.code, "nothing to retry: every row is answered" in ended.err) == (2, True), ended.err
 
 
 def test_a_person_writes_yes_and_no_and_fills_failed_rows_whole(tmp_path: Path, command: Command) -> None:
@@ -282,3 +296,193 @@ def test_a_guessed_encoding_is_named_where_it_matters(tmp_path: Path, command: C
     flags = ("--gold", "gold", "--on", "id", "--gold-file")
     assert f"  gold.csv {guess}\n" in command("eval", str(job), *flags, "gold.csv").out
     assert "UTF-8" not in command("eval", str(job), *flags, "utf8.csv").out
+
+
+SEVERAL = {"code": "integer", "share": "number", "price": "string", "day": "date", "ok": "boolean", "reason": "string"}
+ANSWER = {"code": 12345678901, "share": 3, "price": "1.50", "day": "2026-11-28", "ok": True, "reason": ""}
+
+
+@pytest.fixture
+def several(tmp_path: Path, command: Command) -> Path:
+    """Return a job of three rows with several answers each, which was run; todo.csv holds them."""
+    with plain_server(lambda _: completion(json.dumps(ANSWER))) as url:
+        job = write_plain(
+            tmp_path,
+            url,
+            model={"api_key_env": None, "name": "m"},
+            rows=["one", "two", "three"],
+            prompt={"user": "{{ text }}"},
+            answer={"columns": SEVERAL},
+            output={"path": "out.jsonl", "details": ["corrected"]},
+        )
+        assert command(str(job), "--quiet").code == 0
+    assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+    return job
+
+
+def answers(path: Path) -> list[dict[str, Any]]:
+    """Return the answers in a JSONL output, without the cells of the input."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: line[name] for name in (*SEVERAL, "corrected")} for line in lines]
+
+
+def test_what_a_spreadsheet_rewrote_is_no_answer_of_a_person(tmp_path: Path, command: Command, several: Path) -> None:
+    """An answer that was not edited stays the model's, also where it is empty and a spreadsheet saved another text."""
+    rewritten = {"code": "1.23457E+10", "price": "1.5", "day": "28.11.2026", "ok": "TRUE"}
+
+    def save(row: dict[str, str]) -> None:
+        for name, text in rewritten.items():
+            row[name] = row[f"{name}_model"] = text
+        row["needs_review"] = "TRUE" if row["row"] == "3" else ""
+        row["share"] = "4" if row["row"] == "2" else "3.0"
+        row["ok"] = "true"
+
+    edit(tmp_path / "todo.csv", save)
+    ended = command("correct", str(several), "todo.csv")
+    assert (ended.code, "1 answer corrected, 1 confirmed" in ended.err) == (0, True), ended.err
+    assert command(str(several), "--quiet").code == 0
+    assert answers(tmp_path / "out.jsonl") == [
+        ANSWER | {"corrected": False},
+        ANSWER | {"share": 4, "corrected": True},
+        ANSWER | {"corrected": None},
+    ]
+
+
+def test_a_stale_file_is_refused_where_the_models_answer_is_needed(
+    tmp_path: Path, command: Command, several: Path
+) -> None:
+    """What a person confirmed is what they saw: after another answer to the row the file can't confirm it."""
+    with plain_server(lambda _: completion(json.dumps(ANSWER | {"share": 5}))) as url:
+        job = json.loads(several.read_text())
+        job["model"]["endpoint"] = url
+        several.write_text(json.dumps(job))
+        assert command(str(several), "--quiet", "--fresh", "--yes").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(needs_review=""))
+    ended = command("correct", str(several), "todo.csv")
+    assert ended.code == 2
+    assert "row 1: the row or its answer has changed since the file was written: write the file again" in ended.err
+
+
+def test_all_rows_that_cannot_be_taken_are_named_at_once(tmp_path: Path, command: Command) -> None:
+    """A file with many mistakes is refused once, with the first twenty rows and the number of the others."""
+    with labelling({"a": lambda _number, gold: gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 0
+    assert command("show", str(job), "--review", "-o", "todo.csv", "-n", "22").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(sentiment="lovely"))
+    ended = command("correct", str(job), "todo.csv")
+    assert (ended.code, ended.err.count("row ")) == (2, 20)
+    assert ended.err.endswith("and 2 more rows\n")
+
+
+def test_a_cleared_text_is_a_mistake(tmp_path: Path, command: Command) -> None:
+    """A cleared answer of a job without answer columns is refused, and not ignored."""
+    (tmp_path / "rows.csv").write_text("text\none\n")
+    with plain_server(lambda _: completion("good")) as url:
+        facts = {"input": "rows.csv", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
+        (tmp_path / "a.yaml").write_text(json.dumps(facts | {"output": "out.csv"}))
+        assert command("a.yaml", "--quiet").code == 0
+    assert command("show", "a.yaml", "--review", "-o", "todo.csv").code == 0
+    edit(tmp_path / "todo.csv", lambda row: row.update(answer=""))
+    ended = command("correct", "a.yaml", "todo.csv")
+    assert (ended.code, "row 1: the answer is empty: write a text, or the model's again" in ended.err) == (2, True)
+
+
+def test_what_a_person_answered_is_not_asked_again(tmp_path: Path, command: Command) -> None:
+    """A failed row with a person's answer is asked neither by a run nor by retry, while equal rows without one are."""
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked.append(request["messages"][-1]["content"])
+        return completion("?" if asked[-1].startswith("bad") else '{"label": "x"}')
+
+    (tmp_path / "rows.csv").write_text("id,text\n1,bad\n2,bad\n3,bad too\n4,good\n")
+    with plain_server(answer) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"label": ["x", "y"]}, "repairs": 0},
+            "output": "out.csv",
+        }
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 1
+        asked.clear()
+
+        def review(numbers: set[str]) -> None:
+            assert command("show", "a.yaml", "--review", "-o", "todo.csv", "--id", "id").code == 0
+            edit(tmp_path / "todo.csv", lambda row: row.update(label="y") if row["id"] in numbers else None)
+            assert command("correct", "a.yaml", "todo.csv").code == 0
+
+        review({"1", "3"})
+        ended = command("retry", "a.yaml")
+        assert (ended.code, asked) == (1, ["bad"])
+        assert "3 of 4 rows answered (2 by a person), 1 failed" in ended.err
+        assert "(row 2)" in ended.err
+        assert [row["status"] for row in table(tmp_path / "out.csv")] == ["ok", "failed", "ok", "ok"]
+        review({"2"})
+        (tmp_path / "rows.csv").write_text("id,text\n1,bad\n2,bad\n3,bad too\n4,good\n5,new\n")
+        asked.clear()
+        ended = command("a.yaml")
+        assert (ended.code, asked) == (0, ["new"]), ended.err
+        # The labels are those of the output.
+        assert "x 2 · y 3" not in ended.err
+        assert "y 3 · x 2" in ended.err
+        (tmp_path / "a.corrections.jsonl").unlink()
+        assert command("a.yaml", "--quiet").code == 1
+
+
+def test_show_marks_what_a_person_corrected(tmp_path: Path, command: Command) -> None:
+    """`show` has the person's answer beside the model's, and beside the error of a failed row."""
+    with labelling({"a": lambda number, gold: "" if number == 2 else gold or "positive"}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 1
+    assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+
+    def decide(row: dict[str, str]) -> None:
+        if row["row"] in {"1", "2"}:
+            row["sentiment"] = "negative"
+        elif row["row"] == "3":
+            row["needs_review"] = ""
+
+    edit(tmp_path / "todo.csv", decide)
+    assert command("correct", str(job), "todo.csv").code == 0
+    assert "positive (corrected: negative)" in command("show", str(job)).out
+    header, _, row = command("show", str(job), "--failed").out.splitlines()
+    assert header.split()[-2:] == ["error_message", "corrected"]
+    assert row.split()[-1] == "negative"
+    assert "\nsentiment: positive (corrected: negative)\n" in command("show", str(job), "--row", "1").out
+    failed = command("show", str(job), "--row", "2").out
+    assert failed.startswith("row: 2 (failed)\n")
+    assert "\nsentiment: (corrected: negative)\n" in failed
+    assert command("show", str(job), "--row", "3").out.startswith("row: 3 (ok, confirmed)\n")
+    assert "corrections: 2 corrected, 1 confirmed" in command("status", str(job)).out
+
+
+def test_a_reviewed_null_and_an_empty_text_count(tmp_path: Path, command: Command) -> None:
+    """`eval --reviewed` counts a confirmed null and an empty text, and a correction to null."""
+    (tmp_path / "rows.csv").write_text("text\none\ntwo\nthree\n")
+    said = {"one": '{"n": null, "note": ""}', "two": '{"n": 4, "note": ""}', "three": '{"n": 4, "note": ""}'}
+    with plain_server(lambda request: completion(said[request["messages"][-1]["content"]])) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"n": {"type": "integer", "nullable": True}, "note": "string"}},
+            "output": "out.csv",
+        }
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 0
+    assert command("show", "a.yaml", "--review", "-o", "todo.csv").code == 0
+
+    def decide(row: dict[str, str]) -> None:
+        row["needs_review"] = "" if row["row"] == "1" else "true"
+        row["n"] = "" if row["row"] == "2" else row["n"]
+
+    edit(tmp_path / "todo.csv", decide)
+    assert command("correct", "a.yaml", "todo.csv").code == 0
+    for answer, right in (("n", 1), ("note", 2)):
+        ended = command("eval", "a.yaml", "--reviewed", answer, "--json")
+        assert ended.code == 0, ended.err
+        accuracy = json.loads(ended.out)["accuracy"]
+        assert (accuracy["right"], accuracy["n"]) == (right, 2), answer
