@@ -24,7 +24,7 @@ _NO_RUN = 2**62
 """Above every run's number."""
 
 # It may be pending, where twelve bad rows at the end of a file looked like an outage. What was given up has no seconds.
-# Nothing succeeded beside an unexplained failure, so it says nothing about its row.
+# Nothing succeeded while an unexplained failure came, so it says nothing about its row.
 _FAILED = (
     "(a.status = 'failed' AND a.error_type NOT IN ('truncated', 'unexplained') "
     "OR a.status = 'pending' AND a.seconds IS NOT NULL "

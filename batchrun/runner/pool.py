@@ -31,7 +31,7 @@ from batchrun.terminal import duration
 BACKLOG_WAIT = 0.01
 LARGE_BODY = 64 * 2**10
 SLOW_START = 0.1  # seconds for which all is held back when an outage ends; then the gate opens step by step
-NOTABLE_WAIT = 60.0  # seconds; what is left of a longer one is told when a run gives up
+NOTABLE_WAIT = 60.0  # seconds; a run that gives up says when a longer one ends
 MOST_PASSED_OVER = 1_000  # questions in a row that the cap on spending does not admit stop the run
 
 

@@ -28,6 +28,9 @@ from oracle.zygote import Ended, Zygote, fast_folder
 STICKY = ("--output", "--max-cost", "--concurrency")
 """Flags that the command offered at the end must keep: without them it is another job."""
 
+CONFIRMED = 100
+"""Answered rows above which an edit of the prompt needs --yes."""
+
 
 @dataclass
 class Living:
@@ -121,6 +124,8 @@ class Living:
             flags += ["--engine", "batch", "--wait", "0"]
         if step.what == "limit" and "--limit" not in flags:
             flags += ["--limit", str(step.number + 1)]
+        if len(self.rows) > CONFIRMED and step.what != "retry":
+            flags.append("--yes")  # after an edit of the prompt
         words = (["retry"] if step.what == "retry" else []) + [self.life.job_name, *flags]
         ended = self.run(words, step)
         if step.what in {"run", "limit", "retry"} and step.weather.kind in {"calm", "half", "dead"}:
