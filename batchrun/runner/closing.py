@@ -43,7 +43,7 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
         message = summary.error_messages.get(name, "")
-        if name in _SERVER_EXPLAINS and message and message not in summary.reason:
+        if name in _SERVER_EXPLAINS and message not in {"", TABLE[name].means} and message not in summary.reason:
             yield f"    the first says: {short(message, _MESSAGE)}"
     yield from _books(summary)
     if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:

@@ -14,6 +14,7 @@ from command_line import Command, command  # noqa: F401  (a fixture)
 from job_running import run, write_job
 from plain_server import completion, plain_server
 
+from batchrun.api import TABLE
 from batchrun.job import RunOptions, command_line
 from batchrun.terminal import place
 
@@ -196,6 +197,17 @@ def test_the_end_shows_what_the_server_says(tmp_path: Path, command: Command) ->
     assert (len(line) < 200, line.isprintable()) == (True, True)
     (said,) = json.loads(ended.out)["error_messages"].values()
     assert "top_q: unknown" in said
+
+
+def test_the_end_says_nothing_twice(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """A server that says nothing of its own adds no line to the name of the error."""
+    answer = lambda body: (400, {}) if "text 1" in str(body["messages"]) else completion("good")  # noqa: E731
+    with plain_server(answer) as url:
+        model = {"endpoint": url, "name": "m", "api_key_env": None}
+        write_job(tmp_path, url, rows=["a", "text 1"], model=model, answer=None, limits={"concurrency": 1})
+        ended = command("job.yaml")
+    assert ended.err.count(TABLE["bad_request"].means) == 1, ended.err
+    assert "the first says" not in ended.err
 
 
 def test_failed_rows_alone_write_no_output_above_the_limit(tmp_path: Path, command: Command) -> None:  # noqa: F811
