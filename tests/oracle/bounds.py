@@ -92,7 +92,7 @@ class Run:
         for one in self.wanted:
             question = one[0]
             _, least, top = model.ends(question, self.job)
-            if self.before.get(one, PENDING).status == "failed":
+            if len(counts) < FEW and self.before.get(one, PENDING).status == "failed":
                 least = min(least, 1)  # it failed before, and may fail with the few that hold up this run
             fewest[question] += 0 if weather == "stale" else least  # some attempts never reach the server
             most[question] += top if weather == "calm" else 2 * top + self.job.attempts + 2
