@@ -54,7 +54,7 @@ LIBRARIES = {
     "click": {"cli", "__main__"},
     "click_default_group": {"cli"},
     "uvloop": {"runner"},
-    "orjson": FLOORS[5] | {"records", "job", "forecast", "runner", "report", "cli"},
+    "orjson": FLOORS[5] | {"records", "job", "prepare", "forecast", "runner", "report", "cli"},
 }
 LONGEST_FILE, LONGEST_FUNCTION = 500, 80
 

@@ -21,8 +21,8 @@ def command(job: Path, file: Path, **flags: Any) -> None:  # noqa: ANN401  (clic
     as the row's cells are the same. Nothing is sent.
     """
     from batchrun.job import command_line
+    from batchrun.prepare import Corrections
     from batchrun.report import read_todo
-    from batchrun.runner import Corrections
 
     with opened(job, **flags) as answered:
         found, note = read_todo(answered, file)

@@ -50,9 +50,8 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
     from batchrun.api import cost_kind
     from batchrun.checkpoint import running, utc_day
     from batchrun.money import to_usd
-    from batchrun.prepare import input_changed
+    from batchrun.prepare import Corrections, input_changed
     from batchrun.report import worth_a_look
-    from batchrun.runner import Corrections
 
     counts, runs, plan = checkpoint.counts(), checkpoint.runs(), checkpoint.current_plan()
     changed, confirmed = Corrections(job).counts()

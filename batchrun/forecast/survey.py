@@ -11,13 +11,15 @@ from typing import Any
 import orjson
 
 from batchrun.api import Endpoint, Prices, cost_kind, prices_for
-from batchrun.checkpoint import Checkpoint, Settled
+from batchrun.checkpoint import Checkpoint, OpenRule, Settled
 from batchrun.forecast.likely import Used, characters_of, forecast
 from batchrun.money import ZERO, Pico, to_usd
-from batchrun.prepare import MIXED, Keys, Prepared, mix, page_fee, serving, worst_case
+from batchrun.prepare import MIXED, Corrections, Keys, Prepared, corrected, mix, page_fee, serving, worst_case
 from batchrun.prompt import RowProblem
 from batchrun.records import Preview, Shown, Unasked
 from batchrun.table import Batch
+
+_BY_PERSON = Settled("ok", None, None, None)
 
 SAMPLE = 4_000
 """Rows of a sample, at least, where the input has as many; at most twice that number."""
@@ -55,7 +57,7 @@ def survey(
     The first `show` requests are included. Raises InputError. Nothing is sent and nothing is written.
     """
     rows = _Sample(prepared, checkpoint, prices, show if sample is None else 0)
-    for batch in prepared.rows.batches(prepared.renderer.columns):
+    for batch in prepared.rows.batches(rows.columns):
         rows.take(batch)
     return rows.preview(sample, show)
 
@@ -99,6 +101,10 @@ class _Sample:
     def __init__(self, prepared: Prepared, checkpoint: Checkpoint | None, prices: Prices, show: int) -> None:
         self._prepared, self._checkpoint, self._prices, self._show = prepared, checkpoint, prices, show
         self._worst, self._fee = worst_case(prepared, prices), page_fee(prepared)
+        self._corrections = Corrections(prepared.job)
+        asked = prepared.renderer.columns
+        more = self._corrections.columns(prepared.rows.columns)
+        self.columns = tuple(dict.fromkeys([*asked, *more]))  # the prompt's first
         self._keys_of = Keys(prepared.renderer, dedupe=prepared.job.dedupe)
         # A constant bound needs no bodies; with images they would hold whole files.
         self._needs_size = self._worst is not None and prepared.job.model.max_request_usd is None
@@ -123,7 +129,8 @@ class _Sample:
         return mix(position) < self._bound
 
     def _rendered(self, batch: Batch, chosen: list[int]) -> list[_Row]:
-        prepared, values = self._prepared, [batch.rows[index] for index in chosen]
+        prepared, whole = self._prepared, [batch.rows[index] for index in chosen]
+        values = [cells[: len(prepared.renderer.columns)] for cells in whole]
         keys, problems = self._keys_of(Batch(0, values, None))
         settled: dict[bytes, Settled] = {}
         if self._checkpoint is not None:
@@ -131,14 +138,15 @@ class _Sample:
             settled = self._checkpoint.settled(known, prepared.open_rule)
         # Three equal rows at the beginning are one request, and people want to see three.
         shown_keys = {row.key for row in self._rows}
+        reviewed = self._reviewed(keys, whole)
         rows = []
         for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
             position, cells = batch.position + index, values[number]
             row = _Row(
                 position,
                 key,
-                problems.get(number),
-                settled.get(key or b""),
+                None if number in reviewed else problems.get(number),
+                _BY_PERSON if number in reviewed else settled.get(key or b""),
                 characters_of(prepared, cells),
                 self._worst_of(cells),
                 self._fee(cells),
@@ -149,6 +157,21 @@ class _Sample:
                 if isinstance(request := shown(prepared, position, cells), Shown):
                     self._first.append(request)
         return rows
+
+    def _reviewed(self, keys: list[bytes | None], rows: list[tuple[Any, ...]]) -> set[int]:
+        """Return the numbers of the rows that failed and that a person answered: no run asks them again."""
+        if self._checkpoint is None or not self._corrections.columns(self.columns):
+            return set()
+        # Each failed question, also those that a run would ask again.
+        states = self._checkpoint.settled([key for key in keys if key is not None], OpenRule(max_tokens=0))
+        failed = {key for key, state in states.items() if state.status == "failed"}
+        found = set()
+        for number, (key, cells) in enumerate(zip(keys, rows, strict=True)):
+            if key is None or key in failed:
+                correction = self._corrections.find(dict(zip(self.columns, cells, strict=True)))
+                if corrected(self._prepared.form, None, correction) is not None:
+                    found.add(number)
+        return found
 
     def _worst_of(self, values: tuple[Any, ...]) -> Pico:
         if self._worst is None:

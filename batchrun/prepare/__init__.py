@@ -6,12 +6,14 @@ plan.py      which row asks which question; sample.py: the order of --sample
 bounds.py    what a request can cost at most
 chain.py     several jobs in order; expected.py: their outputs before they exist
 children.py  our servers as processes; ownership.py: whose output a file is
+corrections.py  answers that people corrected; reviewed.py: the rows that have them
 """
 
 from batchrun.prepare.bounds import Worst, batch_prices, page_fee, refuse_unbounded, unbounded, worst_case
 from batchrun.prepare.chain import chain, worst
 from batchrun.prepare.children import most_in_flight, serving
 from batchrun.prepare.columns import NEEDS_REVIEW
+from batchrun.prepare.corrections import Correction, Corrections, corrected, row_key
 from batchrun.prepare.expected import Expected, check_readers
 from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.loading import load_dict, load_file
@@ -19,6 +21,7 @@ from batchrun.prepare.mistakes import brace_advice
 from batchrun.prepare.ownership import named_output, refuse_output_of_another
 from batchrun.prepare.plan import Keys, fill, fingerprint, input_changed, known_files, stamps_text
 from batchrun.prepare.prepared import INPUT_CHANGED, Prepared, body_extras, prepare_job
+from batchrun.prepare.reviewed import ReviewedRow, add_corrections, reviewed_rows, with_answers_of_people
 from batchrun.prepare.sample import MIXED, mix, positions
 from batchrun.prepare.trials import flags_text
 
@@ -26,16 +29,21 @@ __all__ = [
     "INPUT_CHANGED",
     "MIXED",
     "NEEDS_REVIEW",
+    "Correction",
+    "Corrections",
     "Expected",
     "Invocation",
     "Keys",
     "Prepared",
+    "ReviewedRow",
     "Worst",
+    "add_corrections",
     "batch_prices",
     "body_extras",
     "brace_advice",
     "chain",
     "check_readers",
+    "corrected",
     "fill",
     "fingerprint",
     "flags_text",
@@ -51,9 +59,12 @@ __all__ = [
     "prepare_job",
     "refuse_output_of_another",
     "refuse_unbounded",
+    "reviewed_rows",
+    "row_key",
     "serving",
     "stamps_text",
     "unbounded",
+    "with_answers_of_people",
     "worst",
     "worst_case",
 ]

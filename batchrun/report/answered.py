@@ -9,9 +9,9 @@ import orjson
 
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import InputError, UserError
-from batchrun.prepare import INPUT_CHANGED, Invocation, Prepared, prepare_job
+from batchrun.prepare import INPUT_CHANGED, Correction, Invocation, Prepared, corrected, prepare_job
 from batchrun.records import Status
-from batchrun.runner import Correction, corrected, outputs
+from batchrun.runner import outputs
 
 FIELDS = ("status", "question", "first", "cost", "seconds", "answer")
 BLOCK = 10_000

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from batchrun.errors import UserError
+from batchrun.prepare import Corrections
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.calibration import Reservoir, Scored
 from batchrun.report.figures import JobFigures, Share, usd
 from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
 from batchrun.report.statistics import LabelScores, label_scores
-from batchrun.runner import Corrections
 from batchrun.terminal import plural
 
 MOST_CLASSES, MOST_PAIRS = 200, 40_000

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchrun.money import PER_USD
+from batchrun.prepare import Correction, Corrections
 from batchrun.prompt import RowProblem, content_text
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.bars import Distribution, is_number, rounded
 from batchrun.report.comparison import ColumnComparison, compared, compared_columns
 from batchrun.report.gold import Gold
-from batchrun.runner import Correction, Corrections
 
 MOST_ROWS, MOST_FAILED = 100_000, 10_000
 """Rows in the table, and how many of them may be failed ones where not all rows have room."""

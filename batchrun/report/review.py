@@ -10,12 +10,11 @@ import orjson
 import polars as pl
 
 from batchrun.errors import UserError
-from batchrun.prepare import Prepared
+from batchrun.prepare import Correction, Corrections, Prepared, row_key
 from batchrun.prompt import AnswerForm
 from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import Rule, require_column
-from batchrun.runner import Correction, Corrections, row_key
 from batchrun.table import check_writable, encoding_note, open_guessed, write_output
 from batchrun.terminal import plural
 

@@ -6,10 +6,10 @@ from typing import Any
 from batchrun.api import cost_kind
 from batchrun.errors import UserError
 from batchrun.money import cost
+from batchrun.prepare import Corrections
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.texttable import Table
-from batchrun.runner import Corrections
 from batchrun.terminal import duration, when
 
 _PROBLEM = ("error_type", "error_message")

@@ -8,12 +8,10 @@ ends.py       how a question ends without an answer, and the breaker's stop
 asking.py     joins sender, limits, pool and checkpoint; stop.py: signals
 batches.py    the provider's batches; collecting.py: their answers
 progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
-corrections.py  answers that people corrected; reviewed.py: the rows that have them
 """
 
 from batchrun.runner import outputs
 from batchrun.runner.closing import advice, closing_lines
-from batchrun.runner.corrections import Correction, Corrections, corrected, row_key
 from batchrun.runner.following import RESUMABLE
 from batchrun.runner.log import failed, logged
 from batchrun.runner.planning import error_types
@@ -24,19 +22,15 @@ from batchrun.runner.stop import INTERRUPTS, Interrupts
 __all__ = [
     "INTERRUPTS",
     "RESUMABLE",
-    "Correction",
-    "Corrections",
     "Interrupts",
     "NotebookBar",
     "Ui",
     "advice",
     "chosen",
     "closing_lines",
-    "corrected",
     "error_types",
     "failed",
     "logged",
     "outputs",
-    "row_key",
     "run_job",
 ]

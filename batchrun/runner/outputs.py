@@ -18,9 +18,17 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import InputError, UserError
 from batchrun.job import Job
 from batchrun.money import PER_USD, CostKind
-from batchrun.prepare import INPUT_CHANGED, NEEDS_REVIEW, Prepared, named_output, stamps_text
+from batchrun.prepare import (
+    INPUT_CHANGED,
+    NEEDS_REVIEW,
+    Correction,
+    Corrections,
+    Prepared,
+    corrected,
+    named_output,
+    stamps_text,
+)
 from batchrun.prompt import changed_words
-from batchrun.runner.corrections import Correction, Corrections, corrected
 from batchrun.table import (
     DETAIL_TYPES,
     LONGEST_CELL,

@@ -9,10 +9,9 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import ConfirmError, UserError
 from batchrun.job import command_line
 from batchrun.money import show
-from batchrun.prepare import Invocation, Prepared, fill, fingerprint, stamps_text
+from batchrun.prepare import Invocation, Prepared, fill, fingerprint, reviewed_rows, stamps_text, with_answers_of_people
 from batchrun.prompt import changed_words
 from batchrun.runner.progress import Ui
-from batchrun.runner.reviewed import reviewed_rows, with_answers_of_people
 from batchrun.terminal import plural
 
 UNCONFIRMED_ROWS = 100

@@ -32,12 +32,16 @@ from batchrun.prepare import (
     INPUT_CHANGED,
     Invocation,
     Prepared,
+    ReviewedRow,
+    add_corrections,
     flags_text,
     known_files,
     positions,
     prepare_job,
     refuse_output_of_another,
+    reviewed_rows,
     serving,
+    with_answers_of_people,
 )
 from batchrun.records import Summary
 from batchrun.runner import outputs
@@ -48,7 +52,6 @@ from batchrun.runner.following import Next
 from batchrun.runner.log import event, run_ended
 from batchrun.runner.planning import Planning
 from batchrun.runner.progress import Goal, Ui
-from batchrun.runner.reviewed import ReviewedRow, add_corrections, reviewed_rows, with_answers_of_people
 from batchrun.runner.stop import Valve, exit_code_of
 from batchrun.runner.warnings import (
     warn_of_little_space,

@@ -415,6 +415,9 @@ def test_what_a_person_answered_is_not_asked_again(tmp_path: Path, command: Comm
             assert command("correct", "a.yaml", "todo.csv").code == 0
 
         review({"1", "3"})
+        for forecast in ("check", "preview"):
+            ended = command(forecast, "a.yaml")
+            assert "4 rows: 3 answered, 1 failed permanently, 0 to ask; 0 requests" in ended.out, ended.out
         ended = command("retry", "a.yaml")
         assert (ended.code, asked) == (1, ["bad"])
         assert "3 of 4 rows answered (2 by a person), 1 failed" in ended.err

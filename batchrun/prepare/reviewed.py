@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchrun.checkpoint import Checkpoint, Counts
-from batchrun.prepare import Prepared
+from batchrun.prepare.corrections import Corrections, corrected
+from batchrun.prepare.prepared import Prepared
 from batchrun.records import Status
-from batchrun.runner.corrections import Corrections, corrected
 
 
 class ReviewedRow(NamedTuple):
