@@ -156,19 +156,25 @@ def test_gold_that_can_not_be_meant_is_a_mistake(job: Path, command: Command, fl
     assert message in ended.err
 
 
+def _write_rows_job(folder: Path, url: str) -> Path:
+    """Write a job that labels the texts of rows.csv with x or y."""
+    job = {
+        "input": "rows.csv",
+        "prompt": "{{ text }}",
+        "model": {"endpoint": url, "name": "m"},
+        "answer": {"columns": {"label": ["x", "y"]}},
+        "output": "out.csv",
+    }
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(job))
+    return path
+
+
 def test_equal_rows_count_once_and_open_ones_not_at_all(tmp_path: Path, command: Command) -> None:
     """Distinct questions are counted; of contradictory gold the most frequent value holds; pending rows wait."""
     (tmp_path / "rows.csv").write_text("text,gold\na,x\na,x\na,x\na,y\na,y\nb,y\nb,y\nc,x\nd,\n")
     with plain_server(lambda _: completion('{"label": "y"}')) as url:
-        path = tmp_path / "job.yaml"
-        job = {
-            "input": "rows.csv",
-            "prompt": "{{ text }}",
-            "model": {"endpoint": url, "name": "m"},
-            "answer": {"columns": {"label": ["x", "y"]}},
-            "output": "out.csv",
-        }
-        path.write_text(json.dumps(job))
+        path = _write_rows_job(tmp_path, url)
         command(str(path), "--quiet", "--limit", "2")
         ended = command("eval", str(path), "--gold", "gold")
         found = json.loads(command("eval", str(path), "--gold", "gold", "--json").out)
@@ -184,14 +190,7 @@ def test_gold_without_a_most_frequent_value_is_left_out(tmp_path: Path, command:
     rows = tmp_path / "rows.csv"
     rows.write_text("text,gold\na,y\na,x\nb,y\nc,x\n")
     with plain_server(lambda _: completion('{"label": "y"}')) as url:
-        job = {
-            "input": "rows.csv",
-            "prompt": "{{ text }}",
-            "model": {"endpoint": url, "name": "m"},
-            "answer": {"columns": {"label": ["x", "y"]}},
-            "output": "out.csv",
-        }
-        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        _write_rows_job(tmp_path, url)
         assert command("job.yaml", "--quiet").code == 0
         ended = command("eval", "job.yaml", "--gold", "gold")
         assert "in equal rows; the most frequent counts, and 1 without one left out\n" in ended.out
