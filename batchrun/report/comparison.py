@@ -9,7 +9,7 @@ from batchrun.errors import UserError
 from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.figures import JobFigures, Share
-from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, require_column
+from batchrun.report.gold import Gold, GoldOptions, Rule, gold_of, most_frequent, require_column
 from batchrun.report.statistics import labels_needed, mcnemar
 
 MOST_LABELS = 200
@@ -17,6 +17,9 @@ MOST_LABELS = 200
 
 Pair = tuple[str | None, str | None]
 """Both jobs' answers in one column, as they are compared; None where there is none."""
+
+Questions = tuple[int | None, int | None]
+"""Both jobs' questions of a row; None where the row failed before it was asked."""
 
 
 @dataclass(slots=True)
@@ -58,7 +61,8 @@ class ColumnComparison:
 class GoldComparison:
     """Who is right, over distinct pairs of questions with gold that both jobs settled; a failed one is wrong.
 
-    `breaks` only the first job has right, `fixes` only the second.
+    `breaks` only the first job has right, `fixes` only the second. Of `contradictory` gold in equal rows the most
+    frequent counts, as in `eval`; `ties` are those without one, which are left out.
     """
 
     gold: Gold
@@ -66,9 +70,29 @@ class GoldComparison:
     breaks: int = 0
     fixes: int = 0
     neither: int = 0
+    contradictory: int = 0
+    ties: int = 0
+    _repeated: dict[Questions, tuple[Pair, Counter[str]]] = field(default_factory=dict)
 
-    def count(self, right: str, pair: Pair) -> None:
-        """Count both jobs' answers to a pair of questions with gold."""
+    def take(self, right: str, pair: Pair, again: Questions | None) -> None:
+        """Take a row's gold and both jobs' answers; `again` names its questions where they may stand in other rows."""
+        if again is None:
+            self._count(right, pair)
+        else:
+            self._repeated.setdefault(again, (pair, Counter()))[1][right] += 1
+
+    def finish(self) -> None:
+        """Count the questions that stand in several rows, as all their gold is known."""
+        for pair, golds in self._repeated.values():
+            self.contradictory += len(golds) > 1
+            right = most_frequent(golds)
+            if right is None:
+                self.ties += 1
+            else:
+                self._count(right, pair)
+        self._repeated.clear()
+
+    def _count(self, right: str, pair: Pair) -> None:
         first, second = (self.gold.rule.equal(right, value) for value in pair)
         self.both += first and second
         self.breaks += first and not second
@@ -130,7 +154,7 @@ class Comparison:
     differ: int = 0
     unpaired: int = 0
     changed: list[ChangedRow] = field(default_factory=list)
-    _seen: set[tuple[int | None, int | None]] = field(default_factory=set)
+    _seen: set[Questions] = field(default_factory=set)
 
     def take(self, one: AnsweredRow | None, other: AnsweredRow | None) -> None:
         """Take a row of either job; None: the other input does not have it."""
@@ -140,7 +164,10 @@ class Comparison:
         settled = [row for row in (one, other) if row is not None and row.is_settled]
         if one is None or other is None or len(settled) < 2:  # noqa: PLR2004  (both)
             self.unpaired += bool(settled)
-            return
+        else:
+            self._compare(one, other)
+
+    def _compare(self, one: AnsweredRow, other: AnsweredRow) -> None:
         self.rows += 1
         pairs, differs = compared(self.columns, one, other)
         gold = None
@@ -149,21 +176,21 @@ class Comparison:
         self.differ += differs
         if differs and self.keep_rows:
             self.changed.append(ChangedRow(one.position + 1, one.cells, one.answer, other.answer, gold))
-        if self._comes_again((one.question, other.question)):
+        again = self._again((one.question, other.question))
+        if self.gold is not None and gold is not None:
+            self.gold.take(gold, pairs[0], again)
+        if again in self._seen:
             return
+        if again is not None:
+            self._seen.add(again)
         if one.status == other.status == Status.OK:
             for column, pair in zip(self.columns, pairs, strict=True):
                 column.count(pair)
-        if self.gold is not None and gold is not None:
-            self.gold.count(gold, pairs[0])
 
-    def _comes_again(self, key: tuple[int | None, int | None]) -> bool:
-        # Only a pair of questions that both stand in several rows can come again.
-        if not all(question in ids for question, ids in zip(key, self.repeated, strict=True)):
-            return False
-        is_known = key in self._seen
-        self._seen.add(key)
-        return is_known
+    def _again(self, questions: Questions) -> Questions | None:
+        """Return a row's questions if they may stand in other rows, which only happens where each of them does."""
+        stands_again = (question in ids for question, ids in zip(questions, self.repeated, strict=True))
+        return questions if all(stands_again) else None
 
 
 def compare(
@@ -198,6 +225,8 @@ def compare(
         raise UserError("the two jobs read different files: name the column that identifies a row: --on COLUMN")
     for pair in pairs:
         found.take(*pair)
+    if by_gold is not None:
+        by_gold.finish()
     if not found.rows:
         raise UserError("no row is settled in both jobs, so that nothing can be compared")
     return found

@@ -9,6 +9,7 @@ import polars as pl
 from batchrun.report.answered import OpenJob, text_of
 from batchrun.report.comparison import Comparison, GoldComparison
 from batchrun.report.figures import MEDIAN, SLOW, JobFigures, Share, percent
+from batchrun.report.gold import contradiction_text
 from batchrun.report.texttable import Table
 from batchrun.table import check_writable, write_output
 from batchrun.terminal import plural
@@ -47,6 +48,8 @@ def _gold_facts(gold: GoldComparison) -> dict[str, Any]:
         "fixes": gold.fixes,
         "breaks": gold.breaks,
         "neither": gold.neither,
+        "contradictory": gold.contradictory,
+        "ties": gold.ties,
         "mcnemar_p": gold.p_value,
         "more_labels": gold.more_labels,
     }
@@ -78,6 +81,8 @@ def _gold_sentences(gold: GoldComparison, jobs: tuple[JobFigures, JobFigures]) -
     yield f'of {plural(gold.total, "distinct question")} with a value in "{gold.gold.column}":'
     if gold.gold.note:
         yield f"  {gold.gold.note}"
+    if gold.contradictory:
+        yield f"  {contradiction_text(gold.contradictory, gold.ties)}"
     yield f"  {gold.both:,} both right, {gold.neither:,} both wrong"
     yield f"  {gold.fixes:,} fixed: only {second} is right"
     yield f"  {gold.breaks:,} broken: only {first} is right"

@@ -10,7 +10,7 @@ from batchrun.records import Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.calibration import Reservoir, Scored
 from batchrun.report.figures import JobFigures, Share, usd
-from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of
+from batchrun.report.gold import Gold, GoldOptions, Rule, answer_named, gold_of, most_frequent
 from batchrun.report.statistics import LabelScores, label_scores
 from batchrun.terminal import plural
 
@@ -190,8 +190,8 @@ class _Questions:
     def evaluation(self) -> Evaluation:
         """Return the evaluation."""
         for first, golds in self._repeated.values():
-            (gold, number), *others = golds.most_common(2)
-            if others and others[0][1] == number:
+            gold = most_frequent(golds)
+            if gold is None:
                 self._ties += 1
             else:
                 self._count(first._replace(gold=gold))

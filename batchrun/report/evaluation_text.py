@@ -14,6 +14,7 @@ from batchrun.report.calibration import (
 )
 from batchrun.report.evaluation import Evaluation
 from batchrun.report.figures import Share, percent
+from batchrun.report.gold import contradiction_text
 from batchrun.report.texttable import Table
 from batchrun.terminal import plural, short
 
@@ -96,9 +97,7 @@ def sentences(found: Evaluation) -> Iterator[str]:
         answered = ", ".join(one.label for one in found.labels if one.answered)
         yield f'  "{gold.column}" holds {short(known, _LABELS)}, and the answers are {short(answered, _LABELS)}'
     if found.contradictory:
-        ties = f", and {found.ties:,} without one left out" if found.ties else ""
-        questions = plural(found.contradictory, "question")
-        yield f"  {questions} with different gold in equal rows; the most frequent counts{ties}"
+        yield f"  {contradiction_text(found.contradictory, found.ties)}"
     if found.unmatched:
         values = plural(found.unmatched, "value")
         yield f'  {values} of the gold file without a row: no "{gold.source}" in the input is equal'

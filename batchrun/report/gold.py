@@ -1,5 +1,6 @@
 """Right answers, given by people: where they stand, and when an answer is equal to one."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -14,6 +15,7 @@ from batchrun.prepare import Prepared
 from batchrun.records import Kind, kind_of
 from batchrun.report.answered import AnsweredRow, text_of
 from batchrun.table import Rows, encoding_note, open_guessed
+from batchrun.terminal import plural
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -163,6 +165,18 @@ def gold_of(prepared: Prepared, options: GoldOptions) -> Gold:
     if rule.tolerance and rule.kind not in {"integer", "number"}:
         raise UserError(f'--tolerance: the answers in "{answer}" are not numbers')
     return Gold(answer, column, rule, options.on or column, joined, note)
+
+
+def most_frequent(golds: Counter[str]) -> str | None:
+    """Return the gold that most of the equal rows have; None where two values are equally frequent."""
+    (gold, number), *others = golds.most_common(2)
+    return None if others and others[0][1] == number else gold
+
+
+def contradiction_text(contradictory: int, ties: int) -> str:
+    """Return how many questions have different gold in equal rows, and what counts of it."""
+    left_out = f", and {ties:,} without one left out" if ties else ""
+    return f"{plural(contradictory, 'question')} with different gold in equal rows; the most frequent counts{left_out}"
 
 
 def answer_named(answers: Sequence[str], name: str, column: str) -> str:

@@ -176,6 +176,28 @@ def test_of_equal_rows_each_pair_of_questions_counts_once(tmp_path: Path, comman
     assert facts["columns"][0]["agreement"]["n"] == 3
 
 
+def test_equal_rows_have_one_gold(tmp_path: Path, command: Command) -> None:
+    """The most frequent gold of equal rows counts, whichever row has it, and a tie is left out, as in `eval`."""
+    (tmp_path / "rows.csv").write_text("text,gold\na,\na,y\nb,x\nb,y\nb,y\nc,x\nc,y\nd,x\n")
+    with plain_server(lambda _: completion('{"label": "y"}')) as url:
+        for name in ("one", "two"):
+            job = {
+                "input": "rows.csv",
+                "prompt": "{{ text }}",
+                "model": {"endpoint": url, "name": name},
+                "answer": {"columns": {"label": ["x", "y"]}},
+                "output": f"{name}.csv",
+            }
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(job))
+            assert command(f"{name}.yaml", "--quiet").code == 0
+    gold = found(command, "one.yaml", "two.yaml", "--gold", "gold")["gold"]
+    assert [gold[name] for name in ("n", "both", "neither", "contradictory", "ties")] == [3, 2, 1, 2, 1]
+    share = json.loads(command("eval", "one.yaml", "--gold", "gold", "--json").out)["accuracy"]
+    assert (share["right"], share["n"]) == (2, 3)
+    out = command("compare", "one.yaml", "two.yaml", "--gold", "gold").out
+    assert "2 questions with different gold in equal rows; the most frequent counts, and 1 without one left out" in out
+
+
 def test_an_edited_prompt_is_compared_with_the_one_before(tmp_path: Path, command: Command) -> None:
     """--before shows what the last edit of the wording changed; without an edit there is nothing to compare."""
     answers = {"a": wrong_on(*FIRST)}
