@@ -284,10 +284,10 @@ def test_a_provider_that_is_gone_is_no_waiting(job: Job) -> None:
     assert "can't be asked now" in summary.reason
 
 
-def test_a_list_in_another_form_is_read(job: Job) -> None:
-    """A server that ignores `after` and gives times as texts: a lost submission is looked for, and given up."""
+def test_lists_and_results_in_another_form_are_read(job: Job) -> None:
+    """A server that shows its first page for ever, with times as texts: what was lost is looked for, and given up."""
     job.provider.lose = {0: "before"}
-    job.provider.odd_list = True
+    job.provider.odd_pages = True
     job.provider.submit("other", [])
     assert job.rows(3).run().exit_code == ExitCode.DONE, job.said
 
@@ -305,6 +305,7 @@ def test_ctrl_c_leaves_batches_out(job: Job) -> None:
     summary = job.rows(4).run()
     assert summary.exit_code == ExitCode.WAITING
     assert "run on, and are billed" in summary.reason
+    assert "stopping: waiting for the provider's reply, which takes seconds, and 15 minutes at most" in job.said
     job.provider.polls = 1
     assert job.run().exit_code == ExitCode.DONE
     assert set(job.provider.submitted.values()) == {1}

@@ -50,8 +50,8 @@ class Provider:
     answer in a batch costs, in picodollars. `polls` is how often a batch is asked for until it is done. `lose` says of
     the n-th submission (from 0) whether it never arrives ("before") or its reply is lost ("after"); `refuse` answers
     it with a status and a body; `ends` says of the n-th batch how it ends; `alter` changes or drops (None) a line.
-    `down` closes each connection without a reply; an `odd_list` has texts for times and shows its page for ever.
-    `on_event` is called with a name at each arrival and before each reply.
+    `down` closes each connection without a reply; with `odd_pages` lists have texts for times, and lists and results
+    show their first page for ever. `on_event` is called with a name at each arrival and before each reply.
     """
 
     polls: int = 1
@@ -62,7 +62,7 @@ class Provider:
     alter: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda line: line
     withheld: bool = False
     down: bool = False
-    odd_list: bool = False
+    odd_pages: bool = False
     on_event: Callable[[str], None] = lambda _: None
     submissions: int = 0
     submitted: Counter[str] = field(default_factory=Counter)
@@ -226,10 +226,10 @@ class _Handler(BaseHTTPRequestHandler):
         newest = sorted(provider.batches.values(), key=lambda batch: -batch.created_at)
         data = [{**_shown(provider, batch, openrouter=openrouter), "results": None} for batch in newest]
         del query
-        if provider.odd_list:
+        if provider.odd_pages:
             for shown in data:
                 shown["created_at"] = datetime.fromtimestamp(shown["created_at"], UTC).isoformat()
-        self._send(200, {"object": "list", "data": data, "has_more": provider.odd_list}, wait=0.05)
+        self._send(200, {"object": "list", "data": data, "has_more": provider.odd_pages}, wait=0.05)
 
     def _show(self, batch: OneBatch, *, openrouter: bool) -> None:
         provider = self.provider
@@ -246,8 +246,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.provider.on_event("results")
         start, limit = int(query.get("cursor") or 0), int(query["limit"])
         data = batch.lines[start : start + limit]
-        more = start + limit < len(batch.lines)
-        self._send(200, {"object": "list", "data": data, "has_more": more, "next_cursor": str(start + limit)})
+        more, following = start + limit < len(batch.lines), start + limit
+        if self.provider.odd_pages:
+            more, following = True, 0
+        self._send(200, {"object": "list", "data": data, "has_more": more, "next_cursor": str(following)})
 
     def _send(self, status: int, body: dict[str, Any], *, wait: float | None = None) -> None:
         self._send_bytes(status, json.dumps(body).encode(), "application/json", wait=wait)

@@ -252,14 +252,15 @@ def fill_up(folder: Path) -> Path:
                 return filler
 
 
-def test_full_disk_gives_up_the_reserve_first(small_disk: Path) -> None:
-    """On a full disk the last outcomes are kept in the space of the reserve."""
+@pytest.mark.parametrize("word", ["answer ", "answer\ud800 "], ids=["plain", "no UTF-8"])
+def test_full_disk_gives_up_the_reserve_first(small_disk: Path, word: str) -> None:
+    """On a full disk the last outcomes are kept in the space of the reserve, also texts that have to be changed."""
     path = made(small_disk / "x.sqlite", [str(number) for number in range(300)])
     with Checkpoint.open(path) as checkpoint:
         checkpoint.writer.start(begin(checkpoint))
         fill_up(small_disk)
         for number in range(300):
-            checkpoint.writer.put(ok(number + 1, "answer " * 150))
+            checkpoint.writer.put(ok(number + 1, word * 150))
         checkpoint.writer.close()
         assert checkpoint.writer.failure is None
         assert not (small_disk / "x.sqlite.reserve").exists()
