@@ -31,6 +31,13 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
 """What `outcomes` returns of a row, by name. `cost` (picodollars) is on the question's first row, else 0; `known_cost`
 is null where something was billed and nobody says how much, `reported_cost` where nobody reports any cost."""
 
+_SPENT = (
+    "SELECT coalesce(sum(cost), 0) FROM spending WHERE (?1 IS NULL OR day = ?1) AND (?2 IS NULL OR run_id = ?2) "
+    "AND (run_id NOT IN (SELECT id FROM runs WHERE endpoint = 'simulator') "
+    "OR (SELECT endpoint FROM runs ORDER BY id DESC LIMIT 1) = 'simulator')"
+)
+"""A job is tried with `endpoint: simulator` and then asks a paid model: nobody was charged for the trial."""
+
 _RUN = ", ".join(RunInfo.__dataclass_fields__)
 
 
@@ -173,14 +180,16 @@ class Reader:
         return [name for (name,) in self._connection.rows(sql, (most,))]
 
     def spent(self, *, day: str | None = None, run_id: int | None = None) -> Pico:
-        """Return what all runs spent, or one, or on one UTC day (see `utc_day`); picodollars, exact."""
-        return Pico(
-            self._connection.value(
-                "SELECT coalesce(sum(cost), 0) FROM spending "
-                "WHERE (?1 IS NULL OR day = ?1) AND (?2 IS NULL OR run_id = ?2)",
-                (day, run_id),
-            )
-        )
+        """Return what all runs spent, or one, or on one UTC day (see `utc_day`); picodollars, exact.
+
+        Money of the simulator counts as long as the newest run asked it, too.
+        """
+        return Pico(self._connection.value(_SPENT, (day, run_id)))
+
+    def has_asked(self, endpoint: str) -> bool:
+        """Check whether a run has sent requests to this endpoint."""
+        sql = "SELECT 1 FROM runs WHERE endpoint = ? AND requests LIMIT 1"
+        return bool(self._connection.rows(sql, (endpoint,)))
 
     def leased(self, day: str, *, dead: bool = False) -> Pico:
         """Return the money that runs of a UTC day may have spent beyond the known, by their leases; picodollars.

@@ -97,6 +97,7 @@ class RunInfo:
     cost: Pico
     possibly_billed: int
     cached: int
+    endpoint: str | None
     output: str | None
     resume_at: float | None
     job: str

@@ -16,6 +16,7 @@ from batchrun.terminal import duration, place, plural, printable, when
 if TYPE_CHECKING:
     from batchrun.checkpoint import Batch, Checkpoint, RunInfo
     from batchrun.job import Job
+    from batchrun.money import CostKind
 
 
 @click.command("status")
@@ -78,7 +79,7 @@ def _facts(checkpoint: "Checkpoint", job: "Job") -> dict[str, Any]:
         "possibly_billed": checkpoint.possibly_billed(),
         "batches": [_batch(batch) for batch in checkpoint.batches.open()],
         "checkpoint": str(checkpoint.path),
-        "runs": [_run(run) for run in runs],
+        "runs": [_run(run, cost_kind(job)) for run in runs],
     }
 
 
@@ -95,14 +96,20 @@ def _batch(batch: "Batch") -> dict[str, Any]:
     }
 
 
-def _run(run: "RunInfo") -> dict[str, Any]:
-    from batchrun.money import to_usd
+def _run(run: "RunInfo", of_job: "CostKind") -> dict[str, Any]:
+    from batchrun.money import CostKind, to_usd
 
     names = (
         "id", "started_at", "ended_at", "exit_code", "reason", "requests", "possibly_billed", "cached", "resume_at",
         "pid", "host",
     )  # fmt: skip
-    return {name: getattr(run, name) for name in names} | {"cost_usd": to_usd(run.cost)}
+    # A job is often tried on the simulator before its endpoint is edited.
+    kind = of_job
+    if run.endpoint == "simulator":
+        kind = CostKind.SIMULATED
+    elif of_job == CostKind.SIMULATED:
+        kind = CostKind.CHARGED
+    return {name: getattr(run, name) for name in names} | {"cost_usd": to_usd(run.cost), "cost_kind": kind}
 
 
 def _now(facts: dict[str, Any]) -> Iterator[str]:
@@ -119,8 +126,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     from batchrun.api import TABLE
     from batchrun.money import cost, from_usd
 
-    def usd(amount: Decimal) -> str:
-        return cost(from_usd(amount), facts["cost_kind"])
+    def usd(amount: Decimal, kind: str = facts["cost_kind"]) -> str:
+        return cost(from_usd(amount), kind)
 
     yield from _now(facts)
     counts = ", ".join(f"{facts[name]:,} {name}" for name in ("ok", "failed", "pending", "skipped"))
@@ -145,7 +152,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             took = duration(run["ended_at"] - run["started_at"])
         elif facts["running"] and number == 0:
             took = "running now"
-        yield ", ".join(_run_line(run, took, usd(run["cost_usd"])))
+        yield ", ".join(_run_line(run, took, usd(run["cost_usd"], run["cost_kind"])))
     yield f"checkpoint: {place(Path(facts['checkpoint']), Path.cwd())}"
 
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Collection, Iterable
 from itertools import chain
 
-from batchrun.api import TABLE, UNSENT
+from batchrun.api import TABLE, UNSENT, cost_kind
 from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import ConfirmError, UserError
 from batchrun.job import command_line
-from batchrun.money import show
+from batchrun.money import cost
 from batchrun.prepare import Invocation, Prepared, fill, fingerprint, reviewed_rows, stamps_text, with_answers_of_people
 from batchrun.prompt import changed_words
 from batchrun.runner.progress import Ui
@@ -103,14 +103,21 @@ class Planning:
         bounds = [bound for bound in (options.limit, options.sample) if bound is not None]
         if options.yes or min([again, *bounds]) <= UNCONFIRMED_ROWS:
             return
-        counts = self._checkpoint.counts()
-        likely = counts.cost * again // max(1, counts.ok)
         what = changed_words(current.wording, self._prepared.renderer.wording)
         raise ConfirmError(
-            f"the {what} changed: {again:,} answered rows would be asked again, for about {show(likely)}; "
+            f"the {what} changed: {again:,} answered rows would be asked again{self._about(what, again)}; "
             "add --yes to do that, or try a few rows with --sample 20 (changing it back "
             "costs nothing)"
         )
+
+    def _about(self, what: str, again: int) -> str:
+        """Return `, for about $0.02` by what the answers cost; empty where that says nothing about new ones."""
+        counts = self._checkpoint.counts()
+        likely = counts.cost * again // max(1, counts.ok)
+        # After `endpoint: simulator` or `local` the answers of a paid model are not free.
+        if not likely or "model" in what:
+            return ""
+        return f", for about {cost(likely, cost_kind(self._prepared.job))}"
 
     def _nothing_to_retry(self, types: Collection[str]) -> str:
         """Return why `retry` found no failed question, and the command that the user probably meant."""

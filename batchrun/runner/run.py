@@ -269,7 +269,8 @@ class _Run:
         is_capped = self._job.limits.max_cost_usd is not None
         if is_capped or self._options.yes or cost_kind(self._job) == CostKind.SIMULATED:
             return
-        if any(run.requests for run in self._checkpoint.runs(limit=1_000)):
+        # A trial on the simulator or on a local model shows nobody what a paid one costs.
+        if self._checkpoint.has_asked(asking.endpoint.namespace):
             return
         first = [work.values for work in islice(open_work(asking, self._valve), LIKE_THESE)]
         likely = likely_cost(self._prepared, asking.prices, first, self._asked)

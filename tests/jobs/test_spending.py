@@ -134,6 +134,25 @@ def test_simulated_money_is_called_simulated(tmp_path: Path, command: Command) -
     assert " simulated</b>for these answers" in (tmp_path / "out.report.html").read_text()
 
 
+def test_money_of_a_trial_on_the_simulator_is_not_charged_later(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """After `endpoint: simulator` was edited to a paid one, no sum, cap or question counts simulated money."""
+    parts: dict[str, Any] = {"rows": [f"t{row}" for row in range(101)], "limits": {"max_cost_usd": {"day": 1}}}
+    path = str(write(tmp_path, "simulator", model={"api_key_env": None, "params": {"max_tokens": 50}}, **parts))
+    assert command(path).code == 0
+    with plain_server(lambda _: completion(REPLY, prompt_tokens=10, completion_tokens=5)) as url:
+        price = {"prompt": 1, "completion": 2}
+        paid = {"api_key_env": None, "name": "m", "price": price, "params": {"max_tokens": 50}}
+        write(tmp_path, url, model=paid, **parts)
+        asked = command(path).err
+        assert "the model changed: 101 answered rows would be asked again; add --yes" in asked
+        assert command(path, "--yes").code == 0
+    facts = json.loads(command("status", path, "--json").out)
+    assert facts["cost_total_usd"] == facts["cost_today_usd"] == facts["cost_last_run_usd"] == 101 * 20e-6
+    assert [run["cost_kind"] for run in facts["runs"]] == ["charged", "simulated"]
+    assert "$0.0020, exit 0" in (shown := command("status", path).out)
+    assert " simulated, exit 0" in shown
+
+
 DEAR = {"name": "m", "price": {"prompt": 30_000, "completion": 150_000}, "params": {"max_tokens": 200}}
 
 
@@ -150,6 +169,15 @@ def test_a_first_run_that_costs_much_wants_a_cap_or_yes(tmp_path: Path) -> None:
         assert run(path).summary.ok == 20
         assert run(path, RunOptions(fresh=True, yes=True)).summary.ok == 20
         assert run(path, RunOptions(fresh=True, max_cost=Decimal(10_000))).summary.ok == 20
+
+
+def test_a_trial_on_the_simulator_is_not_the_first_run(tmp_path: Path) -> None:
+    """A run that would cost more than 10 USD wants a cap or --yes, though the job was tried on the simulator before."""
+    assert run(write(tmp_path, "simulator", rows=20, model={"api_key_env": None}), RunOptions(limit=1)).summary.ok
+    with plain_server(lambda _: completion(REPLY, prompt_tokens=10, completion_tokens=5)) as url:
+        path = write(tmp_path, url, rows=20, model={**DEAR, "api_key_env": None})
+        with pytest.raises(ConfirmError, match="would likely cost"):
+            run(path)
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2)])
