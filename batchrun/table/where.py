@@ -46,6 +46,10 @@ _HABITS = (
 """What people write who come from elsewhere, as a pattern, and what to write here; asked only where SQL refuses."""
 
 _NUMBER = "compares text with a number: write cast(x as int) or declare csv.columns"
+_SUBQUERY = re.compile(r"\(\s*(?:select|with)\b", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(?<![\w.])(?:now\s*\(|(?:current_(?:date|time|timestamp)|localtime|localtimestamp)\b)", re.IGNORECASE
+)
 # A row's rendering, and whether it is asked, depend on that row alone.
 _ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 
@@ -115,6 +119,13 @@ def _predicate(where: str, schema: dict[str, pl.DataType]) -> pl.Expr:
     bare = _bare(where)
     if _NULL_COMPARED.search(bare):
         raise InputError("input.where: a comparison with null is never true: write is null, or is not null")
+    if _SUBQUERY.search(bare):
+        raise InputError(f"input.where: {_ONE_ROW}")
+    if clock := _CLOCK.search(bare):
+        # The rows that were left out tonight would stay so tomorrow, since neither they nor the condition changed.
+        raise InputError(
+            f"input.where: {clock[0].rstrip('( ')} depends on the time of the run; write a date: date '2024-01-31'"
+        )
     try:
         predicate = pl.sql_expr(where).alias(_MASK)
         dtype = empty.with_columns(predicate).collect().schema[_MASK]

@@ -283,6 +283,7 @@ def test_where_masks_rows(tmp_path: Path, where: str, mask: list[bool]) -> None:
 ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
 NUMBER = "input.where: compares text with a number: write cast(x as int) or declare csv.columns"
 NULL = "input.where: a comparison with null is never true: write is null, or is not null"
+CLOCK = "depends on the time of the run; write a date: date '2024-01-31'"
 CONTAINS = "there is no function contains: write text like '%x%', or strpos(text, 'x') > 0"
 
 
@@ -313,6 +314,10 @@ CONTAINS = "there is no function contains: write text like '%x%', or strpos(text
         ("lag(id) = 'x'", f"input.where: {ONE_ROW}"),
         ("id = (select max(id) from self)", f"input.where: {ONE_ROW}"),
         ("exists(select 1)", f"input.where: {ONE_ROW}"),
+        ("id in (select 1)", f"input.where: {ONE_ROW}"),
+        ("id > any(select 1)", f"input.where: {ONE_ROW}"),
+        ("try_cast(id as date) < current_date", f"input.where: current_date {CLOCK}"),
+        ("try_cast(id as datetime) < NOW()", f"input.where: NOW {CLOCK}"),
         ("txt = 'x'", 'input.where: the input has no column "txt", did you mean "text"?'),
         ('text = "x"', "input.where: the input has no column \"x\"; a text stands in single quotes: 'x'"),
         ("id =", "input.where: not valid SQL: expected an expression, found the end"),
