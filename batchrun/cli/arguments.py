@@ -42,6 +42,9 @@ class JobPath(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002  (click's signature)
         """Return the path; UserError for a missing file, with the nearest name in its folder."""
         path = Path(value)
+        # `batchrun "$JOB"` without the variable would run every job of the working directory.
+        if not str(value):
+            raise UserError("the name of the job file is empty")
         if path.is_dir():
             if self._folders:
                 return path

@@ -1,5 +1,6 @@
 """`batchrun init FILE`: writes a job file for an input."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -37,4 +38,5 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
         raise UserError(f"{job}: a job file's name ends in .yaml")
     text = draft(look(file.absolute()), job.absolute())
     write_whole(job, text.encode())
-    print_err(f"wrote {job}; edit it, then\n  batchrun preview {job}\n  batchrun {job}")
+    name = shlex.quote(str(job))
+    print_err(f"wrote {job}; edit it, then\n  batchrun preview {name}\n  batchrun {name}")

@@ -81,6 +81,8 @@ def _variants(job: Job, options: RunOptions) -> Iterator[str]:
     """Yield the parts of a variant's name, one for each flag."""
     if options.endpoint not in {None, job.model.endpoint}:
         yield _named(options.endpoint, urlsplit(options.endpoint).netloc)
+    if options.model == "":
+        raise UserError("--model must not be empty")
     if options.model not in {None, job.model.name}:
         yield _named(options.model, options.model.rpartition("/")[2])
     if options.input is not None and not options.reads_stdin:

@@ -90,7 +90,7 @@ def evaluate(job: OpenJob, options: GoldOptions) -> Evaluation:
 def evaluate_reviewed(job: OpenJob, name: str) -> Evaluation:
     """Compare the model's answers with what a person corrected or confirmed. Raises UserError if that is nothing."""
     corrections = Corrections(job.prepared.job)
-    answer = answer_named(job.answers, name, "")
+    answer = answer_named(job.answers, name, "", "--reviewed")
     gold = Gold(answer, corrections.path.name, Rule(kind_of(job.prepared.form.columns[answer])), "")
     walk = _Questions(job, gold)
     for row in job.rows(corrections.columns(job.prepared.rows.columns)):

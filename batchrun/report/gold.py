@@ -179,7 +179,7 @@ def contradiction_text(contradictory: int, ties: int) -> str:
     return f"{plural(contradictory, 'question')} with different gold in equal rows; the most frequent counts{left_out}"
 
 
-def answer_named(answers: Sequence[str], name: str, column: str) -> str:
+def answer_named(answers: Sequence[str], name: str, column: str, flag: str = "--gold") -> str:
     """Return the answer column that a gold column belongs to: the named one, else the only or the equally named one."""
     if not name:
         if len(answers) > 1 and column not in answers:
@@ -187,7 +187,7 @@ def answer_named(answers: Sequence[str], name: str, column: str) -> str:
             raise UserError(f'--gold: which answer has its right values in "{column}"? Write one of {choices}')
         return column if column in answers else answers[0]
     if name not in answers:
-        raise UserError(f'--gold: there is no answer column "{name}"{did_you_mean(name, answers)}')
+        raise UserError(f'{flag}: there is no answer column "{name}"{did_you_mean(name, answers)}')
     return name
 
 

@@ -128,6 +128,9 @@ def kind_of(path: Path) -> str:
     if not path.exists():
         names = [file.name for file in islice(path.parent.glob("*"), _LOOKED_AT)]
         raise InputError(f"input.path: there is no file {path}{did_you_mean(path.name, names)}")
+    # A named pipe has no end until somebody writes into it, and the input is read more than once.
+    if not path.is_file():
+        raise InputError(f"input.path: {path} is not a regular file; for a pipe use --input -")
     suffix, kinds = path.suffix.lower(), TEXT | BINARY
     if suffix in COMPRESSED:
         suffix, kinds = Path(path.stem).suffix.lower(), TEXT

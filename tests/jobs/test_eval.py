@@ -141,6 +141,7 @@ def test_gold_in_other_words_than_the_answers_is_shown(job: Path, command: Comma
         (["--gold", "sentimnt=gold"], 'there is no answer column "sentimnt", did you mean "sentiment"?'),
         (["--gold", "gold", "--tolerance", "0.5"], '--tolerance: the answers in "sentiment" are not numbers'),
         (["--reviewed", "sentiment", "--min", "0.5"], "--min needs --gold"),
+        (["--reviewed", "sentimnt"], '--reviewed: there is no answer column "sentimnt", did you mean "sentiment"?'),
         (["--gold", "gold", "--gold-file", "nowhere.csv"], "--gold-file needs --on COLUMN"),
         (["--gold", "gold", "--gold-file", "nowhere.csv", "--on", "id"], "there is no file nowhere.csv"),
         (["--gold", "gold", "--gold-file", "twice.csv", "--on", "id"], 'two values of "gold" for "1" in "id"'),

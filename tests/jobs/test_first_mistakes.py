@@ -1,5 +1,6 @@
 """What a newcomer gets wrong is answered with words that, typed as they stand, lead on."""
 
+import os
 import re
 from pathlib import Path
 
@@ -119,3 +120,22 @@ def test_a_review_without_a_decision_writes_nothing(tmp_path: Path, command: Com
     ended = command("correct", "job.yaml", "todo.csv")
     assert (ended.code, "nothing to correct: no answer in todo.csv was edited" in ended.err) == (0, True)
     assert not (tmp_path / "job.corrections.jsonl").exists()
+
+
+@pytest.mark.parametrize("arguments", [[""], ["run", ""], ["check", ""], ["job.yaml", ""], ["status", ""]])
+def test_an_empty_name_is_not_the_working_directory(tmp_path: Path, command: Command, arguments: list[str]) -> None:  # noqa: F811
+    """`batchrun "$JOB"` without that variable asks nothing; it does not run every job of the working directory."""
+    write(tmp_path, "text")
+    ended = command(*arguments)
+    assert (ended.code, ended.err) == (2, "error: the name of the job file is empty\n")
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_a_named_pipe_is_refused(tmp_path: Path, command: Command, name: str) -> None:  # noqa: F811
+    """A named pipe as input does not hang a run: the message names --input - in its place."""
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "job.yaml").write_text(JOB.format(column="text", where="").replace("rows.csv", name))
+    ended = command("job.yaml")
+    assert ended.code == 2
+    assert f"{name} is not a regular file; for a pipe use --input -" in ended.err

@@ -146,6 +146,12 @@ def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
     assert (job.input.path, job.output.path) == ("../x.csv", "../out/x.csv")
 
 
+def test_the_commands_to_type_next_are_quoted(command: Command, tmp_path: Path) -> None:
+    """For `my file.csv` the printed commands can be pasted into a shell."""
+    FRAME.write_csv(tmp_path / "my file.csv")
+    assert "\n  batchrun preview 'my file.yaml'\n  batchrun 'my file.yaml'\n" in command("init", "my file.csv").err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -103,6 +103,7 @@ def test_a_set_key_wins_over_the_file(tmp_path: Path, command: Command, asked: A
         (["--set", "input.path=none.csv", "--yes"], "--set input.path=none.csv: "),
         (["--input", "none.csv"], "--input: "),
         (["--variant", "a/b"], "--variant a/b: "),
+        (["--model", ""], "--model must not be empty"),
         (["--set", "prompt.user=Sort: {{ text }}"], "add --variant NAME"),
         (["--set", "prompt.user=Sort: {{ txt }}", "--variant", "a"], "--set prompt.user=Sort: {{ txt }}: "),
     ],
