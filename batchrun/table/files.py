@@ -52,10 +52,11 @@ _MAGIC = (
     (b"%PDF-", "is a PDF, not text"),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself: run `git lfs pull`"),
 )
+_ARRAY = "is a JSON array: name it .json"
 _NOT_CSV = (
     ((b"<!doctype", b"<html", b"<table"), "is a web page, not CSV: was a login page or an error downloaded?"),
     ((b"<?xml",), "is XML, not CSV: save it as CSV"),
-    ((b'[{"', b"[ {", b"[\n", b"[\r"), "is a JSON array: name it .json"),
+    ((b'[{"', b"[ {", b"[\n", b"[\r"), _ARRAY),
     ((b'{"', b"{ "), "is JSON, not CSV: name it .jsonl (an object a line) or .json (an array of objects)"),
 )
 """Beginnings of files that are not CSV, and what each is."""
@@ -152,6 +153,8 @@ def check_text(path: Path, name: str) -> None:
     if suffix in {".csv", ".tsv"}:
         for beginnings, advice in _NOT_CSV:
             if start.startswith(beginnings):
+                if advice == _ARRAY and path.parent.name.startswith(PIPES):
+                    advice = "is a JSON array: write JSON Lines, an object a line, as `jq -c '.[]'` does"  # noqa: PLW2901  (a pipe has no name)
                 raise InputError(f"{name} {advice}")
     elif suffix in {".jsonl", ".ndjson"} and start.startswith(b"["):
         raise InputError(f"{name} is a JSON array, and a line must hold one JSON object: name it .json")

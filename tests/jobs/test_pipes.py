@@ -147,6 +147,7 @@ def test_a_full_disk_behind_stdout(tmp_path: Path, words: str) -> None:
         ("", ["job.yaml", "--input", "-"], "standard input: the file is empty"),
         ("text\nab\nx,y\n", ["job.yaml", "--input", "-"], "standard input:3: 2 cells where the header has 1"),
         ('{"text": 1}\n{', ["job.yaml", "--input", "-"], "standard input:2: not JSON"),
+        ('[{"text": 1}]', ["job.yaml", "--input", "-"], "standard input is a JSON array: write JSON Lines"),
         (CSV, ["job.yaml", "--input", "-", "--output", "-", "--json"], "--json and --output - both write"),
         (CSV, ["job.yaml", "job.yaml", "--input", "-"], ""),
         (CSV, ["job.yaml", "other.yaml", "--input", "-"], "--input is for one job"),

@@ -1,5 +1,6 @@
 """Rows and answers to files: what is written reads back equal, is whole or not there, and has the types it promises."""
 
+import csv
 import datetime as dt
 import os
 import resource
@@ -136,6 +137,16 @@ def test_csv_and_jsonl_spell_types(tmp_path: Path) -> None:
     assert (tmp_path / "x.jsonl").read_text() == (
         f'{{"text":"x","day":"2024-02-29","moment":"{moment}","tags":["x",null]}}\n'
     )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_null_in_a_single_column_is_a_line_for_every_reader(tmp_path: Path, suffix: str) -> None:
+    """Readers such as pandas and Python's csv pass over an empty line, so a null alone in its row is written as quotes."""
+    frame = pl.DataFrame({"n": [1, None, 3]})
+    write(frame, tmp_path / f"x{suffix}")
+    with (tmp_path / f"x{suffix}").open(newline="") as file:
+        assert [row["n"] for row in csv.DictReader(file)] == ["1", "", "3"]
+    assert read(tmp_path / f"x{suffix}")[1] == [("1",), (None,), ("3",)]
 
 
 @suffixes
