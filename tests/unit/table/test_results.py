@@ -141,7 +141,7 @@ def test_csv_and_jsonl_spell_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_a_null_in_a_single_column_is_a_line_for_every_reader(tmp_path: Path, suffix: str) -> None:
-    """Readers such as pandas and Python's csv pass over an empty line, so a null alone in its row is written as quotes."""
+    """A null alone in its row is written as quotes, since pandas and Python's csv pass over an empty line."""
     frame = pl.DataFrame({"n": [1, None, 3]})
     write(frame, tmp_path / f"x{suffix}")
     with (tmp_path / f"x{suffix}").open(newline="") as file:
