@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 from batchrun.checkpoint import PlanBuilder, PlanInfo
 from batchrun.errors import InputError
@@ -63,9 +63,15 @@ def known_files(plan: PlanInfo | None) -> dict[tuple[FileStamp, ...], str]:
 def input_changed(plan: PlanInfo, job: Job) -> bool:
     """Check whether the job's input files are other ones than those that a plan was made from."""
     try:
-        return [FileStamp(*one) for one in json.loads(plan.stamps)] != list(stamp(expand(job.input, job.folder)))
+        return not has_same_files(plan, stamp(expand(job.input, job.folder)))
     except InputError:
         return True
+
+
+def has_same_files(plan: PlanInfo, stamps: Sequence[FileStamp]) -> bool:
+    """Check whether a plan was made from these files, also where their folder was moved or is reached by a link."""
+    before = [replace(FileStamp(*one), path="") for one in json.loads(plan.stamps)]
+    return before == [replace(one, path="") for one in stamps]
 
 
 def stamps_text(stamps: Sequence[FileStamp]) -> str:

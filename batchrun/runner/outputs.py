@@ -25,8 +25,8 @@ from batchrun.prepare import (
     Corrections,
     Prepared,
     corrected,
+    has_same_files,
     named_output,
-    stamps_text,
 )
 from batchrun.prompt import changed_words
 from batchrun.table import (
@@ -98,7 +98,7 @@ def check_plan(prepared: Prepared, plan: PlanInfo | None, *, any_wording: bool =
     """Raise UserError if rows would be joined with answers of another input or, but for `any_wording`, prompt."""
     if plan is None:
         raise UserError("the job has no plan yet: run it first")
-    if plan.stamps != stamps_text(prepared.rows.files):
+    if not has_same_files(plan, prepared.rows.files):
         raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
     if plan.wording != prepared.renderer.wording and not any_wording:
         what = changed_words(plan.wording, prepared.renderer.wording)

@@ -134,3 +134,15 @@ def test_looking_at_answers_needs_no_key(tmp_path: Path, command: Command, monke
         assert ended.code == 0, ended.err
     assert command("show", path, "--review", "-o", str(tmp_path / "todo.csv")).code == 0
     assert command("correct", path, str(tmp_path / "todo.csv")).code == 0
+
+
+def test_a_moved_folder_and_a_link_to_it_hold_the_same_input(tmp_path: Path, command: Command) -> None:
+    """After a move of the job's folder, and through a link, answers are shown, and status reports no change."""
+    (tmp_path / "a").mkdir()
+    with labelling({"m": wrong_on(3)}) as url:
+        assert command(str(write_job(tmp_path / "a", url, "m")), "--quiet").code == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "link").symlink_to("b")
+    for folder in ("b", "link"):
+        assert command("show", f"{folder}/m.yaml").code == 0
+        assert "changed" not in command("status", f"{folder}/m.yaml").out
