@@ -299,7 +299,11 @@ class Template:
             self._context = self._compiled.new_context(self._scope, shared=True)
             if isinstance(error, PromptError):
                 raise
-            raise PromptError(getattr(error, "message", None) or str(error) or type(error).__name__) from error
+            message = getattr(error, "message", None) or str(error) or type(error).__name__
+            # `{{ price / 2 }}` of a CSV file, whose cells are text.
+            if isinstance(error, TypeError) and "'str'" in message:
+                message += "; a text is not a number: write {{ name | int }}, or name its type in input.csv.columns"
+            raise PromptError(message) from error
 
 
 class Templates:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrun.api import TABLE
+from batchrun.api import TABLE, UNSENT
 from batchrun.errors import ExitCode
 from batchrun.money import CostKind, from_usd, show
 from batchrun.records import Summary
@@ -14,7 +14,7 @@ _SHOWN_COLUMNS = 20
 _LABEL = 24
 _MESSAGE = 160
 
-_SERVER_EXPLAINS = {
+_EXPLAINED = UNSENT | {
     "bad_request",
     "unexplained",
     "bad_parameters",
@@ -25,7 +25,7 @@ _SERVER_EXPLAINS = {
     "invalid_prompt",
     "server_error",
 }
-"""Failures of which the server's words say more than the name: `unexplained` alone helps nobody."""
+"""Failures of which the first message says more than the name: which column is null, what the server refused."""
 
 
 def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
@@ -43,7 +43,7 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
         message = summary.error_messages.get(name, "")
-        if name in _SERVER_EXPLAINS and message not in {"", TABLE[name].means} and message not in summary.reason:
+        if name in _EXPLAINED and message not in {"", TABLE[name].means} and message not in summary.reason:
             yield f"    the first says: {short(message, _MESSAGE)}"
     yield from _books(summary)
     if summary.exit_code not in {ExitCode.DONE, ExitCode.SOME_FAILED}:

@@ -199,6 +199,17 @@ def test_the_end_shows_what_the_server_says(tmp_path: Path, command: Command) ->
     assert "top_q: unknown" in said
 
 
+def test_the_end_shows_why_a_prompt_can_not_be_made(tmp_path: Path, command: Command) -> None:  # noqa: F811
+    """Rows whose prompt can't be made come with the first message: the column that is null, or what is not a number."""
+    model = {"api_key_env": None}
+    write_job(tmp_path, "simulator", model=model, answer=None)
+    pl.DataFrame({"text": ["a", None]}).write_parquet(tmp_path / "rows.parquet")
+    assert '    the first says: prompt.user: column "text" is null' in command("job.yaml").err
+    write_job(tmp_path, "simulator", rows=["a"], model=model, answer=None, prompt={"user": "{{ text / 2 }}"})
+    said = command("job.yaml").err
+    assert "for /: 'str' and 'int'; a text is not a number: write {{ name | int }}, or name its type" in said
+
+
 def test_the_end_says_nothing_twice(tmp_path: Path, command: Command) -> None:  # noqa: F811
     """A server that says nothing of its own adds no line to the name of the error."""
     answer = lambda body: (400, {}) if "text 1" in str(body["messages"]) else completion("good")  # noqa: E731
