@@ -96,6 +96,10 @@ class JobFileError(UserError):
         self.mistakes = tuple(sorted(mistakes))
         super().__init__("\n".join(mistake.at(path) for mistake in self.mistakes), quotes_data=quotes_data)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return how another process makes it again: a pool of processes waits for ever for what it can't read."""
+        return type(self), (self.path, self.mistakes), self.__dict__
+
     @property
     def line(self) -> str:
         """The mistakes, each of which begins with its place, so that editors find it."""

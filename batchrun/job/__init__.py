@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from batchrun.job.checks import check
     from batchrun.job.parse import Loaded, examine, load
     from batchrun.job.schema import json_schema
-    from batchrun.job.tree import is_job
+    from batchrun.job.tree import as_yaml, is_job
 
 __all__ = [
     "DEFAULT_DETAILS",
@@ -82,6 +82,7 @@ __all__ = [
     "Prompt",
     "RayOptions",
     "RunOptions",
+    "as_yaml",
     "check",
     "command_line",
     "dotted",
@@ -97,6 +98,7 @@ __all__ = [
 # pydantic and ruamel.yaml take 100 ms to import, which `import batchrun` and `--help` need not pay.
 _HEAVY = {
     "Loaded": "parse",
+    "as_yaml": "tree",
     "check": "checks",
     "examine": "parse",
     "is_job": "tree",

@@ -167,7 +167,7 @@ def read(
     YAML can't hold.
     """
     is_dict = not isinstance(source, str)
-    text = source if isinstance(source, str) else _as_yaml(source)
+    text = source if isinstance(source, str) else as_yaml(source, indent=2)
     tree = Tree(text, text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), is_dict=is_dict)
     try:
         root = _composed(tree.text)
@@ -257,10 +257,10 @@ def _place_node(root: MappingNode, path: JobPath, node: Node) -> None:
         here = inner
 
 
-def _as_yaml(job: Mapping[str, Any]) -> str:
-    """Return a dict as the text of a job file. Raises TypeError for a value that YAML can't hold."""
+def as_yaml(value: object, *, indent: int | None = None) -> str:
+    """Return a job's dict, or a part of it, as the text of a job file. Raises TypeError for what YAML can't hold."""
     try:
-        text = json.dumps(job, indent=2, default=_plain, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, indent=indent, default=_plain, ensure_ascii=False, allow_nan=False)
     except ValueError:
         raise TypeError("a job can't hold NaN, infinity, or a dict that holds itself") from None
     return _NOT_RAW.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

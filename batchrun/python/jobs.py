@@ -15,7 +15,7 @@ import polars as pl
 
 from batchrun import forecast
 from batchrun.errors import UserError
-from batchrun.job import Job, RunOptions, merged
+from batchrun.job import Job, RunOptions, as_yaml, merged
 from batchrun.money import positive_usd
 from batchrun.prepare import Invocation, load_dict, load_file, prepare_job
 from batchrun.python.frames import Frame, is_frame, to_polars, write_frame
@@ -239,12 +239,13 @@ def _trial(
     api_key_env: str | None,
 ) -> RunOptions:
     """Return the flags that say which trial of a job is meant."""
-    pairs = tuple(f"{key}={_as_yaml(value)}" for key, value in (settings or {}).items())
-    return RunOptions(settings=pairs, endpoint=endpoint, model=model, variant=variant, api_key_env=api_key_env)
-
-
-def _as_yaml(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        # A text is YAML already, as on the command line.
+        pairs = [(key, value if isinstance(value, str) else as_yaml(value)) for key, value in (settings or {}).items()]
+    except TypeError as problem:
+        raise UserError(f"set: {problem}") from None
+    written = tuple(f"{key}={text}" for key, text in pairs)
+    return RunOptions(settings=written, endpoint=endpoint, model=model, variant=variant, api_key_env=api_key_env)
 
 
 def _count(name: str, number: int | None, most: int | None = None) -> int | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -96,6 +97,16 @@ def test_a_program_gets_mistakes_as_exceptions(door: Path) -> None:
     with pytest.raises(batchrun.JobFileError) as caught:
         batchrun.run(door)
     assert [mistake.line for mistake in caught.value.mistakes] == [len(JOB.splitlines()) + 1]
+
+
+def test_an_exception_reaches_another_process() -> None:
+    """Every problem arrives whole out of a pool of processes, which waits for ever for one that it can't read."""
+    with pytest.raises(batchrun.JobFileError) as raised:
+        batchrun.run({"prompt": "{{ text }}", "modell": 3}, FRAME)
+    problems = [raised.value, batchrun.InputError("unclosed quote"), batchrun.BusyError("running")]
+    for problem in problems:
+        arrived = pickle.loads(pickle.dumps(problem))  # noqa: S301  (our own)
+        assert (type(arrived), str(arrived), vars(arrived)) == (type(problem), str(problem), vars(problem))
 
 
 @pytest.mark.parametrize(
@@ -228,11 +239,15 @@ def test_values_of_a_dict_are_those_of_yaml(asked: dict[str, Any]) -> None:
 
 
 def test_flags_of_a_program_are_those_of_the_command(door: Path) -> None:
-    """`set` takes Python values and texts; another model and a sample are a variant and a part of it."""
+    """`set` takes texts and what a dict takes; another model and a sample are a variant and a part of it."""
     summary = batchrun.run(
         door, sample=1, model="google/gemini-2.5-flash", set={"limits.timeout": 9, "answer.repairs": "0"}, quiet=True
     )
     assert (summary.requests, Path(str(summary.output)).name[:16]) == (1, "out.gemini-2.5-f")
+    summary = batchrun.run(door, set={"output.path": Path("y.csv"), "limits.max_cost_usd": Decimal("2.5")})
+    assert summary.output == str(door.parent / "y.csv")
+    with pytest.raises(batchrun.UserError, match=r"^set: a job can't hold datetime.date"):
+        batchrun.run(door, set={"input.where": date(2026, 1, 31)})
     with pytest.raises(batchrun.JobFileError, match=r"^--set limits.timeout=-1: limits.timeout must be more than 0"):
         batchrun.run(door, set={"limits.timeout": -1})
     with pytest.raises(batchrun.UserError, match=r"changes the question: add --variant NAME"):
