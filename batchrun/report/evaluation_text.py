@@ -123,7 +123,7 @@ def calibration_sentences(scored: list[Scored], minimum: float | None = None) ->
         yield f"no threshold reaches {percent(minimum)}"
     else:
         yield (
-            f"answers with a probability of at least {chosen.threshold:.3g} reach {percent(minimum)}: "
+            f"answers with a probability of at least {chosen.threshold:g} reach {percent(minimum)}: "
             f"{percent(chosen.accuracy)} right, {percent(chosen.coverage)} of all answers (estimated out of bag)"
         )
         if len(scored) < FEW:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, time
 from decimal import Decimal, InvalidOperation
 from itertools import chain
 from pathlib import Path
@@ -47,6 +48,8 @@ class Rule:
                 return "as numbers: equal if they have the same value"
             case "boolean":
                 return "as true and false: yes and 1 are true, no and 0 are false"
+            case "date":
+                return "as dates: a moment at midnight is its day"
             case "list" | "object" | "json":
                 return "as JSON, keys in any order"
         case = "are equal" if self.ignore_case else "differ"
@@ -75,6 +78,8 @@ class Rule:
                 if text.lower() in _FALSE:
                     return "false"
                 raise ValueError(f'"{text}" is neither true nor false')
+            case "date":
+                text = _day(text)
             case "list" | "object" | "json":
                 try:
                     return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
@@ -99,6 +104,15 @@ class Rule:
             return abs(Decimal(first) - Decimal(second)) <= self.tolerance
         except ArithmeticError:
             return first == second
+
+
+def _day(text: str) -> str:
+    """Return the day of a moment at midnight: pandas and timestamps of Parquet have no dates. Other texts stay."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return str(moment.date()) if moment.time() == time.min else text
 
 
 @dataclass(frozen=True, slots=True)

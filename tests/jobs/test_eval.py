@@ -225,6 +225,24 @@ def test_numbers_are_compared_with_a_tolerance(
     assert '--gold: row 2: "n/a" is not a number' in wrong.err
 
 
+def test_a_moment_at_midnight_is_its_day(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gold for a date may be a timestamp, which pandas makes of dates; another hour or a word is not that day."""
+    monkeypatch.setenv("KEY", "k")
+    answer = {"columns": {"day": "date"}}
+    with plain_server(lambda _: completion('{"day": "2026-01-31"}')) as url:
+        path = write_plain(tmp_path, url, rows=["a", "b", "c"], model="m", answer=answer)
+        moments = pl.Series(["2026-01-31 00:00", "2026-01-31 00:00", "2026-01-31 09:30"]).str.to_datetime()
+        pl.read_parquet(tmp_path / "rows.parquet").with_columns(
+            moment=moments,
+            words=pl.Series(["2026-01-31T00:00:00Z", "2026-01-31", "soon"]),
+        ).write_parquet(tmp_path / "rows.parquet")
+        assert command(str(path), "--quiet").code == 0
+    for column in ("moment", "words"):
+        found = json.loads(command("eval", str(path), "--gold", f"day={column}", "--json").out)
+        assert (found["accuracy"]["right"], found["accuracy"]["n"]) == (2, 3)
+    assert found["compared"] == "as dates: a moment at midnight is its day"
+
+
 def test_patterns_are_worth_a_look(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """One label for most rows, refusals, answers at the length limit, several models and retries stand in status."""
     monkeypatch.setenv("KEY", "k")

@@ -92,3 +92,10 @@ def test_a_threshold_from_few_labels_is_refused_or_warned_of(count: int, said: s
     lines = list(calibration_sentences([(0.9, True)] * count, 0.8))
     assert any(said in line for line in lines)
     assert any("are few for a threshold" in line for line in lines) == warned
+
+
+def test_a_threshold_is_printed_with_all_its_digits() -> None:
+    """The printed threshold is the chosen one: 0.999612 is not shown as 1, above which there is no answer."""
+    scored = [(0.999612, True)] * 80 + [(0.9, False)] * 80
+    lines = list(calibration_sentences(scored, 0.9))
+    assert any("a probability of at least 0.999612 reach" in line for line in lines)
