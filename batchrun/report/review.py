@@ -1,7 +1,7 @@
 """Rows for a person to look at, as a file, and what the person wrote into it."""
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
         count,
         (
             (_doubt(row), row.position, row)
-            for row in job.rows((*shown, *more), details=("attempts", "finish_reason"))
+            for row in _identified(job.rows((*shown, *more), details=("attempts", "finish_reason")), named)
             if row.is_settled
             # A row that failed before it was asked has no question, and each such row is shown.
             and (row.first or row.question is None or named)
@@ -83,6 +83,23 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
     frame = pl.DataFrame(lines, schema=schema, orient="row")
     write_output(iter([frame]), path, schema=dict(schema), csv=prepared.job.output.csv)
     return len(lines), BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
+
+
+def _identified(rows: Iterable[AnsweredRow], named: Sequence[str]) -> Iterator[AnsweredRow]:
+    """Yield the rows. Raises UserError where rows that ask different questions have equal cells in the `named` columns.
+
+    A correction of one of them would be the answer of all.
+    """
+    questions: dict[str, int | None] = {}
+    for row in rows:
+        if named and row.status != Status.SKIPPED:
+            cells = {name: row.cells[name] for name in named}
+            if questions.setdefault(row_key(cells), row.question) != row.question:
+                texts, columns = (", ".join(f'"{text_of(one)}"' for one in some) for some in (cells.values(), named))
+                raise UserError(
+                    f"--id: {texts} in {columns} stands in several rows: name a column that identifies a row"
+                )
+        yield row
 
 
 def _doubt(row: AnsweredRow) -> float:
@@ -138,20 +155,27 @@ def read_todo(job: OpenJob, path: Path) -> tuple[list[Correction], str]:
     note = encoding_note(path, csv, (line[name] for line in lines for name in answers))
     decided = [(line[ROW], one) for line in lines if (one := _decided(form, line)) is not None]
     known = _model_answers(job, [one for _, one in decided if isinstance(one, _Decided)])
-    corrections, problems = [], []
+    corrections: dict[tuple[tuple[str, ...], str], tuple[str, Correction]] = {}
+    problems = []
     for number, one in decided:
         found = _correction(form, one, known) if isinstance(one, _Decided) else one
-        if isinstance(found, Correction):
-            corrections.append(found)
-        else:
+        if isinstance(found, str):
             problems.append(f"row {number}: {found}")
+            continue
+        # Rows that failed before they became a question may have equal cells, such as none.
+        other, same = corrections.setdefault((found.columns, found.key), (number, found))
+        if same.answer != found.answer:
+            cells = f"{', '.join(found.columns)} {'is' if len(found.columns) == 1 else 'are'} the same in row {other}"
+            problems.append(
+                f"row {number}: {cells}, which has another answer: give both one answer, or use --id COLUMN"
+            )
     if problems:
         text = "\n".join(problems[:SHOWN_PROBLEMS])
         if len(problems) > SHOWN_PROBLEMS:
             text += f"\nand {plural(len(problems) - SHOWN_PROBLEMS, 'more row')}"
         # Read as another encoding, a label is another text.
         raise UserError(f"{text}; {note}" if note else text)
-    return corrections, note
+    return [one for _, one in corrections.values()], note
 
 
 def _decided(form: AnswerForm, line: Mapping[str, str]) -> _Decided | str | None:

@@ -202,6 +202,35 @@ def test_a_correction_belongs_to_cells(tmp_path: Path, command: Command) -> None
         assert written() == [("y", "true"), ("x", ""), ("y", "true")]
 
 
+def test_no_answer_of_a_person_becomes_that_of_another_row(tmp_path: Path, command: Command) -> None:
+    """A column of --id that several questions share is refused, and so are two answers to rows with equal cells."""
+    (tmp_path / "rows.csv").write_text("id,kind,text\n1,k,a\n2,k,b\n3,k,\n4,k,\n")
+    job = {
+        "input": "rows.csv",
+        "prompt": "{{ text }}",
+        "answer": {"columns": {"label": ["x", "y"]}},
+        "output": "out.csv",
+    }
+    with plain_server(lambda _: completion('{"label": "x"}')) as url:
+        (tmp_path / "a.yaml").write_text(json.dumps({**job, "model": {"endpoint": url, "name": "m"}}))
+        assert command("a.yaml", "--quiet").code == 1
+    ended = command("show", "a.yaml", "--review", "-o", "todo.csv", "--id", "kind")
+    assert (ended.code, '--id: "k" in "kind" stands in several rows' in ended.err) == (2, True), ended.err
+    assert not (tmp_path / "todo.csv").exists()
+
+    def fill(row: dict[str, str]) -> None:
+        row.update(label={"3": "x", "4": "y"}.get(row["row"], row["label"]))
+
+    for flags, code in (((), 2), (("--id", "id"), 0), (("--id", "kind", "--id", "id"), 0)):
+        assert command("show", "a.yaml", "--review", "-o", "todo.csv", *flags).code == 0
+        edit(tmp_path / "todo.csv", fill)
+        ended = command("correct", "a.yaml", "todo.csv")
+        assert ended.code == code, ended.err
+        if code:
+            assert "row 4: text is the same in row 3, which has another answer" in ended.err
+        (tmp_path / "a.corrections.jsonl").unlink(missing_ok=True)
+
+
 def test_a_chat_models_column_may_be_called_like_a_probability(tmp_path: Path, command: Command) -> None:
     """A text in NAME_prob orders no review and is not a probability for eval."""
     (tmp_path / "rows.csv").write_text("text,gold\na,x\nb,y\n")
