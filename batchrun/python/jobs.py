@@ -31,7 +31,7 @@ _NOT_ASKED = {"input", "output", "limits", "engine", "checkpoint"}
 """Parts of a dict that don't change its questions: with others of these it is the same job."""
 
 JobLike = str | PathLike[str] | Mapping[str, Any]
-InputLike = str | PathLike[str] | Frame
+InputLike = str | PathLike[str] | Frame | pl.LazyFrame
 
 
 def load_job(path: str | PathLike[str]) -> Job:

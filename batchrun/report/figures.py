@@ -70,9 +70,9 @@ class JobFigures:
 
     def take(self, row: AnsweredRow) -> None:
         """Add a row: its question counts once."""
-        self.cost += row.cost
         # Equal rows share one question: its latency and its failure count on the first of them, as its cost does.
         if row.first and row.is_settled:
+            self.cost += row.cost
             self.settled += 1
             self.failed += row.status == Status.FAILED
             if row.seconds is not None and row.status == Status.OK:

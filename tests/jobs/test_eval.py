@@ -225,6 +225,31 @@ def test_numbers_are_compared_with_a_tolerance(
     assert '--gold: row 2: "n/a" is not a number' in wrong.err
 
 
+def test_the_mean_cost_is_that_of_settled_questions(tmp_path: Path, command: Command) -> None:
+    """What a question cost that is to be asked again is not counted: it has no answer yet."""
+    (tmp_path / "rows.csv").write_text("text,gold\na,yes\nb,yes\nc,yes\n")
+    ends = ["length"] * 3 + ["stop"]
+
+    def answer(_: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, reply = completion("yes", prompt_tokens=10, completion_tokens=0)
+        reply["choices"][0]["finish_reason"] = ends.pop(0)
+        return status, reply
+
+    with plain_server(answer) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m", "price": {"prompt": 1, "completion": 1}},
+            "output": "out.csv",
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        assert command("job.yaml", "--quiet").code == 1
+        assert command("retry", "job.yaml", "--quiet", "--limit", "1").code == 0
+    found = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)
+    assert (found["accuracy"]["n"], found["pending"]) == (1, 2)
+    assert found["cost_per_1000_usd"] == pytest.approx(0.02)
+
+
 def test_a_moment_at_midnight_is_its_day(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gold for a date may be a timestamp, which pandas makes of dates; another hour or a word is not that day."""
     monkeypatch.setenv("KEY", "k")

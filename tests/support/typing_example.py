@@ -30,6 +30,7 @@ def main() -> int:
     rows: int = summary.frame().height + batchrun.run({"prompt": "{{ text }}"}, summary.frame(), quiet=True).rows
     found: batchrun.Check = batchrun.check("jobs/reviews.yaml", "rows.csv", set={"limits.timeout": 9})
     seen: batchrun.Preview = batchrun.preview({"prompt": "{{ text }}"}, pl.DataFrame({"text": ["x"]}), n=1)
+    batchrun.run({"prompt": "{{ text }}"}, pl.LazyFrame({"text": ["x"]}))
     right: batchrun.Evaluation = batchrun.evaluate("jobs/reviews.yaml", gold="label", model="a/b")
     if right.accuracy.value is None or found.mistakes or seen.cost_usd or any(one.text for one in found.findings):
         return rows
