@@ -43,6 +43,8 @@ def to_polars(rows: Any) -> pl.DataFrame | None:  # noqa: ANN401  (what a progra
             return pl.DataFrame(rows)
     except ImportError:
         raise UserError("a frame of pandas needs PyArrow: pip install pyarrow") from None
+    except pl.exceptions.DuplicateError as problem:
+        raise UserError(f"input: {problem}") from None
     raise UserError(f"input must be a path or a frame of Polars or pandas, not {type(rows).__name__}")
 
 
@@ -56,6 +58,8 @@ def _of_pandas(rows: Any) -> pl.DataFrame:  # noqa: ANN401  (a program without p
         raise UserError(f'input: two columns are called "{twice[0]}": rename one')
     columns: dict[str, pl.Series] = {}
     for name in rows.columns:
+        if str(rows[name].dtype).startswith("period"):  # Polars would read January 2026 as 672
+            raise UserError(f'input: column "{name}" holds periods: make them texts: frame["{name}"].astype("string")')
         try:
             columns[str(name)] = pl.Series(pl.from_pandas(rows[name]))
         # PyArrow's errors are of these kinds: [1, "a"] in one column, or objects of a class of the program's own.

@@ -25,7 +25,9 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
                 types = {name: _json_type(dtype) for name, dtype in schema.items()}
                 found = pl.read_ndjson(path, schema=types)
             case ".xlsx":
-                found = sheet_texts(path)
+                # A sheet has no time zones, and holds moments in UTC.
+                zoned = [name for name, dtype in schema.items() if isinstance(dtype, pl.Datetime) and dtype.time_zone]
+                found = sheet_texts(path).with_columns(column_named(name) + "+00:00" for name in zoned)
             case suffix:
                 separator = "\t" if suffix == ".tsv" else ","
                 # Columns by position: Polars makes other names of two that are equal, and of an empty one.
@@ -38,10 +40,12 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
 
 def _json_type(dtype: pl.DataType) -> pl.DataType:
     """Return the type that a column has in a JSON Lines file."""
-    if isinstance(dtype, pl.List):
+    if isinstance(dtype, pl.List | pl.Array):
         return pl.List(_json_type(dtype.inner))  # type: ignore[arg-type]
     if isinstance(dtype, pl.Struct):
         return pl.Struct({part.name: _json_type(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Decimal):
+        return pl.String()
     return dtype if isinstance(dtype, _JSON) or dtype.is_numeric() else pl.String()
 
 
@@ -58,10 +62,13 @@ def _typed(name: str, dtype: pl.DataType, written: pl.DataType) -> pl.Expr:
         read = pl.when(column.is_not_null()).then(column == "true").alias(name)
     elif isinstance(dtype, pl.Date):
         read = column.str.to_date()
+    elif isinstance(dtype, pl.Time):
+        read = column.str.to_time()
     elif isinstance(dtype, pl.Datetime):
         read = column.str.to_datetime(time_unit=dtype.time_unit, time_zone=dtype.time_zone)
     elif dtype.is_nested():
-        read = column.str.json_decode(dtype)
+        # JSON has no lists of a fixed length, no decimals and no dates.
+        read = column.str.json_decode(_json_type(dtype)).cast(dtype)
     else:
         read = column.cast(dtype)
     return read

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, date, datetime
+from datetime import time as clock
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -282,7 +283,10 @@ TYPES = pl.DataFrame(
         "i": [1, None], "f": [1.5, None], "b": [True, None], "s": ['a,"b\nc', ""], "n": ["007", None],
         "d": [date(2024, 1, 2), None], "t": [datetime(2024, 1, 2, 3, 4, 5, 6), None],  # noqa: DTZ001
         "z": [datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC), None], "l": [["x", "y"], None],
-        "o": [{"a": 1, "b": "q"}, None], "y": [b"\x00\xff", None],
+        "o": [{"a": 1, "b": "q"}, None], "y": [b"\x00\xff", None], "c": [Decimal("1.50"), None],
+        "h": [clock(1, 2, 3), None], "w": [clock(0), clock(23, 59, 59)],
+        "a": pl.Series([[1, 2], None], dtype=pl.Array(pl.Int64, 2)), "p": [[Decimal("2.50")], None],
+        "k": pl.Series([datetime(2024, 1, 2), None]).dt.replace_time_zone("Europe/Berlin"),  # noqa: DTZ001
     }
 )  # fmt: skip
 
@@ -292,6 +296,13 @@ def test_every_output_comes_back_with_its_types(asked: dict[str, Any], suffix: s
     """Whatever the format of the output, `frame` has the types and values of the frame that came in."""
     job = asked | {"prompt": "Review: {{ s }}", "output": f"out.{suffix}"}
     assert batchrun.run(job, TYPES).frame().select(TYPES.columns).equals(TYPES)
+
+
+def test_a_workbook_comes_back_with_its_types(asked: dict[str, Any]) -> None:
+    """What a sheet can hold comes back as it went in; a moment of a time zone is the same moment."""
+    frame = TYPES.drop("t").with_columns(s=pl.Series(["a", "b"]))  # neither microseconds nor an empty text
+    job = asked | {"prompt": "Review: {{ s }}", "output": "out.xlsx"}
+    assert batchrun.run(job, frame).frame().select(frame.columns).equals(frame)
 
 
 def test_a_run_that_wrote_nothing_has_no_frame(asked: dict[str, Any], openrouter: Running) -> None:
@@ -364,6 +375,17 @@ def test_a_series_of_pandas_is_a_frame_of_one_column(asked: dict[str, Any]) -> N
     assert batchrun.run(asked, pandas.Series(["a", "b"], name="text")).frame()["text"].to_list() == ["a", "b"]
     with pytest.raises(batchrun.UserError, match="the Series has no name"):
         batchrun.run(asked, pandas.Series(["a"]))
+
+
+def test_columns_that_polars_cannot_mean_are_refused(asked: dict[str, Any]) -> None:
+    """Two columns of one name, and periods, which would be numbers, are named before anything is sent."""
+    arrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+    texts = arrow.array(["a", "b"])
+    with pytest.raises(batchrun.UserError, match=r"^input: .*names must be unique: .*text"):
+        batchrun.run(asked, arrow.Table.from_arrays([texts, texts], names=["text", "text"]))
+    months = pandas.period_range("2026", periods=2, freq="M")
+    with pytest.raises(batchrun.UserError, match=r'column "month" holds periods: make them texts: frame\["month"\]'):
+        batchrun.run(asked, pandas.DataFrame({"text": ["a", "b"], "month": months}))
 
 
 def test_calendar_intervals_in_a_table_of_arrow_are_refused(asked: dict[str, Any]) -> None:
