@@ -7,10 +7,9 @@ checkpoint, caps and output. Questions that two batches do not answer are left t
 import asyncio
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import uvloop
 
@@ -29,8 +28,8 @@ from batchrun.api import (
     cost_kind,
     judge,
 )
-from batchrun.checkpoint import FOR_BATCH, Batch, Checkpoint, utc_day
-from batchrun.errors import BatchrunError, ConfirmError, ExitCode, StorageError
+from batchrun.checkpoint import FOR_BATCH, Batch, utc_day
+from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import BatchOptions
 from batchrun.money import ZERO, Pico, cost, show
 from batchrun.prepare import batch_prices, worst_case
@@ -40,6 +39,7 @@ from batchrun.runner.asking import Asking, open_work, rules_of, take_up
 from batchrun.runner.budget import budget_of
 from batchrun.runner.collecting import Collected, collected
 from batchrun.runner.log import event
+from batchrun.runner.open_batches import SHOWN, named
 from batchrun.runner.progress import Ui
 from batchrun.runner.stop import Valve, closed_by_signals, reason_of
 from batchrun.runner.work import CAP_TOO_LOW, Tally, Work, cap_too_low
@@ -48,14 +48,12 @@ from batchrun.terminal import aside, plural
 FIRST_POLL, SLOWEST_POLL = 5.0, 60.0
 """Seconds between two looks at a batch; half as long again each time, unless the provider says when to come back."""
 
-LOOK_AGAIN = 60.0
-"""Seconds between two searches for a batch whose reply was lost: a list may lag behind a submission."""
+LOOK_AGAIN = 180.0
+"""Seconds, at least, between two searches for a batch whose reply was lost: a provider may still read a large
+submission when its gateway has given up, and a list may lag behind."""
 
 LOOKS = 2
 """Searches in vain after which a batch was never received, and its questions are open again."""
-
-SHOWN = 3
-"""Batches that a line names."""
 
 _TOO_LONG = "the prompt may exceed the model's context, and a batch may shorten it: ask this row live"
 _SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
@@ -89,29 +87,6 @@ def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(lane.run())
     return lane.tally
-
-
-def refuse_to_forget(path: Path) -> None:
-    """Raise ConfirmError where --fresh would leave batches that nobody collects, and that are billed all the same."""
-    if not path.exists():
-        return
-    try:
-        with Checkpoint.open(path, read_only=True) as checkpoint:
-            batches = checkpoint.batches.open()
-    except StorageError:  # damaged: nothing can be read from it
-        return
-    if batches:
-        reserved = show(sum(batch.reserved for batch in batches))
-        raise ConfirmError(
-            f"--fresh would forget {plural(len(batches), 'batch')} that may cost up to {reserved} ({_named(batches)}): "
-            "run without --fresh to collect them, or add --yes"
-        )
-
-
-def _named(batches: Sequence[Batch]) -> str:
-    """Return the providers' ids of some batches."""
-    names = ", ".join(batch.provider_id or "one that is not confirmed" for batch in batches[:SHOWN])
-    return names if len(batches) <= SHOWN else f"{names} and {len(batches) - SHOWN:,} more"
 
 
 class _Lane:
@@ -205,15 +180,15 @@ class _Lane:
         out = self._open()
         if elsewhere := [batch for batch in self._batches.open() if batch not in out]:
             numbers = plural(len(elsewhere), "batch")
-            self._ui.warn(f"{numbers} of another endpoint left alone ({_named(elsewhere)}): a run with it collects")
+            self._ui.warn(f"{numbers} of another endpoint left alone ({named(elsewhere)}): a run with it collects")
         interrupted = self._valve.closed and self._valve.exit_code in _SIGNALS
         if out and self._problem and not self._reached and not self._valve.closed:
             # Said to be waiting, a server that is gone would never be noticed at night.
-            reason = f"{plural(len(out), 'batch')} ({_named(out)}) can't be asked now: {self._problem}"
+            reason = f"{plural(len(out), 'batch')} ({named(out)}) can't be asked now: {self._problem}"
             self._valve.close(ExitCode.STOPPED_BY_API, reason)
         elif out and (interrupted or not self._valve.closed):
             questions = plural(sum(batch.questions for batch in out), "question")
-            reason = f"{questions} in {plural(len(out), 'batch')} ({_named(out)})"
+            reason = f"{questions} in {plural(len(out), 'batch')} ({named(out)})"
             if interrupted:
                 reason += "; they can't be called back, run on, and are billed"
             self._valve.reopen()
@@ -225,12 +200,12 @@ class _Lane:
 
     async def _submit_open(self) -> None:
         """Submit open questions, batch after batch, as far as limits, caps and the provider admit it."""
-        if self._clock() < self._hold_until:
+        if not self._may_submit():
             return
         take_up(self._asking)
         questions = open_work(self._asking, self._valve)
         try:
-            while not self._valve.closed and self._clock() >= self._hold_until:
+            while not self._valve.closed and self._may_submit():
                 chunk = self._next_chunk(questions)
                 if not chunk.works:
                     return
@@ -239,6 +214,14 @@ class _Lane:
                     questions = open_work(self._asking, self._valve)
         except BatchrunError as problem:
             self._valve.close(problem.exit_code, str(problem))
+
+    def _may_submit(self) -> bool:
+        """Check whether the provider takes a batch now, and no other one is in doubt.
+
+        OpenRouter's list shows a batch's model and size alone: of two equal ones with lost replies each would be taken
+        for the other, and both would be asked, and paid, again.
+        """
+        return self._clock() >= self._hold_until and all(batch.provider_id is not None for batch in self._open())
 
     def _next_chunk(self, questions: Iterator[Work]) -> Chunk:
         """Take the questions of one batch, and settle those on the way that no batch can take."""
@@ -322,7 +305,7 @@ class _Lane:
                 self._look_later(batch, done.wait)
             case Doubt():
                 self._ui.warn(f"batch {batch.number}: {done.message}; it is looked for, not submitted again")
-                self._look_later(batch, done.wait or LOOK_AGAIN)
+                self._look_later(batch, max(LOOK_AGAIN, done.wait or 0.0))
             case Refused():
                 self._batches.release(batch, done.verdict.message, self._wall())
                 self._refused(done.verdict, sum(map(len, chunk.bodies)), len(chunk.works))
@@ -401,7 +384,7 @@ class _Lane:
             self._ui.say(f"batch {batch.number} was never received: its questions are submitted again")
         else:
             self._batches.looked(batch, now)
-            self._look_later(batch, found.wait or LOOK_AGAIN)
+            self._look_later(batch, max(LOOK_AGAIN, found.wait or 0.0))
 
     def _look_later(self, batch: Batch, wait: float | None = None) -> None:
         """Look at a batch again after the seconds that the provider asked for, else less and less often."""

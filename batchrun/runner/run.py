@@ -46,10 +46,11 @@ from batchrun.prepare import (
 from batchrun.records import Summary
 from batchrun.runner import outputs
 from batchrun.runner.asking import Asking, ask, open_work, take_up
-from batchrun.runner.batches import refuse_to_forget, run_batches
+from batchrun.runner.batches import run_batches
 from batchrun.runner.budget import Budget, budget_of
 from batchrun.runner.following import Next
 from batchrun.runner.log import event, run_ended
+from batchrun.runner.open_batches import refuse_to_forget
 from batchrun.runner.planning import Planning
 from batchrun.runner.progress import Goal, Ui
 from batchrun.runner.stop import Valve, exit_code_of

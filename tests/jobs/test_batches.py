@@ -18,11 +18,11 @@ from batch_jobs import DIALECTS, Job, job, provider, server  # noqa: F401  (fixt
 from command_line import Command, command  # noqa: F401  (a fixture)
 from openrouter.batches import LIVE_COST, MODEL, Provider, serving
 
-from batchrun.checkpoint import Checkpoint, utc_day
+from batchrun.checkpoint import Batch, Checkpoint, utc_day
 from batchrun.errors import ConfirmError, ExitCode, JobFileError, UserError
 from batchrun.job import RunOptions
 from batchrun.records import Summary
-from batchrun.runner.batches import _Lane
+from batchrun.runner.batches import LOOK_AGAIN, _Lane
 from batchrun.runner.closing import closing_lines
 
 NOW = RunOptions(wait="0")
@@ -77,6 +77,31 @@ def test_a_lost_reply_is_looked_for(job: Job, when: str) -> None:
     assert job.rows(10).run().exit_code == ExitCode.DONE, job.said
     assert set(job.provider.submitted.values()) == {1}
     assert job.provider.submissions == (2 if when == "before" else 1)
+
+
+@pytest.mark.parametrize("lose", [{0: "before", 1: "after"}, {0: "after", 1: "before", 2: "after"}])
+def test_two_lost_replies_are_not_taken_for_each_other(job: Job, lose: dict[int, str]) -> None:
+    """An outage loses the replies to several equal submissions: each question is submitted, and paid, once."""
+    job.provider.lose, job.provider.polls = lose, 3
+    summary = job.rows(30).run()
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 30), job.said
+    assert set(job.provider.submitted.values()) == {1}
+    books_are_exact(job, summary)
+
+
+def test_two_searches_for_a_lost_batch_are_minutes_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon a provider wants to be asked again, its list has minutes to show a batch before it is given up."""
+    job.provider.lose = {0: "before"}
+    waits: list[float | None] = []
+    look_later = _Lane._look_later
+
+    def noted(lane: _Lane, batch: Batch, wait: float | None = None) -> None:
+        waits.append(wait)
+        look_later(lane, batch, wait)
+
+    monkeypatch.setattr(_Lane, "_look_later", noted)
+    assert job.rows(3).run().exit_code == ExitCode.DONE
+    assert waits[:2] == [LOOK_AGAIN, LOOK_AGAIN]
 
 
 def test_a_copy_of_the_job_beside_it_takes_no_batch_of_the_other(tmp_path: Path, provider: Provider) -> None:
