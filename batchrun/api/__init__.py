@@ -17,6 +17,8 @@ wording.py    JSON and words of others, made fit to read
 """
 
 from batchrun.api.batches import (
+    GIVE_UP,
+    GONE,
     MAX_BYTES,
     BatchApi,
     Doubt,
@@ -39,6 +41,8 @@ from batchrun.api.splitting import in_parts
 
 __all__ = [
     "ASKED_AGAIN",
+    "GIVE_UP",
+    "GONE",
     "MAX_BYTES",
     "TABLE",
     "UNSENT",

@@ -38,7 +38,14 @@ _LISTED = 100
 _BEFORE = 60.0
 """Seconds by which a provider's clock may be behind ours."""
 
+GONE = "gone"
+"""The status here of a batch that the provider does not know any more."""
+
+GIVE_UP = "; if that does not change, `batchrun retry JOB --only in_batch` asks its questions again"
+"""The end of a message about results that are not there."""
+
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_NO_PAGE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE})
 _WRONG_NAME = frozenset({"invalid_model", "bad_request", "not_found", "no_endpoint"})
 _TAG = "batchrun"
 """The key of OpenAI's metadata that holds a batch's tag."""
@@ -74,6 +81,11 @@ class Shown:
     withheld: bool = False
     wait: float | None = None
     files: tuple[str, ...] = ()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the provider no longer knows the batch; it may have billed it all the same."""
+        return self.status == GONE
 
     @property
     def ended(self) -> bool:
@@ -119,9 +131,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The provider no longer knows the batch."""
+    """The provider does not know the batch. `certain`: it did, and deleted it (410); a 404 may pass."""
 
     message: str
+    certain: bool = False
 
 
 class UnavailableError(Exception):
@@ -249,7 +262,7 @@ def _shown(data: Mapping[str, Any], wait: float | None = None) -> Shown:
 
 def _shown_or_gone(reply: Reply) -> Shown | Gone:
     if reply.fault is None and reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        return Gone(_verdict(reply).message)
+        return Gone(_verdict(reply).message, certain=reply.status == HTTPStatus.GONE)
     return _shown(_fetched(reply), _wait(reply))
 
 
@@ -340,7 +353,7 @@ class _OpenRouter:
         while True:
             path = f"batches/{quote(shown.id)}/results?{urlencode(query)}"
             reply = self._ask("GET", path, seconds=_TRANSFER_SECONDS)
-            if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED} and "cursor" not in query:
+            if reply.status in _NO_PAGE and "cursor" not in query:
                 page = _fetched(self._ask("GET", f"batches/{quote(shown.id)}", seconds=_TRANSFER_SECONDS))
                 page = {"data": page.get("results")}
             else:
@@ -406,9 +419,14 @@ class _OpenAi:
 
     def lines(self, shown: Shown) -> Iterator[Line]:
         """Yield the lines of the output file, then of the error file."""
-        for file in shown.files:
+        for number, file in enumerate(shown.files):
             with tempfile.TemporaryFile() as content:
                 reply = self._ask("GET", f"files/{quote(file)}/content", seconds=_TRANSFER_SECONDS, into=content)
+                if reply.status in _NO_PAGE and number:
+                    continue  # the errors must not hold back the answers, which are read already
+                if reply.status in _NO_PAGE:
+                    message = f"its results can't be read ({reply.status} {_verdict(reply).message}){GIVE_UP}"
+                    raise UnavailableError(Verdict("server_error", message))
                 if reply.fault is not None or reply.status != HTTPStatus.OK:
                     raise UnavailableError(_verdict(reply))
                 content.seek(0)

@@ -15,7 +15,7 @@ connection.py  SQLite with errors for people
 schema.py      the tables, which are public
 """
 
-from batchrun.checkpoint.batches import Batch, Batches
+from batchrun.checkpoint.batches import Batch, Batches, BatchState
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.fresh import start_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
@@ -32,6 +32,7 @@ __all__ = [
     "NOT_OUT",
     "OUTCOME_COLUMNS",
     "Batch",
+    "BatchState",
     "Batches",
     "Checkpoint",
     "Counts",

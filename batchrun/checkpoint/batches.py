@@ -21,7 +21,8 @@ class BatchState(StrEnum):
     """How a batch stands here; the provider's own status is asked when it is needed."""
 
     SUBMITTING = "submitting"
-    """Committed, and the provider may have it or not: the reply to the submission was lost, or never came."""
+    """Committed, and the provider may have it or not: the reply to the submission was lost, or never came; or it is not
+    found under its id."""
     OUT = "out"
     COLLECTED = "collected"
     RELEASED = "released"
@@ -156,6 +157,11 @@ class Batches:
             "UPDATE batches SET looks = looks + 1, looked_at = ? WHERE number = ?", (now, batch.number)
         )
 
+    def missing(self, batch: Batch, now: float) -> None:
+        """Note that the provider does not find the batch under its id, so that its list must be searched."""
+        lost = {"state": BatchState.SUBMITTING.value, "looks": 0, "looked_at": now}
+        self._connection.update_row("batches", batch.number, lost)
+
     def is_foreign(self, batch: Batch) -> None:
         """Note that the batch of that id is another job's, so that this one must be looked for again."""
         foreign = json.dumps(sorted(batch.foreign_ids | {batch.provider_id or ""}))
@@ -220,12 +226,13 @@ class Batches:
         tried: bool,
         now: float,
         problem: str | None = None,
+        reserved: Pico = ZERO,
     ) -> None:
         """Commit all that a batch brought, at once: outcomes, money, and which of its questions are open again.
 
         `tried`: the batch counts as a try of those that it did not answer; not so where the account was refused.
         Each that is not ok counts as one failed attempt. The money belongs to the run and the day of the submission;
-        `unassigned` is what no question cost.
+        `unassigned` is what no question cost, `reserved` what the batch may have cost beyond what is known.
         """
         settled = [(outcome.question,) for outcome in outcomes if outcome.status in {"ok", "failed"}]
         with self._connection.transaction():
@@ -244,7 +251,7 @@ class Batches:
             cost = sum(outcome.cost for outcome in outcomes) + unassigned
             self._connection.update_row("batches", batch.number, {"cost": cost})
             self._connection.run("UPDATE plans SET counts = NULL")
-            self._end(batch, BatchState.COLLECTED, now, problem)
+            self._end(batch, BatchState.COLLECTED, now, problem, reserved=reserved)
 
     def _end(self, batch: Batch, state: BatchState, now: float, problem: str | None, *, reserved: Pico = ZERO) -> None:
         ended = {"state": state.value, "ended_at": now, "problem": problem, "reserved": reserved}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import uvloop
 
 from batchrun.api import (
+    GONE,
     MAX_BYTES,
     TABLE,
     Action,
@@ -26,18 +27,17 @@ from batchrun.api import (
     batch_api,
     batch_names,
     cost_kind,
-    judge,
 )
-from batchrun.checkpoint import FOR_BATCH, Batch, utc_day
+from batchrun.checkpoint import FOR_BATCH, Batch, BatchState, utc_day
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import BatchOptions
 from batchrun.money import ZERO, Pico, cost, show
 from batchrun.prepare import batch_prices, worst_case
-from batchrun.prompt import AnswerForm, RowProblem
+from batchrun.prompt import RowProblem
 from batchrun.records import Status, Verdict
 from batchrun.runner.asking import Asking, open_work, rules_of, take_up
 from batchrun.runner.budget import budget_of
-from batchrun.runner.collecting import Collected, collected
+from batchrun.runner.collecting import Collected, collected, read_lines
 from batchrun.runner.log import event
 from batchrun.runner.open_batches import SHOWN, named
 from batchrun.runner.progress import Ui
@@ -120,6 +120,7 @@ class _Lane:
         self._done: dict[int, int] = {}
         self._failed: set[int] = set()  # a later run asks them again, not this one
         self._reached, self._problem = False, ""
+        self._refused_once: set[int] = set()
         self._wake = asyncio.Event()
 
     def _open(self) -> list[Batch]:
@@ -221,7 +222,7 @@ class _Lane:
         OpenRouter's list shows a batch's model and size alone: of two equal ones with lost replies each would be taken
         for the other, and both would be asked, and paid, again.
         """
-        return self._clock() >= self._hold_until and all(batch.provider_id is not None for batch in self._open())
+        return self._clock() >= self._hold_until and all(batch.state is BatchState.OUT for batch in self._open())
 
     def _next_chunk(self, questions: Iterator[Work]) -> Chunk:
         """Take the questions of one batch, and settle those on the way that no batch can take."""
@@ -338,14 +339,19 @@ class _Lane:
 
     async def _look_at(self, batch: Batch) -> None:
         """Ask the provider for one batch, and collect it when it is done."""
-        if batch.provider_id is None:
+        if batch.state is BatchState.SUBMITTING or batch.provider_id is None:
             await self._look_for(batch)
             return
         shown = await asyncio.to_thread(self._api.show, batch.provider_id)
         self._reached = True
-        if isinstance(shown, Gone):
-            self._ui.warn(f"batch {batch.number} ({batch.provider_id}) is gone: {shown.message}")
-            self._collect(batch, Shown(batch.provider_id, "gone", problem=shown.message), {})
+        self._refused_once.discard(batch.number)
+        if isinstance(shown, Gone) and shown.certain:
+            self._collect_gone(batch, batch.provider_id, shown.message)
+        elif isinstance(shown, Gone):
+            # It may be another job's that took its answers and deleted it, or a slip of the provider.
+            self._ui.warn(f"batch {batch.number} ({batch.provider_id}) is not found, it is looked for: {shown.message}")
+            self._batches.missing(batch, self._wall())
+            self._look_later(batch, LOOK_AGAIN)
         elif shown.withheld:
             problem = f"its results are withheld: {shown.problem}"
             if self._batches.warn(batch, problem):
@@ -363,7 +369,7 @@ class _Lane:
             await self._collect_lines(batch, shown)
 
     async def _look_for(self, batch: Batch) -> None:
-        """Search the provider's list for a batch whose reply was lost; give it up after two searches in vain."""
+        """Search the provider's list for a batch that is in doubt; give it up after two searches in vain."""
         now, last = self._wall(), batch.looked_at or batch.submitted_at
         if batch.number not in self._next_look and now - last < LOOK_AGAIN:  # an earlier run's, which ended just now
             self._look_later(batch, LOOK_AGAIN - (now - last))
@@ -372,13 +378,15 @@ class _Lane:
             self._api.find, model=batch.model, tag=batch.tag, requests=batch.questions, since=batch.submitted_at
         )
         self._reached = True
-        taken = self._batches.provider_ids() | batch.foreign_ids
+        taken = (self._batches.provider_ids() | batch.foreign_ids) - {batch.provider_id}
         candidates = [one for one in found.batches if one.id not in taken]
         if candidates:
-            one = candidates[0]
+            one = next((one for one in candidates if one.id == batch.provider_id), candidates[0])
             self._batches.submitted(batch, provider_id=one.id, model=one.model, file_id=one.file_id)
             self._ui.say(f"batch {batch.number} was received after all: {one.id}")
             self._look_later(batch, found.wait)
+        elif batch.looks + 1 >= LOOKS and batch.provider_id is not None:
+            self._collect_gone(batch, batch.provider_id, "the provider does not find it")
         elif batch.looks + 1 >= LOOKS:
             self._batches.release(batch, "the provider never received it", now)
             self._ui.say(f"batch {batch.number} was never received: its questions are submitted again")
@@ -395,7 +403,10 @@ class _Lane:
     def _unavailable(self, batch: Batch, problem: UnavailableError) -> None:
         ending = TABLE[problem.verdict.ending]
         self._problem = str(problem)
-        if ending.action in {Action.STOP, Action.FAIL_IF_PROVEN}:
+        refused = ending.action is Action.CONFIRM and batch.number in self._refused_once
+        if ending.action is Action.CONFIRM:
+            self._refused_once.add(batch.number)
+        if refused or ending.action in {Action.STOP, Action.FAIL_IF_PROVEN}:
             self._valve.close(ExitCode.STOPPED_BY_API, reason_of(ending, str(problem)), ending=ending.name)
         elif self._batches.warn(batch, str(problem)):
             self._ui.warn(f"batch {batch.number} ({batch.provider_id}) can't be asked now: {problem}")
@@ -403,32 +414,21 @@ class _Lane:
 
     # -- collecting
 
+    def _collect_gone(self, batch: Batch, id_: str, why: str) -> None:
+        """End a batch that the provider no longer has; its money stays reserved, since it may be billed."""
+        self._ui.warn(f"batch {batch.number} ({id_}) is gone: {why}")
+        self._collect(batch, Shown(id_, GONE, problem=why), {})
+
     async def _collect_lines(self, batch: Batch, shown: Shown) -> None:
         """Read the lines of a batch that ended; lines with another tag show that it is another job's."""
-        mine, others = await asyncio.to_thread(self._judged, batch, shown)
+        mask, now = self._rules.mask, self._wall()
+        mine, others = await asyncio.to_thread(read_lines, self._api, batch, shown, mask=mask, now=now)
         if others and not mine:
             self._batches.is_foreign(batch)
             self._ui.say(f"{batch.provider_id} is another job's batch: batch {batch.number} is looked for again")
             return
         if self._collect(batch, shown, mine):
             await asyncio.to_thread(self._api.clean_up, shown, batch.file_id)
-
-    def _judged(self, batch: Batch, shown: Shown) -> tuple[dict[bytes, Verdict], int]:
-        """Judge each line like a live reply as it comes; return the verdicts by key, and how many lines are foreign."""
-        mine: dict[bytes, Verdict] = {}
-        others = 0
-        parse = AnswerForm.of(batch.answer_schema).parse
-        for line in self._api.lines(shown):
-            tag, _, text = line.custom_id.partition("-")
-            if tag != batch.tag:
-                others += 1
-                continue
-            try:
-                key = bytes.fromhex(text)
-            except ValueError:
-                continue
-            mine.setdefault(key, judge(line.reply, parse, now=self._wall(), mask=self._rules.mask))
-        return mine, others
 
     def _collect(self, batch: Batch, shown: Shown, verdicts: dict[bytes, Verdict]) -> bool:
         """Commit at once all that a batch brought."""
@@ -447,6 +447,7 @@ class _Lane:
             tried=brought.stop is None,
             now=self._wall(),
             problem=shown.problem,
+            reserved=batch.reserved if shown.is_gone else ZERO,
         )
         self._next_look.pop(batch.number, None)
         self._done.pop(batch.number, None)

@@ -4,9 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrun.api import TABLE, Action, Blame, Count, Ending, Shown
-from batchrun.checkpoint import BATCH_TRIES
+from batchrun.api import (
+    GIVE_UP,
+    TABLE,
+    Action,
+    BatchApi,
+    Blame,
+    Count,
+    Ending,
+    Mask,
+    Shown,
+    UnavailableError,
+    judge,
+)
+from batchrun.checkpoint import BATCH_TRIES, Batch
 from batchrun.money import ZERO, Pico, apportion
+from batchrun.prompt import AnswerForm
 from batchrun.records import Outcome, Reply, Status, Verdict
 from batchrun.runner.work import Charge, Rules, Work
 from batchrun.terminal import aside
@@ -36,6 +49,32 @@ class _Answered(NamedTuple):
     question: int
     tries: int
     verdict: Verdict
+
+
+def read_lines(
+    api: BatchApi, batch: Batch, shown: Shown, *, mask: Mask | None, now: float
+) -> tuple[dict[bytes, Verdict], int]:
+    """Judge each line of a batch like a live reply as it comes; return the verdicts by key, and how many are foreign.
+
+    Raises UnavailableError.
+    """
+    mine: dict[bytes, Verdict] = {}
+    others = 0
+    parse = AnswerForm.of(batch.answer_schema).parse
+    for line in api.lines(shown):
+        tag, _, text = line.custom_id.partition("-")
+        if tag != batch.tag:
+            others += 1
+            continue
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            continue
+        mine.setdefault(key, judge(line.reply, parse, now=now, mask=mask))
+    if shown.completed and not mine and not others:
+        # They are paid for: asked again, they would be paid twice.
+        raise UnavailableError(Verdict("server_error", f"it has {shown.completed:,} answers and shows none{GIVE_UP}"))
+    return mine, others
 
 
 def collected(
@@ -85,6 +124,8 @@ def _charges(answered: Sequence[_Answered], shown: Shown, rules: Rules) -> tuple
     A provider that names one cost for the whole batch leaves the division to us: by what the tokens of each line would
     cost, where lines have tokens, else equally over the answers.
     """
+    if shown.is_gone:
+        return [Charge(None, maybe=True, keep=True)] * len(answered), ZERO
     if shown.cost is None:
         return [rules.charge(one.verdict) for one in answered], ZERO
     weights = [_weight(one.verdict, rules) for one in answered]

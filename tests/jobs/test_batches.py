@@ -34,6 +34,17 @@ def books_are_exact(job: Job, summary: Summary) -> None:
     assert Decimal(summary.cost_total_usd) * 10**12 == job.provider.billed
 
 
+def interrupt_at(event: str, provider: Provider) -> Callable[[str], None]:
+    """Return what sends Ctrl-C to this process once, when an event comes."""
+
+    def interrupt(name: str) -> None:
+        if name == event:
+            provider.on_event = lambda _: None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return interrupt
+
+
 def test_a_batch_gives_the_bytes_of_a_live_run_for_half_its_price(job: Job, tmp_path: Path) -> None:
     """25 questions in three batches: each asked once, at half of the live price, and the same output."""
     summary = job.rows(25).run()
@@ -158,11 +169,40 @@ def test_a_batch_that_ends_badly_is_tried_once_more(job: Job, how: str) -> None:
 
 
 def test_a_batch_that_is_gone(job: Job) -> None:
-    """A provider that no longer knows a batch: its questions go into one more."""
+    """A provider that no longer knows a batch: its questions go into one more, and what it may cost stays reserved."""
     assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING
     job.provider.batches.clear()
-    assert job.run().exit_code == ExitCode.DONE
+    summary = job.run()
+    assert summary.exit_code == ExitCode.DONE, job.said
     assert any("is gone" in line for line in job.said)
+    assert summary.possibly_billed == 4
+    with Checkpoint.open(Path(summary.checkpoint), read_only=True) as checkpoint:
+        assert checkpoint.batches.reserved() > 0
+
+
+def test_a_batch_that_is_not_found_once_is_not_bought_again(job: Job) -> None:
+    """A 404 that passes, right after the submission or later, costs nothing: the provider's list still shows it."""
+    job.provider.missing, job.provider.polls = 1, 3
+    summary = job.rows(4).run()
+    assert summary.exit_code == ExitCode.DONE, job.said
+    assert set(job.provider.submitted.values()) == {1}
+    books_are_exact(job, summary)
+
+
+def test_a_batch_of_another_job_that_was_taken_for_ours_may_be_deleted(tmp_path: Path, provider: Provider) -> None:
+    """The other job collects its batch and deletes it: ours is then found in the list, and not paid again."""
+    first, second = (Job(tmp_path / name, provider).rows(10) for name in ("one", "two"))
+    provider.lose, provider.polls = {0: "after"}, 99
+    assert [job.run(NOW).exit_code for job in (first, second)] == [ExitCode.WAITING] * 2
+
+    provider.on_event = interrupt_at("poll", provider)
+    assert first.run().exit_code == ExitCode.WAITING
+    assert "batch 1 was received after all: batch_1" in first.said
+    provider.polls = 1
+    assert second.run().exit_code == ExitCode.DONE
+    summary = first.run()
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 10), first.said
+    assert set(provider.submitted.values()) == {2}
 
 
 def test_lines_are_judged_like_live_replies(job: Job) -> None:
@@ -219,6 +259,42 @@ def test_a_line_that_cannot_be_read_costs_itself(job: Job) -> None:
     assert job.rows(6).run().exit_code == ExitCode.DONE
     assert sorted(job.provider.submitted.values()) == [1] * 5 + [2]
     assert not job.provider.files, "files are deleted once they are collected"
+
+
+def test_results_that_are_not_there_yet_are_waited_for(job: Job) -> None:
+    """A batch that is done with answers and shows none of them: nothing is asked, and paid, again."""
+    job.provider.hidden = 3
+    summary = job.rows(4).run()
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 4), job.said
+    assert any("retry JOB --only in_batch" in line for line in job.said)
+    assert set(job.provider.submitted.values()) == {1}
+    books_are_exact(job, summary)
+
+
+def test_a_missing_file_of_errors_holds_back_no_answer(tmp_path: Path, provider: Provider) -> None:
+    """The answers of the output file are kept; a question whose line stood in the other file goes into one more."""
+    refused = {"error": {"code": 500, "message": "?"}}
+    odd: list[str] = []
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        if not odd:
+            odd.append(line["custom_id"])
+            return {**line, "response": {"status_code": 500, "request_id": "q", "body": refused}}
+        return line
+
+    provider.alter, provider.no_errors = alter, True
+    job = Job(tmp_path / "job", provider, "openai").rows(4)
+    assert job.run().exit_code == ExitCode.DONE, job.said
+    assert sorted(provider.submitted.values()) == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("refusals", "ends"), [(1, ExitCode.DONE), (2, ExitCode.STOPPED_BY_API)])
+def test_a_key_that_is_refused_while_a_batch_runs(job: Job, refusals: int, ends: ExitCode) -> None:
+    """One 401 may be a slip; the second one stops the run, which would otherwise wait for ever, and loses nothing."""
+    job.provider.refusals = [401] * refusals
+    codes = [job.rows(4).run().exit_code for _ in range(2)]
+    assert codes == [ends, ExitCode.DONE], job.said
+    assert set(job.provider.submitted.values()) == {1}
 
 
 def test_what_no_column_needs_costs_no_line(job: Job) -> None:
@@ -320,13 +396,7 @@ def test_lists_and_results_in_another_form_are_read(job: Job) -> None:
 def test_ctrl_c_leaves_batches_out(job: Job) -> None:
     """Ctrl-C while a run waits ends it with 6 and says that a batch runs on; the next run collects it."""
     job.provider.polls = 99
-
-    def interrupt(name: str) -> None:
-        if name == "poll":
-            job.provider.on_event = lambda _: None
-            os.kill(os.getpid(), signal.SIGINT)
-
-    job.provider.on_event = interrupt
+    job.provider.on_event = interrupt_at("poll", job.provider)
     summary = job.rows(4).run()
     assert summary.exit_code == ExitCode.WAITING
     assert "run on, and are billed" in summary.reason

@@ -50,8 +50,10 @@ class Provider:
     answer in a batch costs, in picodollars. `polls` is how often a batch is asked for until it is done. `lose` says of
     the n-th submission (from 0) whether it never arrives ("before") or its reply is lost ("after"); `refuse` answers
     it with a status and a body; `ends` says of the n-th batch how it ends; `alter` changes or drops (None) a line.
-    `down` closes each connection without a reply; with `odd_pages` lists have texts for times, and lists and results
-    show their first page for ever. `on_event` is called with a name at each arrival and before each reply.
+    `missing` is how many times a batch that is there is not found by its id; `deleted` are those that were collected.
+    `hidden` is how many times the results of a batch that is done are not there, `no_errors` hides its file of errors;
+    `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply;
+    with `odd_pages` lists have texts for times, and lists and results show their first page for ever. `on_event` is called with a name at each arrival and before each reply.
     """
 
     polls: int = 1
@@ -61,6 +63,11 @@ class Provider:
     ends: dict[int, tuple[str, str]] = field(default_factory=dict)
     alter: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda line: line
     withheld: bool = False
+    missing: int = 0
+    hidden: int = 0
+    no_errors: bool = False
+    refusals: list[int] = field(default_factory=list)
+    deleted: set[str] = field(default_factory=set)
     down: bool = False
     odd_pages: bool = False
     on_event: Callable[[str], None] = lambda _: None
@@ -117,6 +124,18 @@ class Provider:
         good = [line for line in batch.lines if (line.get("response") or {}).get("status_code") == 200]
         return len(good) * self.line_cost
 
+    def finds(self, id_: str) -> bool:
+        """Check whether a batch is shown under its id now."""
+        if id_ in self.batches and self.missing:
+            self.missing -= 1
+            return False
+        return id_ in self.batches and id_ not in self.deleted
+
+    def has_results(self, name: str = "") -> bool:
+        """Check whether the results of a batch, or one of its files, are there now."""
+        self.hidden -= self.hidden > 0
+        return not self.hidden and not (self.no_errors and name.startswith("err-"))
+
     def forget(self) -> None:
         """Begin with empty books and no faults."""
         fresh = Provider(url=self.url)
@@ -169,19 +188,20 @@ class _Handler(BaseHTTPRequestHandler):
                     self._submit(json.loads(body), openrouter=openrouter)
                 case "GET", ["batches"]:
                     self._list(query, openrouter=openrouter)
-                case "GET", ["batches", id_] if id_ in provider.batches:
+                case "GET", ["batches", id_] if provider.finds(id_):
                     self._show(provider.batches[id_], openrouter=openrouter)
-                case "GET", ["batches", id_, "results"] if id_ in provider.batches:
+                case "GET", ["batches", id_, "results"] if id_ in provider.batches and provider.has_results():
                     self._results(provider.batches[id_], query)
                 case "POST", ["files"]:
                     name = f"file-{len(provider.files)}"
                     provider.files[name] = body.split(b"\r\n\r\n", 2)[2].rpartition(b"\r\n--")[0]
                     self._send(200, {"id": name, "object": "file"})
-                case "GET", ["files", id_, "content"] if id_ in provider.files:
+                case "GET", ["files", id_, "content"] if id_ in provider.files and provider.has_results(id_):
                     self._send_bytes(200, provider.files[id_], "application/jsonl")
                 case "DELETE", ["files", id_]:
                     self._send(200, {"id": id_, "deleted": provider.files.pop(id_, None) is not None})
                 case "DELETE", ["batches", id_]:
+                    provider.deleted.add(id_)
                     self._send(200, {"id": id_, "deletion": {"openrouter": "deleted"}})
                 case _:
                     self._send(404, {"error": {"code": 404, "message": f"no such page: {self.path}"}})
@@ -223,7 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, query: dict[str, str], *, openrouter: bool) -> None:
         provider = self.provider
         provider.on_event("list")
-        newest = sorted(provider.batches.values(), key=lambda batch: -batch.created_at)
+        there = [batch for batch in provider.batches.values() if batch.id not in provider.deleted]
+        newest = sorted(there, key=lambda batch: -batch.created_at)
         data = [{**_shown(provider, batch, openrouter=openrouter), "results": None} for batch in newest]
         del query
         if provider.odd_pages:
@@ -234,6 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _show(self, batch: OneBatch, *, openrouter: bool) -> None:
         provider = self.provider
         provider.on_event("poll")
+        if provider.refusals:
+            status = provider.refusals.pop(0)
+            self._send(status, {"error": {"code": status, "message": "User not found."}})
+            return
         provider.poll(batch)
         shown = _shown(provider, batch, openrouter=openrouter)
         if provider.withheld and batch.status == "completed":
