@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from batchrun.api.dialects import WORD_CODES
+from batchrun.api.dialects import WORD_CODES, WORDS
 from batchrun.api.endpoints import Endpoint, call
 from batchrun.api.judge import judge, read_cost
 from batchrun.api.prices import BATCH_VARIANT
@@ -290,8 +290,11 @@ def _line(data: Any) -> Line | None:  # noqa: ANN401  (any JSON)
     error = object_of(data.get("error")) or {"message": "the line holds neither a response nor an error"}
     words = [str(error.get(name)) for name in ("error_type", "code", "type") if error.get(name)]
     status = next((WORD_CODES[word] for word in words if word in WORD_CODES), HTTPStatus.INTERNAL_SERVER_ERROR.value)
+    named = next((word for word in words if word in WORDS), None)
+    if named is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # above 499 no word counts
+        status = HTTPStatus.BAD_REQUEST.value
     message = ": ".join([*words[:1], str(error.get("message") or "no message")])
-    body = {"error": {"code": status, "message": message, "type": next(iter(words), None)}}
+    body = {"error": {"code": status, "message": message, "type": named or next(iter(words), None)}}
     return Line(data["custom_id"], Reply(status, body=orjson.dumps(body)))
 
 

@@ -438,6 +438,7 @@ class _Lane:
             verdicts,
             rules=replace(self._rules, price=batch.price),
             fails=self._options.then == "failed",
+            proven=self.tally.ok > 0,
             now=self._wall(),
         )
         self._batches.collect(

@@ -25,6 +25,8 @@ from batchrun.runner.work import Charge, Rules, Work
 from batchrun.terminal import aside
 
 _STOPS = frozenset({Action.STOP, Action.CONFIRM, Action.FAIL_IF_PROVEN})
+_RUNS_OUT = frozenset({"no_credit", "key_limit", "daily_quota"})
+"""Endings that may come to lines after others were answered, and to all after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +86,26 @@ def collected(
     *,
     rules: Rules,
     fails: bool,
+    proven: bool,
     now: float,
 ) -> Collected:
     """Return what becomes of a batch's questions, and what they cost.
 
     `verdicts` are those on its lines, by key;
     `questions` are its keys, ids, and how many earlier batches did not answer each; `fails`: what no batch answers
-    fails, and is not asked live. `now` is Unix time.
+    fails, and is not asked live; `proven`: another batch of this run brought an answer. `now` is Unix time.
     """
     answered = []
     for key, question, tries in questions:
         answered.append(_Answered(question, tries, verdicts.get(key) or _without_line(shown)))
     # One answer shows that key and account are good, so that a refused line is the row's own fault.
-    proven = any(one.verdict.ending == "ok" for one in answered)
+    proven = proven or any(one.verdict.ending == "ok" for one in answered)
     charges, unassigned = _charges(answered, shown, rules)
     outcomes, stop = [], None
     for one, charge in zip(answered, charges, strict=True):
         ending = TABLE[one.verdict.ending]
         status = _status(ending, one.tries + 1, proven=proven, fails=fails)
-        if status is Status.PENDING and ending.action in _STOPS:
+        if _stops(ending, proven=proven or one.tries > 0) and status is Status.PENDING:
             stop = stop or one.verdict
         work = Work(one.question, 0, ())
         work.paid(charge)
@@ -144,13 +147,22 @@ def _weight(verdict: Verdict, rules: Rules) -> int:
     return 0 if usage.prompt_tokens is None else usage.prompt_tokens + (usage.completion_tokens or 0)
 
 
+def _stops(ending: Ending, *, proven: bool) -> bool:
+    """Check whether a line stops the run.
+
+    One that says "wrong key" among answers is the provider's slip, or the row's own: otherwise each run would submit
+    that row again, and stop.
+    """
+    return ending.action in _STOPS and (not proven or ending.name in _RUNS_OUT)
+
+
 def _status(ending: Ending, tries: int, *, proven: bool, fails: bool) -> Status:
     """Return how a question stands after that many batches; PENDING: it is submitted once more, or asked live."""
     if ending.action is Action.ACCEPT:
         return Status.OK
     if ending.action is Action.FAIL or (ending.action is Action.FAIL_IF_PROVEN and proven):
         return Status.FAILED
-    if ending.action in _STOPS or tries < BATCH_TRIES:
+    if _stops(ending, proven=proven or tries > 1) or tries < BATCH_TRIES:
         return Status.PENDING
     by_row = ending.blames in {Blame.ROW, Blame.UNKNOWN} and ending.count is not Count.REPAIRS
     return Status.FAILED if by_row or fails else Status.PENDING

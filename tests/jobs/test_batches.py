@@ -245,6 +245,40 @@ def test_a_refused_account_is_not_a_try_of_a_question(job: Job) -> None:
     assert not job.provider.live
 
 
+def test_one_refused_line_among_answers_stops_no_run(job: Job) -> None:
+    """A line that says "wrong key" beside answers is tried once more, then asked live: no run stops for it."""
+    refused = {"error": {"code": 401, "message": "invalid x-api-key"}}
+    odd: list[str] = []
+
+    def alter(line: dict[str, Any]) -> dict[str, Any]:
+        odd.append(line["custom_id"].partition("-")[2])
+        if line["custom_id"].endswith(odd[0]):
+            return {**line, "response": {"status_code": 401, "request_id": "q", "body": refused}}
+        return line
+
+    job.provider.alter = alter
+    assert [job.rows(count).run().exit_code for count in (4, 8)] == [ExitCode.DONE] * 2, job.said
+    assert sorted(job.provider.submitted.values()) == [1] * 7 + [2]
+    assert len(job.provider.live) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "error_type"),
+    [
+        ({"type": "invalid_request_error", "error_type": "context_length_exceeded"}, "context_length"),
+        ({"type": "api_error", "error_type": "content_policy_violation"}, "content_policy"),
+        ({"code": "content_filter"}, "content_policy"),
+    ],
+)
+def test_an_error_line_that_names_the_row_is_not_submitted_again(
+    job: Job, error: dict[str, str], error_type: str
+) -> None:
+    """Whatever word stands beside it, an error_type that blames the row fails it at once, without a second batch."""
+    job.provider.alter = lambda line: {**line, "response": None, "error": {"message": "no", "param": None} | error}
+    assert job.rows(3).run().errors == {error_type: 3}
+    assert set(job.provider.submitted.values()) == {1}
+
+
 def test_a_line_that_cannot_be_read_costs_itself(job: Job) -> None:
     """The other lines of the batch are kept, and its question goes into one more batch."""
     broken: list[dict[str, Any]] = []
