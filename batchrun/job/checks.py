@@ -306,6 +306,10 @@ def _limits(limits: Limits) -> Found:
             yield ("limits", name), f"limits.{name} must be a time with its unit, such as 90s, 2h or 1h30m"
 
 
+_NOT_IN_A_BATCH = {"audio", "image_config", "web_search_options"}
+_BATCH_ROUTING = {"only", "allow_fallbacks", "require_parameters"}  # every answer is checked against its schema anyway
+
+
 def _batch(job: Job) -> Found:
     """Refuse what no provider's batch takes."""
     if job.batch is None:
@@ -321,6 +325,14 @@ def _batch(job: Job) -> Found:
         yield ("model", "fallbacks"), "a batch asks one model: remove model.fallbacks, or send live"
     if "plugins" in job.model.params:
         yield ("model", "params", "plugins"), "a batch runs no plugins: remove model.params.plugins, or send live"
+    for name in sorted(_NOT_IN_A_BATCH & job.model.params.keys()):
+        yield ("model", "params", name), f"a batch takes no {name}: remove model.params.{name}, or send live"
+    routing = job.model.params.get("provider")
+    # Left out in silence, `zdr: true` would send rows to providers that keep them.
+    for name, value in routing.items() if isinstance(routing, dict) else ():
+        if name not in _BATCH_ROUTING and value is not None:
+            text = f"a batch can't obey provider.{name}, only `only` and `allow_fallbacks`: remove it, or send live"
+            yield ("model", "params", "provider", name), text
 
 
 def _engine(job: Job) -> Found:

@@ -610,6 +610,14 @@ def test_retry_gives_up_a_batch_that_never_ends(job: Job) -> None:
         ({"model": {"endpoint": "local"}}, "a batch needs model.endpoint openrouter"),
         ({"model": {"endpoint": "openrouter", "name": "m", "fallbacks": ["n"]}}, "a batch asks one model"),
         ({"model": {"endpoint": "openrouter", "name": "m", "params": {"plugins": []}}}, "a batch runs no plugins"),
+        (
+            {"model": {"endpoint": "openrouter", "name": "m", "params": {"provider": {"zdr": True, "only": ["a"]}}}},
+            "a batch can't obey provider.zdr",
+        ),
+        (
+            {"model": {"endpoint": "openrouter", "name": "m", "params": {"web_search_options": {}}}},
+            "a batch takes no web_search_options",
+        ),
         ({"engine": {"batch": {"wait": "soon"}}}, "engine.batch.wait must be 0 or a time"),
     ],
 )
