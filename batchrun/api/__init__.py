@@ -19,6 +19,7 @@ wording.py    JSON and words of others, made fit to read
 from batchrun.api.batches import (
     GIVE_UP,
     GONE,
+    LINE_BYTES,
     MAX_BYTES,
     BatchApi,
     Doubt,
@@ -43,6 +44,7 @@ __all__ = [
     "ASKED_AGAIN",
     "GIVE_UP",
     "GONE",
+    "LINE_BYTES",
     "MAX_BYTES",
     "TABLE",
     "UNSENT",

@@ -27,8 +27,11 @@ from batchrun.job import Model
 from batchrun.money import Pico
 from batchrun.records import Mismatch, Reply, Verdict
 
-MAX_BYTES = 190 * 2**20
-"""Bytes of one submission; OpenRouter, OpenAI and Groq take 200 MB."""
+MAX_BYTES = 190 * 10**6
+"""Bytes of one submission; OpenRouter, OpenAI and Groq take 200 MB, and the last prompt may have 8."""
+
+LINE_BYTES = 128
+"""What a submission has around the body of one request."""
 
 _PATH = "/v1/chat/completions"
 _CHAT_SECONDS, _TRANSFER_SECONDS = 60.0, 900.0
@@ -248,7 +251,7 @@ def _shown(data: Mapping[str, Any], wait: float | None = None) -> Shown:
     files = (data.get("output_file_id"), data.get("error_file_id"))
     return Shown(
         str(data.get("id") or ""),
-        str(data.get("status") or "").lower(),  # Together writes COMPLETED
+        str(data.get("status") or "").lower(),  # some write COMPLETED
         total=_count(counts.get("total")),
         completed=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
@@ -374,7 +377,7 @@ class _OpenRouter:
 
 
 class _OpenAi:
-    """OpenAI, Groq, Together, DeepInfra, Azure, LiteLLM: requests and results are files of JSON lines."""
+    """OpenAI, Groq, DeepInfra, Azure, LiteLLM: requests and results are files of JSON lines."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask

@@ -36,7 +36,7 @@ class Family:
 _MARKED = Family(marked=True, write_percent=125)
 
 _FAMILIES: tuple[tuple[str, Family], ...] = (
-    (r"anthropic/claude-\w+-5\b", Family(512, marked=True, write_percent=125)),
+    (r"anthropic/claude-opus-5\b", Family(512, marked=True, write_percent=125)),
     (r"anthropic/claude-(opus-4[.-][567]|haiku-4[.-]5)", Family(4096, marked=True, write_percent=125)),
     (r"anthropic/claude-(sonnet-4[.-]6|haiku-3|3(\.5)?-haiku)", Family(2048, marked=True, write_percent=125)),
     (r"anthropic/", _MARKED),

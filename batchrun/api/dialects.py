@@ -156,7 +156,7 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
      (r"\b(temperature|top_p|top_k|logprobs|(presence|frequency)_?penalty|reasoning_effort|enable_thinking)\b"
       r"|deserialize the json body"), "bad_parameters"),
     ((404,), r"that support (image|audio|video|file|tool)", "invalid_image"),
-    ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrictions", "no_endpoint"),
+    ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrict|free model training", "no_endpoint"),
     ((429,), r"per-day|limit_rpd|per 86400s|tokens per day(,| limit)|daily limit|daily free allocation", "daily_quota"),
     ((503,), r"no (available |allowed )?(model )?(provider|channel)|routing requirements", "no_provider_available"),
     # LM Studio answers 200 with {"error": "Unexpected endpoint or method."}: only the text says what it is.

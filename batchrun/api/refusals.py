@@ -150,6 +150,7 @@ def read_error(reply: Reply, data: Any) -> ApiError:  # noqa: ANN401
     named = [meta.get("error_type"), meta.get("limit_source"), meta.get("reason"), availability.get("code")]
     named += [body.get("error_type"), body.get("type"), body.get("code"), body.get("status"), data.get("error_type")]
     named += [data.get("__type")]  # Amazon's name of an exception
+    named += [object_of(data.get("detail")).get("error_type")]  # TypeSafe's decision models
     named += [detail.get("reason") for detail in details]
     if quotas := " ".join(str(one.get("quotaId")) for one in _violations(details)):
         named.append("quota_per_day" if "PerDay" in quotas else "quota_per_minute")

@@ -15,6 +15,7 @@ import uvloop
 
 from batchrun.api import (
     GONE,
+    LINE_BYTES,
     MAX_BYTES,
     TABLE,
     Action,
@@ -191,7 +192,7 @@ class _Lane:
             questions = plural(sum(batch.questions for batch in out), "question")
             reason = f"{questions} in {plural(len(out), 'batch')} ({named(out)})"
             if interrupted:
-                reason += "; they can't be called back, run on, and are billed"
+                reason += "; they are not called back, run on, and are billed"
             self._valve.reopen()
             self._valve.close(ExitCode.WAITING, reason)
         elif self._hold_until > self._clock():
@@ -266,7 +267,7 @@ class _Lane:
             chunk.works.append(work)
             chunk.bodies.append(body)
             chunk.reserved = Pico(chunk.reserved + worst)
-            size += len(body)
+            size += len(body) + LINE_BYTES
         return chunk
 
     def _may_be_too_long(self, body: bytes) -> bool:

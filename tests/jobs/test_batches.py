@@ -485,6 +485,15 @@ def test_a_provider_that_refuses_a_submission(job: Job) -> None:
     assert [len(batch.requests) for batch in job.provider.batches.values()] == [4, 4]
 
 
+def test_a_submission_is_bounded_with_what_stands_around_its_requests(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50,000 short prompts have more around them than in them, and a provider counts all of it."""
+    monkeypatch.setattr("batchrun.runner.batches.MAX_BYTES", 4_000)
+    assert job.rows(40).run(engine={"batch": {"size": 5_000}}).exit_code == ExitCode.DONE
+    assert job.provider.largest <= 4_000 + 400, "the last request, and what a form adds"
+
+
 def test_a_full_queue_of_tokens_is_waited_for(tmp_path: Path, provider: Provider) -> None:
     """A batch that failed for the account's enqueued tokens is submitted again later; no question loses a try."""
     provider.ends = {0: ("failed", "token_limit_exceeded")}

@@ -13,6 +13,7 @@ from openrouter.catalogue import LISTED
 from plain_server import completion, plain_server
 from simulator_server import Running, running
 
+from batchrun.api import family_of
 from batchrun.checkpoint import Checkpoint
 from batchrun.errors import ExitCode, JobFileError
 from batchrun.job import Environment, RunOptions, load
@@ -234,6 +235,23 @@ def test_a_cache_control_without_anything_constant_is_a_mistake(tmp_path: Path) 
     write_job(tmp_path, "http://127.0.0.1:9/v1", model=model, prompt={"system": "Label."})
     with pytest.raises(JobFileError, match=r"prompt_cache is off, against model\.params\.cache_control"):
         run(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "minimum"),
+    [
+        ("anthropic/claude-opus-5", 512),
+        ("anthropic/claude-sonnet-5", 1024),
+        ("anthropic/claude-sonnet-4.6", 2048),
+        ("anthropic/claude-opus-4.8", 1024),
+        ("anthropic/claude-haiku-4.5", 4096),
+    ],
+)
+def test_each_family_caches_from_its_own_length_on(model: str, minimum: int) -> None:
+    """A shorter beginning is not called cached, and no saving is promised for it."""
+    family = family_of(model)
+    assert family is not None
+    assert family.minimum == minimum
 
 
 @pytest.mark.parametrize(

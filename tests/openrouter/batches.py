@@ -53,7 +53,8 @@ class Provider:
     `missing` is how many times a batch that is there is not found by its id; `deleted` are those that were collected.
     `hidden` is how many times the results of a batch that is done are not there, `no_errors` hides its file of errors;
     `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply;
-    with `odd_pages` lists have texts for times, and lists and results show their first page for ever. `on_event` is called with a name at each arrival and before each reply.
+    with `odd_pages` lists have texts for times, and lists and results show their first page for ever. `largest` is how
+    many bytes the largest request had. `on_event` is called with a name at each arrival and before each reply.
     """
 
     polls: int = 1
@@ -72,6 +73,7 @@ class Provider:
     odd_pages: bool = False
     on_event: Callable[[str], None] = lambda _: None
     submissions: int = 0
+    largest: int = 0
     submitted: Counter[str] = field(default_factory=Counter)
     live: Counter[str] = field(default_factory=Counter)
     batches: dict[str, OneBatch] = field(default_factory=dict)
@@ -176,6 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         with provider.lock:
+            provider.largest = max(provider.largest, length)
             provider.keys.append(self.headers.get("authorization") or "")
             match method, path:
                 case "GET", ["key"]:
