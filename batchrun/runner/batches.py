@@ -321,6 +321,9 @@ class _Lane:
         elif ending.action in {Action.RETRY, Action.GATE}:
             self._hold_until = self._clock() + max(verdict.wait or 0.0, FIRST_POLL)
             self._held_by = verdict.message
+        elif verdict.ending == "not_found":  # the address of live requests may be right all the same
+            reason = f"the server has no batch API for this key ({verdict.message}): send live, with --engine local"
+            self._valve.close(ExitCode.STOPPED_BY_API, reason)
         else:
             reason = reason_of(ending, verdict.message)
             self._valve.close(ExitCode.STOPPED_BY_API, reason, ending=ending.name, resume_at=verdict.resume_at)

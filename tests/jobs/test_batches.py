@@ -485,6 +485,16 @@ def test_a_provider_that_refuses_a_submission(job: Job) -> None:
     assert [len(batch.requests) for batch in job.provider.batches.values()] == [4, 4]
 
 
+def test_a_server_without_batches_is_called_so(job: Job) -> None:
+    """404 to a submission: the run stops, names the batch API, and does not blame the address of live requests."""
+    job.provider.refuse = dict.fromkeys(range(2), (404, {"error": {"code": 404, "message": "Not Found"}}))
+    summary = job.rows(2).run()
+    assert summary.exit_code == ExitCode.STOPPED_BY_API
+    last = "\n".join(closing_lines(summary, job.folder))
+    assert "has no batch API for this key (Not Found): send live, with --engine local" in last
+    assert "chat/completions" not in last
+
+
 def test_a_submission_is_bounded_with_what_stands_around_its_requests(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
