@@ -2,6 +2,8 @@
 
 # ruff: noqa: F811  (an argument of a test names a fixture)
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +26,8 @@ from batchrun.job import RunOptions
 from batchrun.records import Summary
 from batchrun.runner.batches import LOOK_AGAIN, _Lane
 from batchrun.runner.closing import closing_lines
+from batchrun.servers.simulator.account import Config
+from batchrun.servers.simulator.app import Request, Simulator
 
 NOW = RunOptions(wait="0")
 HALF = {"prompt": 0.075, "completion": 0.3}
@@ -663,6 +667,24 @@ def test_batches_on_the_simulator(tmp_path: Path, dialect: str) -> None:
         costs.append(Decimal(summary.cost_usd))
     assert outputs[0] == outputs[1]
     assert costs[0] == 2 * costs[1]
+
+
+def test_the_simulator_refuses_what_openrouter_refuses() -> None:
+    """A key behind `requests`, a custom_id twice, and deleting a batch that runs; a good batch gets 202."""
+    simulator = Simulator(Config(latency=(0, 100)))
+
+    def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:  # noqa: ANN401  (JSON)
+        headers = {"authorization": "Bearer k"}
+        reply = asyncio.run(simulator.answer(Request(method, f"/api/v1/{path}", headers, json.dumps(body).encode())))
+        return reply.status, json.loads(reply.body)
+
+    one = {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "x"}]}}
+    head = {"endpoint": "/v1/chat/completions", "model": "sim/good"}
+    assert ask("POST", "batches", {"requests": [one], **head})[0] == 400
+    assert ask("POST", "batches", {**head, "requests": [one, one]})[0] == 400
+    status, batch = ask("POST", "batches", {**head, "requests": [one]})
+    assert (status, batch["status"]) == (202, "in_progress")
+    assert ask("DELETE", f"batches/{batch['id']}")[0] == 409
 
 
 def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provider, command: Command) -> None:

@@ -45,7 +45,8 @@ class Simulator:
             found = await self._route(request)
             if not isinstance(found, bytes):
                 found = orjson.dumps(found)
-            return Reply(200, found, headers)
+            is_batch = request.method == "POST" and request.target == "/api/v1/batches"
+            return Reply(202 if is_batch else 200, found, headers)
         except ApiError as error:
             body = {"error": {"code": error.status, "message": error.message}}
             return Reply(error.status, orjson.dumps(body), headers | error.headers)
@@ -82,7 +83,9 @@ class Simulator:
                 return self._batches.upload(body)
             case "GET", ["files", name, "content"]:
                 return self._batches.content(name)
-            case "DELETE", ["batches" | "files", name]:
+            case "DELETE", ["files", name]:
+                return self._batches.delete_file(name)
+            case "DELETE", ["batches", name]:
                 return self._batches.delete(name)
         raise ApiError(404, "Not Found")
 

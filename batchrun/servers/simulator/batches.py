@@ -13,7 +13,9 @@ from batchrun.servers.simulator import chat
 from batchrun.servers.simulator.account import Account, ApiError
 from batchrun.servers.simulator.models import VARIANT, to_usd
 
-MAX_REQUESTS = 5_000
+MAX_REQUESTS, MAX_LINES = 5_000, 50_000
+"""Requests of one batch: in OpenRouter's form, and in OpenAI's."""
+
 _CHAT = "/v1/chat/completions"
 
 
@@ -49,10 +51,18 @@ class Batches:
             raise ApiError(404, "No such file")
         return self._files[name]
 
+    def delete_file(self, name: str) -> dict[str, Any]:
+        """Delete a file. Raises ApiError."""
+        self.content(name)
+        del self._files[name]
+        return {"id": name, "object": "file", "deleted": True}
+
     def delete(self, name: str) -> dict[str, Any]:
-        """Delete a file or a batch."""
-        found = self._files.pop(name, None) or self._batches.pop(name, None)
-        return {"id": name, "deleted": found is not None}
+        """Delete a batch that is done. Raises ApiError."""
+        if self.show(name)["status"] != "completed":
+            raise ApiError(409, "The batch is not done")
+        del self._batches[name]
+        return {"id": name, "object": "batch", "deletion": {"openrouter": "deleted"}}
 
     def submit(self, raw: bytes) -> dict[str, Any]:
         """Answer all requests of a new batch. Raises ApiError for one that is not valid."""
@@ -62,12 +72,17 @@ class Batches:
             if not inline:
                 body["requests"] = _lines(self.content(body["input_file_id"]))
                 body["model"] = body["requests"][0]["body"]["model"]
+            elif next(reversed(body)) != "requests":
+                raise ApiError(400, "endpoint and model must stand before requests")
             requests, model = body["requests"], body["model"]
             pairs = [(one["custom_id"], one["body"]) for one in requests]
         except (ValueError, TypeError, KeyError, IndexError):
-            raise ApiError(400, "endpoint and model must stand before requests, or input_file_id") from None
-        if body.get("endpoint") != _CHAT or not 0 < len(pairs) <= MAX_REQUESTS:
-            raise ApiError(400, f"a batch has 1 to {MAX_REQUESTS} requests to {_CHAT}")
+            raise ApiError(400, "a batch has endpoint, model and requests, or input_file_id") from None
+        most = MAX_REQUESTS if inline else MAX_LINES
+        if body.get("endpoint") != _CHAT or not 0 < len(pairs) <= most:
+            raise ApiError(400, f"a batch has 1 to {most} requests to {_CHAT}")
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ApiError(400, "custom_id must be unique in a batch")
         # All at once: when they are shown depends on the latency alone.
         answered = [self._line(name, request, model) for name, request in pairs]
         batch = _Batch(
