@@ -118,10 +118,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """The reply to a submission was lost: the provider may have the batch. `wait`: seconds that it asked for."""
+    """The reply to a submission was lost: the provider may have the batch. `wait`: seconds that it asked for.
+
+    `file_id` is the file of its requests, where they are in one.
+    """
 
     message: str
     wait: float | None = None
+    file_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ class BatchApi(Protocol):
     def show(self, id_: str) -> Shown | Gone:
         """Ask how a batch stands. Raises UnavailableError."""
 
-    def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
+    def find(self, *, model: str, tag: str, requests: int, since: float, file_id: str | None) -> Found:
         """Search the list for a batch whose reply was lost. Raises UnavailableError."""
 
     def lines(self, shown: Shown) -> Iterator[Line]:
@@ -241,7 +245,7 @@ def _submission(reply: Reply, model: str, file_id: str | None = None) -> Submitt
         return Submitted(data["id"], model, file_id, _wait(reply))
     verdict = _verdict(reply)
     if _is_lost(reply):
-        return Doubt(verdict.message, verdict.wait)
+        return Doubt(verdict.message, verdict.wait, file_id)
     return Refused(verdict)
 
 
@@ -337,9 +341,9 @@ class _OpenRouter:
             return Shown(id_, "completed", problem=_verdict(reply).message, withheld=True)
         return _shown_or_gone(reply)
 
-    def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
+    def find(self, *, model: str, tag: str, requests: int, since: float, file_id: str | None) -> Found:
         """List batches of the same model and size; which job's they are is seen by their results alone."""
-        del tag
+        del tag, file_id
         base = model.removesuffix(BATCH_VARIANT)
         after = datetime.fromtimestamp(since - _BEFORE, UTC).isoformat()
         found: list[Submitted] = []
@@ -407,14 +411,16 @@ class _OpenAi:
         """Ask how a batch stands."""
         return _shown_or_gone(self._ask("GET", f"batches/{quote(id_)}"))
 
-    def find(self, *, model: str, tag: str, requests: int, since: float) -> Found:
-        """Find the batch that carries the tag; the list has no filter and is newest first."""
+    def find(self, *, model: str, tag: str, requests: int, since: float, file_id: str | None) -> Found:
+        """Find the batch that carries the tag or reads the file; the list has no filter and is newest first."""
         del requests
         wait = None
         for listed, asked_wait in _pages(self._ask):
             wait = asked_wait
             for data in listed:
-                if object_of(data.get("metadata")).get(_TAG) == tag:
+                # Some servers drop the metadata; the file is not known after a kill.
+                is_file = file_id is not None and data.get("input_file_id") == file_id
+                if is_file or object_of(data.get("metadata")).get(_TAG) == tag:
                     return Found((Submitted(str(data["id"]), model, data.get("input_file_id")),))
             created = listed[-1].get("created_at") if listed else None
             # OpenAI's is a Unix time, Novita's a text; one that can't be read ends no search.

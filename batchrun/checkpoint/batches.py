@@ -151,6 +151,10 @@ class Batches:
         has = {"state": BatchState.OUT.value, "provider_id": provider_id, "model": model}
         self._connection.update_row("batches", batch.number, {**has, "file_id": file_id or batch.file_id})
 
+    def in_doubt(self, batch: Batch, file_id: str) -> None:
+        """Note the file of a batch whose reply was lost, by which it can be found."""
+        self._connection.update_row("batches", batch.number, {"file_id": file_id})
+
     def looked(self, batch: Batch, now: float) -> None:
         """Note that the provider's list was searched in vain for a batch whose reply was lost."""
         self._connection.run(

@@ -306,11 +306,14 @@ class _Lane:
                 self._model = done.model
                 self._look_later(batch, done.wait)
             case Doubt():
+                if done.file_id is not None:
+                    self._batches.in_doubt(batch, done.file_id)
                 self._ui.warn(f"batch {batch.number}: {done.message}; it is looked for, not submitted again")
                 self._look_later(batch, max(LOOK_AGAIN, done.wait or 0.0))
             case Refused():
                 self._batches.release(batch, done.verdict.message, self._wall())
-                self._refused(done.verdict, sum(map(len, chunk.bodies)), len(chunk.works))
+                size = sum(len(body) + LINE_BYTES for body in chunk.bodies)
+                self._refused(done.verdict, size, len(chunk.works))
         return not isinstance(done, Refused)
 
     def _refused(self, verdict: Verdict, size: int, questions: int) -> None:
@@ -379,7 +382,12 @@ class _Lane:
             self._look_later(batch, LOOK_AGAIN - (now - last))
             return
         found = await asyncio.to_thread(
-            self._api.find, model=batch.model, tag=batch.tag, requests=batch.questions, since=batch.submitted_at
+            self._api.find,
+            model=batch.model,
+            tag=batch.tag,
+            requests=batch.questions,
+            since=batch.submitted_at,
+            file_id=batch.file_id,
         )
         self._reached = True
         taken = (self._batches.provider_ids() | batch.foreign_ids) - {batch.provider_id}

@@ -104,6 +104,14 @@ def test_two_lost_replies_are_not_taken_for_each_other(job: Job, lose: dict[int,
     books_are_exact(job, summary)
 
 
+def test_a_lost_batch_is_found_by_its_file(tmp_path: Path, provider: Provider) -> None:
+    """A server that drops the metadata shows a lost batch all the same: by the file of its requests."""
+    provider.lose, provider.no_metadata = {0: "after"}, True
+    job = Job(tmp_path / "job", provider, "openai").rows(10)
+    assert job.run().exit_code == ExitCode.DONE, job.said
+    assert set(provider.submitted.values()) == {1}
+
+
 def test_two_searches_for_a_lost_batch_are_minutes_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """However soon a provider wants to be asked again, its list has minutes to show a batch before it is given up."""
     job.provider.lose = {0: "before"}

@@ -51,10 +51,11 @@ class Provider:
     the n-th submission (from 0) whether it never arrives ("before") or its reply is lost ("after"); `refuse` answers
     it with a status and a body; `ends` says of the n-th batch how it ends; `alter` changes or drops (None) a line.
     `missing` is how many times a batch that is there is not found by its id; `deleted` are those that were collected.
-    `hidden` is how many times the results of a batch that is done are not there, `no_errors` hides its file of errors;
-    `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply;
-    with `odd_pages` lists have texts for times, and lists and results show their first page for ever. `largest` is how
-    many bytes the largest request had. `on_event` is called with a name at each arrival and before each reply.
+    `hidden` is how many times the results of a batch that is done are not there, `no_errors` hides its file of errors,
+    `no_metadata` forgets a batch's metadata; `refusals` are the statuses that answer the next looks at a batch. `down`
+    closes each connection without a reply; with `odd_pages` lists have texts for times, and lists and results show
+    their first page for ever. `largest` is how many bytes the largest request had. `on_event` is called with a name at
+    each arrival and before each reply.
     """
 
     polls: int = 1
@@ -67,6 +68,7 @@ class Provider:
     missing: int = 0
     hidden: int = 0
     no_errors: bool = False
+    no_metadata: bool = False
     refusals: list[int] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
     down: bool = False
@@ -234,7 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 lines = [json.loads(line) for line in provider.files[body["input_file_id"]].splitlines()]
                 batch = provider.submit(
-                    lines[0]["body"]["model"], lines, metadata=body["metadata"], input_file=body["input_file_id"]
+                    lines[0]["body"]["model"],
+                    lines,
+                    metadata={} if provider.no_metadata else body["metadata"],
+                    input_file=body["input_file_id"],
                 )
         if fault is not None:
             self.close_connection = True
