@@ -1,7 +1,7 @@
 """Rows for a person to look at, as a file, and what the person wrote into it."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,15 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
         count,
         (
             (_doubt(row), row.position, row)
-            for row in _identified(job.rows((*shown, *more), details=("attempts", "finish_reason")), named)
+            for row in job.rows((*shown, *more), details=("attempts", "finish_reason"))
             if row.is_settled
             # A row that failed before it was asked has no question, and each such row is shown.
             and (row.first or row.question is None or named)
             and corrections.find(row.cells) is None
         ),
     )
+    if named:
+        _refuse_shared(job, (row for _, _, row in chosen), named)
     lines = []
     for _, position, row in chosen:
         cells = [text_of(row.cells[name]) for name in shown]
@@ -85,21 +87,17 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
     return len(lines), BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
 
 
-def _identified(rows: Iterable[AnsweredRow], named: Sequence[str]) -> Iterator[AnsweredRow]:
-    """Yield the rows. Raises UserError where rows that ask different questions have equal cells in the `named` columns.
+def _refuse_shared(job: OpenJob, chosen: Iterable[AnsweredRow], named: Sequence[str]) -> None:
+    """Raise UserError where a chosen row's cells in the `named` columns stand in a row that asks another question.
 
-    A correction of one of them would be the answer of all.
+    A correction of one of them would be the answer of both.
     """
-    questions: dict[str, int | None] = {}
-    for row in rows:
-        if named and row.status != Status.SKIPPED:
-            cells = {name: row.cells[name] for name in named}
-            if questions.setdefault(row_key(cells), row.question) != row.question:
-                texts, columns = (", ".join(f'"{text_of(one)}"' for one in some) for some in (cells.values(), named))
-                raise UserError(
-                    f"--id: {texts} in {columns} stands in several rows: name a column that identifies a row"
-                )
-        yield row
+    questions = {row_key({name: row.cells[name] for name in named}): row.question for row in chosen}
+    for row in job.rows(tuple(named)):
+        cells = {name: row.cells[name] for name in named}
+        if row.status != Status.SKIPPED and questions.get(row_key(cells), row.question) != row.question:
+            texts, columns = (", ".join(f'"{text_of(one)}"' for one in some) for some in (cells.values(), named))
+            raise UserError(f"--id: {texts} in {columns} stands in several rows: name a column that identifies a row")
 
 
 def _doubt(row: AnsweredRow) -> float:
