@@ -56,6 +56,10 @@ class Corrections:
         changed = [one.changed for some in self._by_columns.values() for one in some.values()]
         return sum(changed), len(changed) - sum(changed)
 
+    def has(self, columns: tuple[str, ...], key: str) -> bool:
+        """Check whether there is a correction for these cells."""
+        return key in self._by_columns.get(columns, {})
+
     def find(self, cells: Mapping[str, Any]) -> Correction | None:
         """Return the correction of a row, given its cells in `columns`."""
         for columns, corrections in self._by_columns.items():

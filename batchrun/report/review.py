@@ -58,6 +58,7 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f'the file would have two columns "{twice[0]}": rename the column of the input')
     corrections = Corrections(prepared.job)
+    _refuse_untaken(prepared.form, path, corrections)
     more = tuple(name for name in corrections.columns(prepared.rows.columns) if name not in shown)
     # Ten million rows may be candidates: no more than `count` are held.
     chosen = heapq.nsmallest(
@@ -100,6 +101,23 @@ def _refuse_shared(job: OpenJob, chosen: Iterable[AnsweredRow], named: Sequence[
             raise UserError(f"--id: {texts} in {columns} stands in several rows: name a column that identifies a row")
 
 
+def _refuse_untaken(form: AnswerForm, path: Path, corrections: Corrections) -> None:
+    """Raise UserError where the file that would be replaced holds a person's work that `correct` has not taken."""
+    if not path.exists():
+        return
+    try:
+        lines, _ = _lines(form, path)
+    except UserError:  # another file than one of `write_todo`
+        return
+    decided = [one for line in lines if (one := _decided(form, line)) is not None]
+    left = sum(isinstance(one, str) or not corrections.has(one.columns, one.key) for one in decided)
+    if left:
+        raise UserError(
+            f"{path} holds {plural(left, 'row')} that a person edited and `batchrun correct` has not taken: take them "
+            "first, or write another file"
+        )
+
+
 def _doubt(row: AnsweredRow) -> float:
     """Return how sure an answer is, for sorting: lower is less sure. The least probable of its columns counts."""
     if row.status == Status.FAILED:
@@ -139,18 +157,7 @@ def read_todo(job: OpenJob, path: Path) -> tuple[list[Correction], str]:
     Raises UserError for a file that is not one, and names all rows that can't be taken.
     """
     form = job.prepared.form
-    answers = tuple(form.columns)
-    needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
-    # A German Excel saves the edited file with semicolons, and often not as UTF-8.
-    with open_guessed(path) as (rows, csv):
-        if missing := [name for name in needed if name not in rows.columns]:
-            raise UserError(
-                f'{path} has no column "{missing[0]}": write the file with `batchrun show --review -o`, and edit that'
-            )
-        lines = [
-            dict(zip(needed, map(text_of, line), strict=True)) for batch in rows.batches(needed) for line in batch.rows
-        ]
-    note = encoding_note(path, csv, (line[name] for line in lines for name in answers))
+    lines, note = _lines(form, path)
     decided = [(line[ROW], one) for line in lines if (one := _decided(form, line)) is not None]
     known = _model_answers(job, [one for _, one in decided if isinstance(one, _Decided)])
     corrections: dict[tuple[tuple[str, ...], str], tuple[str, Correction]] = {}
@@ -174,6 +181,22 @@ def read_todo(job: OpenJob, path: Path) -> tuple[list[Correction], str]:
         # Read as another encoding, a label is another text.
         raise UserError(f"{text}; {note}" if note else text)
     return [one for _, one in corrections.values()], note
+
+
+def _lines(form: AnswerForm, path: Path) -> tuple[list[dict[str, str]], str]:
+    """Return the lines of a file of `write_todo`, and the note on its encoding. Raises UserError for another file."""
+    answers = tuple(form.columns)
+    needed = (ROW, *answers, *map(MODEL.format, answers), REVIEW, KEY)
+    # A German Excel saves the edited file with semicolons, and often not as UTF-8.
+    with open_guessed(path) as (rows, csv):
+        if missing := [name for name in needed if name not in rows.columns]:
+            raise UserError(
+                f'{path} has no column "{missing[0]}": write the file with `batchrun show --review -o`, and edit that'
+            )
+        lines = [
+            dict(zip(needed, map(text_of, line), strict=True)) for batch in rows.batches(needed) for line in batch.rows
+        ]
+    return lines, encoding_note(path, csv, (line[name] for line in lines for name in answers))
 
 
 def _decided(form: AnswerForm, line: Mapping[str, str]) -> _Decided | str | None:

@@ -518,3 +518,27 @@ def test_a_reviewed_null_and_an_empty_text_count(tmp_path: Path, command: Comman
         assert ended.code == 0, ended.err
         accuracy = json.loads(ended.out)["accuracy"]
         assert (accuracy["right"], accuracy["n"]) == (right, 2), answer
+
+
+def test_an_edited_file_is_not_replaced_before_it_was_taken(tmp_path: Path, command: Command) -> None:
+    """`show --review` into a file that a person edited leaves it alone until `correct` has taken it."""
+    (tmp_path / "rows.csv").write_text("text\none\ntwo\n")
+    with plain_server(lambda _: completion('{"label": "x"}')) as url:
+        facts = {"input": "rows.csv", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
+        job = facts | {"answer": {"columns": {"label": ["x", "y"]}}, "output": "out.csv"}
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 0
+    show = ("show", "a.yaml", "--review", "-o", "todo.csv")
+    assert command(*show).code == command(*show).code == 0
+    for label in ("z", "y"):  # one that `correct` refuses, and one that it takes
+        rows = (tmp_path / "todo.csv").read_text().splitlines(keepends=True)
+        cells = rows[2].split(",")
+        cells[2] = label
+        (tmp_path / "todo.csv").write_text("".join([*rows[:2], ",".join(cells)]))
+        before = (tmp_path / "todo.csv").read_text()
+        ended = command(*show)
+        assert (ended.code, (tmp_path / "todo.csv").read_text()) == (2, before)
+        assert "todo.csv holds 1 row that a person edited and `batchrun correct` has not taken" in ended.err
+    assert command("correct", "a.yaml", "todo.csv").code == 0
+    assert command(*show).code == 0
+    assert [row["row"] for row in table(tmp_path / "todo.csv")] == ["1"]
