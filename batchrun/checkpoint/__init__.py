@@ -15,6 +15,7 @@ connection.py  SQLite with errors for people
 schema.py      the tables, which are public
 """
 
+from batchrun.checkpoint.adopt import is_put_aside
 from batchrun.checkpoint.batches import Batch, Batches, BatchState
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.fresh import start_fresh
@@ -44,6 +45,7 @@ __all__ = [
     "Settled",
     "check_place",
     "free_bytes",
+    "is_put_aside",
     "lock",
     "running",
     "start_fresh",

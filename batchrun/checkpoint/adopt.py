@@ -67,10 +67,15 @@ def adopt(connection: Connection, wording: str, rule: OpenRule) -> dict[Path, in
     return adopted
 
 
+def is_put_aside(path: Path) -> bool:
+    """Check whether `--fresh` or a rescue gave a checkpoint this name: it is not a trial of a job."""
+    return _RENAMED.search(path.stem) is not None
+
+
 def _others(path: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the checkpoints in the same folder, and whether each is a variant of this job, or its job."""
     for other in sorted(path.parent.glob(f"*{path.suffix}")):
-        if other == path or _RENAMED.search(other.stem) or other.is_symlink() or not is_ours(other):
+        if other == path or is_put_aside(other) or other.is_symlink() or not is_ours(other):
             continue
         yield other, f"{other.stem}.".startswith(f"{path.stem}.") or f"{path.stem}.".startswith(f"{other.stem}.")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, is_put_aside
 from batchrun.errors import StorageError, UserError
 from batchrun.job import Job, RunOptions, merged
 
@@ -112,6 +112,8 @@ def _checkpoints(job: Job) -> Iterator[tuple[Path, RunOptions]]:
     """Yield the checkpoints whose names begin like the job's, with the flags of their last runs."""
     own = job.checkpoint_path
     for path in sorted(own.parent.glob(f"{glob.escape(own.stem)}.*{glob.escape(own.suffix)}")):
+        if is_put_aside(path):
+            continue
         try:
             yield path, _kept(job, path)
         except StorageError:  # not a checkpoint, or a damaged one

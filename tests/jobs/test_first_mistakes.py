@@ -98,9 +98,12 @@ def test_a_trial_that_was_not_run_is_answered_with_those_that_were(tmp_path: Pat
         "error: this job was only run with --variant two --model sim/other, with --variant short: add these flags, "
         "or run it without flags first\n"
     )
-    assert command("job.yaml", "--quiet").code == 0
+    assert command("job.yaml", "--quiet").code == command("job.yaml", "--quiet", "--fresh").code == 0
     ended = command("show", "job.yaml", "--variant", "shrt")
-    assert "was not run with --variant shrt yet; it was run without flags, with --variant two" in ended.err
+    assert ended.err.endswith(
+        "was not run with --variant shrt yet; it was run without flags, with --variant two --model sim/other, with "
+        "--variant short\n"
+    ), "what --fresh put aside is no trial"
     assert command("show", "job.yaml", "--variant", "two").code == 0
 
 
