@@ -233,7 +233,7 @@ def _settled(files: Sequence[Source], layout: Layout) -> tuple[list[Source], dic
         table.settle(types)
     sources = [file for file in files if file.schema]
     if not sources:
-        raise InputError(f"{files[0].name}: {_why_without_columns(json_files)}")
+        raise InputError(f"{files[0].name}: {_why_without_columns(files, json_files)}")
     schema = _common_schema(sources)
     for lines in json_files:
         lines.schema = _with_text(schema)
@@ -288,7 +288,9 @@ def _settle_sheets(sheets: Sequence[ExcelFile]) -> None:
         sheet.settle_kinds(kinds)
 
 
-def _why_without_columns(json_files: Sequence[JsonLinesFile]) -> str:
+def _why_without_columns(files: Sequence[Source], json_files: Sequence[JsonLinesFile]) -> str:
+    if any(isinstance(file, CsvFile) and file.passes_over_lines for file in files):
+        return "no line is left to name the columns: lower input.csv.skip, or change input.csv.comment"
     if not json_files:
         return "the file is empty; its first line must name the columns"
     if any(file.has_rows for file in json_files):

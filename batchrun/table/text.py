@@ -203,6 +203,11 @@ class CsvFile(TextFile):
                 )
         self.schema = {column: CSV_KINDS[options.columns.get(column, "string")].dtype for column in self.columns}
 
+    @property
+    def passes_over_lines(self) -> bool:
+        """Whether lines of the file are passed over by the job's own options."""
+        return bool(self._above or self._comment) and self.path.stat().st_size > 0
+
     def read(self, columns: Sequence[str], start: int, size: int, mark: tuple[int, int]) -> Iterator[TextChunk]:
         """Yield the rows from `start` on, at most `size` at a time; declared columns are checked even if not wanted.
 

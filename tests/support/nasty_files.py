@@ -97,6 +97,8 @@ _UNCLOSED = "a quote opens a cell and is never closed; close it, or"
 
 REFUSED = (
     Nasty("empty.csv", b"", line="empty.csv: the file is empty; its first line must name the columns"),
+    Nasty("skipped.csv", b"a,b\n1,2\n", csv={"skip": 9}, line="skipped.csv: no line is left to name the columns: "
+          "lower input.csv.skip, or change input.csv.comment"),
     Nasty("blank.csv", b"\r\n\n", line="blank.csv: the file is empty; its first line must name the columns"),
     Nasty("duplicate.csv", b"a,b,a\n1,2,3\n",
           line='duplicate.csv:1: column "a" occurs twice; rename one, or set input.csv.header: false'),
