@@ -7,6 +7,7 @@ and the provider's list is searched (`find`). Facts: OpenRouter's SDK 1.3.84, op
 import json
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ LINE_BYTES = 128
 
 _PATH = "/v1/chat/completions"
 _CHAT_SECONDS, _TRANSFER_SECONDS = 60.0, 900.0
+_FILE_CHECKS, _FILE_SECONDS = 60, 5.0
 _MOST_RESULTS = 2**30
 _PAGE = 1_000
 _LISTED = 100
@@ -399,6 +401,7 @@ class _OpenAi:
         if data is None or not isinstance(data.get("id"), str):
             return Refused(_verdict(uploaded))
         file_id = data["id"]
+        self._wait_for(file_id, data.get("status"))
         job = {
             "input_file_id": file_id,
             "endpoint": _PATH,
@@ -406,6 +409,14 @@ class _OpenAi:
             "metadata": {_TAG: tag},
         }
         return _submission(self._ask("POST", "batches", body=orjson.dumps(job)), model, file_id)
+
+    def _wait_for(self, file_id: str, status: object) -> None:
+        """Wait until a file is processed: Azure refuses a batch of one that is not."""
+        for _ in range(_FILE_CHECKS):
+            if str(status) not in {"pending", "running"}:
+                return
+            time.sleep(_FILE_SECONDS)
+            status = (_object(self._ask("GET", f"files/{quote(file_id)}")) or {}).get("status")
 
     def show(self, id_: str) -> Shown | Gone:
         """Ask how a batch stands."""

@@ -112,6 +112,17 @@ def test_a_lost_batch_is_found_by_its_file(tmp_path: Path, provider: Provider) -
     assert set(provider.submitted.values()) == {1}
 
 
+def test_a_file_is_waited_for_until_it_is_processed(
+    tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Azure takes a batch of a file only some time after its upload."""
+    monkeypatch.setattr("batchrun.api.batches._FILE_SECONDS", 0.0)
+    provider.unprocessed = 3
+    job = Job(tmp_path / "job", provider, "openai").rows(4)
+    assert job.run().exit_code == ExitCode.DONE, job.said
+    assert provider.submissions == 1
+
+
 def test_two_searches_for_a_lost_batch_are_minutes_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """However soon a provider wants to be asked again, its list has minutes to show a batch before it is given up."""
     job.provider.lose = {0: "before"}

@@ -52,10 +52,11 @@ class Provider:
     it with a status and a body; `ends` says of the n-th batch how it ends; `alter` changes or drops (None) a line.
     `missing` is how many times a batch that is there is not found by its id; `deleted` are those that were collected.
     `hidden` is how many times the results of a batch that is done are not there, `no_errors` hides its file of errors,
-    `no_metadata` forgets a batch's metadata; `refusals` are the statuses that answer the next looks at a batch. `down`
-    closes each connection without a reply; with `odd_pages` lists have texts for times, and lists and results show
-    their first page for ever. `largest` is how many bytes the largest request had. `on_event` is called with a name at
-    each arrival and before each reply.
+    `no_metadata` forgets a batch's metadata; `unprocessed` is how many looks it takes until a file may be used;
+    `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply; with
+    `odd_pages` lists have texts for times, and lists and results show their first page for ever.
+    `largest` is how many bytes the largest request had. `on_event` is called with a name at each arrival and before
+    each reply.
     """
 
     polls: int = 1
@@ -69,6 +70,7 @@ class Provider:
     hidden: int = 0
     no_errors: bool = False
     no_metadata: bool = False
+    unprocessed: int = 0
     refusals: list[int] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
     down: bool = False
@@ -135,6 +137,13 @@ class Provider:
             return False
         return id_ in self.batches and id_ not in self.deleted
 
+    def file_status(self) -> str:
+        """Return how the newest file stands, as Azure says it."""
+        if not self.unprocessed:
+            return "processed"
+        self.unprocessed -= 1
+        return "pending"
+
     def has_results(self, name: str = "") -> bool:
         """Check whether the results of a batch, or one of its files, are there now."""
         self.hidden -= self.hidden > 0
@@ -200,7 +209,9 @@ class _Handler(BaseHTTPRequestHandler):
                 case "POST", ["files"]:
                     name = f"file-{len(provider.files)}"
                     provider.files[name] = body.split(b"\r\n\r\n", 2)[2].rpartition(b"\r\n--")[0]
-                    self._send(200, {"id": name, "object": "file"})
+                    self._send(200, {"id": name, "object": "file", "status": provider.file_status()})
+                case "GET", ["files", id_] if id_ in provider.files:
+                    self._send(200, {"id": id_, "object": "file", "status": provider.file_status()})
                 case "GET", ["files", id_, "content"] if id_ in provider.files and provider.has_results(id_):
                     self._send_bytes(200, provider.files[id_], "application/jsonl")
                 case "DELETE", ["files", id_]:
@@ -224,6 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
         provider.on_event("submission arrives")
         number = provider.submissions
         provider.submissions += 1
+        if provider.unprocessed:
+            self._send(400, {"error": {"code": "invalid_request", "message": "The input file is not processed yet"}})
+            return
         if number in provider.refuse:
             self._send(*provider.refuse[number])
             return
