@@ -18,8 +18,8 @@ MOST_LABELS = 200
 Pair = tuple[str | None, str | None]
 """Both jobs' answers in one column, as they are compared; None where there is none."""
 
-Questions = tuple[int | None, int | None]
-"""Both jobs' questions of a row; None where the row failed before it was asked."""
+Key = tuple[int | None, int | None]
+"""Both jobs' questions to one row."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,8 @@ class GoldComparison:
     """Who is right, over distinct pairs of questions with gold that both jobs settled; a failed one is wrong.
 
     `breaks` only the first job has right, `fixes` only the second. Of `contradictory` gold in equal rows the most
-    frequent counts, as in `eval`; `ties` are those without one, which are left out.
+    frequent counts, as in `eval`; `ties` are those without one, which are not counted. A row of which a job could not
+    make a question is not counted while other rows of that job are pending.
     """
 
     gold: Gold
@@ -72,32 +73,47 @@ class GoldComparison:
     neither: int = 0
     contradictory: int = 0
     ties: int = 0
-    _repeated: dict[Questions, tuple[Pair, Counter[str]]] = field(default_factory=dict)
+    _repeated: dict[Key, tuple[Pair, Counter[str]]] = field(default_factory=dict)
+    _unrendered: Counter[tuple[tuple[bool, bool], tuple[bool, bool]]] = field(default_factory=Counter)
 
-    def take(self, right: str, pair: Pair, again: Questions | None) -> None:
-        """Take a row's gold and both jobs' answers; `again` names its questions where they may stand in other rows."""
-        if again is None:
-            self._count(right, pair)
+    def take(self, right: str, pair: Pair, key: Key, *, is_repeated: bool) -> None:
+        """Take the gold of a row; `finish` counts what depends on other rows."""
+        if None in key:
+            first, second = key
+            self._unrendered[(first is None, second is None), self._rights(right, pair)] += 1
+        elif is_repeated:
+            _, golds = self._repeated.setdefault(key, (pair, Counter()))
+            golds[right] += 1
         else:
-            self._repeated.setdefault(again, (pair, Counter()))[1][right] += 1
+            self._count(self._rights(right, pair))
 
-    def finish(self) -> None:
-        """Count the questions that stand in several rows, as all their gold is known."""
+    def finish(self, jobs: tuple[JobFigures, JobFigures]) -> None:
+        """Count equal rows, whose gold is known when all rows were taken, and those without a question."""
+        for (missing, rights), number in self._unrendered.items():
+            if not any(lacks and job.pending for lacks, job in zip(missing, jobs, strict=True)):
+                self._count(rights, number)
         for pair, golds in self._repeated.values():
             self.contradictory += len(golds) > 1
             right = most_frequent(golds)
             if right is None:
                 self.ties += 1
             else:
-                self._count(right, pair)
-        self._repeated.clear()
+                self._count(self._rights(right, pair))
 
-    def _count(self, right: str, pair: Pair) -> None:
-        first, second = (self.gold.rule.equal(right, value) for value in pair)
-        self.both += first and second
-        self.breaks += first and not second
-        self.fixes += second and not first
-        self.neither += not (first or second)
+    def _rights(self, right: str, pair: Pair) -> tuple[bool, bool]:
+        """Return which job's answer is right."""
+        return self.gold.rule.equal(right, pair[0]), self.gold.rule.equal(right, pair[1])
+
+    def _count(self, rights: tuple[bool, bool], number: int = 1) -> None:
+        match rights:
+            case True, True:
+                self.both += number
+            case True, False:
+                self.breaks += number
+            case False, True:
+                self.fixes += number
+            case _:
+                self.neither += number
 
     @property
     def total(self) -> int:
@@ -154,7 +170,7 @@ class Comparison:
     differ: int = 0
     unpaired: int = 0
     changed: list[ChangedRow] = field(default_factory=list)
-    _seen: set[Questions] = field(default_factory=set)
+    _seen: set[Key] = field(default_factory=set)
 
     def take(self, one: AnsweredRow | None, other: AnsweredRow | None) -> None:
         """Take a row of either job; None: the other input does not have it."""
@@ -164,10 +180,7 @@ class Comparison:
         settled = [row for row in (one, other) if row is not None and row.is_settled]
         if one is None or other is None or len(settled) < 2:  # noqa: PLR2004  (both)
             self.unpaired += bool(settled)
-        else:
-            self._compare(one, other)
-
-    def _compare(self, one: AnsweredRow, other: AnsweredRow) -> None:
+            return
         self.rows += 1
         pairs, differs = compared(self.columns, one, other)
         gold = None
@@ -176,21 +189,21 @@ class Comparison:
         self.differ += differs
         if differs and self.keep_rows:
             self.changed.append(ChangedRow(one.position + 1, one.cells, one.answer, other.answer, gold))
-        again = self._again((one.question, other.question))
+        self._count((one.question, other.question), pairs, gold, are_ok=one.status == other.status == Status.OK)
+
+    def _count(self, key: Key, pairs: list[Pair], gold: str | None, *, are_ok: bool) -> None:
+        """Count a pair of questions once."""
+        # Only a pair of questions that both stand in several rows can come again.
+        is_repeated = all(question in ids for question, ids in zip(key, self.repeated, strict=True))
         if self.gold is not None and gold is not None:
-            self.gold.take(gold, pairs[0], again)
-        if again in self._seen:
+            self.gold.take(gold, pairs[0], key, is_repeated=is_repeated)
+        if key in self._seen:
             return
-        if again is not None:
-            self._seen.add(again)
-        if one.status == other.status == Status.OK:
+        if is_repeated:
+            self._seen.add(key)
+        if are_ok:
             for column, pair in zip(self.columns, pairs, strict=True):
                 column.count(pair)
-
-    def _again(self, questions: Questions) -> Questions | None:
-        """Return a row's questions if they may stand in other rows, which only happens where each of them does."""
-        stands_again = (question in ids for question, ids in zip(questions, self.repeated, strict=True))
-        return questions if all(stands_again) else None
 
 
 def compare(
@@ -226,7 +239,7 @@ def compare(
     for pair in pairs:
         found.take(*pair)
     if by_gold is not None:
-        by_gold.finish()
+        by_gold.finish(found.jobs)
     if not found.rows:
         raise UserError("no row is settled in both jobs, so that nothing can be compared")
     return found

@@ -41,7 +41,8 @@ class Evaluation:
     `contradictory` have rows with different gold, of which the most frequent counts; `ties` are those of them without a
     most frequent one, which are not counted. `other_case` wrong answers would be right if case did not count.
     `reviewed`: gold are corrections, of rows that were picked. `scored` holds the probability of each answer that has
-    one. `unmatched` values of a gold file belong to no row of the input. `job` are the figures of all its settled
+    one. `unmatched` values of a gold file belong to no row of the input. `unrendered` rows with gold failed before they
+    became a question; they are not counted while other rows are pending. `job` are the figures of all its settled
     questions, also without gold.
     """
 
@@ -58,6 +59,7 @@ class Evaluation:
     reviewed: bool = False
     unmatched: int = 0
     ties: int = 0
+    unrendered: int = 0
 
     @property
     def cost_per_question_usd(self) -> float | None:
@@ -134,9 +136,10 @@ class _Questions:
 
     def __init__(self, job: OpenJob, gold: Gold) -> None:
         self._gold, self._figures, self._ids = gold, JobFigures.of(job), job.repeated()
+        self._is_partial = job.checkpoint.counts().pending > 0
         self._repeated: dict[int | None, _Repeated] = {}
         self._pending: set[int | None] = set()
-        self._total = self._right = self._answered = self._open = self._other_case = self._ties = 0
+        self._total = self._right = self._answered = self._open = self._other_case = self._ties = self._unrendered = 0
         self._golds: set[str] = set()
         self._pairs: Counter[tuple[str, str | None]] = Counter()
         self._rows: dict[tuple[str, str | None], list[int]] = defaultdict(list)
@@ -146,6 +149,10 @@ class _Questions:
         """Take one row and its gold; without gold it counts only for the cost."""
         self._figures.take(row)
         if row.status == Status.SKIPPED or gold is None:
+            return
+        # A sample has asked some of the rows, and these failed in the whole input: together they would be no sample.
+        if row.question is None and self._is_partial and row.status == Status.FAILED:
+            self._unrendered += 1
             return
         # Most questions stand in one row: only the others are held, so that ten million rows need no memory.
         is_repeated = row.question in self._ids
@@ -228,6 +235,7 @@ class _Questions:
             self._figures,
             self._scored.scored,
             ties=self._ties,
+            unrendered=self._unrendered,
         )
 
     def _confusions(self) -> list[Confusion]:

@@ -39,6 +39,7 @@ def evaluation_facts(found: Evaluation, minimum: float | None = None) -> dict[st
         "contradictory": found.contradictory,
         "ties": found.ties,
         "unmatched": found.unmatched,
+        "unrendered": found.unrendered,
         "macro_f1": found.macro_f1,
         "labels": found.labels,
         "confusions": found.confusions,
@@ -96,13 +97,7 @@ def sentences(found: Evaluation) -> Iterator[str]:
         known = ", ".join(one.label for one in found.labels if one.support)
         answered = ", ".join(one.label for one in found.labels if one.answered)
         yield f'  "{gold.column}" holds {short(known, _LABELS)}, and the answers are {short(answered, _LABELS)}'
-    if found.contradictory:
-        yield f"  {contradiction_text(found.contradictory, found.ties)}"
-    if found.unmatched:
-        values = plural(found.unmatched, "value")
-        yield f'  {values} of the gold file without a row: no "{gold.source}" in the input is equal'
-    if found.pending:
-        yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
+    yield from _left_out(found)
     if job.cost_per_question is None:
         yield job.money(None)
         return
@@ -110,6 +105,19 @@ def sentences(found: Evaluation) -> Iterator[str]:
     if (per_right := job.cost_per_right(found.accuracy)) is not None:
         costs += f", {job.money(per_right)} per right answer"
     yield costs
+
+
+def _left_out(found: Evaluation) -> Iterator[str]:
+    """Yield what is not counted, and which gold of equal rows is."""
+    if found.contradictory:
+        yield f"  {contradiction_text(found.contradictory, found.ties)}"
+    if found.unmatched:
+        values = plural(found.unmatched, "value")
+        yield f'  {values} of the gold file without a row: no "{found.gold.source}" in the input is equal'
+    if found.pending:
+        yield f"  {plural(found.pending, 'question')} with gold not answered yet, and not counted"
+    if found.unrendered:
+        yield f"  {plural(found.unrendered, 'row')} with gold can't be asked, and not counted while others are pending"
 
 
 def calibration_sentences(scored: list[Scored], minimum: float | None = None) -> Iterator[str]:

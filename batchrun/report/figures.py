@@ -46,8 +46,9 @@ class Share:
 class JobFigures:
     """What is known of one job by itself, over its settled questions.
 
-    `cost` is in picodollars; `seconds` counts how often which latency came, rounded. `failed` includes the
-    `unrendered` rows, which failed before they became a question.
+    `cost` is in picodollars; `seconds` counts how often which latency came, rounded. `unrendered` rows failed before
+    they became a question. While others are `pending` they are not counted: a sample has asked few of the other rows,
+    and these are all of the input.
     """
 
     name: str
@@ -56,6 +57,7 @@ class JobFigures:
     settled: int = 0
     failed: int = 0
     unrendered: int = 0
+    pending: bool = False
     seconds: Counter[float] = field(default_factory=Counter)
 
     @classmethod
@@ -66,7 +68,11 @@ class JobFigures:
     @property
     def failed_text(self) -> str:
         """Return how many questions failed, and of how many: one of two jobs may have asked only a sample."""
-        return f"{self.failed:,} of {self.settled + self.unrendered:,}"
+        return f"{self._all_failed:,} of {self.settled + self._all_failed - self.failed:,}"
+
+    @property
+    def _all_failed(self) -> int:
+        return self.failed if self.pending else self.failed + self.unrendered
 
     def take(self, row: AnsweredRow) -> None:
         """Add a row: its question counts once."""
@@ -79,8 +85,8 @@ class JobFigures:
                 self.seconds[rounded(row.seconds)] += 1
         elif row.question is None:
             # It failed before it became a question, such as a row without a cell that the prompt needs.
-            self.failed += row.status == Status.FAILED
             self.unrendered += row.status == Status.FAILED
+        self.pending = self.pending or row.status == Status.PENDING
 
     @property
     def cost_per_question(self) -> float | None:
@@ -132,7 +138,7 @@ class JobFigures:
         return {
             "job": self.name,
             "accuracy": accuracy and accuracy.facts(),
-            "failed": self.failed,
+            "failed": self._all_failed,
             **self.cost_facts(accuracy),
             "latency_median_s": self.latency(MEDIAN),
             "latency_p95_s": self.latency(SLOW),

@@ -90,6 +90,32 @@ def test_a_row_that_became_no_question_is_a_failed_one(tmp_path: Path, command: 
     assert re.search(r"failed questions +1 of 3 +1 of 3\n", out)
 
 
+def test_rows_that_became_no_question_are_not_added_to_a_sample(tmp_path: Path, command: Command) -> None:
+    """In `eval` and `compare` the accuracy of a sample is that of the rows it asked, however many can't be asked."""
+    rows = [f"text {number},yes" if number % 2 else ",yes" for number in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,gold", *rows]))
+    with plain_server(lambda _: completion("yes")) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "output": "out.csv",
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        for flags in ((), ("--model", "n")):
+            assert command("job.yaml", "--quiet", "--sample", "10", *flags).code == 1
+        judged = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)
+        assert (judged["accuracy"]["right"], judged["accuracy"]["n"], judged["unrendered"]) == (10, 10, 30)
+        assert "30 rows with gold can't be asked, and not counted" in command("eval", "job.yaml", "--gold", "gold").out
+        facts = found(command, "job.yaml", "--model", "n", "--gold", "gold")
+        assert [one["accuracy"]["n"] for one in facts["models"] + facts["jobs"]] == [10] * 4
+        assert [one["failed"] for one in facts["models"] + facts["jobs"]] == [0] * 4
+        assert command("job.yaml", "--quiet").code == 1
+    facts = found(command, "job.yaml", "--model", "n", "--gold", "gold")
+    assert [one["accuracy"]["n"] for one in facts["models"] + facts["jobs"]] == [60, 10, 10, 10]
+    assert [one["failed"] for one in facts["models"]] == [30, 0]
+
+
 def test_other_inputs_are_joined_by_a_column(tmp_path: Path, command: Command) -> None:
     """Where the inputs differ --on pairs the rows, whatever their order; without it the command says so."""
     with labelling({"a": wrong_on(1), "b": wrong_on(2)}) as url:
