@@ -306,6 +306,7 @@ def _limits(limits: Limits) -> Found:
             yield ("limits", name), f"limits.{name} must be a time with its unit, such as 90s, 2h or 1h30m"
 
 
+_MOST_INLINE = 5_000
 _NOT_IN_A_BATCH = {"audio", "image_config", "web_search_options"}
 _BATCH_ROUTING = {"only", "allow_fallbacks", "require_parameters"}  # every answer is checked against its schema anyway
 
@@ -319,6 +320,9 @@ def _batch(job: Job) -> Found:
     except ValueError:
         message = "engine.batch.wait must be 0 or a time with its unit, such as 90s, 2h or 1h30m"
         yield ("engine", "batch", "wait"), message
+    if job.batch.size > _MOST_INLINE and _is_routed(job.model) and job.model.batch_api is None:
+        message = f"OpenRouter takes at most {_MOST_INLINE:,} questions in a batch, not {job.batch.size:,}"
+        yield ("engine", "batch", "size"), message
     if job.answer is not None and job.answer.mode == "decision":
         yield ("answer", "mode"), "no provider takes decisions in a batch: send live"
     if job.model.fallbacks:

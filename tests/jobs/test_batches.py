@@ -661,6 +661,7 @@ def test_retry_gives_up_a_batch_that_never_ends(job: Job) -> None:
             "a batch takes no web_search_options",
         ),
         ({"engine": {"batch": {"wait": "soon"}}}, "engine.batch.wait must be 0 or a time"),
+        ({"engine": {"batch": {"size": 5_001}}}, "OpenRouter takes at most 5,000 questions in a batch, not 5,001"),
     ],
 )
 def test_what_no_batch_takes_is_a_mistake(tmp_path: Path, provider: Provider, sections: Any, message: str) -> None:  # noqa: ANN401
