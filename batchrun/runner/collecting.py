@@ -129,7 +129,8 @@ def _charges(answered: Sequence[_Answered], shown: Shown, rules: Rules) -> tuple
     """
     if shown.is_gone:
         return [Charge(None, maybe=True, keep=True)] * len(answered), ZERO
-    if shown.cost is None:
+    # Elsewhere than at OpenRouter the job's own price counts: what the server reports need not be in USD.
+    if shown.cost is None or (not rules.openrouter and rules.price is not None):
         return [rules.charge(one.verdict) for one in answered], ZERO
     weights = [_weight(one.verdict, rules) for one in answered]
     if not any(weights):

@@ -123,6 +123,13 @@ def test_a_file_is_waited_for_until_it_is_processed(
     assert provider.submissions == 1
 
 
+def test_the_jobs_own_price_counts_whatever_another_server_reports(tmp_path: Path, provider: Provider) -> None:
+    """A gateway's cost of a batch need not be in USD: the books hold tokens times the job's price."""
+    provider.reported = 250.0
+    job = Job(tmp_path / "job", provider, "openai").rows(4)
+    books_are_exact(job, job.run())
+
+
 def test_two_searches_for_a_lost_batch_are_minutes_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """However soon a provider wants to be asked again, its list has minutes to show a batch before it is given up."""
     job.provider.lose = {0: "before"}

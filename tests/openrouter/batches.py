@@ -55,8 +55,8 @@ class Provider:
     `no_metadata` forgets a batch's metadata; `unprocessed` is how many looks it takes until a file may be used;
     `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply; with
     `odd_pages` lists have texts for times, and lists and results show their first page for ever.
-    `largest` is how many bytes the largest request had. `on_event` is called with a name at each arrival and before
-    each reply.
+    `reported` is a cost of a batch that the files + batches name, in no known currency. `largest` is how many bytes the
+    largest request had. `on_event` is called with a name at each arrival and before each reply.
     """
 
     polls: int = 1
@@ -71,6 +71,7 @@ class Provider:
     no_errors: bool = False
     no_metadata: bool = False
     unprocessed: int = 0
+    reported: float | None = None
     refusals: list[int] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
     down: bool = False
@@ -333,8 +334,12 @@ def _shown(provider: Provider, batch: OneBatch, *, openrouter: bool) -> dict[str
         provider.files[f"out-{batch.id}"] = b"\n".join(json.dumps(line).encode() for line in good)
         provider.files[f"err-{batch.id}"] = b"\n".join(json.dumps(line).encode() for line in bad)
     errors = {"object": "list", "data": [{"code": batch.problem, "message": batch.problem}]} if batch.problem else None
-    files = {"output_file_id": f"out-{batch.id}", "error_file_id": f"err-{batch.id}"} if batch.lines else {}
-    return {**shown, **files, "metadata": batch.metadata, "input_file_id": batch.input_file, "errors": errors}
+    files: dict[str, Any] = {}
+    if batch.lines:
+        files = {"output_file_id": f"out-{batch.id}", "error_file_id": f"err-{batch.id}"}
+    usage = None if provider.reported is None else {"cost": provider.reported}
+    shown |= {"usage": usage, "metadata": batch.metadata, "input_file_id": batch.input_file, "errors": errors}
+    return {**shown, **files}
 
 
 @contextmanager
