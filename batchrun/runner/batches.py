@@ -56,6 +56,9 @@ submission when its gateway has given up, and a list may lag behind."""
 LOOKS = 2
 """Searches in vain after which a batch was never received, and its questions are open again."""
 
+PARTS = 10
+"""The questions of a batch that failed as a whole go into that many smaller ones, of that many questions at least."""
+
 _TOO_LONG = "the prompt may exceed the model's context, and a batch may shorten it: ask this row live"
 _SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
 _CALLING = "stopping: waiting for the provider's reply, which takes seconds, and 15 minutes at most"
@@ -110,6 +113,7 @@ class _Lane:
         if self._options.wait_seconds is not None:
             self._until = self._clock() + self._options.wait_seconds
         self._max_bytes = MAX_BYTES  # halved where the provider takes less
+        self._size, self._largest_failed = self._options.size, 0
         self._model = self._batches.last_model(batch_names(asking.endpoint.model)) or asking.endpoint.model
         listed = asking.prices.batch
         # What the model's context holds, in tokens; elsewhere than at OpenRouter nothing is shortened in silence.
@@ -250,7 +254,7 @@ class _Lane:
         """Take questions until they fill a batch, or as far as the caps admit."""
         chunk, size, today = Chunk(), 0, utc_day(self._wall())
         room = budget_of(self._prepared, self._asking.prices, self._checkpoint, today, self._asking.run_id).room
-        while len(chunk.works) < self._options.size and size < self._max_bytes and (work := next(questions, None)):
+        while len(chunk.works) < self._size and size < self._max_bytes and (work := next(questions, None)):
             body = self._prepared.renderer.body(work.values)
             if not isinstance(body, RowProblem) and self._may_be_too_long(body):
                 if self._options.then == "live":
@@ -439,6 +443,10 @@ class _Lane:
             self._batches.is_foreign(batch)
             self._ui.say(f"{batch.provider_id} is another job's batch: batch {batch.number} is looked for again")
             return
+        if shown.status == "failed" and not mine:
+            # One wrong request fails all of them, and would again: the others shall not have to be asked live.
+            self._largest_failed = max(self._largest_failed, batch.questions)
+            self._size = min(self._options.size, max(PARTS, self._largest_failed // PARTS))
         if self._collect(batch, shown, mine):
             await asyncio.to_thread(self._api.clean_up, shown, batch.file_id)
 

@@ -198,6 +198,15 @@ def test_a_batch_that_ends_badly_is_tried_once_more(job: Job, how: str) -> None:
     assert set(job.provider.submitted.values()) == {2}
 
 
+def test_one_wrong_request_takes_few_others_with_it(job: Job) -> None:
+    """A batch fails as a whole for one request: in its second batch only the nearest rows are with it, then live."""
+    job.provider.wrong = "text 17"
+    summary = job.rows(150).run(engine={"batch": {"size": 100}})
+    assert (summary.exit_code, summary.ok) == (ExitCode.DONE, 150), job.said
+    assert sorted(job.provider.live) == [f"text {number}" for number in range(10, 20)]
+    books_are_exact(job, summary)
+
+
 def test_a_batch_that_is_gone(job: Job) -> None:
     """A provider that no longer knows a batch: its questions go into one more, and what it may cost stays reserved."""
     assert job.rows(4).run(NOW).exit_code == ExitCode.WAITING

@@ -53,10 +53,11 @@ class Provider:
     `missing` is how many times a batch that is there is not found by its id; `deleted` are those that were collected.
     `hidden` is how many times the results of a batch that is done are not there, `no_errors` hides its file of errors,
     `no_metadata` forgets a batch's metadata; `unprocessed` is how many looks it takes until a file may be used;
-    `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply; with
-    `odd_pages` lists have texts for times, and lists and results show their first page for ever.
-    `reported` is a cost of a batch that the files + batches name, in no known currency. `largest` is how many bytes the
-    largest request had. `on_event` is called with a name at each arrival and before each reply.
+    `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply;
+    with `odd_pages` lists have texts for times, and lists and results show their first page for ever. `wrong` is a
+    prompt for which a batch fails as a whole. `reported` is a cost of a batch that the files + batches name, in no known
+    currency. `largest` is how many bytes the largest request had. `on_event` is called with a name at each arrival and
+    before each reply.
     """
 
     polls: int = 1
@@ -71,6 +72,7 @@ class Provider:
     no_errors: bool = False
     no_metadata: bool = False
     unprocessed: int = 0
+    wrong: str | None = None
     reported: float | None = None
     refusals: list[int] = field(default_factory=list)
     deleted: set[str] = field(default_factory=set)
@@ -112,6 +114,8 @@ class Provider:
             return
         number = int(batch.id.rpartition("_")[2])
         batch.status, batch.problem = self.ends.get(number, ("completed", ""))
+        if any(request["body"]["messages"][-1]["content"] == self.wrong for request in batch.requests):
+            batch.status, batch.problem = "failed", f"a request is not valid: {self.wrong}"
         if batch.status in {"completed", "expired"}:
             for request in batch.requests:
                 line = self.alter(
