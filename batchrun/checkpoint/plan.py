@@ -99,9 +99,12 @@ class PlanBuilder:
             connection.run("DROP VIEW results")
             connection.run("DROP TABLE IF EXISTS rows_before")
             # Kept one generation, so that `compare --before` can show what an edited prompt changed.
-            wording = "SELECT count(*) FROM plans WHERE current AND stamps = ? AND wording <> ?"
+            wording = (
+                "SELECT count(*) FROM plans WHERE current AND stamps = ? AND wording <> ? "
+                "AND json_extract(layout, '$.options') IS json_extract(?, '$.options')"
+            )
             _, new_wording, stamps = self._head
-            if connection.value(wording, (stamps, new_wording)):
+            if connection.value(wording, (stamps, new_wording, layout)):
                 connection.run("ALTER TABLE rows RENAME TO rows_before")
             else:
                 connection.run("DROP TABLE rows")

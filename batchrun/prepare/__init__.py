@@ -19,7 +19,16 @@ from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.loading import load_dict, load_file
 from batchrun.prepare.mistakes import brace_advice
 from batchrun.prepare.ownership import named_output, refuse_output_of_another
-from batchrun.prepare.plan import Keys, fill, fingerprint, has_same_files, input_changed, known_files, stamps_text
+from batchrun.prepare.plan import (
+    Keys,
+    fill,
+    fingerprint,
+    has_same_files,
+    input_changed,
+    known_files,
+    read_otherwise,
+    stamps_text,
+)
 from batchrun.prepare.prepared import INPUT_CHANGED, Prepared, body_extras, prepare_job
 from batchrun.prepare.reviewed import ReviewedRow, add_corrections, reviewed_rows, with_answers_of_people
 from batchrun.prepare.sample import MIXED, mix, positions
@@ -58,6 +67,7 @@ __all__ = [
     "page_fee",
     "positions",
     "prepare_job",
+    "read_otherwise",
     "refuse_output_of_another",
     "refuse_unbounded",
     "reviewed_rows",

@@ -10,7 +10,7 @@ from batchrun.errors import InputError
 from batchrun.job import Job
 from batchrun.prepare.prepared import Prepared
 from batchrun.prompt import RENDERER_VERSION, Renderer, RowProblem, nth_key
-from batchrun.table import Batch, FileStamp, expand, stamp
+from batchrun.table import Batch, FileStamp, Rows, expand, stamp
 
 YOUNG = 2.0
 """Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
@@ -58,6 +58,12 @@ def known_files(plan: PlanInfo | None) -> dict[tuple[FileStamp, ...], str]:
     if plan is None or not plan.fingerprint:
         return {}
     return {tuple(FileStamp(*one) for one in json.loads(plan.stamps)): plan.layout}
+
+
+def read_otherwise(plan: PlanInfo, rows: Rows) -> bool:
+    """Check whether input.csv or input.sheet are other ones than those of a plan: a row then has another position."""
+    options: str = json.loads(plan.layout)["options"]
+    return options != rows.layout.options
 
 
 def input_changed(plan: PlanInfo, job: Job) -> bool:

@@ -232,10 +232,13 @@ def compare(
     )
     if on is not None:
         pairs = _joined(first, second, names, on)
-    elif first.prepared.rows.files == second.prepared.rows.files:
+    elif first.prepared.rows.has_rows_of(second.prepared.rows):
         pairs = zip(first.rows(names), second.rows(), strict=True)
     else:
-        raise UserError("the two jobs read different files: name the column that identifies a row: --on COLUMN")
+        raise UserError(
+            "the two jobs read different files, or other rows of them (input.csv, input.sheet): name the column that "
+            "identifies a row: --on COLUMN"
+        )
     for pair in pairs:
         found.take(*pair)
     if by_gold is not None:

@@ -95,8 +95,8 @@ def write_report(
     if path.suffix.lower() not in {".html", ".htm"}:
         raise UserError(f"{path} is not a name for a report: write one that ends in .html")
     job.check_plan()
-    if other is not None and other.prepared.rows.files != prepared.rows.files:
-        raise UserError("a report compares jobs on the same files; `batchrun compare --on COLUMN` pairs rows of others")
+    if other is not None and not other.prepared.rows.has_rows_of(prepared.rows):
+        raise UserError("a report compares jobs on the same rows; `batchrun compare --on COLUMN` pairs rows of others")
     counts, runs = checkpoint.counts(), checkpoint.runs(RUNS)
     options = evaluation = right = None
     if gold:

@@ -27,6 +27,7 @@ from batchrun.prepare import (
     corrected,
     has_same_files,
     named_output,
+    read_otherwise,
 )
 from batchrun.prompt import changed_words
 from batchrun.table import (
@@ -100,6 +101,8 @@ def check_plan(prepared: Prepared, plan: PlanInfo | None, *, any_wording: bool =
         raise UserError("the job has no plan yet: run it first")
     if not has_same_files(plan, prepared.rows.files):
         raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
+    if read_otherwise(plan, prepared.rows):
+        raise UserError("input.csv or input.sheet has changed since the last run: run the job again, or change it back")
     if plan.wording != prepared.renderer.wording and not any_wording:
         what = changed_words(plan.wording, prepared.renderer.wording)
         raise UserError(f"the {what} has changed since the last run: run the job again, or change it back")

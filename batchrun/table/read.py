@@ -114,6 +114,10 @@ class Rows:
         self.columns = tuple(self.schema)
         self._where = Where(where, schema) if where is not None else None
 
+    def has_rows_of(self, other: "Rows") -> bool:
+        """Check whether both read the same files in the same way, so that a position is the same row."""
+        return self.files == other.files and self.layout.options == other.layout.options
+
     def batches(self, columns: Sequence[str] | None = None, start: int = 0, size: int | None = None) -> Iterator[Batch]:
         """Yield batches of at most `size` rows from row `start`: tuples of Python values in the order of `columns`.
 

@@ -174,6 +174,28 @@ def test_sheets(tmp_path: Path, command: Command, asked: Asked) -> None:
     assert "in.csv is not an Excel workbook" in command("job.yaml").err
 
 
+def test_answers_are_never_put_beside_the_rows_of_another_sheet(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """After an edit of `sheet` the job must run before its answers are looked at; two sheets are not paired by row."""
+    write_workbook(tmp_path / "in.xlsx", First=[["text"], ["fine"], ["bad"]], Other=[["text"], ["cold"], ["warm"]])
+    write(asked, "in.xlsx", "{{ text }}", input={"path": "in.xlsx", "sheet": "First"})
+    assert command("job.yaml", "--quiet").code == 0
+    write(asked, "in.xlsx", "{{ text }}", input={"path": "in.xlsx", "sheet": "Other"})
+    for look in (("show", "job.yaml"), ("export", "job.yaml", "-o", "x.csv"), ("report", "job.yaml")):
+        ended = command(*look)
+        assert (ended.code, "input.csv or input.sheet has changed since the last run" in ended.err) == (2, True), look
+    write(asked, "in.xlsx", "Say: {{ text }}", input={"path": "in.xlsx", "sheet": "Other"})
+    assert command("job.yaml", "--quiet").code == 0
+    assert command("show", "job.yaml").code == 0
+    ended = command("compare", "job.yaml", "--before")
+    assert (ended.code, "or the input changed as well" in ended.err) == (2, True)
+    first = (tmp_path / "job.yaml").read_text().replace("Other", "First").replace("out.csv", "first.csv")
+    (tmp_path / "first.yaml").write_text(first)
+    assert command("first.yaml", "--quiet").code == 0
+    ended = command("compare", "job.yaml", "first.yaml")
+    assert (ended.code, "name the column that identifies a row" in ended.err) == (2, True), ended.out
+    assert command("report", "job.yaml", "--compare", "first.yaml").code == 2
+
+
 def test_a_sheet_that_begins_elsewhere(tmp_path: Path, command: Command, asked: Asked) -> None:
     """Empty rows above the header and empty columns before it, as people leave for looks, are passed over."""
     write_workbook(tmp_path / "in.xlsx", A=[[], [None, None, "text", "n"], [None, None, "a", 1.5]])

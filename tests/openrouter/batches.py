@@ -55,9 +55,9 @@ class Provider:
     `no_metadata` forgets a batch's metadata; `unprocessed` is how many looks it takes until a file may be used;
     `refusals` are the statuses that answer the next looks at a batch. `down` closes each connection without a reply;
     with `odd_pages` lists have texts for times, and lists and results show their first page for ever. `wrong` is a
-    prompt for which a batch fails as a whole. `reported` is a cost of a batch that the files + batches name, in no known
-    currency. `largest` is how many bytes the largest request had. `on_event` is called with a name at each arrival and
-    before each reply.
+    prompt for which a batch fails as a whole. `reported` is a batch's cost in files + batches, in no known currency.
+    `largest` is how many bytes the largest request had. `on_event` is called with a name at each arrival and before
+    each reply.
     """
 
     polls: int = 1
