@@ -148,7 +148,9 @@ class Batches:
 
     def submitted(self, batch: Batch, *, provider_id: str, model: str, file_id: str | None = None) -> None:
         """Note that the provider has the batch, under this id."""
-        has = {"state": BatchState.OUT.value, "provider_id": provider_id, "model": model}
+        has: dict[str, object] = {"state": BatchState.OUT.value, "provider_id": provider_id, "model": model}
+        if provider_id != batch.provider_id:
+            has["looks"] = 0
         self._connection.update_row("batches", batch.number, {**has, "file_id": file_id or batch.file_id})
 
     def in_doubt(self, batch: Batch, file_id: str) -> None:
@@ -156,15 +158,14 @@ class Batches:
         self._connection.update_row("batches", batch.number, {"file_id": file_id})
 
     def looked(self, batch: Batch, now: float) -> None:
-        """Note that the provider's list was searched in vain for a batch whose reply was lost."""
+        """Note that the provider's list was searched for a batch that is in doubt."""
         self._connection.run(
             "UPDATE batches SET looks = looks + 1, looked_at = ? WHERE number = ?", (now, batch.number)
         )
 
     def missing(self, batch: Batch, now: float) -> None:
         """Note that the provider does not find the batch under its id, so that its list must be searched."""
-        lost = {"state": BatchState.SUBMITTING.value, "looks": 0, "looked_at": now}
-        self._connection.update_row("batches", batch.number, lost)
+        self._connection.update_row("batches", batch.number, {"state": BatchState.SUBMITTING.value, "looked_at": now})
 
     def is_foreign(self, batch: Batch) -> None:
         """Note that the batch of that id is another job's, so that this one must be looked for again."""

@@ -356,7 +356,7 @@ class _Lane:
         shown = await asyncio.to_thread(self._api.show, batch.provider_id)
         self._reached = True
         self._refused_once.discard(batch.number)
-        if isinstance(shown, Gone) and shown.certain:
+        if isinstance(shown, Gone) and (shown.certain or batch.looks >= LOOKS):
             self._collect_gone(batch, batch.provider_id, shown.message)
         elif isinstance(shown, Gone):
             # It may be another job's that took its answers and deleted it, or a slip of the provider.
@@ -398,6 +398,8 @@ class _Lane:
         candidates = [one for one in found.batches if one.id not in taken]
         if candidates:
             one = next((one for one in candidates if one.id == batch.provider_id), candidates[0])
+            if one.id == batch.provider_id:  # listed, but not found under its id: that must have an end
+                self._batches.looked(batch, now)
             self._batches.submitted(batch, provider_id=one.id, model=one.model, file_id=one.file_id)
             self._ui.say(f"batch {batch.number} was received after all: {one.id}")
             self._look_later(batch, found.wait)

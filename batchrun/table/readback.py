@@ -33,6 +33,8 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
                 # Columns by position: Polars makes other names of two that are equal, and of an empty one.
                 found = pl.read_csv(path, separator=separator, has_header=False, skip_rows=1, infer_schema=False)
                 found.columns = list(schema)
+                if len(schema) == 1:  # a null is written as "" there
+                    found = found.with_columns(pl.all().replace("", None))
         return found.select(_typed(name, dtype, found.schema[name]) for name, dtype in schema.items())
     except (pl.exceptions.PolarsError, OSError) as problem:
         raise StorageError(f"{path}: can't be read: {str(problem).splitlines()[0]}") from None

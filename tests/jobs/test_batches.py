@@ -228,6 +228,15 @@ def test_a_batch_that_is_not_found_once_is_not_bought_again(job: Job) -> None:
     books_are_exact(job, summary)
 
 
+def test_a_batch_that_is_listed_and_never_found_is_given_up(job: Job) -> None:
+    """A provider that lists a batch and answers 404 for it is looked at a few times, not for ever."""
+    job.provider.missing = 1_000
+    summary = job.rows(4).run()
+    assert summary.exit_code == ExitCode.DONE, job.said
+    assert any("is gone" in line for line in job.said)
+    assert summary.ok == 4
+
+
 def test_a_batch_of_another_job_that_was_taken_for_ours_may_be_deleted(tmp_path: Path, provider: Provider) -> None:
     """The other job collects its batch and deletes it: ours is then found in the list, and not paid again."""
     first, second = (Job(tmp_path / name, provider).rows(10) for name in ("one", "two"))

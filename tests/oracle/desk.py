@@ -17,7 +17,7 @@ FAULTS = {
     "refused": "the first submission is refused with 429",
     "expired": "the first batch expires with every second line unanswered",
     "failed": "the first batch fails as a whole",
-    "gone": "the first batch is not found any more once it is made",
+    "gone": "the first batch is deleted once it is made",
 }
 Reply = tuple[int, bytes]
 
@@ -145,7 +145,7 @@ class Desk:
         if batch.fault in {"failed", "gone"}:
             batch.out = False
         if batch.fault == "gone":
-            return _json(404, {"error": {"message": "no such batch", "code": 404}})
+            return _json(410, {"error": {"message": "the batch was deleted", "code": 410}})
         return _json(200, batch.shown())
 
     def _results(self, name: str) -> bytes:
