@@ -222,6 +222,7 @@ def test_no_answer_of_a_person_becomes_that_of_another_row(tmp_path: Path, comma
         row.update(label={"3": "x", "4": "y"}.get(row["row"], row["label"]))
 
     for flags, code in (((), 2), (("--id", "id"), 0), (("--id", "kind", "--id", "id"), 0)):
+        (tmp_path / "todo.csv").unlink(missing_ok=True)  # its edits were not taken, so it would not be replaced
         assert command("show", "a.yaml", "--review", "-o", "todo.csv", *flags).code == 0
         edit(tmp_path / "todo.csv", fill)
         ended = command("correct", "a.yaml", "todo.csv")

@@ -23,6 +23,7 @@ from batchrun.table import (
     dtype_of,
     open_rows,
     partial_path,
+    read_output,
     write_output,
 )
 
@@ -147,6 +148,7 @@ def test_a_null_in_a_single_column_is_a_line_for_every_reader(tmp_path: Path, su
     with (tmp_path / f"x{suffix}").open(newline="") as file:
         assert [row["n"] for row in csv.DictReader(file)] == ["1", "", "3"]
     assert read(tmp_path / f"x{suffix}")[1] == [("1",), (None,), ("3",)]
+    assert read_output(tmp_path / f"x{suffix}", frame.schema).equals(frame)
 
 
 @suffixes
