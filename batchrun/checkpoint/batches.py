@@ -237,7 +237,7 @@ class Batches:
 
         `tried`: the batch counts as a try of those that it did not answer; not so where the account was refused.
         Each that is not ok counts as one failed attempt. The money belongs to the run and the day of the submission;
-        `unassigned` is what no question cost, `reserved` what the batch may have cost beyond what is known.
+        `unassigned` is what no question cost, `reserved` what the batch may have cost beyond the known cost.
         """
         settled = [(outcome.question,) for outcome in outcomes if outcome.status in {"ok", "failed"}]
         with self._connection.transaction():

@@ -108,7 +108,7 @@ def sentences(found: Evaluation) -> Iterator[str]:
 
 
 def _left_out(found: Evaluation) -> Iterator[str]:
-    """Yield what is not counted, and which gold of equal rows is."""
+    """Yield sentences on rows and values that are not counted, and on the gold of equal rows."""
     if found.contradictory:
         yield f"  {contradiction_text(found.contradictory, found.ties)}"
     if found.unmatched:

@@ -252,7 +252,7 @@ def _write(frames: _Counted, file: IO[bytes], suffix: str, csv: OutputCsv) -> in
         if csv.bom:
             file.write(codecs.BOM_UTF8)
         header.write_csv(file, separator=separator)
-    # A line without a cell is no row for pandas and others: all rows below would move up.
+    # pandas and others pass over an empty line: all rows below would move up.
     null = '""' if len(frames.schema) == 1 else ""
     for frame in frames:
         text = frame.select(expressions)
