@@ -124,7 +124,7 @@ def test_a_file_is_waited_for_until_it_is_processed(
 
 
 def test_the_jobs_own_price_counts_whatever_another_server_reports(tmp_path: Path, provider: Provider) -> None:
-    """A gateway's cost of a batch need not be in USD: the books hold tokens times the job's price."""
+    """A gateway's cost of a batch need not be in USD: tokens times the job's price count."""
     provider.reported = 250.0
     job = Job(tmp_path / "job", provider, "openai").rows(4)
     books_are_exact(job, job.run())

@@ -70,17 +70,22 @@ def test_changed_rows_become_a_file(jobs: tuple[str, str], command: Command, tmp
     assert reviews()[0]["text"] in (tmp_path / "reviews.csv").read_text()
 
 
+def _write_text_job(folder: Path, url: str) -> None:
+    """Write a job that asks the texts of rows.csv and has plain answers."""
+    job = {
+        "input": "rows.csv",
+        "prompt": "{{ text }}",
+        "model": {"endpoint": url, "name": "m"},
+        "output": "out.csv",
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))
+
+
 def test_a_row_that_became_no_question_is_a_failed_one(tmp_path: Path, command: Command) -> None:
     """A row whose prompt can't be made counts as failed in `compare`, as it does in `eval`."""
     (tmp_path / "rows.csv").write_text("text,gold\na,yes\n,yes\nb,yes\n")
     with plain_server(lambda _: completion("yes")) as url:
-        job = {
-            "input": "rows.csv",
-            "prompt": "{{ text }}",
-            "model": {"endpoint": url, "name": "m"},
-            "output": "out.csv",
-        }
-        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        _write_text_job(tmp_path, url)
         assert command("job.yaml", "--quiet").code == 1
         assert command("job.yaml", "--quiet", "--model", "n").code == 1
     facts = found(command, "job.yaml", "--model", "n", "--gold", "gold")
@@ -95,13 +100,7 @@ def test_rows_that_became_no_question_are_not_added_to_a_sample(tmp_path: Path, 
     rows = [f"text {number},yes" if number % 2 else ",yes" for number in range(60)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,gold", *rows]))
     with plain_server(lambda _: completion("yes")) as url:
-        job = {
-            "input": "rows.csv",
-            "prompt": "{{ text }}",
-            "model": {"endpoint": url, "name": "m"},
-            "output": "out.csv",
-        }
-        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        _write_text_job(tmp_path, url)
         for flags in ((), ("--model", "n")):
             assert command("job.yaml", "--quiet", "--sample", "10", *flags).code == 1
         judged = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)

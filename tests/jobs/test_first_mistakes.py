@@ -103,7 +103,7 @@ def test_a_trial_that_was_not_run_is_answered_with_those_that_were(tmp_path: Pat
     assert ended.err.endswith(
         "was not run with --variant shrt yet; it was run without flags, with --variant two --model sim/other, with "
         "--variant short\n"
-    ), "what --fresh put aside is no trial"
+    ), "a checkpoint that --fresh moved aside was called a trial"
     assert command("show", "job.yaml", "--variant", "two").code == 0
 
 

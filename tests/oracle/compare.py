@@ -23,7 +23,7 @@ def check_output(path: Path, expected: Table) -> None:
     if suffix in {".csv", ".tsv"}:
         names, rows = _separated(path, "\t" if suffix == ".tsv" else ",")
         convert = _from_text
-        if len(names) == 1:  # an empty line is no row for most readers, so that a null, too, is written as ""
+        if len(names) == 1:  # most readers pass over an empty line, so that a null, too, is written as ""
             rows = [[row[0] or None] for row in rows]
             expected = _without_empty_texts(expected)
     elif suffix == ".jsonl":
