@@ -204,22 +204,25 @@ class Step:
             "second": f"batchrun JOB, a second start at the {self.at + 1}. request {self.event}",
             "rewritten": f"batchrun JOB, the prompt is changed at the {self.at + 1}. request {self.event}",
             "limit": f"batchrun JOB --limit {self.number + 1}",
+            "sample": f"batchrun JOB --sample {self.number + 1}",
             "run": "batchrun JOB",
             "wait": "batchrun JOB, without waiting for batches",
             "retry": "batchrun retry JOB",
             "export": "batchrun export JOB -o snapshot.jsonl",
+            "look": "batchrun preview JOB; status; eval",
             "append": f"append a row of cells {self.row}",
             "edit": f"edit row {self.number}: cells {self.row}",
             "shuffle": f"shuffle the rows (seed {self.number})",
             "delete": f"delete row {self.number}",
             "repeat": f"repeat row {self.number}",
+            "where": f"set the condition to number {self.number} of CONDITIONS",
             "prompt": f"set the first word of the prompt to {'AB'[self.number % 2]}",
         }
         later = f"{self.days} days later: " if self.days else ""
         return later + words[self.what] + (f"   [{self.weather}]" if self.weather.kind != "calm" else "")
 
 
-RUNS = {"run", "wait", "limit", "retry", "kill", "edited", "exported", "second", "rewritten"}
+RUNS = {"run", "wait", "limit", "sample", "retry", "kill", "edited", "exported", "second", "rewritten"}
 
 
 @dataclass(frozen=True)
@@ -321,8 +324,8 @@ class Life:
             return str(self.combination["keep"])
         return [list(self.types)[place] for place in self.keep]
 
-    def job(self, url: str, word: str) -> dict[str, Any]:
-        """Return the job file's content."""
+    def job(self, url: str, word: str, where: int) -> dict[str, Any]:
+        """Return the job file's content, with one of CONDITIONS."""
         text, whole, extra = self.names
         paths: Any = (
             [name for name, _ in self.files([{}])] if self.combination["files"] != "glob" else "part*." + self.format
@@ -331,7 +334,7 @@ class Life:
         if self.format in {"csv", "tsv"}:
             typed = {whole: "integer"} | ({extra: self.extra} if self.extra != "string" else {})
             source["csv"] = {"columns": typed}
-        if condition := CONDITIONS[self.combination["where"]][0]:
+        if condition := CONDITIONS[where][0]:
             source["where"] = condition.format(n=f'"{whole}"', t=f'"{text}"')
         job: dict[str, Any] = {
             "input": source,
@@ -407,7 +410,7 @@ class Life:
             f"-- {self.job_name} (sizes {self.sizes}, server's seed {self.seed}, costs reported: {self.billed_openly})",
             f"-- {self.batching or 'no batches'}",
         ]
-        lines += [json.dumps(self.job(url, "A"), indent=1, ensure_ascii=False)]
+        lines += [json.dumps(self.job(url, "A", self.combination["where"]), indent=1, ensure_ascii=False)]
         for name, share in self.files(rows):
             lines.append(f"-- {name}: {len(share)} rows")
             if self.format in {"csv", "tsv", *JSON} and len(share) < 30:
@@ -462,8 +465,10 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         steps, height = [first], 0
         sizes["BATCH_ROWS"] = 2
     is_batch = combination["engine"] == "batch" and combination["answer"] != "decision"
-    if steps[-1].what not in {"run", "limit", "retry"}:
+    if steps[-1].what not in {"run", "limit", "sample", "retry"}:
         steps.append(Step("run"))
+    if draw(st.integers(0, 2)) == 0:
+        steps.append(Step("look"))
     day_cap = draw(st.sampled_from(("", "", "", "0.0002")))
     if combination["flag"] == "--max-cost" or is_batch:
         day_cap = ""
@@ -547,7 +552,7 @@ _WEATHER = st.one_of(
 
 STEPS = (
     *["run"] * 3, *["kill"] * 2, "wait", "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat", "retry",
-    "export", "edited", "exported", "second", "rewritten",
+    "export", "edited", "exported", "second", "rewritten", "look", "sample", "where",
 )  # fmt: skip
 """What a life may do, weighted."""
 
@@ -555,8 +560,10 @@ STEPS = (
 @st.composite
 def _steps(draw: st.DrawFn) -> Step:
     what = draw(st.sampled_from(STEPS))
-    if what in {"run", "limit", "retry"}:
+    if what in {"run", "limit", "sample", "retry"}:
         return Step(what, number=draw(st.integers(0, 5)), weather=draw(_WEATHER), days=draw(_DAYS))
     if what in RUNS:
         return Step(what, at=draw(st.integers(0, 9)), event=draw(_EVENTS), days=draw(_DAYS))
-    return Step(what, number=draw(st.integers(0, 9)), row=draw(_row()) if what in {"append", "edit"} else ())
+    return Step(
+        what, number=draw(st.integers(0, len(CONDITIONS) - 1)), row=draw(_row()) if what in {"append", "edit"} else ()
+    )

@@ -21,12 +21,16 @@ from oracle.compare import check_output
 from oracle.desk import Batching
 from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
+from oracle.looks import Looked, check_evaluation, check_preview, check_status
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.server import Ledger, Server, Weather
 from oracle.zygote import Ended, Zygote, fast_folder
 
 STICKY = ("--output", "--max-cost", "--concurrency")
 """Flags that the command offered at the end must keep: without them it is another job."""
+
+BOUNDS = ("--limit", "--sample")
+"""Flags that bound how many questions a run asks."""
 
 CONFIRMED = 100
 """Answered rows above which an edit of the prompt needs --yes."""
@@ -41,6 +45,7 @@ class Living:
     server: Server
     zygote: Zygote
     rows: list[Row]
+    where: int
     word: str = "A"
     memory: Memory = field(default_factory=Memory)
     fresh_rows: int = 1_000
@@ -54,6 +59,10 @@ class Living:
     elsewhere: set[str] = field(default_factory=set)
     """Questions that a batch answered when they were no longer in the plan."""
     flags: list[str] = field(default_factory=list)
+    is_known: bool = True
+    """Whether the memory holds all that the checkpoint does: a run that was killed early may have kept more."""
+    is_planned: bool = False
+    """Whether the last run planned the job and the input as they are now."""
 
     # -- the job
 
@@ -61,7 +70,7 @@ class Living:
         """Return the job as the model sees it."""
         life, combination = self.life, self.life.combination
         text, whole, _ = life.names
-        twin = CONDITIONS[combination["where"]][1]
+        twin = CONDITIONS[self.where][1]
 
         def where(row: Row) -> bool | None:
             number = row[whole]
@@ -69,7 +78,7 @@ class Living:
 
         return model.Job(
             life.prompt(self.word),
-            where if combination["where"] else None,
+            where if self.where else None,
             life.kept(),
             DETAILS[combination["details"]],
             life.prefix,
@@ -81,19 +90,20 @@ class Living:
 
     def write(self) -> None:
         """Write job and input as they are now."""
+        self.is_planned = False
         self.write_job()
         self.life.write(self.folder, self.rows)
 
     def write_job(self) -> None:
         """Write the job file."""
         (self.folder / self.life.job_name).write_text(
-            json.dumps(self.life.job(self.server.url, self.word), indent=1, ensure_ascii=False)
+            json.dumps(self.life.job(self.server.url, self.word, self.where), indent=1, ensure_ascii=False)
         )
 
     def table(self) -> model.Table:
         """Read the input with the naive readers."""
         names = [name for name, _ in self.life.files([])]
-        declared = self.life.job("", "")["input"].get("csv", {}).get("columns", {})
+        declared = self.life.job("", "", 0)["input"].get("csv", {}).get("columns", {})
         return model.read([self.folder / name for name in names], declared)
 
     def output_path(self, flags: list[str]) -> Path:
@@ -111,6 +121,9 @@ class Living:
 
     def step(self, step: Step) -> None:
         """Do one step and check it."""
+        if step.what == "look":
+            self._look()
+            return
         if step.what not in RUNS and step.what != "export":
             self._edit(step)
             self.write()
@@ -122,13 +135,13 @@ class Living:
         self.days += step.days
         if step.what == "wait" and self.life.batching is not None:
             flags += ["--engine", "batch", "--wait", "0"]
-        if step.what == "limit" and "--limit" not in flags:
-            flags += ["--limit", str(step.number + 1)]
+        if step.what in {"limit", "sample"} and "--limit" not in flags:
+            flags += [f"--{step.what}", str(step.number + 1)]
         if len(self.rows) > CONFIRMED and step.what != "retry":
             flags.append("--yes")  # after an edit of the prompt
         words = (["retry"] if step.what == "retry" else []) + [self.life.job_name, *flags]
         ended = self.run(words, step)
-        if step.what in {"run", "limit", "retry"} and step.weather.kind in {"calm", "half", "dead"}:
+        if step.what in {"run", "limit", "sample", "retry"} and step.weather.kind in {"calm", "half", "dead"}:
             self._follow(ended, words)
 
     def _edit(self, step: Step) -> None:
@@ -148,9 +161,29 @@ class Living:
             rows.append(rows[number % len(rows)])
         elif step.what == "prompt":
             self.word = "AB"[number % 2]
+        elif step.what == "where":
+            self.where = number % len(CONDITIONS)
 
     def _fewest(self) -> int:
         return 4 if self.life.format in JSON else 0
+
+    def _look(self) -> None:
+        """Hold what the commands say that send nothing to the model."""
+        if not self.is_known:
+            return
+        job, table = self.job(), self.table()
+        now = Looked(job, model.plan(job, table), self.memory)
+        ledger = self.server.begin(Weather(), job.columns, self.life.seed)
+
+        def run(*words: str) -> Ended:
+            return self.zygote.run(list(words), self.folder, self.life.sizes, self.days)
+
+        check_preview(run, self.life.job_name, now)
+        if self.is_planned:
+            check_status(run, self.life.job_name, now)
+            check_evaluation(run, self.life.job_name, now, self.folder, [row["id"] for row in table.rows])
+        self.server.settle()
+        assert not ledger.received, f"a command that only looks asked {ledger.received[0]!r:.100}"
 
     def _follow(self, ended: Ended, words: list[str]) -> None:
         """Paste and run the command that the last line offers."""
@@ -189,16 +222,16 @@ class Living:
         """Run the command line and check all that it did."""
         job, table = self.job(), self.table()
         planned = model.plan(job, table)
-        limit = int(words[words.index("--limit") + 1]) if "--limit" in words else None
+        limit = next((int(words[words.index(flag) + 1]) for flag in BOUNDS if flag in words), None)
         if words[0] == "retry":
             only = words[words.index("--only") + 1].split(",") if "--only" in words else None
             if not self._reopen(planned, only):
                 return self._nothing_to_retry(words, step)
         out = self.server.desk.out() + self.fetched
         # A limited run may ask others than the first open questions: what is out is collected beside them, and what
-        # batches left unanswered is asked live once no new question is left.
+        # batches left unanswered is asked live once no new question is left. A sample is drawn.
         tried = bool(out) or (self.life.batching is not None and bool(self.memory.ends))
-        loose = limit is not None and tried
+        loose = "--sample" in words or (limit is not None and tried)
         wanted = model.wanted(self.memory, planned, None if loose else limit)
         self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
@@ -208,9 +241,8 @@ class Living:
         happened = self._watch(step, ledger, started.kill)
         ended = started.wait()
         self.server.settle()
-        what = step.what if happened.is_set() else "run"
-        if self._problems:
-            raise self._problems[0]
+        self.is_known = self.is_planned = True
+        what = self._happened(step, ledger) if happened.is_set() else "run"
         capped = bool(self.life.day_cap) or ("--max-cost" in words and self.life.cap != "5")
         allowed = {-9, 0, 1, 3} | ({2} if what == "edited" else set())
         self._check_ended(ended, allowed | ({4} if capped else set()) | ({6} if step.what == "wait" else set()))
@@ -302,6 +334,16 @@ class Living:
             self.server.on_event = on_event
         del ledger
         return happened
+
+    def _happened(self, step: Step, ledger: Ledger) -> str:
+        """Raise the problem of what happened during a run, if there is one; note what is still known."""
+        if self._problems:
+            raise self._problems[0]
+        if step.what == "kill":
+            self.is_known = self.is_planned = bool(ledger.received)
+        if step.what in {"edited", "rewritten"}:
+            self.is_planned = False
+        return step.what
 
     def _problem(self, check: Callable[[], None]) -> None:
         try:
@@ -460,7 +502,7 @@ def live(life: Life, server: Server, zygote: Zygote) -> None:
         flags = [flag, *([values[flag]] if flag in values else [])] if flag else []
         server.billed_openly, server.costs = life.billed_openly, life.knows_costs
         server.new_desk(life.batching or Batching(1, 1, ""), dedupe=life.combination["dedupe"])
-        living = Living(life, folder, server, zygote, rows, flags=flags)
+        living = Living(life, folder, server, zygote, rows, life.combination["where"], flags=flags)
         living.write()
         if life.mistaken:
             living.refused()

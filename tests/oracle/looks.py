@@ -1,0 +1,134 @@
+"""Commands that only look: what they count must be what the model counts."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oracle.model import OK, PENDING, SKIPPED, UNRENDERED, End, Job, Memory, Question
+from oracle.server import good_answer
+from oracle.zygote import Ended
+
+Planned = Sequence[Question | End]
+Command = Callable[..., Ended]
+
+GOLD = "gold.csv"
+NOBODY = "nobody"
+"""An id in the file of gold that no row has."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the model knows at the time of a look: the plan of the job as it is now, and how its questions stand."""
+
+    job: Job
+    planned: Planned
+    memory: Memory
+
+    def end(self, one: Question | End) -> End:
+        """Return how a row stands."""
+        return one if isinstance(one, End) else self.memory.ends.get(one, PENDING)
+
+
+def check_preview(run: Command, name: str, now: Looked) -> None:
+    """Hold the counts of `preview` to what the next run asks."""
+    found = _json(run("preview", name, "-n", "0", "--json"))
+    questions = [one for one in now.planned if not isinstance(one, End)]
+    is_open = [one for one in questions if now.memory.is_open(one)]
+    settled = Counter(now.end(one).status for one in questions if not now.memory.is_open(one))
+    _same("preview", found, rows=len(now.planned), skipped=list(now.planned).count(SKIPPED))
+    if found["exact"]:
+        _same("preview", found, answered=settled["ok"], failed=settled["failed"], open=len(is_open))
+        _same("preview", found, questions=len(set(is_open)))
+        unasked = sum(one["rows"] for one in found["unasked"])
+        assert unasked == list(now.planned).count(UNRENDERED), f"preview: {unasked} rows can't be asked"
+
+
+def check_status(run: Command, name: str, now: Looked) -> None:
+    """Hold the counts of `status` to the rows of the last run."""
+    found = _json(run("status", name, "--json", "--verify"))
+    ends = list(map(now.end, now.planned))
+    standing = Counter(end.status for end in ends)
+    _same("status", found, rows=len(ends), **{word: standing[word] for word in ("ok", "failed", "pending", "skipped")})
+    _same("status", found, questions=len({one for one in now.planned if not isinstance(one, End)}), by_person=0)
+    _same("status", found, errors=dict(Counter(end.error for end in ends if end.error and end.status == "failed")))
+    _same("status", found, running=None, input_changed=False, wrong=[])
+
+
+def check_evaluation(run: Command, name: str, now: Looked, folder: Path, ids: Sequence[str]) -> None:
+    """Hold the counts of `eval` to a count by hand, against gold of another file of which a part is wrong."""
+    column = "answer" if now.job.columns is None else next(iter(now.job.columns))
+    golds = {number: gold for one, number in zip(now.planned, ids, strict=True) if (gold := _gold(now, one, number))}
+    with (folder / GOLD).open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened).writerows([("id", "right"), *golds.items(), (NOBODY, "x")])
+    ended = run("eval", name, "--gold", f"{column}=right", "--gold-file", GOLD, "--on", "id", "--json")
+    expected = _evaluation(now, [golds.get(number) for number in ids])
+    if expected.pop("n"):
+        found = _json(ended)
+        _same("eval", found, unmatched=1, **{one: expected[one] for one in expected if one != "right"})
+        _same("eval", found["accuracy"], right=expected["right"])
+    else:
+        assert ended.code == 2, f"eval of nothing ended with {ended.code}: {ended.err}"
+
+
+def _gold(now: Looked, one: Question | End, number: str) -> str | None:
+    """Return the gold of the row with this id: of four rows one has none, and one a wrong one."""
+    kind = int(number) % 4
+    if kind == 0:
+        return None
+    if isinstance(one, End):
+        return "x"
+    return _answer(now.job, one) if kind > 1 else "wrong"
+
+
+def _answer(job: Job, question: Question) -> str:
+    """Return the good answer in the first column."""
+    answer = good_answer(question[0], job.columns)
+    return str(answer if job.columns is None else next(iter(answer.values())))
+
+
+def _evaluation(now: Looked, golds: Sequence[str | None]) -> dict[str, int]:
+    """Count by hand: equal rows are one question, with the gold that most of them have."""
+    counts = Counter[str]()
+    is_partial = any(now.end(one) == PENDING for one in now.planned)
+    of_question = defaultdict[Question, Counter[str]](Counter)
+    for one, gold in zip(now.planned, golds, strict=True):
+        if gold is None or one == SKIPPED:
+            continue
+        if not isinstance(one, End):
+            of_question[one][gold] += 1
+        elif is_partial:
+            counts["unrendered"] += 1
+        else:
+            counts.update(("n", "failed"))
+    for question, found in of_question.items():
+        end = now.end(question)
+        if end == PENDING:
+            counts["pending"] += 1
+            continue
+        counts["contradictory"] += len(found) > 1
+        (gold, number), *others = found.most_common()
+        if others and others[0][1] == number:
+            counts["ties"] += 1
+            continue
+        counts["n"] += 1
+        counts["failed"] += end != OK
+        counts["right"] += end == OK and gold == _answer(now.job, question)
+    words = ("n", "right", "failed", "pending", "contradictory", "ties", "unrendered")
+    return {word: counts[word] for word in words}
+
+
+def _json(ended: Ended) -> dict[str, Any]:
+    assert ended.code == 0, f"a look ended with exit {ended.code}: {ended.err}"
+    found = json.loads(ended.out)
+    assert isinstance(found, dict)
+    return found
+
+
+def _same(what: str, found: dict[str, Any], **expected: Any) -> None:  # noqa: ANN401  (any JSON)
+    """Compare some fields; raises AssertionError with the first difference."""
+    for name, value in expected.items():
+        assert found[name] == value, f"{what}: {name} is {found[name]!r:.200}, expected {value!r:.200}"
