@@ -108,10 +108,10 @@ class Run:
                 assert counts[question] >= least, f"asked {counts[question]} times, not {least}: {question!r:.100}"
 
     def check_exit(
-        self, code: int, planned: list[Question | End], memory: model.Memory, limit: int | None, out: Counter[str]
+        self, code: int, ends: list[End], memory: model.Memory, limit: int | None, out: Counter[str]
     ) -> None:
-        """Check the exit code against the rows; `out` are the questions that are in batches now."""
-        standing = Counter((one if isinstance(one, End) else memory.ends.get(one, PENDING)).status for one in planned)
+        """Check the exit code against the ends of the rows; `out` are the questions that are in batches now."""
+        standing = Counter(end.status for end in ends)
         pending = any(memory.ends.get(question, PENDING) == PENDING for question in self.wanted)
         unasked = any(memory.ends.get(question) == self.before.get(question, PENDING) for question in self.wanted)
         if code == 6 or (out and code != 4):

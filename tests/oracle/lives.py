@@ -209,6 +209,7 @@ class Step:
             "wait": "batchrun JOB, without waiting for batches",
             "retry": "batchrun retry JOB",
             "export": "batchrun export JOB -o snapshot.jsonl",
+            "correct": f"batchrun show JOB --review; a person decides (number {self.number}); batchrun correct JOB",
             "look": "batchrun preview JOB; status; eval",
             "append": f"append a row of cells {self.row}",
             "edit": f"edit row {self.number}: cells {self.row}",
@@ -317,6 +318,12 @@ class Life:
                 ": " + printed("id") + ": " + printed(text, ' | default("")'),
             )[self.template]
         )
+
+    @property
+    def asked_columns(self) -> tuple[str, ...]:
+        """The columns that the prompt uses."""
+        text, whole, extra = self.names
+        return ((text,), (text,), (extra, text), (text, whole), ("id", text))[self.template]
 
     def kept(self) -> str | list[str]:
         """Return the job's output.keep."""
@@ -467,6 +474,8 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     is_batch = combination["engine"] == "batch" and combination["answer"] != "decision"
     if steps[-1].what not in {"run", "limit", "sample", "retry"}:
         steps.append(Step("run"))
+    if draw(st.integers(0, 3)) == 0:  # a person needs answers to look at
+        steps = [Step("run"), Step("correct", number=draw(st.integers(0, 9))), *steps]
     if draw(st.integers(0, 2)) == 0:
         steps.append(Step("look"))
     day_cap = draw(st.sampled_from(("", "", "", "0.0002")))
@@ -553,6 +562,7 @@ _WEATHER = st.one_of(
 STEPS = (
     *["run"] * 3, *["kill"] * 2, "wait", "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat", "retry",
     "export", "edited", "exported", "second", "rewritten", "look", "sample", "where",
+    "correct",
 )  # fmt: skip
 """What a life may do, weighted."""
 

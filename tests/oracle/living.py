@@ -23,6 +23,7 @@ from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
 from oracle.looks import Looked, check_evaluation, check_preview, check_status
 from oracle.model import OK, PENDING, End, Memory, Question
+from oracle.people import review
 from oracle.server import Ledger, Server, Weather
 from oracle.zygote import Ended, Zygote, fast_folder
 
@@ -86,6 +87,7 @@ class Living:
             dedupe=combination["dedupe"],
             attempts=life.attempts,
             repairs=life.repairs,
+            asked_columns=life.asked_columns,
         )
 
     def write(self) -> None:
@@ -121,8 +123,8 @@ class Living:
 
     def step(self, step: Step) -> None:
         """Do one step and check it."""
-        if step.what == "look":
-            self._look()
+        if step.what in {"look", "correct"}:
+            self._look(step)
             return
         if step.what not in RUNS and step.what != "export":
             self._edit(step)
@@ -167,21 +169,26 @@ class Living:
     def _fewest(self) -> int:
         return 4 if self.life.format in JSON else 0
 
-    def _look(self) -> None:
-        """Hold what the commands say that send nothing to the model."""
+    def _look(self, step: Step) -> None:
+        """Hold what the commands say that send nothing to the model; take a person's corrections."""
         if not self.is_known:
             return
         job, table = self.job(), self.table()
-        now = Looked(job, model.plan(job, table), self.memory)
+        now = Looked(job, table, model.plan(job, table), self.memory)
+        self.memory.leave_out(job, table, now.planned)
         ledger = self.server.begin(Weather(), job.columns, self.life.seed)
 
         def run(*words: str) -> Ended:
             return self.zygote.run(list(words), self.folder, self.life.sizes, self.days)
 
-        check_preview(run, self.life.job_name, now)
-        if self.is_planned:
+        if step.what == "look":
+            check_preview(run, self.life.job_name, now)
+        if self.is_planned and step.what == "look":
             check_status(run, self.life.job_name, now)
             check_evaluation(run, self.life.job_name, now, self.folder, [row["id"] for row in table.rows])
+        elif self.is_planned:
+            review(run, self.life.job_name, now, self.folder, step.number)
+            self.is_planned = False
         self.server.settle()
         assert not ledger.received, f"a command that only looks asked {ledger.received[0]!r:.100}"
 
@@ -222,6 +229,7 @@ class Living:
         """Run the command line and check all that it did."""
         job, table = self.job(), self.table()
         planned = model.plan(job, table)
+        self.memory.leave_out(job, table, planned)
         limit = next((int(words[words.index(flag) + 1]) for flag in BOUNDS if flag in words), None)
         if words[0] == "retry":
             only = words[words.index("--only") + 1].split(",") if "--only" in words else None
@@ -235,8 +243,7 @@ class Living:
         wanted = model.wanted(self.memory, planned, None if loose else limit)
         self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
-        path = self.output_path(words)
-        before = path.read_bytes() if path.exists() else None
+        before = path.read_bytes() if (path := self.output_path(words)).exists() else None
         started = self.zygote.start(words, self.folder, self.life.sizes, self.days)
         happened = self._watch(step, ledger, started.kill)
         ended = started.wait()
@@ -278,7 +285,8 @@ class Living:
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:
             self._observe(planned, run)
-            run.check_exit(ended.code, planned, self.memory, limit, self.server.desk.out())
+            ends = Looked(job, table, planned, self.memory).standing
+            run.check_exit(ended.code, ends, self.memory, limit, self.server.desk.out())
             self._check_output(ended, path, before, job, table, planned)
         self._remember_fetched(ledger, planned, killed=what == "kill")
         if what != "kill" and ledger.has_answers:
@@ -340,7 +348,8 @@ class Living:
         if self._problems:
             raise self._problems[0]
         if step.what == "kill":
-            self.is_known = self.is_planned = bool(ledger.received)
+            self.is_known = bool(ledger.received)
+            self.is_planned = self.is_known and not self.memory.people  # nobody counted them at its end
         if step.what in {"edited", "rewritten"}:
             self.is_planned = False
         return step.what
@@ -359,7 +368,7 @@ class Living:
         """Open what failed, of these types; return whether anything did."""
         ends = self.memory.ends
         failed = {one for one in planned if not isinstance(one, End) and ends.get(one, PENDING).status == "failed"}
-        failed = {one for one in failed if only is None or ends[one].error in only}
+        failed = {one for one in failed - self.memory.left_out if only is None or ends[one].error in only}
         self.memory.ends |= dict.fromkeys(failed, PENDING)
         return bool(failed)
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oracle.model import OK, PENDING, SKIPPED, UNRENDERED, End, Job, Memory, Question
-from oracle.server import good_answer
+from oracle.model import OK, PENDING, SKIPPED, UNRENDERED, End, Job, Memory, Question, Table, answer_to
 from oracle.zygote import Ended
 
 Planned = Sequence[Question | End]
@@ -25,37 +24,49 @@ class Looked:
     """What the model knows at the time of a look: the plan of the job as it is now, and how its questions stand."""
 
     job: Job
+    table: Table
     planned: Planned
     memory: Memory
 
     def end(self, one: Question | End) -> End:
-        """Return how a row stands."""
+        """Return how the model left a row."""
         return one if isinstance(one, End) else self.memory.ends.get(one, PENDING)
+
+    @property
+    def standing(self) -> list[End]:
+        """How each row stands; a failed one that a person answered is answered."""
+        pairs = zip(self.table.rows, self.planned, strict=True)
+        return [self.memory.standing(self.job, row, one) for row, one in pairs]
 
 
 def check_preview(run: Command, name: str, now: Looked) -> None:
     """Hold the counts of `preview` to what the next run asks."""
     found = _json(run("preview", name, "-n", "0", "--json"))
-    questions = [one for one in now.planned if not isinstance(one, End)]
-    is_open = [one for one in questions if now.memory.is_open(one)]
-    settled = Counter(now.end(one).status for one in questions if not now.memory.is_open(one))
     _same("preview", found, rows=len(now.planned), skipped=list(now.planned).count(SKIPPED))
+    is_open: list[Question] = []
+    counts = Counter[str]()
+    for one, end in zip(now.planned, now.standing, strict=True):
+        if not isinstance(one, End) and now.memory.is_open(one) and end != OK:
+            is_open.append(one)
+        else:
+            counts["unasked" if end == UNRENDERED else end.status] += 1
     if found["exact"]:
-        _same("preview", found, answered=settled["ok"], failed=settled["failed"], open=len(is_open))
+        _same("preview", found, answered=counts["ok"], failed=counts["failed"], open=len(is_open))
         _same("preview", found, questions=len(set(is_open)))
         unasked = sum(one["rows"] for one in found["unasked"])
-        assert unasked == list(now.planned).count(UNRENDERED), f"preview: {unasked} rows can't be asked"
+        assert unasked == counts["unasked"], f"preview: {unasked} rows can't be asked, expected {counts['unasked']}"
 
 
 def check_status(run: Command, name: str, now: Looked) -> None:
     """Hold the counts of `status` to the rows of the last run."""
     found = _json(run("status", name, "--json", "--verify"))
-    ends = list(map(now.end, now.planned))
+    ends = now.standing
     standing = Counter(end.status for end in ends)
+    by_person = sum(now.end(one) != end for one, end in zip(now.planned, ends, strict=True))
     _same("status", found, rows=len(ends), **{word: standing[word] for word in ("ok", "failed", "pending", "skipped")})
-    _same("status", found, questions=len({one for one in now.planned if not isinstance(one, End)}), by_person=0)
+    _same("status", found, questions=len({one for one in now.planned if not isinstance(one, End)}))
     _same("status", found, errors=dict(Counter(end.error for end in ends if end.error and end.status == "failed")))
-    _same("status", found, running=None, input_changed=False, wrong=[])
+    _same("status", found, by_person=by_person, running=None, input_changed=False, wrong=[])
 
 
 def check_evaluation(run: Command, name: str, now: Looked, folder: Path, ids: Sequence[str]) -> None:
@@ -86,8 +97,7 @@ def _gold(now: Looked, one: Question | End, number: str) -> str | None:
 
 def _answer(job: Job, question: Question) -> str:
     """Return the good answer in the first column."""
-    answer = good_answer(question[0], job.columns)
-    return str(answer if job.columns is None else next(iter(answer.values())))
+    return str(next(iter(answer_to(question, job).values())))
 
 
 def _evaluation(now: Looked, golds: Sequence[str | None]) -> dict[str, int]:

@@ -214,8 +214,15 @@ class Job:
     dedupe: bool
     attempts: int
     repairs: int
+    asked_columns: tuple[str, ...] = ()
+    """The columns that the prompt uses."""
+
+    def cells(self, row: dict[str, Any]) -> "Cells":
+        """Return the cells that a correction belongs to."""
+        return tuple(map(repr, (row[name] for name in self.asked_columns)))
 
 
+Cells = tuple[str, ...]
 Question = tuple[str, int]  # the prompt, and which of its equals: 0 where equal rows share one answer
 
 
@@ -225,10 +232,27 @@ class Memory:
 
     ends: dict[Question, End] = field(default_factory=dict)
     tried: set[Question] = field(default_factory=set)  # and got no answer, in a run in which others did
+    people: dict[Cells, dict[str, Any]] = field(default_factory=dict)  # what a person answered, by column
+    left_out: set[Question] = field(default_factory=set)  # failed, and a person answered all rows
 
     def is_open(self, question: Question) -> bool:
         """Check whether a run asks this question."""
-        return self.ends.get(question, PENDING).status == "pending" or self.ends[question].error in ASKED_AGAIN
+        end = self.ends.get(question, PENDING)
+        return end == PENDING or (end.error in ASKED_AGAIN and question not in self.left_out)
+
+    def leave_out(self, job: Job, table: Table, planned: Sequence["Question | End"]) -> None:
+        """Find the failed questions of which a person answered all rows: no run asks them again."""
+        pairs = list(zip(table.rows, planned, strict=True))
+        others = {one for row, one in pairs if job.cells(row) not in self.people}
+        failed = {
+            one for _, one in pairs if not isinstance(one, End) and self.ends.get(one, PENDING).status == "failed"
+        }
+        self.left_out = failed - others
+
+    def standing(self, job: Job, row: dict[str, Any], one: "Question | End") -> End:
+        """Return how a row stands in the output: a failed one that a person answered is answered."""
+        end = one if isinstance(one, End) else self.ends.get(one, PENDING)
+        return OK if end.status == "failed" and job.cells(row) in self.people else end
 
 
 def plan(job: Job, table: Table) -> list[Question | End]:
@@ -253,6 +277,12 @@ def wanted(memory: Memory, planned: Sequence[Question | End], limit: int | None)
     return [question for question in order if memory.is_open(question)][:limit]
 
 
+def answer_to(question: Question, job: Job) -> dict[str, Any]:
+    """Return the right answer to a question, by column."""
+    good = good_answer(question[0], job.columns)
+    return {"answer": good} if job.columns is None else dict(good)
+
+
 DETAIL_TYPES = {"error_code": "integer", "attempts": "integer", "cost_usd": "number", "finished_at": "datetime"}
 """The type of each detail that is not a string."""
 ANY = object()  # stands for a value that the model does not foresee
@@ -275,12 +305,15 @@ def _answer_type(kind: Any) -> str:  # noqa: ANN401  (as the job writes it)
 
 
 def _row(job: Job, row: dict[str, Any], one: Question | End, memory: Memory, kept: list[str]) -> dict[str, Any]:
-    end = one if isinstance(one, End) else memory.ends.get(one, PENDING)
+    end = memory.standing(job, row, one)
     found = {name: row[name] for name in kept}
     answer = dict.fromkeys(["answer"] if job.columns is None else job.columns)
-    if end.status == "ok" and not isinstance(one, End):
-        good = good_answer(one[0], job.columns)
-        answer = {"answer": good} if job.columns is None else good
+    if not isinstance(one, End) and memory.ends.get(one) == OK:
+        answer = answer_to(one, job)
+    if (edited := memory.people.get(job.cells(row))) is not None:
+        # The model's probability says nothing of another label.
+        gone = {f"{name}_prob": None for name in edited if f"{name}_prob" in answer and edited[name] != answer[name]}
+        answer |= edited | gone
     found |= {job.prefix + name: value for name, value in answer.items()}
     values: dict[str, Any] = {"status": end.status}
     if end != PENDING:  # what an attempt brought may stand there
