@@ -124,6 +124,18 @@ def test_gold_of_rows_that_are_not_there_is_counted(job: Path, command: Command)
     assert json.loads(command("eval", str(job), "--gold", "sentiment=gold", "--json").out)["unmatched"] == 0
 
 
+def test_rows_without_an_id_join_no_gold(tmp_path: Path, command: Command) -> None:
+    """An empty cell in the column of --on, on both sides, pairs nothing: the row has no gold."""
+    (tmp_path / "rows.csv").write_text("text,ref\na,1\nb,\nc,\n")
+    (tmp_path / "gold.csv").write_text("ref,gold\n1,y\n,x\n")
+    with plain_server(lambda _: completion('{"label": "y"}')) as url:
+        _write_rows_job(tmp_path, url)
+        assert command("job.yaml", "--quiet").code == 0
+    flags = ("--gold", "label=gold", "--gold-file", "gold.csv", "--on", "ref")
+    found = json.loads(command("eval", "job.yaml", *flags, "--json").out)
+    assert (found["accuracy"]["right"], found["accuracy"]["n"]) == (1, 1)
+
+
 def test_gold_in_other_words_than_the_answers_is_shown(job: Path, command: Command) -> None:
     """Codes beside labels in words make 0 % right, which says nothing about the model."""
     codes = {"positive": "1", "negative": "2"}
