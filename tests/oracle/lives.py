@@ -476,7 +476,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     if draw(st.integers(0, 3)) == 0:  # a person needs answers to look at
         steps = [Step("run"), Step("correct", number=draw(st.integers(0, 9))), *steps]
     if draw(st.integers(0, 2)) == 0:
-        steps.append(Step("look"))
+        steps.append(Step("look", number=draw(st.integers(0, 99))))
     day_cap = draw(st.sampled_from(("", "", "", "0.0002")))
     if combination["flag"] == "--max-cost" or is_batch:
         day_cap = ""

@@ -21,7 +21,7 @@ from oracle.compare import check_output
 from oracle.desk import Batching
 from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
-from oracle.looks import Looked, check_evaluation, check_preview, check_status
+from oracle.looks import Looked, check_another, check_evaluation, check_preview, check_status
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.people import review
 from oracle.server import Ledger, Server, Weather
@@ -183,6 +183,7 @@ class Living:
 
         if step.what == "look":
             check_preview(run, self.life.job_name, now)
+            check_another(run, self.life.job_name, step.number)
         if self.is_planned and step.what == "look":
             check_status(run, self.life.job_name, now)
             check_evaluation(run, self.life.job_name, now, self.folder, [row["id"] for row in table.rows])

@@ -69,6 +69,22 @@ def check_status(run: Command, name: str, now: Looked) -> None:
     _same("status", found, by_person=by_person, running=None, input_changed=False, wrong=[])
 
 
+OTHERS = (
+    ("check", "NAME"), ("show", "NAME"), ("show", "NAME", "--failed"), ("show", "NAME", "--row", "1"),
+    ("report", "NAME", "-o", "page.html"), ("compare", "NAME", "--before"), ("preview", "NAME", "--sample", "2"),
+    ("export", "NAME", "-o", "snapshot.csv"),
+)  # fmt: skip
+"""Commands that must end well, or with a reason, in any state of a job."""
+
+
+def check_another(run: Command, name: str, number: int) -> None:
+    """Let one of OTHERS look: it shows what it can, or says in a line why not."""
+    words = [name if word == "NAME" else word for word in OTHERS[number % len(OTHERS)]]
+    ended = run(*words)
+    assert ended.code in {0, 2}, f"{' '.join(words)} ended with {ended.code}: {ended.err}"
+    assert ended.code == 0 or ended.err.strip(), f"{' '.join(words)} ended with 2 and no reason"
+
+
 def check_evaluation(run: Command, name: str, now: Looked, folder: Path, ids: Sequence[str]) -> None:
     """Hold the counts of `eval` to a count by hand, against gold of another file of which a part is wrong."""
     column = "answer" if now.job.columns is None else next(iter(now.job.columns))
