@@ -118,8 +118,8 @@ class _Sample:
         self._total += len(batch.rows)
         asked = [index for index in range(len(batch.rows)) if batch.asked is None or batch.asked[index]]
         self._skipped += len(batch.rows) - len(asked)
-        is_beginning = batch.position == 0 and self._show > 0  # people expect the requests of the very first rows
-        chosen = [index for index in asked if is_beginning or self._is_in(batch.position + index)]
+        # The bound is halved only after the first batch, so that the requests of the very first rows are among these.
+        chosen = [index for index in asked if self._is_in(batch.position + index)]
         self._rows += self._rendered(batch, chosen)
         while len(self._rows) > 2 * SAMPLE:
             self._bound //= 2
@@ -129,9 +129,9 @@ class _Sample:
         return mix(position) < self._bound
 
     def _rendered(self, batch: Batch, chosen: list[int]) -> list[_Row]:
+        # As they were read: a row of JSON knows which of the fields it has, and its question depends on that.
         prepared, whole = self._prepared, [batch.rows[index] for index in chosen]
-        values = [cells[: len(prepared.renderer.columns)] for cells in whole]
-        keys, problems = self._keys_of(Batch(0, values, None))
+        keys, problems = self._keys_of(Batch(0, whole, None))
         settled: dict[bytes, Settled] = {}
         if self._checkpoint is not None:
             known = [key for key in keys if key is not None]
@@ -140,8 +140,8 @@ class _Sample:
         shown_keys = {row.key for row in self._rows}
         reviewed = self._reviewed(keys, whole)
         rows = []
-        for number, (index, key) in enumerate(zip(chosen, keys, strict=True)):
-            position, cells = batch.position + index, values[number]
+        for number, (index, cells, key) in enumerate(zip(chosen, whole, keys, strict=True)):
+            position = batch.position + index
             row = _Row(
                 position,
                 key,
@@ -269,16 +269,14 @@ class _Sample:
         return number if often[1] else distinct
 
     def _unasked(self, scaled: Callable[[int], int]) -> tuple[Unasked, ...]:
-        first: dict[str, _Row] = {}
-        number: Counter[str] = Counter()
+        first: dict[str, tuple[int, str]] = {}
+        numbers: Counter[str] = Counter()
         for row in self._rows:
             if row.problem is not None:
-                first.setdefault(row.problem[0], row)
-                number[row.problem[0]] += 1
-        return tuple(
-            Unasked(name, scaled(rows), first[name].position + 1, (first[name].problem or ("", ""))[1])
-            for name, rows in number.most_common()
-        )
+                name, message = row.problem
+                first.setdefault(name, (row.position + 1, message))
+                numbers[name] += 1
+        return tuple(Unasked(name, scaled(number), *first[name]) for name, number in numbers.most_common())
 
     def _used(self) -> Used:
         """Return what the answers in the sample used; without any, only the mean length of the job's other answers."""

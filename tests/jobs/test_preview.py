@@ -57,6 +57,14 @@ def test_rows_are_counted_as_a_run_would_ask_them(command: Command, job: Path) -
     assert "Nothing to do: no row is left to ask." in command("preview", str(job)).out
 
 
+def test_rows_of_json_that_lack_fields_are_known_again(command: Command, job: Path) -> None:
+    """Answered rows whose objects lack fields are answered in a preview, too, where the prompt shows the whole row."""
+    (job.parent / "rows.jsonl").write_text('{"id": 1, "text": "a", "x": 5}\n{"id": 2, "text": "b"}\n{"text": "c"}\n')
+    job.write_text(JOB.replace("rows.csv", "rows.jsonl").replace("{{ text }}", "{{ row | tojson }}"))
+    command("run", str(job), "--quiet")
+    assert "3 rows: 3 answered, 0 to ask; 0 requests\n" in command("preview", str(job)).out
+
+
 def test_an_edited_prompt_and_an_appended_row_are_counted_before_the_run(command: Command, job: Path) -> None:
     """The checkpoint's answers count by content: a new row is one request, a new wording is all, the old one none."""
     command("run", str(job), "--quiet")
