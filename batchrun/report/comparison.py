@@ -146,7 +146,6 @@ class ChangedRow(NamedTuple):
     """A row whose answers differ: its number in the first input, from 1, and both jobs' answers (None: none)."""
 
     number: int
-    cells: Mapping[str, Any]
     first: Mapping[str, Any]
     second: Mapping[str, Any]
     gold: str | None
@@ -188,7 +187,7 @@ class Comparison:
             gold = self.gold.gold.of(one)
         self.differ += differs
         if differs and self.keep_rows:
-            self.changed.append(ChangedRow(one.position + 1, one.cells, one.answer, other.answer, gold))
+            self.changed.append(ChangedRow(one.position + 1, one.answer, other.answer, gold))
         self._count((one.question, other.question), pairs, gold, are_ok=one.status == other.status == Status.OK)
 
     def _count(self, key: Key, pairs: list[Pair], gold: str | None, *, are_ok: bool) -> None:
@@ -220,8 +219,6 @@ def compare(
         by_gold = GoldComparison(found_gold)
     columns, left_out = compared_columns(first, second, found_gold)
     names = tuple(dict.fromkeys(name for name in (on, found_gold and found_gold.source) if name))
-    if keep_rows:
-        names = first.prepared.rows.columns
     found = Comparison(
         (JobFigures.of(first), JobFigures.of(second)),
         columns,

@@ -1,17 +1,19 @@
 """A comparison for people, for programs, and its changed rows as a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from batchrun.report.answered import OpenJob, text_of
+from batchrun.errors import InputError, UserError
+from batchrun.prepare import INPUT_CHANGED, Prepared
+from batchrun.report.answered import BLOCK, OpenJob, text_of
 from batchrun.report.comparison import Comparison, GoldComparison
 from batchrun.report.figures import MEDIAN, SLOW, JobFigures, Share, percent
 from batchrun.report.gold import contradiction_text
 from batchrun.report.texttable import Table
-from batchrun.table import check_writable, write_output
+from batchrun.table import check_writable, unwritable, write_output
 from batchrun.terminal import plural
 
 SHOWN_LABELS = 15
@@ -130,21 +132,24 @@ def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) 
 
     Columns: those of the first input, `row` (from 1), each compared answer of both jobs as text, gold.
     """
-    rows, first = jobs[0].prepared.rows, jobs[0]
-    check_writable(path, [*(Path(file.path) for file in rows.files), *(job.checkpoint.path for job in jobs)])
+    prepared = jobs[0].prepared
+    rows = prepared.rows
+    check_writable(path, [*(Path(file.path) for file in rows.files), *(job.checkpoint.path for job in jobs)], "-o")
+    for name, dtype in rows.schema.items():
+        if problem := unwritable(dtype, path.suffix.lower()):
+            raise UserError(f'-o: column "{name}" {problem}; write another format')
     names = [job.name for job in found.jobs]
     if names[0] == names[1]:
         names = [f"{name}_{number}" for number, name in enumerate(names, 1)]
-    columns: list[pl.Series] = []
+    added: dict[str, pl.Series] = {}
 
     def add(name: str, values: list[Any], dtype: pl.DataType) -> None:
-        while any(name == column.name for column in columns):
+        while name in rows.schema or name in added:
             name += "_"
-        columns.append(pl.Series(name, values, dtype))
+        added[name] = pl.Series(values, dtype=dtype)
 
-    for name in rows.columns:
-        add(name, [row.cells[name] for row in found.changed], rows.schema[name])
-    add("row", [row.number for row in found.changed], pl.Int64())
+    numbers = [row.number for row in found.changed]
+    add("row", numbers, pl.Int64())
     for column in found.columns:
         both = [row.first for row in found.changed], [row.second for row in found.changed]
         for name, answers in zip(names, both, strict=True):
@@ -153,5 +158,18 @@ def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) 
             add(f"{column.name}_{name}", texts, pl.String())
     if found.gold is not None:
         add("right", [row.gold for row in found.changed], pl.String())
-    frame = pl.DataFrame(columns)
-    return write_output(iter([frame]), path, schema=dict(frame.schema), csv=first.prepared.job.output.csv).rows
+    more = pl.DataFrame(added)
+    frames = _changed_rows(prepared, numbers, more)
+    return write_output(frames, path, schema={**rows.schema, **more.schema}, csv=prepared.job.output.csv).rows
+
+
+def _changed_rows(prepared: Prepared, numbers: Sequence[int], more: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the rows with these numbers as the input has them, each next to its row of `more`."""
+    wanted = pl.Series(numbers, dtype=pl.Int64)
+    position = 0
+    for frame in prepared.rows.frames(None, BLOCK):
+        is_here = wanted.is_between(position + 1, position + frame.height)
+        yield pl.concat([frame[wanted.filter(is_here) - position - 1], more.filter(is_here)], how="horizontal")
+        position += frame.height
+    if prepared.input_changed():
+        raise InputError(INPUT_CHANGED)

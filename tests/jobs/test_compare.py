@@ -70,13 +70,35 @@ def test_changed_rows_become_a_file(jobs: tuple[str, str], command: Command, tmp
     assert reviews()[0]["text"] in (tmp_path / "reviews.csv").read_text()
 
 
-def _write_text_job(folder: Path, url: str) -> None:
-    """Write a job that asks the texts of rows.csv and has plain answers."""
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_changed_rows_have_the_cells_of_the_input(tmp_path: Path, command: Command, suffix: str) -> None:
+    """-o writes cells of any type as the input has them, also those that no prompt can show; -o x.txt is a mistake."""
+    frame = pl.DataFrame({"text": ["a", "b", "c"], "more": [1, 2, 3]})
+    if suffix == ".parquet":
+        frame = frame.with_columns(raw=pl.lit(b"\xff"), took=pl.duration(seconds="more"))
+        frame.write_parquet(tmp_path / "rows.parquet")
+    else:
+        frame = frame.with_columns(more=pl.Series(["1", None, "three"]))
+        (tmp_path / "rows.jsonl").write_text('{"text":"a","more":1}\n{"text":"b"}\n{"text":"c","more":"three"}\n')
+    with plain_server(lambda body: completion(str(body["model"] == "n" and "b" not in str(body["messages"])))) as url:
+        _write_text_job(tmp_path, url, f"rows{suffix}", keep=["text"])
+        for flags in ((), ("--model", "n")):
+            assert command("job.yaml", "--quiet", *flags).code == 0
+    ended = command("compare", "job.yaml", "--model", "n", "-o", "changed.parquet")
+    assert ended.code == 0
+    expected = frame[[0, 2]].with_columns(row=pl.Series([1, 3]), answer_job=pl.lit("False"), answer_n=pl.lit("True"))
+    assert pl.read_parquet(tmp_path / "changed.parquet").equals(expected)
+    ended = command("compare", "job.yaml", "--model", "n", "-o", "changed.txt")
+    assert (ended.code, '-o: unknown format ".txt"' in ended.err) == (2, True)
+
+
+def _write_text_job(folder: Path, url: str, rows: str = "rows.csv", **output: object) -> None:
+    """Write a job that asks the texts of a file and has plain answers."""
     job = {
-        "input": "rows.csv",
+        "input": rows,
         "prompt": "{{ text }}",
         "model": {"endpoint": url, "name": "m"},
-        "output": "out.csv",
+        "output": {"path": "out.csv", **output},
     }
     (folder / "job.yaml").write_text(json.dumps(job))
 
