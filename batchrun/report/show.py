@@ -10,6 +10,7 @@ from batchrun.prepare import Corrections
 from batchrun.records import Status
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.texttable import Table
+from batchrun.table import unreadable_in_a_prompt
 from batchrun.terminal import duration, when
 
 _PROBLEM = ("error_type", "error_message")
@@ -54,9 +55,10 @@ def shown_rows(job: OpenJob, count: int, *, failed: bool) -> Table:
 def row_record(job: OpenJob, number: int) -> list[tuple[str, str]]:
     """Return names and texts of all that is known of row `number` (from 1): cells, answer, error, what it took.
 
-    Raises UserError for a row that is not there, and as `shown_rows` does.
+    Cells of bytes are left out. Raises UserError for a row that is not there, and as `shown_rows` does.
     """
-    row = next(job.rows(job.prepared.rows.columns, number - 1, ("finished_at", "known_cost", *_DETAILS)), None)
+    columns = [name for name, dtype in job.prepared.rows.schema.items() if not unreadable_in_a_prompt(dtype)]
+    row = next(job.rows(columns, number - 1, ("finished_at", "known_cost", *_DETAILS)), None)
     if row is None:
         raise UserError(f"--row: there is no row {number:,}; the input has {job.checkpoint.counts().rows:,} rows")
     finished_at, price, *details = row.details
