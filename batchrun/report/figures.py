@@ -1,5 +1,6 @@
 """Shares with their intervals, and the figures of one job: what its questions cost, and how long they took."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -113,10 +114,10 @@ class JobFigures:
     def latency(self, share: float) -> float | None:
         """Return the seconds within which this share of the answers came."""
         # Nearest rank: a latency that was seen, no mean of two.
-        wanted = int(share * (self.seconds.total() - 1))
+        wanted = math.ceil(share * self.seconds.total())
         for number in sorted(self.seconds):
             wanted -= self.seconds[number]
-            if wanted < 0:
+            if wanted <= 0:
                 return number
         return None
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrun.money import CostKind
+from batchrun.report.figures import JobFigures
 from batchrun.report.statistics import label_scores, labels_needed, mcnemar, wilson
 
 SHARES = st.integers(1, 2_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
@@ -32,6 +34,14 @@ def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
         low, high = wilson(sum(chance.random() < truth for _ in range(total)), total)
         covered += low <= truth <= high
     assert 0.94 <= covered / 2_000 <= 0.96
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 1.5, 3.0]), min_size=1, max_size=70), st.sampled_from([0.5, 0.95]))
+def test_a_share_of_the_answers_came_within_its_latency(seconds: list[float], share: float) -> None:
+    """The latency of a share is the lowest one within which at least that share of the answers came."""
+    latency = JobFigures("a", CostKind.CHARGED, seconds=Counter(seconds)).latency(share)
+    lowest = next(one for one in sorted(seconds) if sum(other <= one for other in seconds) >= share * len(seconds))
+    assert latency == lowest
 
 
 def test_no_labels_leave_everything_possible() -> None:
