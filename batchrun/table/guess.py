@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 from batchrun.errors import InputError, UserError
 from batchrun.job import CsvOptions, Input
+from batchrun.table.files import kind_of
 from batchrun.table.read import Rows, open_rows
 from batchrun.terminal import short
 
-_SEPARATORS = (";", "\t", "|")
+_SEPARATORS = (None, ";", "\t", "|")
 # What Excel writes in Western Europe, then an encoding in which every byte is a letter.
-_ENCODINGS = ("cp1252", "latin-1")
-_TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".csv.zst", ".tsv.gz", ".tsv.zst")
+_ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
 
 @contextmanager
@@ -33,18 +34,20 @@ def _guessed(file: Path) -> CsvOptions:
 
     Files of other formats need no options. Raises InputError for a file that can't be read as rows.
     """
-    csv = CsvOptions()
-    if not file.name.lower().endswith(_TEXT_FILES):
-        return csv
-    try:
-        _columns(file, csv)
-    except InputError:
-        for encoding in ("utf-8", *_ENCODINGS):
-            for separator in (None, *_SEPARATORS):
-                if _reads(file, other := CsvOptions(encoding=encoding, separator=separator)):
-                    return other
-        raise
-    return csv
+    if kind_of(file) != "csv":
+        return CsvOptions()
+    problems = []
+    for encoding, separator in product(_ENCODINGS, _SEPARATORS):
+        csv = CsvOptions(encoding=encoding, separator=separator)
+        try:
+            columns = _columns(file, csv)
+        except InputError as problem:
+            problems.append(problem)
+            continue
+        # A separator that splits no line is a guess that hides the real flaw.
+        if len(columns) > (separator is not None):
+            return csv
+    raise problems[0]
 
 
 def encoding_note(file: Path, csv: CsvOptions, texts: Iterable[str]) -> str:
@@ -63,11 +66,3 @@ def _columns(file: Path, csv: CsvOptions) -> tuple[str, ...]:
         for _ in rows.batches(()):
             pass
         return rows.columns
-
-
-def _reads(file: Path, csv: CsvOptions) -> bool:
-    """Check whether a file can be read so. A separator that splits no line is a guess that hides the real flaw."""
-    try:
-        return len(_columns(file, csv)) > (csv.separator is not None)
-    except InputError:
-        return False
