@@ -1,7 +1,6 @@
 """Parquet and Arrow files, read by Polars."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class TableFile:
         """Read the schema. Raises InputError."""
         self.name = name
         try:
-            lazy = _SCANS[kind](path)
+            lazy = pl.scan_parquet(path, glob=False) if kind == "parquet" else _arrow(path)
             schema = lazy.collect_schema()
             extensions = [column for column, dtype in schema.items() if isinstance(dtype, pl.BaseExtension)]
             self._lazy = lazy.with_columns(column_named(column).ext.storage() for column in extensions)
@@ -176,9 +175,3 @@ def _arrow(path: Path) -> pl.LazyFrame:
     except pl.exceptions.ComputeError:
         return pl.read_ipc_stream(path).lazy()
     return lazy
-
-
-_SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
-    "parquet": partial(pl.scan_parquet, glob=False),
-    "arrow": _arrow,
-}

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +90,8 @@ def open_rows(
         if read_before.options == layout.options:
             layout = read_before
     with tempfile.TemporaryDirectory(prefix="batchrun-", ignore_cleanup_errors=True) as temporary:
-        make = partial(_source, input_=input, folder=folder, temporary=Path(temporary))
-        sources, schema = _settled([make(path) for path in paths], layout)
+        files = [_source(path, input, folder, Path(temporary)) for path in paths]
+        sources, schema = _settled(files, layout)
         yield Rows(sources, schema, stamps, input.where, layout)
 
 
@@ -128,14 +127,12 @@ class Rows:
         for name in names:
             if problem := unreadable_in_a_prompt(self.schema[name]):
                 raise InputError(f'column "{name}" {problem}')
-        where = self._where
-        if where is None:
-            for position, chunk in self._chunks(names, start, size or BATCH_ROWS):
-                yield Batch(position, chunk.rows(names), None)
-            return
-        needed = list(dict.fromkeys([*names, *where.columns]))
+        where, needed = self._where, names
+        if where is not None:
+            needed = list(dict.fromkeys([*names, *where.columns]))
         for position, chunk in self._chunks(needed, start, size or BATCH_ROWS):
-            yield Batch(position, chunk.rows(names), where.mask(chunk.frame(where.columns)))
+            rows = chunk.rows(names)
+            yield Batch(position, rows, None if where is None else where.mask(chunk.frame(where.columns)))
 
     def frames(self, columns: Sequence[str] | None, size: int) -> Iterator[pl.DataFrame]:
         """Yield all rows as frames of at most `size` rows, for the output. Raises InputError as `batches` does."""
@@ -193,18 +190,18 @@ def _height(source: Source, enough: int) -> int:
     return height
 
 
-def _source(path: Path, input_: Input, folder: Path, temporary: Path) -> Source:
+def _source(path: Path, job_input: Input, folder: Path, temporary: Path) -> Source:
     kind = kind_of(path)
     name = shown_name(path, folder)
     check_binary(path, name)
     if kind == "excel":
         return ExcelFile(
-            _utf8_path(path, temporary), name, input_.sheet, Path(tempfile.mkdtemp(dir=temporary)) / "rows.arrow"
+            _utf8_path(path, temporary), name, job_input.sheet, Path(tempfile.mkdtemp(dir=temporary)) / "rows.arrow"
         )
-    if input_.sheet is not None:
+    if job_input.sheet is not None:
         raise InputError(f"input.sheet: {name} is not an Excel workbook: remove it")
     if kind == "csv":
-        return CsvFile(path, name, input_.csv)
+        return CsvFile(path, name, job_input.csv)
     if kind == "jsonl":
         return JsonLinesFile(path, name)
     if kind == "json":
