@@ -7,10 +7,7 @@ import polars as pl
 
 from batchrun.errors import StorageError
 from batchrun.table.excel import sheet_texts
-from batchrun.table.where import column_named
-
-_JSON = (pl.String, pl.Boolean, pl.Int64, pl.Float64)
-"""Types that JSON Lines and Polars write alike; others are text, a list or an object there."""
+from batchrun.table.where import column_named, first_line
 
 
 def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
@@ -37,18 +34,18 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
                     found = found.with_columns(pl.all().replace("", None))
         return found.select(_typed(name, dtype, found.schema[name]) for name, dtype in schema.items())
     except (pl.exceptions.PolarsError, OSError) as problem:
-        raise StorageError(f"{path}: can't be read: {str(problem).splitlines()[0]}") from None
+        raise StorageError(f"{path}: can't be read: {first_line(problem)}") from None
 
 
 def _json_type(dtype: pl.DataType) -> pl.DataType:
-    """Return the type that a column has in a JSON Lines file."""
+    """Return the type that a column has in a JSON Lines file: text where JSON has nothing like it."""
     if isinstance(dtype, pl.List | pl.Array):
         return pl.List(_json_type(dtype.inner))  # type: ignore[arg-type]
     if isinstance(dtype, pl.Struct):
         return pl.Struct({part.name: _json_type(part.dtype) for part in dtype.fields})  # type: ignore[arg-type]
     if isinstance(dtype, pl.Decimal):
         return pl.String()
-    return dtype if isinstance(dtype, _JSON) or dtype.is_numeric() else pl.String()
+    return dtype if isinstance(dtype, pl.Boolean) or dtype.is_numeric() else pl.String()
 
 
 def _typed(name: str, dtype: pl.DataType, written: pl.DataType) -> pl.Expr:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
+from importlib.util import find_spec
 from itertools import chain
 from typing import IO, Any
 
@@ -33,11 +34,7 @@ _FORMATS = {date: "yyyy-mm-dd", time: "hh:mm:ss", datetime: "yyyy-mm-dd hh:mm:ss
 
 def has_writer() -> bool:
     """Check whether XlsxWriter is installed."""
-    try:
-        import xlsxwriter  # noqa: F401, PLC0415  (an extra)
-    except ImportError:
-        return False
-    return True
+    return find_spec("xlsxwriter") is not None
 
 
 def is_long(text: str) -> bool:
