@@ -40,8 +40,6 @@ LONGEST, SHORTEST = 700, 24
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens")
 _DETAILS = ("error_type", "error_message", "raw", "model", "provider", *_TOKENS)
-_CHANGES = {(False, True): "fixed", (True, False): "broken", (True, True): "changed", (False, False): "changed"}
-"""What another answer means, by whether it and the one before are right: (before, now)."""
 
 # JavaScript rounds beyond it: an id of 19 digits would change.
 _EXACT = 2**53
@@ -72,7 +70,7 @@ class Gathered:
     seconds: Distribution = field(default_factory=Distribution)
     cost: Distribution = field(default_factory=Distribution)
     questions: int = 0
-    tokens: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_TOKENS, 0)))
+    tokens: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[FailedRow]] = field(default_factory=lambda: defaultdict(list))
     first_request: tuple[tuple[str, str], ...] = ()
@@ -219,10 +217,11 @@ class _Walk:
         pairs, differs = compared(self._compared, other_row, row)
         if not (differs and row.is_settled and other_row.is_settled):
             return None
-        if self._gold is None or right is None:
-            return "changed"
-        was_right, is_right = (self._gold.rule.equal(right, one) for one in pairs[0])
-        return _CHANGES[was_right, is_right]
+        if self._gold is not None and right is not None:
+            was_right, is_right = (self._gold.rule.equal(right, one) for one in pairs[0])
+            if was_right != is_right:
+                return "fixed" if is_right else "broken"
+        return "changed"
 
     def _cell(self, value: Any) -> Any:  # noqa: ANN401  (any cell or JSON value)
         """Return a value as the table holds it: a number as it is, anything else as text, a list by its items."""
@@ -242,14 +241,12 @@ class _Walk:
 
 def _needs_review(row: AnsweredRow, below: float, correction: Correction | None) -> bool | None:
     """Return the output's value of needs_review."""
-    if row.status != Status.OK:
-        return None
     if correction is not None:
         return False
-    known = [one for one in row.probabilities.values() if one is not None]
-    if any(one < below for one in known):
+    probabilities = row.probabilities.values()
+    if any(one is not None and one < below for one in probabilities):
         return True
-    return False if len(known) == len(row.probabilities) else None
+    return None if row.status != Status.OK or None in probabilities else False
 
 
 def _words(correction: Correction, answer: Mapping[str, Any]) -> str:

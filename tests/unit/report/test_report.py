@@ -11,11 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import report_job
 from command_line import Command, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_server import plain_server
 
 from batchrun.errors import ExitCode
 from batchrun.report import page
@@ -104,6 +106,40 @@ def test_rows_hold_cells_answers_and_gold(text: str) -> None:
     assert (by_number[1]["gold"], by_number[1]["differs"]) == (None, None)
     assert (by_number[8]["error"], by_number[8]["label"], by_number[8]["differs"]) == ("content_policy", None, True)
     assert by_number[10]["reply"] == "no object"
+
+
+def test_what_needs_a_review_is_as_in_the_output(tmp_path: Path, command: Command) -> None:
+    """In the table needs_review is the output's: true for an unsure answer, and false once a person gave the answer."""
+    texts = ["sure", "unsure", "broken", "lost", "fine"]
+    pl.DataFrame({"text": texts}).write_csv(tmp_path / "rows.csv")
+
+    def decide(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["state"] in {"broken", "lost"}:
+            return 400, {"error": {"message": "this text can't be read"}}
+        sure = 0.55 if body["state"] == "unsure" else 0.9
+        found = {"type": "choice", "choice": "x", "probabilities": {"x": sure, "y": 1 - sure}}
+        return 200, {"model": "m", "answers": {"label": found}, "usage": {"input_tokens": 9, "output_tokens": 0}}
+
+    with plain_server(decide) as url:
+        job = {
+            "input": "rows.csv",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"mode": "decision", "columns": {"label": ["x", "y"]}},
+            "output": {"path": "out.csv", "review_below": 0.6},
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        assert command("job.yaml", "--quiet").code == 1
+        assert command("show", "job.yaml", "--review", "-o", "todo.csv").code == 0
+        todo = pl.read_csv(tmp_path / "todo.csv", infer_schema=False)
+        edited = pl.when(pl.col("text") == "broken").then(pl.lit("y")).otherwise("label")
+        todo.with_columns(label=edited).write_csv(tmp_path / "todo.csv")
+        assert command("correct", "job.yaml", "todo.csv").code == 0
+        assert command("job.yaml", "--quiet").code == 1
+    assert command("report", "job.yaml").code == 0
+    fields, rows = table((tmp_path / "out.report.html").read_text(encoding="utf-8"))
+    shown = [row[fields.index("needs_review")] for row in sorted(rows)]
+    assert shown == pl.read_csv(tmp_path / "out.csv")["needs_review"].to_list() == [False, True, False, None, False]
 
 
 def test_the_policy_lets_nothing_run_but_our_own(text: str) -> None:
