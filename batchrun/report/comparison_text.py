@@ -10,7 +10,7 @@ from batchrun.errors import InputError, UserError
 from batchrun.prepare import INPUT_CHANGED, Prepared
 from batchrun.report.answered import BLOCK, OpenJob, text_of
 from batchrun.report.comparison import Comparison, GoldComparison
-from batchrun.report.figures import MEDIAN, SLOW, JobFigures, Share, percent
+from batchrun.report.figures import JobFigures, Share, percent
 from batchrun.report.gold import contradiction_text
 from batchrun.report.texttable import Table
 from batchrun.table import check_writable, unwritable, write_output
@@ -109,12 +109,8 @@ def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
         pairs = list(zip(jobs, found.gold.accuracies, strict=True))
         rows.append(("right", *(percent(share.value) for _, share in pairs)))
         rows.append(("cost per right answer", *(job.money(job.cost_per_right(share)) for job, share in pairs)))
-    rows += [
-        ("cost per 1,000", *(job.cost_per_1000 for job in jobs)),
-        ("median latency", *(job.latency_text(MEDIAN) for job in jobs)),
-        ("95 % within", *(job.latency_text(SLOW) for job in jobs)),
-        ("failed questions", *(job.failed_text for job in jobs)),
-    ]
+    figures = "cost per 1,000", "median latency", "95 % within", "failed questions"
+    rows += zip(figures, *(job.cells for job in jobs), strict=True)
     names = [job.name for job in jobs]
     yield Table(("", *names), rows, {1, 2})
     for column in found.columns:

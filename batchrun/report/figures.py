@@ -67,11 +67,6 @@ class JobFigures:
         return cls(job.name, cost_kind(job.prepared.job))
 
     @property
-    def failed_text(self) -> str:
-        """Return how many questions failed, and of how many: one of two jobs may have asked only a sample."""
-        return f"{self._all_failed:,} of {self.settled + self._all_failed - self.failed:,}"
-
-    @property
     def _all_failed(self) -> int:
         return self.failed if self.pending else self.failed + self.unrendered
 
@@ -121,10 +116,14 @@ class JobFigures:
                 return number
         return None
 
-    def latency_text(self, share: float) -> str:
-        """Return the latency for people."""
-        seconds = self.latency(share)
-        return "-" if seconds is None else f"{seconds:.2f} s"
+    @property
+    def cells(self) -> list[str]:
+        """What a table shows of the job: cost of 1,000 questions, median latency, that of 95 %, failed questions."""
+        latencies = self.latency(MEDIAN), self.latency(SLOW)
+        shown = ["-" if seconds is None else f"{seconds:.2f} s" for seconds in latencies]
+        # Of how many they failed: one of two jobs may have asked only a sample.
+        failed = f"{self._all_failed:,} of {self.settled + self._all_failed - self.failed:,}"
+        return [self.cost_per_1000, *shown, failed]
 
     def cost_facts(self, accuracy: Share | None) -> dict[str, Any]:
         """Return what the questions cost for JSON, in USD."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from batchrun.report.answered import OpenJob
 from batchrun.report.evaluation import evaluate
-from batchrun.report.figures import MEDIAN, SLOW, JobFigures, Share, percent
+from batchrun.report.figures import JobFigures, Share, percent
 from batchrun.report.gold import GoldOptions
 from batchrun.report.texttable import Table
 
@@ -61,8 +61,7 @@ def model_parts(results: Sequence[ModelResult], minimum: float | None) -> Iterat
     rows = []
     for figures, accuracy in sorted(results, key=lambda one: one.order):
         right = [percent(accuracy.value), accuracy.interval] if accuracy else []
-        latencies = figures.latency_text(MEDIAN), figures.latency_text(SLOW)
-        rows.append([figures.name, *right, figures.cost_per_1000, *latencies, figures.failed_text])
+        rows.append([figures.name, *right, *figures.cells])
     yield Table(header, rows, range(1, len(header)))
     if minimum is None:
         return
