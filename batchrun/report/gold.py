@@ -137,24 +137,20 @@ class Gold:
             yield f"  {self.note}"
 
     def of(self, row: AnsweredRow) -> str | None:
-        """Return the right value for a row, as `normal` does."""
-        value = row.cells[self.source]
-        if self.joined is not None:
-            value = self.joined.get(text_of(value).strip())
-        return self.normal(value, row.position)
-
-    def normal(self, value: Any, position: int) -> str | None:  # noqa: ANN401  (any cell)
-        """Return a right value in its normal form; None where there is none.
+        """Return the right value for a row, in its normal form; None where there is none.
 
         Raises UserError for a value that no answer could be equal to.
         """
+        value = row.cells[self.source]
+        if self.joined is not None:
+            value = self.joined.get(text_of(value).strip())
         if value is None or not text_of(value).strip():
             return None
         try:
             return self.rule.normal(value)
         except ValueError as problem:
             raise UserError(
-                f'--gold: row {position + 1:,}: {problem}, as the answers in "{self.answer}" are: fix the cell in '
+                f'--gold: row {row.position + 1:,}: {problem}, as the answers in "{self.answer}" are: fix the cell in '
                 f'"{self.column}", or empty it to leave the row out'
             ) from None
 

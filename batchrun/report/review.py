@@ -22,9 +22,6 @@ ROW, KEY, REVIEW = "row", "row_key", "needs_review"
 MODEL = "{}_model"
 """The column with the model's answer, next to the one that a person edits."""
 
-PROBABILITY = "{}_prob"
-"""The column with the probability of a decision model's answer."""
-
 SHOWN_PROBLEMS = 20
 """Rows that can't be taken and are named in one message."""
 
@@ -54,7 +51,7 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
     keys = _key_columns(prepared, named)
     shown = tuple(dict.fromkeys([*keys, *prepared.renderer.columns]))
     asked = [question.name for question in prepared.form.questions]
-    header = [ROW, *shown, *answers, *map(MODEL.format, answers), *map(PROBABILITY.format, asked), REVIEW, KEY]
+    header = [ROW, *shown, *answers, *map(MODEL.format, answers), *(f"{name}_prob" for name in asked), REVIEW, KEY]
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f'the file would have two columns "{twice[0]}": rename the column of the input')
     corrections = Corrections(prepared.job)
