@@ -37,8 +37,9 @@ function start(data, rows) {
   const firstAnswer = 2 + inputs;
   const differs = hidden[0];
   const boxes = [...document.querySelectorAll("input[data-wanted]")];
-  const columns = fields.map((_, place) => place).filter((place) => !hidden.includes(place));
-  const error = fields.length - 3;
+  // One of the last five columns without a value in any row would only take room.
+  const columns = fields.map((_, place) => place).filter((place) => !hidden.includes(place)
+    && (place < fields.length - 5 || rows.some((row) => row[place] !== null)));
   const filters = new Map();
   let texts = null;
   let sorted = null;
@@ -70,15 +71,14 @@ function start(data, rows) {
   }
 
   function line(row) {
-    const made = element("tr", "", { id: `row-${row[0]}`, "data-status": row[STATUS] });
+    const made = element("tr", "", { id: `row-${row[0]}` });
     if (row[differs] === true) made.className = "differs";
     for (const place of columns) {
       const cell = element("td", "", { "data-name": fields[place], class: typeof row[place] === "number" ? "number" : "" });
       if (place === 0) {
         cell.append(element("a", row[0], { href: `#row-${row[0]}` }), element("button", "copy", { class: "copy" }));
       } else {
-        const kind = place === STATUS ? row[STATUS] : place > 1 && place < firstAnswer ? "text input" : "text";
-        cell.append(element("div", shown(row[place]), { class: kind, dir: "auto" }));
+        cell.append(element("div", shown(row[place]), { class: place === STATUS ? row[STATUS] : "text", dir: "auto" }));
       }
       made.append(cell);
     }
@@ -152,10 +152,6 @@ function start(data, rows) {
   byId("previous").onclick = () => { page -= 1; show(); };
   byId("next").onclick = () => { page += 1; show(); };
   addEventListener("hashchange", follow);
-  // A column without a value in any row would only take room.
-  for (const place of columns.filter((place) => place > error - 3 && rows.every((row) => row[place] === null))) {
-    columns.splice(columns.indexOf(place), 1);
-  }
   byId("filters").hidden = false;
   again();
   follow();
