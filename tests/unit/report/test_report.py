@@ -17,7 +17,7 @@ import report_job
 from command_line import Command, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_server import plain_server
+from plain_server import completion, plain_server
 
 from batchrun.errors import ExitCode
 from batchrun.report import page
@@ -140,6 +140,31 @@ def test_what_needs_a_review_is_as_in_the_output(tmp_path: Path, command: Comman
     fields, rows = table((tmp_path / "out.report.html").read_text(encoding="utf-8"))
     shown = [row[fields.index("needs_review")] for row in sorted(rows)]
     assert shown == pl.read_csv(tmp_path / "out.csv")["needs_review"].to_list() == [False, True, False, None, False]
+
+
+def test_a_table_of_many_labels_says_that_it_is_cut(tmp_path: Path, command: Command) -> None:
+    """Compared with another model the page shows 15 labels at most, and says of how many."""
+    labels = [f"label {number}" for number in range(20)]
+    pl.DataFrame({"text": range(60)}).write_csv(tmp_path / "rows.csv")
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = int(body["messages"][-1]["content"]) + (body["model"] == "n")
+        return completion(json.dumps({"label": labels[number % 20]}))
+
+    with plain_server(answer) as url:
+        for name in "mn":
+            job = {
+                "input": "rows.csv",
+                "prompt": "{{ text }}",
+                "model": {"endpoint": url, "name": name},
+                "answer": {"columns": {"label": labels}},
+                "output": f"{name}.csv",
+            }
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(job))
+            assert command(f"{name}.yaml", "--quiet").code == 0
+    assert command("report", "n.yaml", "--compare", "m.yaml").code == 0
+    words = Page((tmp_path / "n.report.html").read_text(encoding="utf-8")).words
+    assert "the 15 of 20 labels that changed most" in words
 
 
 def test_the_policy_lets_nothing_run_but_our_own(text: str) -> None:
