@@ -1,6 +1,5 @@
 """`batchrun preview JOB`: the exact requests, how many there are, and what they will cost."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -140,7 +139,7 @@ def _sums(p: "Prepared", found: "Preview", prices: "Prices") -> Iterator[str]:
         return
     yield f"tokens: about {found.prompt_tokens:,} of prompts, {found.completion_tokens:,} of answers"
     yield f"  ({texts.basis_text(found)})"
-    if (price := texts.price_text(p, prices, time.time())) is not None:
+    if (price := texts.price_text(p, prices)) is not None:
         yield f"price: {price}"
     if (batch := texts.batch_price_text(found, prices)) is not None:
         yield f"with --engine batch: {batch}"

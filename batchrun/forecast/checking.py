@@ -40,7 +40,9 @@ def findings(prepared: Prepared, invocation: Invocation, *, awaited: str | None 
 
     `awaited` is the input that another job has yet to write: it has columns and no rows.
     """
-    yield _ok("job file", f"{invocation.shown}, asks {prepared.endpoint.model} at {_place(prepared.endpoint)}")
+    endpoint = prepared.endpoint
+    place = endpoint.base_url or f"endpoint {endpoint.name}"
+    yield _ok("job file", f"{invocation.shown}, asks {endpoint.model} at {place}")
     yield _ok("input", f"{awaited or _files(prepared)}, columns {_names(prepared.rows.columns)}")
     yield _ok("prompt", f"uses {_names(prepared.renderer.columns) or 'no column'}")
     yield from _literal_columns(prepared)
@@ -60,7 +62,7 @@ def findings(prepared: Prepared, invocation: Invocation, *, awaited: str | None 
         yield from _sent(prepared)
         key = None
         try:
-            with reachable(prepared.endpoint) as served:
+            with reachable(endpoint) as served:
                 yield from _key_origin(prepared, invocation.environment)
                 key, answers = _asked(served)
                 yield from answers
@@ -198,8 +200,7 @@ def _price(prepared: Prepared, prices: Prices) -> Iterator[Finding]:
     if prices.problem:
         older = aside("an older list is used" if prices.names else "")
         yield _warning("price", prices.problem + older)
-    text = texts.price_text(prepared, prices, time.time())
-    if text is not None:
+    if (text := texts.price_text(prepared, prices)) is not None:
         yield _ok("price", text)
     for name in (prepared.endpoint.model, *prepared.job.model.fallbacks):
         if prices.names and (unlisted := _unlisted(name, prices.names, prepared.endpoint.name)):
@@ -221,10 +222,6 @@ def _allowed(prepared: Prepared, found: Preview, key: KeyInfo | None) -> Iterato
     free = key.free_remaining
     if prepared.endpoint.model.endswith(":free") and free is not None and found.questions > free:
         yield _warning("key", f"{found.questions:,} requests, but only {free:,} free ones are left today")
-
-
-def _place(endpoint: Endpoint) -> str:
-    return endpoint.base_url or f"endpoint {endpoint.name}"
 
 
 def _files(prepared: Prepared) -> str:

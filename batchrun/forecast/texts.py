@@ -1,5 +1,6 @@
 """Lines that `check` and `preview` share: rows, cost, price and time before a run."""
 
+import time
 from decimal import Decimal
 
 from batchrun.api import Prices
@@ -96,7 +97,7 @@ def time_text(prepared: Prepared, likely: Preview) -> str:
     return f"{took} ({pace})"
 
 
-def price_text(prepared: Prepared, prices: Prices, now: float) -> str | None:
+def price_text(prepared: Prepared, prices: Prices) -> str | None:
     """Return what the model costs and how old that knowledge is; None where it is unknown."""
     price = prices.likely.get(prepared.endpoint.model)
     if price is None:
@@ -109,7 +110,7 @@ def price_text(prepared: Prepared, prices: Prices, now: float) -> str | None:
     if (engine := prepared.job.prompt.pdf_engine) == PAID_ENGINE:
         text += f", {_usd(from_usd(1_000 * PAGE_USD))} per 1,000 pages that {engine} reads"
     if prices.fetched_at is not None:
-        hours = int((now - prices.fetched_at) / _HOUR)
+        hours = int((time.time() - prices.fetched_at) / _HOUR)
         text += f", listed {hours} h ago" if hours > 0 else ", listed just now"
     return text
 
