@@ -99,6 +99,8 @@ def check_writable(path: Path, inputs: Sequence[Path] = (), named: str = "output
     """
     if path.suffix.lower() not in OUTPUT_SUFFIXES:
         raise UserError(f'{named}: unknown format "{path.suffix}"; write one of {" ".join(OUTPUT_SUFFIXES)}')
+    if problem := sheet_problem(0, path.suffix.lower()):
+        raise UserError(f"{named}: {problem}")
     if path.is_dir():
         raise UserError(f"{named}: {path} is a folder: name a file in it")
     if path.exists() and not path.is_file():

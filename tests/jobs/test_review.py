@@ -522,7 +522,7 @@ def test_a_reviewed_null_and_an_empty_text_count(tmp_path: Path, command: Comman
 
 
 def test_an_edited_file_is_not_replaced_before_it_was_taken(tmp_path: Path, command: Command) -> None:
-    """`show --review` into a file that a person edited leaves it alone until `correct` has taken it."""
+    """`show --review` leaves a file that a person edited alone until `correct` has taken it; a bad -o is named so."""
     (tmp_path / "rows.csv").write_text("text\none\ntwo\n")
     with plain_server(lambda _: completion('{"label": "x"}')) as url:
         facts = {"input": "rows.csv", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
@@ -543,3 +543,4 @@ def test_an_edited_file_is_not_replaced_before_it_was_taken(tmp_path: Path, comm
     assert command("correct", "a.yaml", "todo.csv").code == 0
     assert command(*show).code == 0
     assert [row["row"] for row in table(tmp_path / "todo.csv")] == ["1"]
+    assert '-o: unknown format ".txt"' in command(*show[:4], "todo.txt").err

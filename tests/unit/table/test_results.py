@@ -4,6 +4,7 @@ import csv
 import datetime as dt
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -305,8 +306,8 @@ def test_partial_path_keeps_the_suffix() -> None:
     assert partial_path(Path("out/reviews.v2.parquet")) == Path("out/reviews.v2.partial.parquet")
 
 
-def test_an_output_is_checked_before_it_is_needed(tmp_path: Path) -> None:
-    """Parents are made; a folder, an input, an unknown suffix and a file as a parent are refused."""
+def test_an_output_is_checked_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parents are made; a folder, an input, an unknown suffix, a file as a parent and a missing extra are refused."""
     check_writable(tmp_path / "new" / "deep" / "x.csv")
     assert (tmp_path / "new" / "deep").is_dir()
     assert list((tmp_path / "new" / "deep").iterdir()) == []
@@ -322,6 +323,10 @@ def test_an_output_is_checked_before_it_is_needed(tmp_path: Path) -> None:
             check_writable(tmp_path / name, [tmp_path / "in.csv"])
     with pytest.raises(StorageError, match="can't be written"):
         check_writable(tmp_path / "in.csv" / "x.csv")
+    # Of any file that a command writes, such as that of `export -o`; `check` looks at the job's own output alone.
+    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
+    with pytest.raises(UserError, match="needs XlsxWriter: pip install"):
+        check_writable(tmp_path / "x.xlsx", named="-o")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no sample data here")
