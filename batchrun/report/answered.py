@@ -146,5 +146,10 @@ def text_of(value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
     if value is None:
         return ""
     if isinstance(value, bool | list | dict):
-        return orjson.dumps(value, default=str).decode()
+        return orjson.dumps(value, default=_as_json).decode()
     return str(value)
+
+
+def _as_json(value: Any) -> Any:  # noqa: ANN401  (what orjson does not know)
+    """Return a number of JSON such as 2.50 as it is written, anything else as text."""
+    return orjson.Fragment(str(value)) if isinstance(value, float) else str(value)

@@ -180,7 +180,8 @@ class _Walk:
         if len(self.packed) < PACKED_BYTES:
             found.shown += 1
             found.fields, values = zip(*self._line(row, other_row, details), strict=True)
-            self.packed += self.packer.compress(orjson.dumps(values) + b"\n")
+            # A number of JSON such as 2.50 is of a class that keeps how it is written.
+            self.packed += self.packer.compress(orjson.dumps(values, default=float) + b"\n")
 
     def _line(
         self, row: AnsweredRow, other_row: AnsweredRow | None, details: Mapping[str, Any]

@@ -237,6 +237,24 @@ def test_numbers_are_compared_with_a_tolerance(
     assert '--gold: row 2: "n/a" is not a number' in wrong.err
 
 
+def test_numbers_of_json_are_equal_however_they_are_written(tmp_path: Path, command: Command) -> None:
+    """Gold of JSON Lines such as [2.50, 1e1] equals the answer [2.5, 10.0], and is shown as it is written."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "gold": [2.50, 1e1]}\n{"text": "b", "gold": [2.50, 1e1]}\n')
+    with plain_server(lambda _: completion('{"parts": [2.5, 10.0]}')) as url:
+        job = {
+            "input": "rows.jsonl",
+            "prompt": "{{ text }}",
+            "model": {"endpoint": url, "name": "m"},
+            "answer": {"columns": {"parts": ["number"]}},
+            "output": "out.csv",
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        assert command("job.yaml", "--quiet").code == 0
+    judged = json.loads(command("eval", "job.yaml", "--gold", "gold", "--json").out)
+    assert (judged["accuracy"]["right"], judged["accuracy"]["n"]) == (2, 2)
+    assert "\ngold: [2.50,1e1]\n" in command("show", "job.yaml", "--row", "1").out
+
+
 def test_the_mean_cost_is_that_of_settled_questions(tmp_path: Path, command: Command) -> None:
     """What a question cost that is to be asked again is not counted: it has no answer yet."""
     (tmp_path / "rows.csv").write_text("text,gold\na,yes\nb,yes\nc,yes\n")

@@ -108,6 +108,18 @@ def test_rows_hold_cells_answers_and_gold(text: str) -> None:
     assert by_number[10]["reply"] == "no object"
 
 
+def test_numbers_of_json_are_numbers_of_the_table(tmp_path: Path, command: Command) -> None:
+    """A number of JSON Lines is a number in the report, also where it is written as 2.50 or stands in a list."""
+    (tmp_path / "rows.jsonl").write_text('{"size": 2.50, "sizes": [1, 1e1]}\n{"size": 1e400, "sizes": []}\n')
+    with plain_server(lambda _: completion("fine")) as url:
+        job = {"input": "rows.jsonl", "prompt": "{{ size }} {{ sizes }}", "model": {"endpoint": url, "name": "m"}}
+        (tmp_path / "job.yaml").write_text(json.dumps({**job, "output": "out.parquet"}))
+        assert command("job.yaml", "--quiet").code == 0
+    assert command("report", "job.yaml").code == 0
+    _, rows = table((tmp_path / "out.report.html").read_text(encoding="utf-8"))
+    assert [row[2:4] for row in sorted(rows)] == [[2.5, [1, 10.0]], ["1e400", []]]
+
+
 def test_what_needs_a_review_is_as_in_the_output(tmp_path: Path, command: Command) -> None:
     """In the table needs_review is the output's: true for an unsure answer, and false once a person gave the answer."""
     texts = ["sure", "unsure", "broken", "lost", "fine"]
