@@ -146,7 +146,7 @@ def text_of(value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
     if value is None:
         return ""
     if isinstance(value, bool | list | dict):
-        return orjson.dumps(value, default=_as_json).decode()
+        return orjson.dumps(value, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
     return str(value)
 
 

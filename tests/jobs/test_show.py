@@ -70,14 +70,19 @@ def test_one_row_is_shown_whole(job: Path, command: Command) -> None:
 
 
 def test_a_row_with_bytes_is_shown_without_them(tmp_path: Path, command: Command) -> None:
-    """--row N shows the other cells of a row that has bytes in a column of its own."""
-    pl.DataFrame({"text": ["a"], "photo": [b"\xff"], "id": [7]}).write_parquet(tmp_path / "rows.parquet")
+    """--row N shows the other cells of a row that has bytes in a column of its own, such as a map of numbers."""
+    cells = {"text": ["a"], "photo": [b"\xff"], "sizes": [{7: "XL"}]}
+    frame = pl.DataFrame(cells, schema_overrides={"sizes": pl.Map(pl.Int64(), pl.String())})
+    frame.write_parquet(tmp_path / "rows.parquet")
     with plain_server(lambda _: completion("fine")) as url:
         job = {"input": "rows.parquet", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
         (tmp_path / "job.yaml").write_text(json.dumps({**job, "output": "out.parquet"}))
         assert command("job.yaml", "--quiet").code == 0
     ended = command("show", "job.yaml", "--row", "1")
-    assert (ended.code, ended.out.splitlines()[:4]) == (0, ["row: 1 (ok)", "text: a", "id: 7", "answer: fine"])
+    assert (ended.code, ended.out.splitlines()[:4]) == (
+        0,
+        ["row: 1 (ok)", "text: a", 'sizes: {"7":"XL"}', "answer: fine"],
+    )
 
 
 def test_a_job_that_was_edited_or_never_ran_is_refused(job: Path, command: Command) -> None:
