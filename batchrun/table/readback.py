@@ -27,9 +27,11 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
                 found = sheet_texts(path).with_columns(column_named(name) + "+00:00" for name in zoned)
             case suffix:
                 separator = "\t" if suffix == ".tsv" else ","
-                # Columns by position: Polars makes other names of two that are equal, and of an empty one.
-                found = pl.read_csv(path, separator=separator, has_header=False, skip_rows=1, infer_schema=False)
-                found.columns = list(schema)
+                # Columns by position, without the header: Polars makes another name of an empty one.
+                texts = dict.fromkeys(schema, pl.String)
+                found = pl.read_csv(
+                    path, separator=separator, has_header=False, skip_rows=1, schema=texts, raise_if_empty=False
+                )
                 if len(schema) == 1:  # a null is written as "" there
                     found = found.with_columns(pl.all().replace("", None))
         return found.select(_typed(name, dtype, found.schema[name]) for name, dtype in schema.items())

@@ -141,6 +141,16 @@ def test_csv_and_jsonl_spell_types(tmp_path: Path) -> None:
     )
 
 
+@suffixes
+def test_an_output_without_rows_is_read_back(tmp_path: Path, suffix: str) -> None:
+    """An output that holds no row is read with the types that it was written with, from each format."""
+    empty = typed().clear()
+    write(empty, tmp_path / f"x{suffix}")
+    back = read_output(tmp_path / f"x{suffix}", empty.schema)
+    assert back.equals(empty)
+    assert back.schema == empty.schema
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_a_null_in_a_single_column_is_a_line_for_every_reader(tmp_path: Path, suffix: str) -> None:
     """A null alone in its row is written as quotes, since pandas and Python's csv pass over an empty line."""
