@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from batchrun import net
 from batchrun.api.masking import Mask
-from batchrun.api.wording import clean, object_of, objects_of, read_json, text_of, usd_of
+from batchrun.api.wording import clean, first_words, object_of, objects_of, read_json, text_of, usd_of
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
 from batchrun.money import Pico
@@ -105,7 +105,9 @@ class Page:
     @property
     def refuses_key(self) -> bool:
         """Whether the API itself refuses the key: an edge's HTML page with 403 says nothing of it."""
-        return self.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} and "error" in self.data
+        if self.status == HTTPStatus.FORBIDDEN:
+            return "error" in self.data
+        return self.status == HTTPStatus.UNAUTHORIZED
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +224,15 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     """GET one page of the API. Raises UserError for a proxy that can't be used."""
     reply = call(endpoint, "GET", path, seconds=FETCH_SECONDS, max_bytes=FETCH_BYTES)
     content, _ = read_json(reply.body)
+    if isinstance(content, list) and reply.status in _SUCCESS:
+        content = {"data": content}  # Together lists its models without an object around them
+    elif isinstance(content, list):
+        content = next(iter(content), None)  # Gemini wraps its errors in a list
     data = object_of(content)
-    if reply.fault is None and data and reply.status in _SUCCESS:
+    if reply.fault is None and data and not data.get("error") and reply.status in _SUCCESS:
         return Page(reply.status, data)
     why = said = net.plain_words(reply)
-    if message := object_of(data.get("error")).get("message"):
+    if message := first_words(data):
         said = f"{reply.status} {message}"
     return Page(reply.status, data, clean(f"GET {endpoint.url_of(path)}: {said}")[:_LONGEST_PROBLEM], reply.fault, why)
 

@@ -342,6 +342,30 @@ def test_check_of_an_endpoint_that_refuses(status: str, key: str | None, words: 
     assert key is None or CANARY not in found.problem
 
 
+def test_check_reads_a_list_of_models_without_an_object_around_it() -> None:
+    """Together lists them so."""
+    with served(Everywhere((answer(b'[{"id": "m", "object": "model"}]'),))) as server:
+        assert checked(server.url("/v1")) == EndpointCheck(models=("m",), lists_model=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_fatal", "words"),
+    [
+        ("401 No", {"detail": "Unauthorized"}, True, "401 Unauthorized"),  # Mistral
+        ("401 No", {"message": "no such key"}, True, "401 no such key"),
+        ("403 No", {"message": "Forbidden"}, False, "403 Forbidden"),  # a gateway that lets only some paths through
+        ("400 No", [{"error": {"code": 400, "message": "API key not valid."}}], False, "400 API key not valid."),
+        ("200 OK", {"error": "Unexpected endpoint or method."}, False, "Unexpected endpoint"),  # LM Studio
+    ],
+)
+def test_check_shows_the_words_of_any_server(status: str, body: object, words: str, *, is_fatal: bool) -> None:
+    """A refused key is one in whatever shape it is reported, and an error inside a success is a problem."""
+    with served(Everywhere((answer(json.dumps(body).encode(), status=status),))) as server:
+        found = checked(server.url("/v1"), CANARY)
+    assert (found.is_fatal, found.models) == (is_fatal, ())
+    assert words in found.problem
+
+
 def test_check_of_an_endpoint_where_nothing_answers() -> None:
     """A dead port, an unknown host and https to a plain server are distinguished in plain words."""
     with socket.create_server(("127.0.0.1", 0)) as held:
