@@ -9,6 +9,8 @@ LOWEST_CODE, HIGHEST_CODE = 300, 599
 STATUSES: dict[int, str] = {
     401: "unauthorized", 402: "no_credit", 403: "forbidden", 404: "not_found", 405: "not_found",
     413: "payload_too_large", 429: "rate_limited", 503: "overloaded", 529: "overloaded",
+    446: "content_policy",  # WSO2's guardrails
+    498: "overloaded",  # Groq's flex tier
     # Not the row's fault though below 500: timed out, conflict, TGI's failed generation, too early, closed.
     **dict.fromkeys((408, 409, 424, 425, 499), "server_error"),
 }  # fmt: skip
@@ -28,7 +30,8 @@ FINISHES: dict[str, str] = {
         "truncated": "length max_tokens max_output_tokens max_length model_length max_new_tokens token_limit "
                      "max_completion_tokens context_length model_context_window_exceeded",
         "content_filter": "content_filter content_filtered safety recitation blocklist prohibited_content spii "
-                          "image_safety guardrail_intervened sensitive",
+                          "image_safety image_prohibited_content image_recitation model_armor guardrail_intervened "
+                          "sensitive",
         "refused": "refusal refused",
         "server_error": "error insufficient_system_resource abort aborted cancelled canceled network_error "
                         "engine_error timeout overloaded unload malformed_function_call",
@@ -122,14 +125,16 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     ((400,), r"throttl|please wait before", "rate_limited"),
     (_BODY, r"model .{0,30}(valid json|match.{0,30}schema)|(validate|generate) json|generated json", "schema_mismatch"),
     # Groq: "`max_tokens` must be less than or equal to `8192`"; the same for every row.
-    (_BODY, r"max_(completion_)?tokens.? must be less than or equal|range of max_tokens|must have stream=true",
-     "bad_parameters"),
+    # So does Bedrock of "the maximum tokens you requested".
+    (_BODY,
+     (r"max_(completion_)?tokens.? must be less than or equal|range of max_tokens|must have stream=true"
+      r"|maximum tokens you requested"), "bad_parameters"),
     ((*_BODY, 413, 500),
      (r"context.?(length|size|window|limit)|maximum .{0,20}tokens|maximum (model|input|prompt|allowed) length"
-      r"|range of input length|(too many|must have less than .{0,9}) tokens|max_new_tokens.{0,4} must be <="
+      r"|range of input length|(too many( input)?|must have less than .{0,9}) tokens|max_new_tokens.{0,4} must be <="
       r"|longer than the maximum|model token limit|n_keep|max_seq_len|too large to process"
       r"|max_(completion_)?tokens must be at least 1, got (-|0)|(prompt|input).{0,40} too long|prompt exceeds"
-      r"|token count.{0,40} exceeds|too large for model"), "context_length"),
+      r"|token count.{0,40} (exceeds|supports up to)|too large for model"), "context_length"),
     ((429,), r"request too large|must be reduced", "payload_too_large"),
     ((500,), r"json schema conversion|parse grammar", "bad_parameters"),  # llama.cpp
     (_BODY, r"response_(format|schema)|json.schema|invalid schema|the word .{0,3}json|grammar", "bad_parameters"),
@@ -138,10 +143,12 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     (_BODY,
      (r"unrecognized|(unknown|unsupported) (param|value|field|argument)|not supported with this model|extra inputs"
       r"|argument not supported|items or fewer|max_tokens: \d+ >|unknown name|cannot both be specified|too many states"
+      r"|property .{1,40} is unsupported|extraneous key|unexpected keyword argument|supported range is"
       r"|does not support (parameter|tools|thinking|reasoning)"), "bad_parameters"),
-    ((*_BODY, 403),
+    # Cloudflare's gateway answers 424: "Prompt blocked due to security configurations".
+    ((*_BODY, 403, 424),
      (r"content ?(policy|management|filter|exists risk)|safety system|requires moderation|flagged|request blocked"
-      r"|violates usage guidelines|new_sensitive|guardrail"), "content_policy"),
+      r"|violates usage guidelines|new_sensitive|guardrail|blocked due to (security|dlp)"), "content_policy"),
     (_BODY, r"(error|timeout) while downloading|at most \d+ image", "invalid_image"),
     (_BODY, r"image.{0,40}(invalid|unsupported|format|too (large|small)|download|fetch)", "invalid_image"),
     (_BODY, r"(invalid|unsupported|download|fetch|decode|process|support).{0,40}image|unknown variant .image",
@@ -157,7 +164,8 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
       r"|deserialize the json body"), "bad_parameters"),
     ((404,), r"that support (image|audio|video|file|tool)", "invalid_image"),
     ((404,), r"no endpoints|no allowed providers|data policy|guardrail restrict|free model training", "no_endpoint"),
-    ((429,), r"per-day|limit_rpd|per 86400s|tokens per day(,| limit)|daily limit|daily free allocation", "daily_quota"),
+    ((429,), r"per-day|limit_rpd|per 86400s|(requests|tokens) per day(,| limit)|daily limit|daily free allocation",
+     "daily_quota"),
     ((503,), r"no (available |allowed )?(model )?(provider|channel)|routing requirements", "no_provider_available"),
     # LM Studio answers 200 with {"error": "Unexpected endpoint or method."}: only the text says what it is.
     ((), r"unexpected endpoint|not found|no such (route|path)", "not_found"),

@@ -16,7 +16,7 @@ from batchrun.api.dialects import FINISHES, FORMS, HIGHEST_CODE, LOWEST_CODE
 from batchrun.api.events import whole
 from batchrun.api.masking import Mask
 from batchrun.api.refusals import ApiError, ending_of, read_error, resume_at
-from batchrun.api.waits import reset_of, wait_of
+from batchrun.api.waits import reset_of, wait_of, wait_said
 from batchrun.api.wording import (
     clean,
     first_words,
@@ -33,7 +33,7 @@ from batchrun.money import PER_USD, ZERO, Pico
 from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
 _LARGEST_COUNT = 2**53
-_SHOWN = 200  # bytes of a reply that is not JSON
+_SHOWN = 200  # bytes of a reply that is not JSON, or says nothing in words
 _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
 _CALLED = ("tool_calls", "tool_use")
@@ -102,6 +102,8 @@ def _completion(data: Json, reply: Reply, parse: Parse, now: float, prompt: byte
         return _broken_off(choice, data, reply, now)
     message, text = _wrote(choice)
     ending, why = _finish(choice.get("finish_reason"))
+    if ending == "ok" and not text.strip():
+        text = _misplaced(message, parse) or text
     if message.get("refusal") and ending in ("ok", "refused"):
         ending, text = "refused", text or _join(message["refusal"])
         why = clean(text) or TABLE[ending].means
@@ -145,8 +147,8 @@ def _finish(reason: Any) -> tuple[str, str]:  # noqa: ANN401  (any JSON)
     """Return the ending of a finish_reason, and why. A server that sends none leaves nothing to doubt."""
     if reason == "stop" or reason is None or reason == "":
         return "ok", ""
-    # Gemini's words come as SAFETY, FinishReason.SAFETY or FINISH_REASON_SAFETY.
-    word = str(reason).lower().rpartition(".")[2].removeprefix("finish_reason_")
+    # Gemini's words come as SAFETY, FinishReason.SAFETY, FINISH_REASON_SAFETY or "content_filter: SAFETY".
+    word = str(reason).lower().partition(":")[0].rpartition(".")[2].removeprefix("finish_reason_")
     ending = FINISHES.get(word)
     if ending is None:
         return "interrupted", f'the model stopped with finish_reason "{clean(str(reason))[:80]}", which is unknown'
@@ -200,6 +202,18 @@ def _wrote(choice: Json) -> tuple[Json, str]:
     if isinstance(calls, list) and calls and (not text or choice.get("finish_reason") in _CALLED):
         text = orjson.dumps(calls).decode()  # a text before it is "Let me look that up."
     return message, text
+
+
+def _misplaced(message: Json, parse: Parse) -> str:
+    """Return an answer that stands alone in the place of the thoughts; empty where there is none.
+
+    vLLM puts all that a model writes there if it has a reasoning parser and the model does not think. Text without a
+    schema may be a thought or an answer: nobody knows.
+    """
+    thoughts = text_of(message.get("reasoning") or message.get("reasoning_content"))
+    if not thoughts or isinstance(parse(thoughts, finished=False), Mismatch):
+        return ""
+    return thoughts
 
 
 def _join(content: Any) -> str:  # noqa: ANN401  (any JSON)
@@ -293,6 +307,8 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     details = usage.get("prompt_tokens_details")
     if type(details) is not dict:
         details = _NOTHING
+    if not prompt and not completion and cost is None:
+        prompt = completion = None  # no prompt has 0 tokens: OpenVINO's server counts nothing and writes zeros
     # LiteLLM keeps Anthropic's own names for what a prompt cache served.
     read = details.get("cached_tokens", usage.get("cache_read_input_tokens"))
     written = details.get("cache_write_tokens", usage.get("cache_creation_input_tokens"))
@@ -357,9 +373,11 @@ def _refusal(
     wait = error.delay
     if wait is None:
         wait = wait_of(reply.headers, inner, now, resets=code == HTTPStatus.TOO_MANY_REQUESTS)
+    if wait is None and TABLE[ending].slows:
+        wait = wait_said(f"{error.said} {error.upstream}")
     return Verdict(
         ending,
-        error.message or _means(ending, reply.headers),
+        error.message or _means(ending, reply),
         known,
         reply.status,
         text or error.written,
@@ -372,12 +390,15 @@ def _refusal(
     )
 
 
-def _means(ending: str, headers: Mapping[str, str]) -> str:
-    """Return what an ending means, with the address of a redirect."""
+def _means(ending: str, reply: Reply) -> str:
+    """Return what an ending means, with the address of a redirect, or with a body that holds no words for people."""
     means = TABLE[ending].means
-    if ending == "redirected" and (address := headers.get("location")):
+    if ending == "redirected" and (address := reply.headers.get("location")):
         return f"{means}: to {clean(address)}"
-    return means
+    shown = clean(reply.body[:_SHOWN].decode("utf-8", "replace"))
+    if reply.status < LOWEST_CODE or not shown or is_page(reply.headers, reply.body):
+        return means
+    return f"{means}: {shown}"
 
 
 def _fault(reply: Reply) -> str:

@@ -56,12 +56,37 @@ def ending_of(code: int | None, error: ApiError, *, waits: bool) -> str:
     if code is not None and not HTTPStatus.BAD_REQUEST <= code <= HIGHEST_CODE:
         return "redirected" if LOWEST_CODE <= code < HTTPStatus.BAD_REQUEST else "bad_request"
     return (
-        _by_word(code, error)
+        _by_max_tokens(code, error)
+        or _by_word(code, error)
         or _by_circumstance(code, error, waits=waits)
         or _by_text(code, error)
         or _by_field(code, error)
         or _by_status(code, error)
     )
+
+
+def _by_max_tokens(code: int | None, error: ApiError) -> str | None:
+    """Return bad_parameters where max_tokens alone fills the model's context: no prompt is short enough then."""
+    if code not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+        return None
+    text = error.upstream if error.relayed else error.said
+    context, completion = _CONTEXT.search(text), _COMPLETION.search(text)
+    if context is None or completion is None:
+        return None
+    return "bad_parameters" if _number(completion[1] or completion[2]) >= _number(context[1]) else None
+
+
+_CONTEXT = re.compile(r"(?:maximum context length (?:is|of)|must be <=) ([\d,]{1,12})")
+# vLLM: "'max_tokens' is too large: 5000", or "you requested 5000 output tokens"; SGLang: "5000 tokens for the
+# completion"; OpenRouter: "5000 in the output"; TGI: "5000 `max_new_tokens`".
+_COMPLETION = re.compile(
+    r"is too large: ([\d,]{1,12})"
+    r"|\b([\d,]{1,12}) (?:output tokens|`max_new_tokens`|(?:tokens )?(?:in|for) the (?:completion|output))"
+)
+
+
+def _number(digits: str) -> int:
+    return int(digits.replace(",", "") or 0)
 
 
 def _by_word(code: int | None, error: ApiError) -> str | None:
@@ -87,7 +112,7 @@ def _by_circumstance(code: int | None, error: ApiError, *, waits: bool) -> str |
         return "in_flight_budget"
     if code in _SIZE_CODES and (numbers := _LIMIT.search(error.said)):
         # OpenAI: "tokens per min (TPM): Limit 30000, Requested 36278". Waiting never makes room for such a request.
-        limit, requested = (int(digits.replace(",", "")) for digits in numbers.groups())
+        limit, requested = map(_number, numbers.groups())
         if requested > limit:
             return "payload_too_large"
     return None
@@ -191,7 +216,8 @@ def _seconds(duration: Any) -> float | None:  # noqa: ANN401
 
 def _blamed(data: Json) -> str:
     """Return the field of the request that an error blames: OpenAI's `param`, or the `loc` of FastAPI."""
-    if isinstance(param := (object_of(data.get("error")) or data).get("param"), str):
+    param = text_of((object_of(data.get("error")) or data).get("param"))
+    if param and param != "None":  # LiteLLM's word for nothing
         return param.lower()
     return next((part for part in _place(data) if isinstance(part, str)), "")
 

@@ -1,11 +1,21 @@
 """When a server wants to be asked again: its hints in all their forms, as seconds or Unix times."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 _DAY = 86_400.0
+_UNIT_SECONDS = {"ms": 0.001, "mil": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY}
+_PART = re.compile(r"(\d{1,9}(?:\.\d{1,15})?) ?(ms|mil|[smhd])")
+# LiteLLM: "Try again in 60 seconds"; OpenAI: "try again in 6m0s"; Azure: "retry after 26 seconds"; GitHub: "wait 31
+# seconds".
+_SAID = re.compile(
+    r"\b(?:try again|retry|wait)(?: your request)?(?: in| after| for)? "
+    r"((?:\d{1,9}(?:\.\d{1,15})? ?"
+    r"(?:ms|milliseconds?|seconds?|secs?|s|minutes?|mins?|m|hours?|h|days?|d)(?![a-z])[ ,]*(?:and )?)+)"
+)
 
 
 def wait_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float, *, resets: bool) -> float | None:
@@ -34,6 +44,14 @@ def reset_of(headers: Mapping[str, str], inner: Mapping[str, str], now: float) -
     if value > 1e11:  # noqa: PLR2004  (milliseconds since 1970)
         return value / 1000
     return value if value > 1e9 else now + value  # noqa: PLR2004  (seconds since 1970, else from now)
+
+
+def wait_said(text: str) -> float | None:
+    """Return the seconds that lower-case English text asks to wait, as "try again in 1m2.5s"; None: it does not."""
+    said = _SAID.search(text)
+    if said is None:
+        return None
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(said[1]))
 
 
 def midnight_after(now: float) -> float:

@@ -15,7 +15,9 @@ MESSAGE_LENGTH = 2_000
 _PAGE_WORDS = 200
 _NOTHING: Mapping[str, Any] = {}
 # Cloudflare writes `errors`, Amazon `Message`, MiniMax `base_resp: {status_msg}`, which is empty where all is well.
-_WORDED = ("message", "error", "detail", "details", "msg", "errors", "Message", "base_resp", "status_msg")
+# Apigee and WSO2, which stand before many companies' servers, write `fault: {faultstring}`; RFC 9457 writes `title`.
+_WORDED = ("message", "error", "detail", "details", "msg", "errors", "Message", "base_resp", "status_msg", "fault",
+           "faultstring", "title")  # fmt: skip
 
 _KEYS = re.compile(r"(?i:bearer)\s+[^\s\"',;]+|\b(?:sk|gsk|xai|hf|nvapi|pplx)[-_][\w*.-]{4,}|\bAIza[\w-]{10,}")
 _CONTROLS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")

@@ -155,7 +155,8 @@ def test_what_stands_before_a_call_of_a_tool_is_not_the_answer(tmp_path: Path) -
 def test_half_of_a_text_is_never_ok(tmp_path: Path) -> None:
     """Only a known good finish_reason is; an unknown one is bought once more, then the row fails."""
     ends = {"model_length": "truncated", "insufficient_system_resource": "server_error", "SAFETY": "content_filter",
-            "MAX_TOKENS": "truncated", "abort": "server_error", "who_knows": "interrupted"}  # fmt: skip
+            "MAX_TOKENS": "truncated", "abort": "server_error", "who_knows": "interrupted",
+            "content_filter: RECITATION": "content_filter"}  # fmt: skip
     ran, seen = asked(tmp_path, {finish: said("The capital of Fra", finish) for finish in ends}, text=True)
     assert ran.column("error_type") == list(ends.values())
     assert ran.column("answer") == [None] * len(ends)
@@ -185,6 +186,14 @@ def test_reasoning_without_an_answer_is_bought_at_most_twice(tmp_path: Path) -> 
     assert (again.summary.failed, sum(seen.values())) == (4, 0)
 
 
+def test_an_answer_in_the_place_of_the_thoughts_is_bought_once(tmp_path: Path) -> None:
+    """A parser of reasoning in vLLM puts the whole answer there where a model does not think."""
+    replies = {"a": said(None, reasoning_content=GOOD, tokens=9), "b": said("", reasoning=BAD, tokens=9)}
+    ran, seen = asked(tmp_path, replies)
+    assert ran.column("label") == ["good", "bad"]
+    assert max(seen.values()) == 1
+
+
 def test_one_row_too_large_fails_alone_and_by_its_name(tmp_path: Path) -> None:
     """In the words of OpenAI, vLLM, TGI, Together and LiteLLM; it is asked once and holds nobody up."""
     limit = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 36278."
@@ -200,6 +209,13 @@ def test_one_row_too_large_fails_alone_and_by_its_name(tmp_path: Path) -> None:
     ran, seen = asked(tmp_path, replies, text=True)
     assert ran.column("error_type") == [None, "payload_too_large", *["context_length"] * 4]
     assert (ran.summary.exit_code, set(seen.values())) == (1, {1})
+
+
+def test_a_parameter_called_none_is_none(tmp_path: Path) -> None:
+    """LiteLLM writes `param: "None"` into each refusal: two rows that a guardrail refuses first stop no run."""
+    guarded = refused(400, "prompt injection detected (risk=0.855)", type="None", param="None", code="400")
+    ran, _ = asked(tmp_path, {"a": guarded, "b": guarded, "c": said("fine")}, text=True)
+    assert ran.column("error_type") == ["bad_request", "bad_request", None]
 
 
 ACCOUNTS = {

@@ -107,6 +107,17 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         )
 
 
+def test_a_server_that_counts_no_tokens_does_not_lift_a_cap(tmp_path: Path) -> None:
+    """Usage of zeros is no usage: each answer keeps its worst case reserved, and may have been billed."""
+    good = '{"label": "good", "score": 1}'
+    model = {"name": "m", "price": {"prompt": 1, "completion": 10}, "params": {"max_tokens": 100}}
+    with plain_server(lambda _: completion(good, prompt_tokens=0, completion_tokens=0, total_tokens=0)) as url:
+        ran = run(write_job(tmp_path, url, rows=100, model=model, limits={"max_cost_usd": 0.02}))
+    assert ran.summary.exit_code == ExitCode.STOPPED_BY_LIMIT
+    assert 0 < ran.summary.ok < 20
+    assert ran.summary.possibly_billed == ran.summary.ok
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

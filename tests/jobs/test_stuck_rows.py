@@ -139,6 +139,11 @@ ONE_ROW = {
     ),
     "Anthropic's content filter": (refusal(400, "Output blocked by content filtering policy"), "content_policy"),
     "DeepSeek's content filter": (refusal(400, "Content Exists Risk"), "content_policy"),
+    "Cloudflare's guardrail": (
+        Reply(424, {}, b'{"success": false, "result": [], "messages": [], "error": [{"code": 2016, "message": '
+                       b'"Prompt blocked due to security configurations"}]}'),
+        "content_policy",
+    ),
     "MiniMax's filter inside a 200": (
         Reply(200, body=b'{"choices": null, "base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}'),
         "content_policy",
@@ -236,6 +241,11 @@ ACCOUNTS = {
     "LiteLLM's unknown model": (refusal(400, "Invalid model name passed in model=mm."), "model"),
     "a parameter of the o-series": (
         refusal(400, "Unsupported parameter: 'max_tokens' is not supported with this model.", param="max_tokens"),
+        "parameter",
+    ),
+    "vLLM's context, filled by max_tokens": (
+        refusal(400, "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length "
+                     "is 4096 tokens and your request has 11 input tokens (5000 > 4096 - 11).", code=400),
         "parameter",
     ),
     "xAI's credits": (
@@ -423,6 +433,24 @@ def test_the_delay_that_gemini_names_is_kept(tmp_path: Path, monkeypatch: pytest
     night = Night(tmp_path, monkeypatch, rows(20))
     assert night.run(server).ok == 20
     assert len(server.received) == 21
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (429, "No deployments available for selected model, Try again in 30 seconds. Passed model=m."),  # LiteLLM
+        (429, "Rate limit reached for m on requests per min (RPM): Limit 3, Used 3. Please try again in 0m30s."),
+        (503, "Please retry after 30 seconds."),
+    ],
+)
+def test_a_wait_that_stands_only_in_the_words_is_kept(
+    status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a header no request is sent before the time that the message names."""
+    night = Night(tmp_path, monkeypatch, rows(20), {"concurrency": 1})
+    server = Server(lambda now, *_: good() if now > 30 else refusal(status, message))
+    assert night.run(server).ok == 20
+    assert len([at for at in server.times if at <= 30]) == 1
 
 
 def test_a_refusal_for_no_known_reason_is_never_final_before_a_success(

@@ -431,6 +431,43 @@ ROWS = [
     Case("invalid_model", STOP, 404, {"error": "model 'x' not found, try pulling it first"}),
     Case("content_policy", FAIL, 400, {"error": {"message": "filtered", "code": "content_filter", "status": 400}}),
     Case("server_error", RETRY, 200, {"object": "error", "message": "x", "type": "server_error"}),
+    # gateways
+    Case("overloaded", GATE, 498, b""),
+    Case("content_policy", FAIL, 424,
+         {"success": False, "error": [{"code": 2016, "message": "Prompt blocked due to security configurations"}]}),
+    Case("content_policy", FAIL, 424,
+         {"error": [{"code": 2030, "message": "Request content blocked due to DLP policy violations"}]}),
+    Case("content_policy", FAIL, 446, {"code": "900514", "type": "REGEX_GUARDRAIL",
+                                       "message": {"action": "GUARDRAIL_INTERVENED", "direction": "REQUEST"}}),
+    Case("content_filter", FAIL, 200, answer("The capital of Fra", "IMAGE_PROHIBITED_CONTENT")),
+    Case("content_filter", FAIL, 200, answer("The capital of Fra", "MODEL_ARMOR")),
+    Case("content_filter", FAIL, 200,
+         {"choices": [{"finish_reason": "content_filter: PROHIBITED_CONTENT", "index": 0}],
+          "usage": {"prompt_tokens": 10, "completion_tokens": 0}}),
+    Case("bad_request", FAIL, 400,
+         {"error": {"message": "prompt injection detected", "type": "None", "param": "None", "code": "400"}}),
+    *(Case(ending, TABLE[ending].action, status, {"error": {"message": text, "code": status}})
+      for ending, status, text in (
+          ("context_length", 400, "the input token count is 32825 but model only supports up to 32768."),
+          ("context_length", 400, "Too many input tokens. Max input tokens: 8192, request input token count: 9279"),
+          ("daily_quota", 429, "Requests per day limit exceeded - too many requests sent."),
+          ("bad_parameters", 400, "property 'store' is unsupported, did you mean 'stop'?"),
+          ("bad_parameters", 400, "Malformed input request: #: extraneous key [seed] is not permitted"),
+          ("bad_parameters", 400, "it has a maxOutputTokens of 100000 but the supported range is from 1 to 65537"),
+          ("bad_parameters", 400, "The maximum tokens you requested exceeds the model limit of 4096."),
+      )),
+    # max_tokens that alone fills the context is the same for every row
+    *(Case(ending, TABLE[ending].action, 400, {"error": {"message": text, "code": "context_length_exceeded"}})
+      for ending, text in (
+          ("bad_parameters", "'max_tokens' is too large: 5000. This model's maximum context length is 4096 tokens"),
+          ("bad_parameters", "maximum context length is 4096 tokens. However, you requested 4096 output tokens"),
+          ("context_length", "maximum context length is 128000 tokens. However, you requested 65535 output tokens"),
+          ("bad_parameters", "maximum context length is 4097 tokens. (10 in the messages, 5000 in the completion)."),
+          ("bad_parameters", "maximum context length of 4096 tokens. 11 of the input, 5000 tokens for the completion"),
+          ("bad_parameters", "maximum context length is 4,096 tokens. (10 of text input, 20000 in the output)."),
+          ("bad_parameters", "`max_new_tokens` must be <= 4096. Given: 11 `inputs` tokens and 5000 `max_new_tokens`"),
+          ("context_length", "`max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and 200 `max_new_tokens`"),
+      )),
 ]  # fmt: skip
 
 
@@ -509,6 +546,16 @@ def test_the_message_holds_no_key_no_control_character_and_no_novel() -> None:
 def test_a_verdict_always_says_something() -> None:
     """A failure without words gets those of the table."""
     assert judged(503, b"").message == TABLE["overloaded"].means
+
+
+def test_words_in_a_shape_that_nobody_knows_are_shown() -> None:
+    """Apigee's and WSO2's words are found; where there are none, the body itself stands behind those of the table."""
+    fault = {"fault": {"faultstring": "Invalid ApiKey", "detail": {"errorcode": "oauth.v2.InvalidApiKey"}}}
+    assert judged(401, fault).message == "Invalid ApiKey"
+    assert judged(403, {"type": "about:blank", "title": "Not for you", "status": 403}).message == "Not for you"
+    assert judged(400, {"httpCode": 400, "moreInformation": "no"}).message == (
+        TABLE["bad_request"].means + ': {"httpCode": 400, "moreInformation": "no"}'
+    )
 
 
 # -- what an answer holds
@@ -675,6 +722,34 @@ def test_reasoning_without_an_answer_says_so() -> None:
     assert judged(200, body).message == "the model wrote only reasoning and no answer (700 tokens are billed)"
 
 
+@pytest.mark.parametrize(
+    ("reasoning", "finish", "ending"),
+    [
+        (GOOD, "stop", "ok"),
+        (f" {GOOD}\n", None, "ok"),
+        (f"I would say {GOOD}", "stop", "no_answer"),
+        (f"{GOOD} But is it?", "stop", "no_answer"),
+        ('{"label": "other"}', "stop", "no_answer"),
+        (GOOD, "content_filter", "content_filter"),
+    ],
+)
+def test_an_answer_in_the_place_of_the_thoughts_counts(reasoning: str, finish: object, ending: str) -> None:
+    """It counts if it is all that the model wrote, whole and valid; a text without a schema may be a thought."""
+    for name in ("reasoning", "reasoning_content"):
+        verdict = labelled(None, finish, **{name: reasoning})
+        assert (verdict.ending, verdict.answer) == (ending, '{"label":"good"}' if ending == "ok" else None)
+    assert judged(200, answer(None, reasoning_content="Paris")).ending == "no_answer"
+
+
+def test_zeros_are_no_count_of_tokens() -> None:
+    """No prompt has 0 tokens: a server that counts nothing says nothing about the cost."""
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    used = judged(200, answer() | {"usage": nothing}).usage
+    assert (used.prompt_tokens, used.completion_tokens) == (None, None)
+    assert judged(200, answer() | {"usage": nothing | {"cost": 0}}).usage.prompt_tokens == 0
+    assert judged(200, answer() | {"usage": nothing | {"prompt_tokens": 9}}).usage.completion_tokens == 0
+
+
 def test_a_failed_generation_is_kept_for_the_repair() -> None:
     """What the server says the model wrote is the text of the verdict."""
     body = {"error": {"message": "x", "code": "json_validate_failed", "failed_generation": "{goo"}}
@@ -703,6 +778,15 @@ def test_a_failed_generation_is_kept_for_the_repair() -> None:
         ({}, error(429, headers={"Retry-After": 3}), 3.0),
         ({"retry_after": "9"}, {"error": {"availability": {"retry_after": 2}}}, 2.0),
         ({}, [{"error": {"code": 429, "details": [{"@type": "x"}, {"retryDelay": "34.5s"}]}}], 34.5),
+        ({}, error(429, "No deployments available for selected model, Try again in 60 seconds. Passed model=m"), 60.0),
+        ({}, error(429, "Limit 200, Used 200, Requested 1. Please try again in 7m12s. Visit https://x"), 432.0),
+        ({}, error(429, "Please try again in 20ms."), 0.02),
+        ({}, error(429, "Please retry in 34.074824224s."), 34.074824224),
+        ({}, error(429, "Please retry after 26 seconds."), 26.0),
+        ({}, error(429, "Please wait 1 minute and 5 seconds before retrying."), 65.0),
+        ({}, error(429, "Try again in 5 models"), None),
+        ({}, error(429, "please wait before trying again"), None),
+        ({"retry_after": "5"}, error(429, "Try again in 60 seconds"), 5.0),
     ],
 )
 def test_the_wait_is_read_in_all_its_forms(headers: dict[str, str], body: object, wait: float | None) -> None:
