@@ -40,15 +40,19 @@ _NO_NEWS = re.compile(r"^failed to lookup address information: | \(os error \d+\
 _TLS = ("invalid peer certificate", "received fatal alert", "received corrupt message", "received unexpected",
         "peer is incompatible", "peer misbehaved", "peer doesn't support", "no certificates presented")  # fmt: skip
 
+PROXY_LOGIN = "the proxy wants a user name and a password: write them into its address (HTTP_PROXY, HTTPS_PROXY)"
 _NO_TLS = "the server does not speak TLS at this address"
-_TLS_WORDS = {
+_PLAIN_WORDS = {
     "InvalidContentType": _NO_TLS,
     "WRONG_VERSION_NUMBER": _NO_TLS,
     # `openssl req -x509` alone makes such a certificate; no ca_file helps, since rustls takes none for a server.
     "CaUsedAsEndEntity": "the server's certificate is marked as an authority's: make one with openssl's "
     "-addext basicConstraints=critical,CA:FALSE",
+    "proxy authorization required": PROXY_LOGIN,
+    "407 Proxy Authentication": PROXY_LOGIN,
+    "tunnel error: unsuccessful": "the proxy (HTTPS_PROXY) does not connect to this server",
 }
-"""What the TLS libraries of the senders say of a mistake that is easily made, and the plain words for it."""
+"""What the libraries of the senders say of a mistake that is easily made, and the plain words for it."""
 
 
 def parse_endpoint(url: str, *, allow_plain_http: bool = False) -> str:
@@ -309,12 +313,12 @@ def fault_of(error: Any) -> tuple[Fault, bool, str]:  # noqa: ANN401  (a Pyreqwe
         if "dns error" in causes:
             return Fault.DNS, False, words
         is_tls = any(cause.startswith(_TLS) for cause in causes)
-        return (Fault.TLS if is_tls else Fault.CONNECT), False, tls_words(words)
+        return (Fault.TLS if is_tls else Fault.CONNECT), False, in_plain_words(words)
     if isinstance(error, RequestTimeoutError):
         return Fault.TIMEOUT, True, words
     return (Fault.RESET if isinstance(error, NetworkError) else Fault.PROTOCOL), True, words
 
 
-def tls_words(words: str) -> str:
-    """Return a TLS library's words, or plain ones for a mistake that is easily made."""
-    return next((plain for mark, plain in _TLS_WORDS.items() if mark in words), words)
+def in_plain_words(words: str) -> str:
+    """Return a library's words, or plain ones for a mistake that is easily made."""
+    return next((plain for mark, plain in _PLAIN_WORDS.items() if mark in words), words)

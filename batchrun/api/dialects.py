@@ -9,6 +9,7 @@ LOWEST_CODE, HIGHEST_CODE = 300, 599
 STATUSES: dict[int, str] = {
     401: "unauthorized", 402: "no_credit", 403: "forbidden", 404: "not_found", 405: "not_found",
     413: "payload_too_large", 429: "rate_limited", 503: "overloaded", 529: "overloaded",
+    407: "connection",  # a proxy that wants a login sends nothing on
     446: "content_policy",  # WSO2's guardrails
     498: "overloaded",  # Groq's flex tier
     # Not the row's fault though below 500: timed out, conflict, TGI's failed generation, too early, closed.

@@ -30,6 +30,7 @@ from batchrun.api.wording import (
     usd_of,
 )
 from batchrun.money import PER_USD, ZERO, Pico
+from batchrun.net import PROXY_LOGIN
 from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
 _LARGEST_COUNT = 2**53
@@ -375,9 +376,12 @@ def _refusal(
         wait = wait_of(reply.headers, inner, now, resets=code == HTTPStatus.TOO_MANY_REQUESTS)
     if wait is None and TABLE[ending].slows:
         wait = wait_said(f"{error.said} {error.upstream}")
+    message = error.message or _means(ending, reply)
+    if code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        message = PROXY_LOGIN
     return Verdict(
         ending,
-        error.message or _means(ending, reply),
+        message,
         known,
         reply.status,
         text or error.written,

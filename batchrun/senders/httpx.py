@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from batchrun.net import tls_words
+from batchrun.net import in_plain_words
 from batchrun.records import Fault, Reply, Request, Send, Target
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -72,7 +72,7 @@ class _Sender:
         except Exception as error:  # noqa: BLE001  (a Send never raises, and a host's name can be wrong in many ways)
             fault = _fault_after_sending(error) if sent else _fault_before(error)
             before_reply = fault is Fault.RESET and not has_head
-            detail = tls_words(str(error)) or type(error).__name__
+            detail = in_plain_words(str(error)) or type(error).__name__
             return Reply(0, {}, b"", time.monotonic() - started, fault, sent, detail, before_reply)
 
     async def _read(self, response: httpx.Response) -> bytes:

@@ -431,7 +431,8 @@ ROWS = [
     Case("invalid_model", STOP, 404, {"error": "model 'x' not found, try pulling it first"}),
     Case("content_policy", FAIL, 400, {"error": {"message": "filtered", "code": "content_filter", "status": 400}}),
     Case("server_error", RETRY, 200, {"object": "error", "message": "x", "type": "server_error"}),
-    # gateways
+    # gateways and proxies
+    Case("connection", GATE, 407, HTML, {"content_type": "text/html"}),
     Case("overloaded", GATE, 498, b""),
     Case("content_policy", FAIL, 424,
          {"success": False, "error": [{"code": 2016, "message": "Prompt blocked due to security configurations"}]}),
@@ -556,6 +557,7 @@ def test_words_in_a_shape_that_nobody_knows_are_shown() -> None:
     assert judged(400, {"httpCode": 400, "moreInformation": "no"}).message == (
         TABLE["bad_request"].means + ': {"httpCode": 400, "moreInformation": "no"}'
     )
+    assert judged(407, HTML).message.startswith("the proxy wants a user name and a password")
 
 
 # -- what an answer holds

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from wire_server import End, Script, Seen, Step, Wire, answer, chunked, wire
 
 from batchrun.errors import UserError
-from batchrun.net import proxy_for, read_certificates
+from batchrun.net import PROXY_LOGIN, proxy_for, read_certificates
 from batchrun.records import Fault, Reply, Request, Secret, Send, Target
 from batchrun.senders import KINDS, open_sender
 
@@ -554,6 +554,17 @@ def test_proxy_that_fails(kind: str, script: Script, monkeypatch: pytest.MonkeyP
     assert server.seen[0].method == "CONNECT"
     assert "authorization" not in server.seen[0].headers
     assert "p4sswordcanary" not in repr(reply)
+
+
+def test_a_proxy_that_wants_a_login_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words say what to write where, in place of "tunnel error"."""
+
+    async def scene() -> Reply:
+        async with wire({"api.invalid:443": (answer(b"no", status="407 Proxy Authentication Required"),)}) as server:
+            monkeypatch.setenv("HTTPS_PROXY", server.url(""))
+            return await once(kind, target("https://api.invalid/", timeout=2.0, connect_timeout=0.5))
+
+    assert run(scene()).detail == PROXY_LOGIN
 
 
 # No leaks, no secrets
