@@ -133,7 +133,8 @@ _ENDINGS = (
     Ending("forbidden", 403, _UNKNOWN, _FAIL,
            "the server does not permit this request", "look at the key's rights and the model's regions", retry=True),
     Ending("edge_blocked", 403, _SERVER, _GATE,
-           "the server's edge answered with a web page in place of the API", "wait, then run the same command again",
+           "the server's edge answered with a web page in place of the API",
+           "wait, then run the same command again; if every request ends so, correct model.endpoint",
            count=_TRIES, slows=True, again=True, outage=True),
     # 404
     Ending("no_endpoint", 404, _JOB, _STOP,

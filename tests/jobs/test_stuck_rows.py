@@ -506,6 +506,16 @@ def test_a_wrong_port_or_name_ends_soon(
     assert "connection refused" in summary.reason
 
 
+def test_a_web_page_for_ever_makes_one_look_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web interface answers each path with its page: waiting never helps then, and the last line says so."""
+    night = Night(tmp_path, monkeypatch, rows(20))
+    page = Reply(200, {"content-type": "text/html"}, b"<html><title>Open WebUI</title></html>")
+    summary = night.run(Server(lambda *_: page))
+    assert (summary.exit_code, summary.pending) == (ExitCode.STOPPED_BY_API, 20)
+    assert "Open WebUI" in summary.reason
+    assert "correct model.endpoint" in (summary.advice or "")
+
+
 def test_patience_that_the_job_writes_waits_for_a_server_that_is_still_loading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
