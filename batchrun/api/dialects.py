@@ -47,7 +47,7 @@ _ENDING_WORDS = {
     "request_over_budget": "weight_exceeds_budget",
     "in_flight_budget": "openrouter_in_flight_budget in_flight_budget_exhausted",
     "key_limit": "openrouter_key_limit openrouter_guardrail_budget openrouter_workspace_budget key_limit "
-                 "budget_exceeded pre_consume_token_quota_failed",
+                 "budget_exceeded pre_consume_token_quota_failed blocked_api_access",
     "no_credit": "openrouter_credits insufficient_quota billing_hard_limit_reached billing_not_active billing_error "
                  "billing_disabled exceeded_current_quota_error arrearage accountoverdueerror insufficient_credits "
                  "insufficient_balance insufficient_user_quota",
@@ -138,7 +138,9 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
       r"|token count.{0,40} (exceeds|supports up to)|too large for model"), "context_length"),
     ((429,), r"request too large|must be reduced", "payload_too_large"),
     ((500,), r"json schema conversion|parse grammar", "bad_parameters"),  # llama.cpp
-    (_BODY, r"response_(format|schema)|json.schema|invalid schema|the word .{0,3}json|grammar", "bad_parameters"),
+    (_BODY,
+     (r"response_(format|schema)|json.schema|invalid schema|the word .{0,3}json|grammar|structured output"
+      r"|support.{0,20} json mode|json mode .{0,20}support"), "bad_parameters"),
     # Said by a model's chat template, of each row's messages alike.
     (_BODY, r"chat template|template error|roles must alternate|system role|expected last role", "bad_parameters"),
     (_BODY,
@@ -168,6 +170,8 @@ TEXTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
     ((429,), r"per-day|limit_rpd|per 86400s|(requests|tokens) per day(,| limit)|daily limit|daily free allocation",
      "daily_quota"),
     ((503,), r"no (available |allowed )?(model )?(provider|channel)|routing requirements", "no_provider_available"),
+    # Zhipu and Z.ai answer 200 with {"code": 500, "msg": "404 NOT_FOUND"} for a wrong path.
+    ((500,), r"^404 not_found", "not_found"),
     # LM Studio answers 200 with {"error": "Unexpected endpoint or method."}: only the text says what it is.
     ((), r"unexpected endpoint|not found|no such (route|path)", "not_found"),
     ((), r"^unauthorized|authentication (failed|required)|login fail", "unauthorized"),

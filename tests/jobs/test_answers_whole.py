@@ -226,6 +226,7 @@ ACCOUNTS = {
     "openai": refused(429, "Your account is not active", type="billing_not_active", code="billing_not_active"),
     "mistral": (400, {"object": "error", "message": "Invalid model: m", "type": "invalid_model", "code": "1500"}),
     "o-series": refused(400, "Unsupported parameter: 'max_tokens'", param="max_tokens", code="unsupported_parameter"),
+    "z-ai": (200, {"code": 500, "msg": "404 NOT_FOUND", "success": False}),
     "lm-studio": (200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
 }
 

@@ -250,6 +250,7 @@ ROWS = [
     Case("server_error", RETRY, 200, {"success": False, "errors": [], "message": "no"}),
     Case("server_error", RETRY, 200, {"error": True, "message": "no"}),
     Case("not_found", PROVEN, 200, {"detail": "Not Found"}),
+    Case("not_found", PROVEN, 200, {"code": 500, "msg": "404 NOT_FOUND", "success": False}),
     Case("rate_limited", GATE, 200, {"error": "rate limit exceeded"}),
     Case("rate_limited", GATE, 200, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}]),
     # accounts, in the words of other servers
@@ -406,8 +407,8 @@ ROWS = [
       )),
     *(Case(ending, TABLE[ending].action, 403, {"error": {"message": "x", "code": code}})
       for ending, code in (("no_credit", "insufficient_user_quota"), ("key_limit", "pre_consume_token_quota_failed"),
-                           ("invalid_model", "model_access_forbidden"), ("invalid_model", "1211"),
-                           ("context_length", "1261"), ("content_policy", "1301"),
+                           ("key_limit", "blocked_api_access"), ("invalid_model", "model_access_forbidden"),
+                           ("invalid_model", "1211"), ("context_length", "1261"), ("content_policy", "1301"),
                            ("content_policy", "InputTextSensitiveContentDetected"))),
     Case("context_length", FAIL, 200, {"error": "Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)"}),
     # servers that are not OpenRouter
@@ -453,6 +454,8 @@ ROWS = [
           ("context_length", 400, "Too many input tokens. Max input tokens: 8192, request input token count: 9279"),
           ("daily_quota", 429, "Requests per day limit exceeded - too many requests sent."),
           ("bad_parameters", 400, "property 'store' is unsupported, did you mean 'stop'?"),
+          ("bad_parameters", 400, "This model does not support structured outputs"),
+          ("bad_parameters", 400, "JSON mode is not supported for this model"),
           ("bad_parameters", 400, "Malformed input request: #: extraneous key [seed] is not permitted"),
           ("bad_parameters", 400, "it has a maxOutputTokens of 100000 but the supported range is from 1 to 65537"),
           ("bad_parameters", 400, "The maximum tokens you requested exceeds the model limit of 4096."),
