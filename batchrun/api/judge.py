@@ -176,7 +176,7 @@ def _without_answer(
         if thoughts:
             why = "max_tokens was used up by reasoning, before any answer"
         return ending, why
-    tokens = _count(object_of(usage).get("completion_tokens"))
+    tokens = _usage(usage, {}).completion_tokens
     if not thoughts and not tokens:
         return "empty_response", "the model answered nothing"
     why = "the model wrote no answer"
@@ -303,17 +303,30 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     cost = ZERO if cached else read_cost(usage)
     # Decision models count as OpenAI's newer APIs do.
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if prompt is None:
+    if prompt is None and completion is None:
         prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
     details = usage.get("prompt_tokens_details")
     if type(details) is not dict:
         details = _NOTHING
+    prompt, completion = _count(prompt), _written(usage, _count(prompt), _count(completion))
     if not prompt and not completion and cost is None:
         prompt = completion = None  # no prompt has 0 tokens: OpenVINO's server counts nothing and writes zeros
     # LiteLLM keeps Anthropic's own names for what a prompt cache served.
     read = details.get("cached_tokens", usage.get("cache_read_input_tokens"))
     written = details.get("cache_write_tokens", usage.get("cache_creation_input_tokens"))
-    return Usage(_count(prompt), _count(completion), cost, cached, _count(read), _count(written))
+    return Usage(prompt, completion, cost, cached, _count(read), _count(written))
+
+
+def _written(usage: Json, prompt: int | None, completion: int | None) -> int | None:
+    """Return how many tokens the model wrote, with the thoughts that xAI and Gemini count in the total alone.
+
+    They are billed as the others. Anthropic's own counts of a prompt cache may stand beside the prompt's tokens.
+    """
+    total = _count(usage.get("total_tokens"))
+    if total is None or prompt is None:
+        return completion
+    beside = sum(_count(usage.get(name)) or 0 for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
+    return max(completion or 0, total - prompt - beside)
 
 
 def _sum(one: Usage, other: Usage) -> Usage:

@@ -107,6 +107,21 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         )
 
 
+def test_thoughts_that_only_the_total_counts_are_paid(tmp_path: Path) -> None:
+    """Such as those of xAI and Gemini; this is what xAI charged for such a reply."""
+    used = {
+        "prompt_tokens": 10120,
+        "completion_tokens": 1499,
+        "total_tokens": 14428,
+        "prompt_tokens_details": {"cached_tokens": 128},
+        "completion_tokens_details": {"reasoning_tokens": 2809},
+    }
+    model = {"name": "m", "price": {"prompt": 1.25, "completion": 2.5, "cache_read": 0.2}}
+    with plain_server(lambda _: completion('{"label": "good", "score": 1}', **used)) as url:
+        ran = run(write_job(tmp_path, url, rows=1, model=model))
+    assert spent(ran) == Decimal("0.0232856")
+
+
 def test_a_server_that_counts_no_tokens_does_not_lift_a_cap(tmp_path: Path) -> None:
     """Usage of zeros is no usage: each answer keeps its worst case reserved, and may have been billed."""
     good = '{"label": "good", "score": 1}'

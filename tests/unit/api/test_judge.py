@@ -746,6 +746,31 @@ def test_an_answer_in_the_place_of_the_thoughts_counts(reasoning: str, finish: o
     assert judged(200, answer(None, reasoning_content="Paris")).ending == "no_answer"
 
 
+@pytest.mark.parametrize(
+    ("usage", "written"),
+    [
+        ({"completion_tokens": 1499, "total_tokens": 14428}, 4308),
+        ({"completion_tokens": 0, "total_tokens": 10180}, 60),
+        ({"total_tokens": 10180}, 60),
+        ({"completion_tokens": 60, "total_tokens": 10180, "completion_tokens_details": {"reasoning_tokens": 50}}, 60),
+        ({"completion_tokens": 60, "total_tokens": 15180, "cache_read_input_tokens": 5000}, 60),
+        ({"completion_tokens": 60, "total_tokens": 0}, 60),
+        ({"completion_tokens": 60, "total_tokens": "many"}, 60),
+        ({"completion_tokens": 60}, 60),
+    ],
+)
+def test_thoughts_that_only_the_total_counts_are_counted(usage: dict[str, Any], written: int) -> None:
+    """Such as those of xAI and Gemini, which bill them and leave them out of completion_tokens."""
+    used = judged(200, answer() | {"usage": {"prompt_tokens": 10120, **usage}}).usage
+    assert (used.prompt_tokens, used.completion_tokens) == (10120, written)
+
+
+def test_thoughts_without_a_text_are_not_nothing() -> None:
+    """Gemini shows no thoughts and no text, and 0 tokens beside a total: it is not a cold start, and was billed."""
+    body = answer(None) | {"usage": {"prompt_tokens": 21, "completion_tokens": 0, "total_tokens": 81}}
+    assert judged(200, body).message == "the model wrote no answer (60 tokens are billed)"
+
+
 def test_zeros_are_no_count_of_tokens() -> None:
     """No prompt has 0 tokens: a server that counts nothing says nothing about the cost."""
     nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
