@@ -40,6 +40,9 @@ _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 _CALLED = ("tool_calls", "tool_use")
 """Finish reasons of a model that calls a tool. The text before the call is not the answer."""
 
+_READ_FROM_CACHE = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
+"""What a prompt cache served, beside OpenAI's details: as LiteLLM (with Anthropic's names), DeepSeek and Kimi count."""
+
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 
 Json = Mapping[str, Any]
@@ -311,8 +314,9 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
     prompt, completion = _count(prompt), _written(usage, _count(prompt), _count(completion))
     if not prompt and not completion and cost is None:
         prompt = completion = None  # no prompt has 0 tokens: OpenVINO's server counts nothing and writes zeros
-    # LiteLLM keeps Anthropic's own names for what a prompt cache served.
-    read = details.get("cached_tokens", usage.get("cache_read_input_tokens"))
+    read = details.get("cached_tokens")
+    if read is None:
+        read = next((usage[name] for name in _READ_FROM_CACHE if name in usage), None)
     written = details.get("cache_write_tokens", usage.get("cache_creation_input_tokens"))
     return Usage(prompt, completion, cost, cached, _count(read), _count(written))
 

@@ -582,12 +582,15 @@ def test_an_answer_gives_its_facts() -> None:
         ({"prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 2}}, 5, 2),
         ({"prompt_tokens_details": {"cached_tokens": 5}, "cache_creation_input_tokens": 3}, 5, 3),
         ({"cache_read_input_tokens": 4, "cache_creation_input_tokens": 3}, 4, 3),
+        ({"prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5}, 4, None),
+        ({"cached_tokens": 4}, 4, None),
+        ({"prompt_tokens_details": {"cached_tokens": 5}, "prompt_cache_hit_tokens": 4}, 5, None),
         ({"prompt_tokens_details": None}, None, None),
         ({"prompt_tokens_details": {"cached_tokens": "many", "cache_write_tokens": -1}}, None, None),
     ],
 )
 def test_what_a_prompt_cache_served_is_counted(usage: dict[str, Any], read: int | None, written: int | None) -> None:
-    """Tokens read and written come from OpenAI's details, or under Anthropic's names; nonsense counts as unknown."""
+    """Under OpenAI's names, or those of Anthropic, DeepSeek and Kimi; nonsense counts as unknown."""
     found = judged(200, answer() | {"usage": {"prompt_tokens": 9, **usage}}).usage
     assert (found.prompt_tokens, found.cached_tokens, found.cache_write_tokens) == (9, read, written)
 
