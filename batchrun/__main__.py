@@ -7,7 +7,7 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode, JobFileError, Terminated
+from batchrun.errors import BatchrunError, ExitCode, JobFileError, Terminated, permissions_reported
 from batchrun.terminal import coloured, dated, lines
 
 STDERR = 2
@@ -49,7 +49,8 @@ def _guarded(arguments: list[str]) -> int:
     try:
         from batchrun.cli import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
 
-        return int(cli.main(arguments, prog_name="batchrun", standalone_mode=False) or 0)
+        with permissions_reported():
+            return int(cli.main(arguments, prog_name="batchrun", standalone_mode=False) or 0)
     except BatchrunError as problem:
         if debug:
             traceback.print_exc()

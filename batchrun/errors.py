@@ -15,7 +15,8 @@ Exceptions are for people: their text is the one line that is printed. A failing
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -125,6 +126,20 @@ class StorageError(BatchrunError):
 
 class CheckpointError(StorageError):
     """A checkpoint that is damaged, not ours, or written by a newer batchrun."""
+
+
+@contextmanager
+def permissions_reported() -> Iterator[None]:
+    """Turn a file or folder that this user may not read or enter into a UserError that names it."""
+    try:
+        yield
+    except PermissionError as problem:
+        if problem.filename is None:
+            raise
+        # cron ran the job as another user, and its checkpoint's folder is for that user alone.
+        raise UserError(
+            f"{problem.filename}: {problem.strerror}: run as the user who owns it, or change its permissions"
+        ) from problem
 
 
 class SenderError(BatchrunError):

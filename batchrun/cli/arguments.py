@@ -105,16 +105,18 @@ jobs_argument = click.argument("jobs", type=JobPath(folders=True), metavar="JOB.
 debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
-def load(path: Path, options: "RunOptions", *, reads: bool = False) -> "Invocation":
+def load(path: Path, options: "RunOptions", *, reads: bool = False, quiet: bool = False) -> "Invocation":
     """Read a job file and its environment, and return the flags with those of the trial that they name.
 
-    `reads`: for a command that sends nothing. Raises JobFileError with all mistakes.
+    `reads`: for a command that sends nothing; `quiet`: without notices. Raises JobFileError with all mistakes.
     """
     from batchrun.prepare import load_file
 
     # Opening an input may take minutes; a SIGTERM in them must still remove temporary files.
     termination.raise_on_termination()
-    return load_file(path, os.environ, Path.cwd(), options, reads=reads, say=print_err)
+    # cron would mail a line about a trial's flags each night.
+    say = (lambda _: None) if quiet else print_err
+    return load_file(path, os.environ, Path.cwd(), options, reads=reads, say=say)
 
 
 job_options = flags(
@@ -175,7 +177,9 @@ run_flags = flags(
     ),
     format_option,
     click.option("--fresh", is_flag=True, help="Start over with a new checkpoint; the old one is kept."),
-    click.option("--yes", is_flag=True, help="Allow re-asking many answered rows after the prompt or model changed."),
+    click.option(
+        "--yes", is_flag=True, help="Confirm beforehand that many answered rows are re-asked, or much is paid."
+    ),
     click.option("--quiet", is_flag=True, help="Print only problems."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end."),
     click.option(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from batchrun.cli.arguments import debug_option, print_err
+from batchrun.cli.arguments import SUFFIXES, debug_option, print_err
 from batchrun.disk import write_whole
 from batchrun.errors import UserError
 
@@ -32,10 +32,11 @@ def command(file: Path, output: Path | None, *, force: bool, **_: bool) -> None:
     # reviews.csv.gz becomes reviews.yaml.
     stem = file.name.split(".")[0] or "job"
     job = output or Path("jobs" if Path("jobs").is_dir() else "", f"{stem}.yaml")
+    if job.suffix.lower() not in SUFFIXES:
+        named = job / f"{stem}.yaml" if job.is_dir() else job.with_suffix(".yaml")
+        raise UserError(f"-o {job}: a job file's name ends in .yaml, such as {named}")
     if job.exists() and not force:
         raise UserError(f"{job} already exists; write elsewhere with -o, or replace it with --force")
-    if job.suffix.lower() not in {".yaml", ".yml"}:
-        raise UserError(f"{job}: a job file's name ends in .yaml")
     text = draft(look(file.absolute()), job.absolute())
     write_whole(job, text.encode())
     name = shlex.quote(str(job))

@@ -13,7 +13,7 @@ import click
 
 from batchrun.cli.arguments import SUFFIXES, load, print_err, print_json, run_options
 from batchrun.cli.pipes import piped, write_stdout
-from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError, permissions_reported
 from batchrun.terminal import dated, place, wrapped
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | No
     options = run_options(**flags)
     if as_json and options.writes_stdout:
         raise UserError("--json and --output - both write to standard output: leave one of them out")
-    with logged(log, paths), piped(options) as options:
-        jobs = chain(load_all(job_files(paths), options), options)
+    with logged(log, paths), permissions_reported(), piped(options) as options:
+        jobs = chain(load_all(job_files(paths), options, quiet=quiet), options)
         running = _Running(quiet=quiet, as_json=as_json, debug=bool(flags.get("debug")))
         if len(jobs) == 1:
             summary = running.run(jobs[0])
@@ -72,15 +72,15 @@ def _is_job(file: Path) -> bool:
         return is_job(opened.read(LARGEST).decode(errors="replace"))
 
 
-def load_all(paths: Sequence[Path], options: "RunOptions") -> "list[Invocation]":
-    """Read job files, each with the flags that hold for it.
+def load_all(paths: Sequence[Path], options: "RunOptions", *, quiet: bool = False) -> "list[Invocation]":
+    """Read job files, each with the flags that hold for it; `quiet`: without notices on a trial's kept flags.
 
     Raises the first's error where one is wrong, after those of all others were printed.
     """
     found, problems = [], []
     for path in paths:
         try:
-            found.append(load(path, options, reads=options.retry is not None))
+            found.append(load(path, options, reads=options.retry is not None, quiet=quiet))
         except UserError as problem:
             problems.append(problem)
     for other in problems[:-1]:
@@ -155,7 +155,8 @@ class _Running:
         from batchrun.runner import failed
 
         try:
-            summary = self.run(link)
+            with permissions_reported():
+                summary = self.run(link)
         except BatchrunError as problem:
             if self._debug:
                 traceback.print_exc()

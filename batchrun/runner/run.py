@@ -277,7 +277,7 @@ class _Run:
         likely = likely_cost(self._prepared, asking.prices, first, self._asked)
         if likely is not None and likely > UNCONFIRMED_USD * PER_USD:
             raise ConfirmError(
-                f"this run would likely cost {show(likely)}, and nothing caps it: set max_cost_usd or add --yes"
+                f"this run would likely cost {show(likely)}, and nothing caps it: set limits.max_cost_usd, or add --yes"
             )
 
     def _goal(self, questions: int, failed: int) -> Goal:

@@ -127,8 +127,7 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         raise InputError(f'input.path: {path} is a folder; name its files, as "{path}/*.csv"')
     if not path.exists():
-        names = [file.name for file in islice(path.parent.glob("*"), _LOOKED_AT)]
-        raise InputError(f"input.path: there is no file {path}{did_you_mean(path.name, names)}")
+        raise InputError(f"input.path: there is no file {path}{near_file(path)}")
     # A named pipe has no end until somebody writes into it, and the input is read more than once.
     if not path.is_file():
         raise InputError(f"input.path: {path} is not a regular file; for a pipe use --input -")
@@ -140,6 +139,12 @@ def kind_of(path: Path) -> str:
     if suffix not in kinds:
         raise InputError(f"input.path: {path.name} has an unknown suffix; files can be {_SUFFIXES}")
     return kinds[suffix]
+
+
+def near_file(path: Path) -> str:
+    """Return `, did you mean "x"?` for the file of the folder that was probably meant, else an empty text."""
+    names = [file.name for file in islice(path.parent.glob("*"), _LOOKED_AT)]
+    return did_you_mean(path.name, names)
 
 
 def check_text(path: Path, name: str) -> None:

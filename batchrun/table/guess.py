@@ -7,7 +7,7 @@ from pathlib import Path
 
 from batchrun.errors import InputError, UserError
 from batchrun.job import CsvOptions, Input
-from batchrun.table.files import kind_of
+from batchrun.table.files import kind_of, near_file
 from batchrun.table.read import Rows, open_rows
 from batchrun.terminal import short
 
@@ -22,8 +22,10 @@ def open_guessed(file: Path) -> Iterator[tuple[Rows, CsvOptions]]:
 
     Raises UserError where there is no file, InputError for one that can't be read as rows.
     """
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: name a file in it")
     if not file.exists():
-        raise UserError(f"there is no file {file}")
+        raise UserError(f"there is no file {file}{near_file(file)}")
     csv = _guessed(file)
     with open_rows(Input(file.name, csv=csv), file.parent) as rows:
         yield rows, csv

@@ -45,7 +45,7 @@ _HABITS = (
 )
 """What people write who come from elsewhere, as a pattern, and what to write here; asked only where SQL refuses."""
 
-_NUMBER = "compares text with a number: write cast(x as int) or declare csv.columns"
+_NUMBER = "compares text with a number: write cast(x as int), or declare input.csv.columns"
 _SUBQUERY = re.compile(r"\(\s*(?:select|with)\b", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(?<![\w.])(?:now\s*\(|(?:current_(?:date|time|timestamp)|localtime|localtimestamp)\b)", re.IGNORECASE

@@ -142,3 +142,35 @@ def test_a_named_pipe_is_refused(tmp_path: Path, command: Command, name: str) ->
     ended = command("job.yaml")
     assert ended.code == 2
     assert f"{name} is not a regular file; for a pipe use --input -" in ended.err
+
+
+def test_what_belongs_to_another_user_is_named(
+    tmp_path: Path,
+    command: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint of cron's user, or an input of another one, is named in one line; jobs beside that one run."""
+    write(tmp_path, "text")
+    assert command("job.yaml", "--quiet").code == 0
+    (tmp_path / "rows2.csv").write_text("text\nfine\n")
+    (tmp_path / "other.yaml").write_text(
+        JOB.format(column="text", where="").replace("rows.csv", "rows2.csv").replace("out.csv", "other.csv")
+    )
+    stat = os.stat
+    forbidden = tmp_path / ".batchrun" / "job.sqlite"
+
+    def refused(path: str, **options: bool) -> os.stat_result:
+        if str(path) == str(forbidden):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)  # root, who may run these tests, reads everything
+    advice = "Permission denied: run as the user who owns it, or change its permissions\n"
+    for verb in ("status", "show", "preview", "prune"):
+        ended = command(verb, "job.yaml")
+        assert (ended.code, ended.err) == (2, f"error: {forbidden}: {advice}"), verb
+    forbidden = tmp_path / "rows.csv"
+    assert command("job.yaml").err == f"error: {forbidden}: {advice}"
+    ended = command("job.yaml", "other.yaml")
+    assert (ended.code, f"job.yaml: error: {forbidden}: {advice}" in ended.err) == (2, True), ended.err
+    assert (tmp_path / "other.csv").exists()

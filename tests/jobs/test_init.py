@@ -136,6 +136,17 @@ def test_a_job_is_never_replaced_without_force(command: Command, tmp_path: Path)
     assert (tmp_path / "x.yaml").read_text() != "mine"
 
 
+@pytest.mark.parametrize(("output", "named"), [("jobs", "jobs/x.yaml"), ("mine.txt", "mine.yaml")])
+def test_a_name_that_no_job_has_is_answered_with_one(command: Command, tmp_path: Path, output: str, named: str) -> None:
+    """`-o FOLDER` and `-o mine.txt` write nothing, with --force as well; the message has a name that can be used."""
+    FRAME.write_csv(tmp_path / "x.csv")
+    (tmp_path / "jobs").mkdir()
+    for force in ([], ["--force"]):
+        ended = command("init", "x.csv", "-o", output, *force)
+        assert (ended.code, ended.err.endswith(f"a job file's name ends in .yaml, such as {named}\n")) == (2, True)
+    assert command("init", "x.csv", "-o", named).code == 0
+
+
 def test_a_folder_of_jobs_is_used(command: Command, tmp_path: Path) -> None:
     """Where there is a folder jobs, the job goes there, its output beside it into out, and both paths are named."""
     FRAME.write_csv(tmp_path / "x.csv")
@@ -157,6 +168,8 @@ def test_the_commands_to_type_next_are_quoted(command: Command, tmp_path: Path) 
     [
         ("x.xlsx", "", "x.xlsx is empty: it is not a .xlsx file"),
         ("gone.csv", None, "there is no file"),
+        ("x.cvs", None, 'x.cvs, did you mean "x.csv"?'),
+        ("folder", None, "folder is a folder: name a file in it"),
         ("empty.csv", "", "empty"),
         ("ragged.csv", "id,text\n1,a\n2,b,c\n", "ragged.csv:3: 3 cells where the header has 2"),
     ],
@@ -165,6 +178,8 @@ def test_what_is_not_an_input_is_reported_in_one_line(
     command: Command, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     """A file that can't be read as rows ends with one line and exit 2, and no job is written."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "x.csv").touch()
     if content is not None:
         (tmp_path / name).write_text(content)
     ended = command("init", name)

@@ -284,6 +284,8 @@ def test_another_setting_of_a_trial_is_said(command: Command, tried: Asked) -> N
     was, now = "--set 'prompt.user=Sort: {{ text }}'", "--set 'prompt.user=Order: {{ text }}'"
     assert f"job.sort was last run with {was}, and now has {now}\n" in ended.err
     assert tried.prompts() == ["Order: t0"]
+    assert command("job.yaml", "--variant", "sort", "--limit", "1", "--quiet").err == "", "a good night is silent"
+    assert tried.prompts() == ["Order: t1"]
     ended = command("job.yaml", *TRIAL, "--fresh", "--limit", "1")
     assert (ended.code, "was last run" in ended.err, tried.prompts()) == (0, False, ["Sort: t0"])
 

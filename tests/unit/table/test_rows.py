@@ -281,7 +281,7 @@ def test_where_masks_rows(tmp_path: Path, where: str, mask: list[bool]) -> None:
 
 
 ONE_ROW = "may look at one row only: windows, aggregates and subqueries are not possible"
-NUMBER = "input.where: compares text with a number: write cast(x as int) or declare csv.columns"
+NUMBER = "input.where: compares text with a number: write cast(x as int), or declare input.csv.columns"
 NULL = "input.where: a comparison with null is never true: write is null, or is not null"
 CLOCK = "depends on the time of the run; write a date: date '2024-01-31'"
 CONTAINS = "there is no function contains: write text like '%x%', or strpos(text, 'x') > 0"
