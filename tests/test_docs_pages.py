@@ -162,8 +162,22 @@ def test_make_runs_a_job(folder: Path) -> None:
     assert pl.read_csv(folder / "labels.csv")["status"].to_list()[-1] == "failed"
 
 
+def test_the_parts_of_a_large_input_are_asked_as_written(folder: Path) -> None:
+    """The loop over parts asks each of them with the page's job, from the folder that holds parts and jobs."""
+    for name in ("parts", "jobs", "out"):
+        (folder / name).mkdir()
+    for name in ("a", "b"):
+        pl.read_csv("reviews.csv").write_parquet(f"parts/{name}.parquet")
+    loop = next(text for text in blocks("how-to/scale.md", "sh") if "parts" in text)
+    job = next(text for text in blocks("how-to/scale.md", "yml") if "PART" in text)
+    rest = "".join(line for line in JOB.splitlines(keepends=True) if not line.startswith(("input", "output")))
+    (folder / "jobs" / "big.yaml").write_text(job.replace("/var/lib/batchrun", str(folder)) + rest)
+    shell(loop, folder)
+    assert [pl.read_parquet(f"out/{name}.parquet").height for name in ("a", "b")] == [6, 6]
+
+
 def test_the_airflow_task_returns_a_command_that_works(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Airflow's two decorators stood in for, the task's command labels the file."""
+    """With Airflow's two decorators stood in for, the task's command labels the file; it hides exit code 1 alone."""
     commands: list[str] = []
 
     def bash(**options: Any) -> Any:  # noqa: ANN401  (a decorator)
@@ -173,8 +187,14 @@ def test_the_airflow_task_returns_a_command_that_works(folder: Path, monkeypatch
     stand_in = SimpleNamespace(dag=lambda **_: lambda function: function, task=SimpleNamespace(bash=bash))
     monkeypatch.setitem(sys.modules, "airflow.sdk", stand_in)
     exec(blocks("how-to/schedulers.md", "python")[0], {})  # noqa: S102  (our own page)
-    shell(commands[0].replace("/srv/venv/bin/", "").replace("/srv/jobs/reviews.yaml", "labels.yaml"), folder)
+    command = commands[0].replace("/srv/venv/bin/", "").replace("/srv/jobs/reviews.yaml", "labels.yaml")
+    shell(command, folder)
     assert pl.read_csv(folder / "labels.csv").height == 6
+    for code, ends in ((0, 0), (1, 0), (2, 2), (6, 6), (75, 75)):
+        (folder / "batchrun").write_text(f"#!/bin/sh\nexit {code}\n")
+        (folder / "batchrun").chmod(0o755)
+        poor = {"PATH": f"{folder}:/usr/bin:/bin"}
+        assert subprocess.run(["bash", "-c", command], env=poor, check=False).returncode == ends
 
 
 def test_the_dbt_model_returns_a_table(folder: Path) -> None:
