@@ -7,7 +7,7 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
-from batchrun.errors import BatchrunError, ExitCode, JobFileError, Terminated, permissions_reported
+from batchrun.errors import BatchrunError, ExitCode, JobFileError, Terminated, places_reported
 from batchrun.terminal import coloured, dated, lines
 
 STDERR = 2
@@ -21,6 +21,7 @@ INSTEAD = {
     "--verbose": "--log FILE writes every event as a JSON line",
     "-v": "--log FILE writes every event as a JSON line",
     "-V": "write --version",
+    "-o": "a run writes the job's output.path, or --output FILE",
 }
 """Flags of other programs, and what to write here."""
 
@@ -49,7 +50,7 @@ def _guarded(arguments: list[str]) -> int:
     try:
         from batchrun.cli import cli  # noqa: PLC0415  (an interrupt while importing ends as cleanly as any other)
 
-        with permissions_reported():
+        with places_reported():
             return int(cli.main(arguments, prog_name="batchrun", standalone_mode=False) or 0)
     except BatchrunError as problem:
         if debug:

@@ -129,8 +129,8 @@ class CheckpointError(StorageError):
 
 
 @contextmanager
-def permissions_reported() -> Iterator[None]:
-    """Turn a file or folder that this user may not read or enter into a UserError that names it."""
+def places_reported() -> Iterator[None]:
+    """Turn a file that this user may not read, and a working directory that was removed, into a UserError."""
     try:
         yield
     except PermissionError as problem:
@@ -140,6 +140,10 @@ def permissions_reported() -> Iterator[None]:
         raise UserError(
             f"{problem.filename}: {problem.strerror}: run as the user who owns it, or change its permissions"
         ) from problem
+    except FileNotFoundError as problem:
+        if problem.filename is not None:  # os.getcwd names none
+            raise
+        raise UserError("the working directory was removed: change to another one") from problem
 
 
 class SenderError(BatchrunError):

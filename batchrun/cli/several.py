@@ -13,7 +13,7 @@ import click
 
 from batchrun.cli.arguments import SUFFIXES, load, print_err, print_json, run_options
 from batchrun.cli.pipes import piped, write_stdout
-from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError, permissions_reported
+from batchrun.errors import BatchrunError, ConfirmError, ExitCode, JobFileError, UserError, places_reported
 from batchrun.terminal import dated, place, wrapped
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def execute(paths: Sequence[Path], *, quiet: bool, as_json: bool, log: Path | No
     options = run_options(**flags)
     if as_json and options.writes_stdout:
         raise UserError("--json and --output - both write to standard output: leave one of them out")
-    with logged(log, paths), permissions_reported(), piped(options) as options:
+    with logged(log, paths), places_reported(), piped(options) as options:
         jobs = chain(load_all(job_files(paths), options, quiet=quiet), options)
         running = _Running(quiet=quiet, as_json=as_json, debug=bool(flags.get("debug")))
         if len(jobs) == 1:
@@ -155,7 +155,7 @@ class _Running:
         from batchrun.runner import failed
 
         try:
-            with permissions_reported():
+            with places_reported():
                 summary = self.run(link)
         except BatchrunError as problem:
             if self._debug:

@@ -21,6 +21,7 @@ _FLAGS: dict[JobPath, str] = {
     ("model", "api_key_env"): "--api-key-env",
     ("input", "path"): "--input",
     ("output", "path"): "--output",
+    ("engine", "batch", "wait"): "--wait",
 }
 _WHERE: JobPath = ("input", "where")
 

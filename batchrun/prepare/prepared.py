@@ -148,11 +148,19 @@ def prepare_job(
             answer_types(job, form),
             max_tokens(job, endpoint),
             environment.get("BATCHRUN_HTTP"),
-            Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchrun",
+            _cache_dir(job, environment.get("XDG_CACHE_HOME")),
             beginning,
             caching,
             loaded,
         )
+
+
+def _cache_dir(job: Job, folder: str | None) -> Path:
+    """Return where lists of prices are kept: below `folder`, else in the user's home."""
+    try:
+        return Path(folder or Path.home() / ".cache") / "batchrun"
+    except RuntimeError:  # in a container a user may have no home
+        return job.checkpoint_path.parent
 
 
 def max_tokens(job: Job, endpoint: Endpoint) -> int | None:

@@ -1,6 +1,7 @@
 """What a newcomer gets wrong is answered with words that, typed as they stand, lead on."""
 
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -174,3 +175,31 @@ def test_what_belongs_to_another_user_is_named(
     ended = command("job.yaml", "other.yaml")
     assert (ended.code, f"job.yaml: error: {forbidden}: {advice}" in ended.err) == (2, True), ended.err
     assert (tmp_path / "other.csv").exists()
+
+
+def test_a_removed_working_directory_is_named(
+    tmp_path: Path,
+    command: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a shell whose folder was removed meanwhile, a command says so in one line."""
+    write(tmp_path, "text")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ended = command(str(tmp_path / "job.yaml"))
+    assert (ended.code, ended.err) == (2, "error: the working directory was removed: change to another one\n")
+
+
+def test_a_user_without_a_home_runs_jobs(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """A user id that only a container knows has no home: a job runs, and is checked, all the same."""
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    write(tmp_path, "text")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert command("check", "job.yaml").code == 0
+    assert command("job.yaml").code == 0

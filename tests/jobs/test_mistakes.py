@@ -300,6 +300,7 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
         (["--endpoint", "http://models.example/v1"], "--endpoint sends rows and key unencrypted: write https://"),
         (["--output", "out.txt"], "--output must end in .parquet, .csv"),
         (["--output", "rows.csv"], "--output is one of the files of input.path: write it elsewhere"),
+        (["--engine", "batch", "--wait", "2"], "--wait must be 0 or a time with its unit, such as 90s, 2h or 1h30m"),
         (["--api-key-env", "A-B"], "--api-key-env must be the name of a variable, never the key itself"),
     ],
 )
