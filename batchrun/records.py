@@ -385,8 +385,9 @@ class Preview:
     """What a run would find and need.
 
     `rows` and `skipped` are exact; other counts are extrapolated from a sample unless `exact`. `questions` are the
-    distinct ones among the `open` rows. Tokens, `cost_usd` and `seconds` are what they likely need, from `answers` of
-    this job's own or from a rule of thumb; `uncached_cost_usd` is `cost_usd` without the provider's prompt cache,
+    distinct ones among the `open` rows; those of `in_batch` rows are out in a provider's batch. Tokens, `cost_usd` and
+    `seconds` are what they likely need, from `answers` of this job's own or from a rule of thumb; `uncached_cost_usd`
+    is `cost_usd` without the provider's prompt cache,
     `max_cost_usd` is what they can cost at most, `batch_cost_usd` the likely cost in the provider's batches. Money is
     None where it is unknown or unbounded; `cost_kind` is as in a Summary. `in_flight` is the most requests at once
     that `seconds` assumes. `beginning_tokens` are those with which all requests begin, as far as a prompt cache can
@@ -399,6 +400,7 @@ class Preview:
     skipped: int
     answered: int
     failed: int
+    in_batch: int
     open: int
     questions: int
     exact: bool

@@ -92,6 +92,14 @@ class Batches:
         """Count the questions that are out."""
         return int(self._connection.value("SELECT count(*) FROM batched WHERE batch IS NOT NULL"))
 
+    def out_among(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Return those of these questions that are out, by key."""
+        sql = (
+            "SELECT q.key FROM questions q JOIN batched b ON b.question_id = q.id "
+            "WHERE b.batch IS NOT NULL AND q.key IN ({})"
+        )
+        return {key for (key,) in self._connection.rows_in(sql, keys)}
+
     def out_rows(self) -> int:
         """Count the rows of the current plan whose questions are out."""
         return int(self._connection.value(f"SELECT count(*) FROM rows r WHERE NOT {NOT_OUT}"))  # noqa: S608  (a constant)

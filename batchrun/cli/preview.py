@@ -99,13 +99,16 @@ def _state(p: "Prepared", row: int, values: tuple[Any, ...]) -> Iterator[str]:
 
     # A run computes the same key from the row's content, and looks up the answer by it.
     key = p.renderer.key(values)
-    known = None
+    state = "is to be asked"
     if p.job.checkpoint_path.exists() and isinstance(key, bytes):
         with Checkpoint.open(p.job.checkpoint_path, read_only=True) as checkpoint:
             known = checkpoint.settled([key], p.open_rule).get(key)
-    # A question that failed for a while is open again, so it is not among these.
-    states = {"ok": "is answered", "failed": "failed permanently (`batchrun retry` asks it again)"}
-    yield f"row {row} {states[known.status] if known else 'is to be asked'}"
+            if checkpoint.batches.out_among([key]):
+                state = "is out in a batch"
+        # A question that failed for a while is open again, so it is not among these.
+        if known is not None:
+            state = "is answered" if known.status == "ok" else "failed permanently (`batchrun retry` asks it again)"
+    yield f"row {row} {state}"
 
 
 def _request(request: "Shown") -> Iterator[str]:
@@ -135,6 +138,8 @@ def _sums(p: "Prepared", found: "Preview", prices: "Prices") -> Iterator[str]:
             why = "no question of the sample is open"
         elif found.rows and found.answered == found.rows - found.skipped:
             why = "every row is answered"
+        elif found.in_batch:
+            why = "what is open is out in a batch, and a run collects it"
         yield f"Nothing to do: {why}."
         return
     yield f"tokens: about {found.prompt_tokens:,} of prompts, {found.completion_tokens:,} of answers"

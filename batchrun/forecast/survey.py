@@ -19,7 +19,7 @@ from batchrun.prompt import RowProblem
 from batchrun.records import Preview, Shown, Unasked
 from batchrun.table import Batch
 
-_BY_PERSON = Settled("ok", None, None, None)
+_BY_PERSON, _IN_BATCH = Settled("ok", None, None, None), Settled("in_batch", None, None, None)
 
 SAMPLE = 4_000
 """Rows of a sample, at least, where the input has as many; at most twice that number."""
@@ -136,6 +136,8 @@ class _Sample:
         if self._checkpoint is not None:
             known = [key for key in keys if key is not None]
             settled = self._checkpoint.settled(known, prepared.open_rule)
+            # Asked, and not to be asked again; the next run collects the answers.
+            settled |= dict.fromkeys(self._checkpoint.batches.out_among(known), _IN_BATCH)
         # Three equal rows at the beginning are one request, and people want to see three.
         shown_keys = {row.key for row in self._rows}
         reviewed = self._reviewed(keys, whole)
@@ -211,6 +213,7 @@ class _Sample:
             skipped=self._skipped,
             answered=scaled(states["ok"]),
             failed=scaled(states["failed"]),
+            in_batch=scaled(states["in_batch"]),
             open=scaled(len(open_rows)),
             questions=questions,
             exact=len(rows) == asked,

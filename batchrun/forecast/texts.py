@@ -22,6 +22,7 @@ def rows_line(found: Preview) -> str:
     parts = [
         (found.answered, "answered"),
         (found.failed, "failed permanently"),
+        (found.in_batch, "out in a batch"),
         (found.skipped, "filtered out by input.where"),
         (sum(reason.rows for reason in found.unasked), "could not be rendered"),
         (found.open, "to ask"),

@@ -733,7 +733,7 @@ def test_the_simulator_refuses_what_openrouter_refuses() -> None:
 
 
 def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provider, command: Command) -> None:
-    """`status` names an open batch with its questions and its money; `preview` shows what a batch would cost."""
+    """`status` names an open batch with its questions and its money; `preview` asks none of them again."""
     job = Job(tmp_path / "job", provider).rows(4)
     provider.polls = 9
     job.run(NOW)
@@ -743,6 +743,16 @@ def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provi
     status = command("status", str(job.folder / "job.yaml"))
     assert "batch 1 is out (batch_0): 4 questions" in status.out
     preview = command("preview", str(job.folder / "job.yaml"))
+    assert (
+        "4 rows: 4 out in a batch, 0 to ask; 0 requests\nNothing to do: what is open is out in a batch" in preview.out
+    )
+    assert "row 2 is out in a batch" in command("preview", str(job.folder / "job.yaml"), "--row", "2").out
+    checked = command("check", str(job.folder / "job.yaml"))
+    assert "4 rows: 4 out in a batch, 0 to ask; 0 requests" in checked.out
+    job.rows(5)
+    preview = command("preview", str(job.folder / "job.yaml"))
+    assert "5 rows: 4 out in a batch, 1 to ask; 1 request\n" in preview.out
+    job.rows(4)
     provider.polls = 1
     done = command(str(job.folder / "job.yaml"), "--wait", "0")
     assert done.code == 0

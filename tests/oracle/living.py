@@ -174,7 +174,7 @@ class Living:
         if not self.is_known:
             return
         job, table = self.job(), self.table()
-        now = Looked(job, table, model.plan(job, table), self.memory)
+        now = Looked(job, table, model.plan(job, table), self.memory, self.server.desk.out() + self.fetched)
         self.memory.leave_out(job, table, now.planned)
         ledger = self.server.begin(Weather(), job.columns, self.life.seed)
 

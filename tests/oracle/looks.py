@@ -4,7 +4,7 @@ import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Looked:
     table: Table
     planned: Planned
     memory: Memory
+    out: Counter[str] = field(default_factory=Counter)
+    """The questions that are in batches."""
 
     def end(self, one: Question | End) -> End:
         """Return how the model left a row."""
@@ -46,13 +48,15 @@ def check_preview(run: Command, name: str, now: Looked) -> None:
     is_open: list[Question] = []
     counts = Counter[str]()
     for one, end in zip(now.planned, now.standing, strict=True):
-        if not isinstance(one, End) and now.memory.is_open(one) and end != OK:
+        if not isinstance(one, End) and one[0] in now.out and now.memory.is_open(one):
+            counts["in_batch"] += 1
+        elif not isinstance(one, End) and now.memory.is_open(one) and end != OK:
             is_open.append(one)
         else:
             counts["unasked" if end == UNRENDERED else end.status] += 1
     if found["exact"]:
         _same("preview", found, answered=counts["ok"], failed=counts["failed"], open=len(is_open))
-        _same("preview", found, questions=len(set(is_open)))
+        _same("preview", found, questions=len(set(is_open)), in_batch=counts["in_batch"])
         unasked = sum(one["rows"] for one in found["unasked"])
         assert unasked == counts["unasked"], f"preview: {unasked} rows can't be asked, expected {counts['unasked']}"
 
