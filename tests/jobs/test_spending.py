@@ -162,7 +162,7 @@ def test_a_first_run_that_costs_much_wants_a_cap_or_yes(tmp_path: Path) -> None:
         path = write(tmp_path, url, rows=20, model=DEAR)
         for _ in range(2):
             with pytest.raises(
-                ConfirmError, match=r"would likely cost \$\d+\.\d\d, and .*: set max_cost_usd or add --yes"
+                ConfirmError, match=r"would likely cost \$\d+\.\d\d, and .*: set limits.max_cost_usd, or add --yes"
             ):
                 run(path)
         assert run(path, RunOptions(limit=1)).summary.requests == 1
