@@ -6,7 +6,8 @@ limits.py     all that a request must pass: number in flight, waits, rates, byte
 retry.py      asked again, and when; blame.py: the row, the server or the account; outage.py: a server that is down
 ends.py       how a question ends without an answer, and the breaker's stop
 asking.py     joins sender, limits, pool and checkpoint; stop.py: signals
-batches.py    the provider's batches; collecting.py: their answers; open_batches.py: those that are out
+batches.py    the provider's batches; packing.py: their questions; collecting.py: their answers; open_batches.py: those
+              that are out; calls.py: what need not be waited for
 progress.py   the bar; closing.py and following.py: the run's last lines; warnings.py, log.py
 """
 

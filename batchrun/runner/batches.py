@@ -9,14 +9,12 @@ import math
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import uvloop
 
 from batchrun.api import (
     GONE,
-    LINE_BYTES,
-    MAX_BYTES,
     TABLE,
     Action,
     Doubt,
@@ -32,15 +30,16 @@ from batchrun.api import (
 from batchrun.checkpoint import FOR_BATCH, Batch, BatchState, utc_day
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import BatchOptions
-from batchrun.money import ZERO, Pico, cost, show
-from batchrun.prepare import batch_prices, worst_case
-from batchrun.prompt import RowProblem
+from batchrun.money import ZERO, cost, show
+from batchrun.prepare import batch_prices
 from batchrun.records import Status, Verdict
 from batchrun.runner.asking import Asking, open_work, rules_of, take_up
 from batchrun.runner.budget import budget_of
+from batchrun.runner.calls import Calls, GivenUpError
 from batchrun.runner.collecting import Collected, collected, read_lines
 from batchrun.runner.log import event
 from batchrun.runner.open_batches import SHOWN, named
+from batchrun.runner.packing import Chunk, Packing
 from batchrun.runner.progress import Ui
 from batchrun.runner.stop import Valve, closed_by_signals, reason_of
 from batchrun.runner.work import CAP_TOO_LOW, Tally, Work, cap_too_low
@@ -56,30 +55,11 @@ submission when its gateway has given up, and a list may lag behind."""
 LOOKS = 2
 """Searches in vain after which a batch was never received, and its questions are open again."""
 
-PARTS = 10
-"""The questions of a batch that failed as a whole go into that many smaller ones, of that many questions at least."""
-
-_TOO_LONG = "the prompt may exceed the model's context, and a batch may shorten it: ask this row live"
 _SIGNALS = frozenset({ExitCode.SIGINT, ExitCode.SIGTERM})
-_CALLING = "stopping: waiting for the provider's reply, which takes seconds, and 15 minutes at most"
+_STOPPING = "stopping: waiting for the provider's reply (once more to abort)"
+_ABORTING = "aborting: the next run finds out what became of the request in flight"
 _LOADED = "token_limit_exceeded"
 """A batch that failed so may run once others are done: the account's limit of enqueued tokens was reached."""
-
-
-@dataclass(slots=True)
-class Chunk:
-    """The questions of one batch with their bodies; `reserved` is what they cost at most, in picodollars.
-
-    `unsent` are rows for which no request can be made, `for_live` questions that no batch takes; `over_cap` is the
-    worst case of the question that no longer fitted under a cap.
-    """
-
-    works: list[Work] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    reserved: Pico = ZERO
-    unsent: list[tuple[Work, RowProblem]] = field(default_factory=list)
-    for_live: list[int] = field(default_factory=list)
-    over_cap: Pico | None = None
 
 
 def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
@@ -94,7 +74,10 @@ def run_batches(asking: Asking, valve: Valve, ui: Ui) -> Tally:
 
 
 class _Lane:
-    """One run's batches. What is blocking, the calls of the API, runs in threads, one after the other."""
+    """One run's batches. What is blocking, the calls of the API, runs in threads, one after the other.
+
+    A second Ctrl-C gives up the call that runs.
+    """
 
     def __init__(self, asking: Asking, valve: Valve, ui: Ui) -> None:
         self.tally = Tally()
@@ -107,17 +90,12 @@ class _Lane:
         self._options = job.batch or BatchOptions()
         self._api = batch_api(asking.endpoint, job.model)
         self._rules, self._cost_kind = rules_of(self._asking), cost_kind(job)
-        self._worst = worst_case(self._prepared, prices)
+        self._packing = Packing(self._asking, self._options)
         self._clock, self._wall = asking.time.clock, asking.time.wall
         self._until = math.inf
         if self._options.wait_seconds is not None:
             self._until = self._clock() + self._options.wait_seconds
-        self._max_bytes = MAX_BYTES  # halved where the provider takes less
-        self._size, self._largest_failed = self._options.size, 0
         self._model = self._batches.last_model(batch_names(asking.endpoint.model)) or asking.endpoint.model
-        listed = asking.prices.batch
-        # What the model's context holds, in tokens; elsewhere than at OpenRouter nothing is shortened in silence.
-        self._context = listed.context if listed is not None and asking.endpoint.openrouter else None
         self._hold_until = 0.0
         self._held_by = ""
         self._next_look: dict[int, float] = {}
@@ -127,6 +105,7 @@ class _Lane:
         self._reached, self._problem = False, ""
         self._refused_once: set[int] = set()
         self._wake = asyncio.Event()
+        self._call = Calls()
 
     def _open(self) -> list[Batch]:
         """Return this endpoint's batches that are not ended: no other one knows their ids."""
@@ -134,18 +113,24 @@ class _Lane:
 
     async def run(self) -> None:
         """Collect batches that ended, submit open questions and wait, until nothing is out or the wait is over."""
-        # A call of the API can't be given up: whether a batch was made would be in doubt.
-        with closed_by_signals(self._valve, self._ui.warn, aborting=_CALLING, stopping=_CALLING):
-            self._valve.on_change = self._wake.set
-            while not self._valve.closed:
-                await self._look_at_batches()
-                await self._submit_open()
-                self._look_at_the_clock()
-                if not self._can_continue():
-                    break
-                await self._sleep()
+        with closed_by_signals(self._valve, self._ui.warn, aborting=_ABORTING, stopping=_STOPPING):
+            self._valve.on_change = self._changed
+            # A submission is committed before it is sent: given up, it is in doubt, as after a kill.
+            with suppress(GivenUpError):
+                while not self._valve.closed:
+                    await self._look_at_batches()
+                    await self._submit_open()
+                    self._look_at_the_clock()
+                    if not self._can_continue():
+                        break
+                    await self._sleep()
             self._valve.on_change = lambda: None
         self._say_what_is_out()
+
+    def _changed(self) -> None:
+        self._wake.set()
+        if self._valve.aborted:
+            self._call.give_up()
 
     def _can_continue(self) -> bool:
         now = self._clock()
@@ -231,7 +216,9 @@ class _Lane:
 
     def _next_chunk(self, questions: Iterator[Work]) -> Chunk:
         """Take the questions of one batch, and settle those on the way that no batch can take."""
-        chunk = self._fill(work for work in questions if work.question not in self._failed)
+        today = utc_day(self._wall())
+        room = budget_of(self._prepared, self._asking.prices, self._checkpoint, today, self._asking.run_id).room
+        chunk = self._packing.fill((work for work in questions if work.question not in self._failed), room)
         if chunk.for_live:
             self._batches.leave_for_live(chunk.for_live)
         if chunk.unsent:
@@ -249,37 +236,6 @@ class _Lane:
                 reason, ending = cap_too_low(self._rules.cap, self._asking.questions, chunk.over_cap), CAP_TOO_LOW
             self._valve.close(ExitCode.STOPPED_BY_LIMIT, reason, ending=ending)
         return chunk
-
-    def _fill(self, questions: Iterator[Work]) -> Chunk:
-        """Take questions until they fill a batch, or as far as the caps admit."""
-        chunk, size, today = Chunk(), 0, utc_day(self._wall())
-        room = budget_of(self._prepared, self._asking.prices, self._checkpoint, today, self._asking.run_id).room
-        while len(chunk.works) < self._size and size < self._max_bytes and (work := next(questions, None)):
-            body = self._prepared.renderer.body(work.values)
-            if not isinstance(body, RowProblem) and self._may_be_too_long(body):
-                if self._options.then == "live":
-                    chunk.for_live.append(work.question)
-                    continue
-                body = RowProblem("context_length", _TOO_LONG)
-            if isinstance(body, RowProblem):
-                chunk.unsent.append((work, body))
-                continue
-            worst = self._worst(len(body), work.values) if self._worst else ZERO
-            if chunk.reserved + worst > room:
-                chunk.over_cap = worst
-                break
-            chunk.works.append(work)
-            chunk.bodies.append(body)
-            chunk.reserved = Pico(chunk.reserved + worst)
-            size += len(body) + LINE_BYTES
-        return chunk
-
-    def _may_be_too_long(self, body: bytes) -> bool:
-        """Check whether a prompt might exceed the model's context: a batch would then lose its middle in silence.
-
-        A live request turns that compression off. No tokenizer makes more tokens than UTF-8 bytes.
-        """
-        return self._context is not None and len(body) + (self._prepared.max_tokens or 0) > self._context
 
     async def _submit(self, chunk: Chunk) -> bool:
         """Commit a batch, then submit it: after a kill in between, the next run knows that it may be there.
@@ -301,7 +257,7 @@ class _Lane:
             now=self._wall(),
         )
         requests = list(zip(names, chunk.bodies, strict=True))
-        done = await asyncio.to_thread(self._api.submit, requests, model=batch.model, tag=tag)
+        done = await self._call(self._api.submit, requests, model=batch.model, tag=tag)
         event("batch_submitted", number=batch.number, questions=len(requests), result=type(done).__name__)
         match done:
             case Submitted():
@@ -316,15 +272,14 @@ class _Lane:
                 self._look_later(batch, max(LOOK_AGAIN, done.wait or 0.0))
             case Refused():
                 self._batches.release(batch, done.verdict.message, self._wall())
-                size = sum(len(body) + LINE_BYTES for body in chunk.bodies)
-                self._refused(done.verdict, size, len(chunk.works))
+                self._refused(done.verdict, chunk)
         return not isinstance(done, Refused)
 
-    def _refused(self, verdict: Verdict, size: int, questions: int) -> None:
+    def _refused(self, verdict: Verdict, chunk: Chunk) -> None:
         """Submit less at a time, submit later, or stop, as the refusal asks."""
         ending = TABLE[verdict.ending]
-        if verdict.ending == "payload_too_large" and questions > 1:
-            self._max_bytes = size // 2
+        if verdict.ending == "payload_too_large" and len(chunk.works) > 1:
+            self._packing.max_bytes = chunk.size // 2
         elif ending.action in {Action.RETRY, Action.GATE}:
             self._hold_until = self._clock() + max(verdict.wait or 0.0, FIRST_POLL)
             self._held_by = verdict.message
@@ -353,7 +308,7 @@ class _Lane:
         if batch.state is BatchState.SUBMITTING or batch.provider_id is None:
             await self._look_for(batch)
             return
-        shown = await asyncio.to_thread(self._api.show, batch.provider_id)
+        shown = await self._call(self._api.show, batch.provider_id)
         self._reached = True
         self._refused_once.discard(batch.number)
         if isinstance(shown, Gone) and (shown.certain or batch.looks >= LOOKS):
@@ -385,7 +340,7 @@ class _Lane:
         if batch.number not in self._next_look and now - last < LOOK_AGAIN:  # an earlier run's, which ended just now
             self._look_later(batch, LOOK_AGAIN - (now - last))
             return
-        found = await asyncio.to_thread(
+        found = await self._call(
             self._api.find,
             model=batch.model,
             tag=batch.tag,
@@ -440,17 +395,15 @@ class _Lane:
     async def _collect_lines(self, batch: Batch, shown: Shown) -> None:
         """Read the lines of a batch that ended; lines with another tag show that it is another job's."""
         mask, now = self._rules.mask, self._wall()
-        mine, others = await asyncio.to_thread(read_lines, self._api, batch, shown, mask=mask, now=now)
+        mine, others = await self._call(read_lines, self._api, batch, shown, mask=mask, now=now)
         if others and not mine:
             self._batches.is_foreign(batch)
             self._ui.say(f"{batch.provider_id} is another job's batch: batch {batch.number} is looked for again")
             return
         if shown.status == "failed" and not mine:
-            # One wrong request fails all of them, and would again: the others shall not have to be asked live.
-            self._largest_failed = max(self._largest_failed, batch.questions)
-            self._size = min(self._options.size, max(PARTS, self._largest_failed // PARTS))
+            self._packing.failed_whole(batch.questions)
         if self._collect(batch, shown, mine):
-            await asyncio.to_thread(self._api.clean_up, shown, batch.file_id)
+            await self._call(self._api.clean_up, shown, batch.file_id)
 
     def _collect(self, batch: Batch, shown: Shown, verdicts: dict[bytes, Verdict]) -> bool:
         """Commit at once all that a batch brought."""

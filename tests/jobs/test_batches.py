@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -482,9 +483,32 @@ def test_ctrl_c_leaves_batches_out(job: Job) -> None:
     summary = job.rows(4).run()
     assert summary.exit_code == ExitCode.WAITING
     assert "run on, and are billed" in summary.reason
-    assert "stopping: waiting for the provider's reply, which takes seconds, and 15 minutes at most" in job.said
+    assert "stopping: waiting for the provider's reply (once more to abort)" in job.said
     job.provider.polls = 1
     assert job.run().exit_code == ExitCode.DONE
+    assert set(job.provider.submitted.values()) == {1}
+
+
+@pytest.mark.parametrize("event", ["submission arrives", "poll"])
+def test_ctrl_c_twice_waits_for_no_reply(job: Job, event: str) -> None:
+    """The second Ctrl-C ends a run whose request hangs; the next run finds its batch, and asks nothing again."""
+    ended, hung = threading.Event(), []
+
+    def interrupt_twice(name: str) -> None:
+        if name == event:
+            job.provider.on_event = lambda _: None
+            os.kill(os.getpid(), signal.SIGINT)
+            while not any("once more to abort" in line for line in job.said):
+                os.sched_yield()
+            os.kill(os.getpid(), signal.SIGINT)
+            hung.append(not ended.wait(30))
+
+    job.provider.on_event = interrupt_twice
+    summary = job.rows(4).run()
+    ended.set()
+    assert (summary.exit_code, summary.output) == (ExitCode.WAITING, None)
+    assert job.run().exit_code == ExitCode.DONE
+    assert hung == [False]
     assert set(job.provider.submitted.values()) == {1}
 
 
@@ -547,7 +571,7 @@ def test_a_submission_is_bounded_with_what_stands_around_its_requests(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """50,000 short prompts have more around them than in them, and a provider counts all of it."""
-    monkeypatch.setattr("batchrun.runner.batches.MAX_BYTES", 4_000)
+    monkeypatch.setattr("batchrun.runner.packing.MAX_BYTES", 4_000)
     assert job.rows(40).run(engine={"batch": {"size": 5_000}}).exit_code == ExitCode.DONE
     assert job.provider.largest <= 4_000 + 400, "the last request, and what a form adds"
 
