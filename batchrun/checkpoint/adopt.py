@@ -3,6 +3,7 @@
 So answers of a variant (`NAME.VARIANT.sqlite`), or of the job file under another name, are not paid again.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def adopt(connection: Connection, wording: str, rule: OpenRule) -> dict[Path, in
         return adopted
     for path, is_variant in _others(connection.path):
         try:
-            connection.run("ATTACH ? AS other", (f"file:{quote(str(path))}?mode=ro",))
+            connection.run("ATTACH ? AS other", (f"file:{quote(os.fsencode(path))}?mode=ro",))
         except StorageError:
             continue
         try:

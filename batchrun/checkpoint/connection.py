@@ -1,5 +1,6 @@
 """One guarded connection to the checkpoint: SQLite's errors leave it as lines for people."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -43,7 +44,7 @@ class Connection:
         mode = "ro" if read_only else "rw"
         with guarded(path):
             connection = sqlite3.connect(
-                f"file:{quote(str(path))}?mode={mode}",
+                f"file:{quote(os.fsencode(path))}?mode={mode}",
                 uri=True,
                 timeout=_BUSY_SECONDS,
                 isolation_level=None,

@@ -18,10 +18,8 @@ def flags_text(job: Job, options: RunOptions) -> str:
     path = options.input
     if path is not None:
         path = None if options.reads_stdin else os.path.relpath(path, job.folder)
-    return json.dumps(
-        {"set": options.settings, "endpoint": options.endpoint, "model": options.model, "input": path},
-        ensure_ascii=False,
-    )
+    # In ASCII: a file's name may not be UTF-8.
+    return json.dumps({"set": options.settings, "endpoint": options.endpoint, "model": options.model, "input": path})
 
 
 def with_kept_flags(

@@ -203,3 +203,18 @@ def test_a_user_without_a_home_runs_jobs(tmp_path: Path, command: Command, monke
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert command("check", "job.yaml").code == 0
     assert command("job.yaml").code == 0
+
+
+def test_names_that_are_not_utf8_are_names(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """A job runs, also as a trial of another input, where folder and files have names of another encoding."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/l\xf6g"))
+    folder.mkdir()
+    write(folder, "text")
+    monkeypatch.chdir(folder)
+    other = os.fsdecode(b"m\xf6.csv")
+    Path(other).write_text("text\nfine\nnew\n")
+    assert command("job.yaml").code == 0
+    trial = ["job.yaml", "--variant", "x", "--input", other]
+    assert "1 answer copied from job.sqlite" in command(*trial).err
+    assert command("show", "job.yaml", "--variant", "x").out.count("\n") == 4
+    assert command("report", "job.yaml").code == 0
