@@ -45,6 +45,7 @@ _KINDS = {
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
 }
+_IN_SECONDS: set[JobPath] = {("limits", "timeout"), ("limits", "grace")}
 _EXAMPLES: dict[JobPath, str] = {
     ("answer",): "{columns: {label: [good, bad]}}",
     ("answer", "columns"): "{label: [good, bad], reason: string}",
@@ -301,6 +302,9 @@ def _expected(path: JobPath, errors: list["ErrorDetails"], written: str) -> str:
     words: list[str] = []
     for error in errors:
         words += _choices(error) or [_KINDS.get(error["type"], error["msg"].lower())]
+    # `timeout: 2m`: deadline and patience have units.
+    if path in _IN_SECONDS:
+        words = ["a number of seconds"]
     advice = did_you_mean(written, words)
     if advice and len(words) > _MANY:
         return f'{name}: unknown value "{short(written, SHOWN)}"{advice}'

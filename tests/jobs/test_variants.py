@@ -93,7 +93,10 @@ def test_a_set_key_wins_over_the_file(tmp_path: Path, command: Command, asked: A
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--set", "limits.timeout=soon"], '--set limits.timeout=soon: limits.timeout must be a number, not "soon"'),
+        (
+            ["--set", "limits.timeout=soon"],
+            '--set limits.timeout=soon: limits.timeout must be a number of seconds, not "soon"',
+        ),
         (["--set", "limits.time=1"], '--set limits.time=1: unknown key "time", did you mean "timeout"?'),
         (["--set", "limits.timeout"], "--set limits.timeout: --set takes KEY=VALUE"),
         (["--set", "model.headers.X-Key=abc"], "write them in the job file"),
