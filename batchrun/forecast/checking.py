@@ -239,6 +239,8 @@ def _names(columns: tuple[str, ...]) -> str:
 def _unwritable(path: Path) -> Path | None:
     """Return the place that would have to be written for this file and can't be: the file, or the nearest folder."""
     place = next(place for place in (path, *path.parents) if place.exists())
+    if place != path and not place.is_dir():
+        return place
     # Both an output and SQLite's log are made next to the file, so that its folder must be writable, too.
     spots = [place] if place.is_dir() else [place, place.parent]
     return next((spot for spot in spots if not os.access(spot, os.W_OK)), None)

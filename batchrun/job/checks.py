@@ -66,6 +66,7 @@ _NOT_CSV = (".parquet", ".arrow", ".ipc", ".feather", ".xlsx", ".jsonl", ".ndjso
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST_PATH = 4_096  # PATH_MAX of Linux
+_LONGEST_NAME = 230  # bytes; what is put before and behind it makes NAME_MAX of Linux, 255
 
 
 def _quoted(text: str) -> str:
@@ -394,3 +395,7 @@ def _unusable(job: Job) -> Found:
             yield place, f"{dotted(place)} begins with the home directory of an unknown user"
         if "\0" in path or len(path) > _LONGEST_PATH:
             yield place, f"{dotted(place)} is not a valid path: it contains a NUL character or is too long"
+    # An output gets its whole name when it is written, after all answers are paid.
+    for place, path in ((("output", "path"), job.output.path), (("checkpoint",), job.checkpoint or job.name)):
+        if len(PurePath(path).name.encode(errors="surrogatepass")) > _LONGEST_NAME:
+            yield place, f"{dotted(place)} has a file name of more than {_LONGEST_NAME} bytes: shorten it"

@@ -112,6 +112,8 @@ def check_writable(path: Path, inputs: Sequence[Path] = (), named: str = "output
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{named}: {path.parent} is not a folder: write another path") from None
     except OSError as error:
         raise StorageError(f"{named}: {path.parent} can't be written: {error.strerror}") from None
 

@@ -180,6 +180,33 @@ def test_a_place_that_cannot_be_written_is_a_mistake(command: Command, job: Path
     assert f"mistake  {what}: " in ended.out
 
 
+@pytest.mark.parametrize(("place", "what"), [("rows.csv/out.csv", "output"), (".batchrun", "checkpoint")])
+def test_a_file_in_the_place_of_a_folder_is_a_mistake(command: Command, job: Path, place: str, what: str) -> None:
+    """What a run would refuse at its start, a check reports: no folder can be made where a file is."""
+    if what == "output":
+        job.write_text(JOB.replace("out.csv", place))
+    else:
+        Path(place).touch()
+    ended = command("check", str(job))
+    assert (ended.code, f"mistake  {what}: " in ended.out) == (2, True), ended.out
+    assert command(str(job)).code == 2
+
+
+def test_a_name_that_is_too_long_is_a_mistake(command: Command, job: Path) -> None:
+    """A name with no room for what is put before and behind it is refused before anything is paid."""
+    job.write_text(JOB.replace("out.csv", f"{'長' * 76}.csv"))
+    for arguments in (["check", str(job)], [str(job)]):
+        ended = command(*arguments)
+        assert (ended.code, "output.path has a file name of more than 230 bytes: shorten it" in ended.err) == (2, True)
+    job.write_text(JOB.replace("out.csv", f"{'長' * 75}.csv"))
+    assert command(str(job), "--limit", "1").code == 1
+    assert command(str(job)).code == 1, "one row has no text"
+    assert Path(f"{'長' * 75}.csv").exists()
+    long = job.rename(job.with_name("n" * 245 + ".yaml"))
+    ended = command("check", str(long))
+    assert (ended.code, "checkpoint has a file name of more than 230 bytes" in ended.err) == (2, True), ended.err
+
+
 def test_text_from_the_input_is_escaped(command: Command, job: Path, tmp_path: Path) -> None:
     """A column's name can't move the cursor."""
     (tmp_path / "rows.csv").write_text("text,\x1b[2J\nfine,1\n")

@@ -331,7 +331,7 @@ def test_an_output_is_checked_before_it_is_needed(tmp_path: Path, monkeypatch: p
     ):
         with pytest.raises(UserError, match=line):
             check_writable(tmp_path / name, [tmp_path / "in.csv"])
-    with pytest.raises(StorageError, match="can't be written"):
+    with pytest.raises(UserError, match="is not a folder: write another path"):
         check_writable(tmp_path / "in.csv" / "x.csv")
     # Of any file that a command writes, such as that of `export -o`; `check` looks at the job's own output alone.
     monkeypatch.setitem(sys.modules, "xlsxwriter", None)
