@@ -30,6 +30,9 @@ LIMITS = {
 }
 """What to do about a limit of the job that stopped the run, by its ending."""
 
+LOW_DAY = "raise limits.max_cost_usd.day, or lower model.params.max_tokens"
+"""What to do where the cap of the day is too low for a question: --max-cost sets that of the run."""
+
 WORTH_READING = frozenset({"schema_mismatch", "interrupted", "broken_text"})
 """Failures of which the model's text says more than the message."""
 
@@ -131,6 +134,9 @@ class Next:
 
     def advice(self) -> str | None:
         """Return what to do about the ending that stopped the run, None where none did."""
+        cap = self.job.limits.cap
+        if self.ending == CAP_TOO_LOW and cap.day is not None and (cap.run is None or cap.day < cap.run):
+            return LOW_DAY
         if self.ending not in TABLE:
             return LIMITS.get(self.ending or "")
         if self.ending == "unauthorized" and self.job.model.key_variable is None:

@@ -248,7 +248,8 @@ def test_a_cap_below_the_cost_of_one_question_is_to_be_raised(
     ended = command(*words, *([] if limits else ["--max-cost", "0.000001"]))
     assert ended.code == 4
     assert re.search(r"limits\.max_cost_usd \(\$0\.0000010\) is too low: one question may cost \$0\.0\d+", ended.err)
-    assert "raise limits.max_cost_usd (or --max-cost), or lower model.params.max_tokens" in ended.err
+    raised = "limits.max_cost_usd.day" if limits else "limits.max_cost_usd (or --max-cost)"
+    assert f"raise {raised}, or lower model.params.max_tokens" in ended.err
     assert "next " not in ended.err
 
 
