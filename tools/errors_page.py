@@ -18,7 +18,8 @@ The names are the values of the output's column `error_type`. The code is the on
   the run. After a stop all rows that are not done stay pending, and the same command resumes with them.
 - **Next run** says whether the next run asks a failed row again by itself. `batchrun retry JOB` asks the others.
 - **Slows** marks what lowers the number of requests in flight with `limits.concurrency: auto`.
-- **May be billed** marks attempts whose cost nobody reported: what was reserved for them stays reserved under a cap.
+- **May be billed** marks attempts whose cost nobody reported: what was reserved for them stays reserved under a cap. So
+  does a 504 or 524 in a job with `model.price`: the model behind the gateway may have answered.
 
 While other questions are open, one row alone stops no run. A run stops, or waits for more than a minute, only after
 three different questions are refused (two, if nothing has succeeded yet). The last of them is sent alone, after the

@@ -14,6 +14,8 @@ from batchrun.records import Outcome, Reply, Status, Usage, Verdict
 from batchrun.runner.limits import Permit
 from batchrun.runner.retry import Decision, Tries
 
+_GATEWAY_TIMEOUTS = (504, 524)  # 524 is Cloudflare's
+
 
 class Keep(Protocol):
     """Where outcomes go; the checkpoint's writer."""
@@ -77,6 +79,8 @@ class Rules:
         # What a model wrote was computed, and so it is billed, though this reply reports no cost.
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
         maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
+        # The model behind a gateway that did not wait goes on writing. OpenRouter bills nothing then.
+        maybe = maybe or (verdict.code in _GATEWAY_TIMEOUTS and self.price is not None and not self.openrouter)
         return Charge(None, maybe, keep=maybe or wrote)
 
     def cost_by_tokens(self, usage: Usage) -> Pico | None:

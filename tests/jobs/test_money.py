@@ -107,6 +107,25 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("status", [504, 524])
+def test_a_gateway_that_did_not_wait_may_be_billed(status: int, tmp_path: Path) -> None:
+    """The model behind it goes on writing, so the worst case of each such request stays reserved under a cap."""
+    asked: list[str] = []
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        asked.append(body["messages"][-1]["content"])
+        slow = asked[-1] == "Label: slow"
+        good = completion('{"label": "good", "score": 1}', prompt_tokens=10, completion_tokens=5)
+        return (status, {"error": {"message": "Gateway Time-out"}}) if slow else good
+
+    model = {"name": "m", "price": {"prompt": 1, "completion": 10}, "params": {"max_tokens": 100}}
+    with plain_server(answer) as url:
+        rows = ["slow", *(f"t{row}" for row in range(20))]
+        ran = run(write_job(tmp_path, url, rows=rows, model=model, limits={"max_cost_usd": 1}), clock=fast())
+    assert (ran.summary.ok, ran.summary.possibly_billed) == (20, asked.count("Label: slow"))
+    assert ran.summary.cost_at_most_usd >= ran.summary.cost_usd + asked.count("Label: slow") * Decimal("0.001")
+
+
 def test_thoughts_that_only_the_total_counts_are_paid(tmp_path: Path) -> None:
     """Such as those of xAI and Gemini; this is what xAI charged for such a reply."""
     used = {
