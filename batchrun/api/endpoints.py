@@ -12,7 +12,17 @@ from urllib.parse import urlsplit
 
 from batchrun import net
 from batchrun.api.masking import Mask
-from batchrun.api.wording import clean, first_words, object_of, objects_of, read_json, text_of, usd_of
+from batchrun.api.wording import (
+    clean,
+    first_words,
+    is_page,
+    object_of,
+    objects_of,
+    page_words,
+    read_json,
+    text_of,
+    usd_of,
+)
 from batchrun.errors import UserError
 from batchrun.job import Job, Model
 from batchrun.money import Pico
@@ -234,6 +244,8 @@ def fetch(endpoint: Endpoint, path: str) -> Page:
     why = said = net.plain_words(reply)
     if message := first_words(data):
         said = f"{reply.status} {message}"
+    elif is_page({}, reply.body):
+        said = f"{said}, a web page in place of JSON: {page_words(reply.body)}"
     return Page(reply.status, data, clean(f"GET {endpoint.url_of(path)}: {said}")[:_LONGEST_PROBLEM], reply.fault, why)
 
 

@@ -366,6 +366,12 @@ def test_check_shows_the_words_of_any_server(status: str, body: object, words: s
     assert words in found.problem
 
 
+def test_check_of_a_web_interface_shows_its_title() -> None:
+    """It answers each path with its page and 200."""
+    with served(Everywhere((answer(b"<!doctype html><title>Open WebUI</title>"),))) as server:
+        assert checked(server.url("/v1")).problem.endswith("200 OK, a web page in place of JSON: Open WebUI")
+
+
 def test_check_of_an_endpoint_where_nothing_answers() -> None:
     """A dead port, an unknown host and https to a plain server are distinguished in plain words."""
     with socket.create_server(("127.0.0.1", 0)) as held:
