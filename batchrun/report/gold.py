@@ -1,5 +1,6 @@
 """Right answers, given by people: where they stand, and when an answer is equal to one."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +9,6 @@ from decimal import Decimal, InvalidOperation
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from batchrun.errors import UserError, did_you_mean, known_names
 from batchrun.prepare import Prepared
@@ -82,9 +81,10 @@ class Rule:
                 text = _day(text)
             case "list" | "object" | "json":
                 try:
-                    return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
-                except ValueError:
+                    found = json.loads(text, parse_float=_number)
+                except (ValueError, RecursionError):
                     return text
+                return json.dumps(found, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         return text.casefold() if self.ignore_case else text
 
     def answer(self, value: Any) -> str | None:  # noqa: ANN401  (any JSON value)
@@ -104,6 +104,12 @@ class Rule:
             return abs(Decimal(first) - Decimal(second)) <= self.tolerance
         except ArithmeticError:
             return first == second
+
+
+def _number(written: str) -> float:
+    """Return a number of JSON; 7.0 is 7, as it is by itself."""
+    number = float(written)
+    return int(number) if number.is_integer() else number
 
 
 def _day(text: str) -> str:

@@ -238,9 +238,10 @@ def test_numbers_are_compared_with_a_tolerance(
 
 
 def test_numbers_of_json_are_equal_however_they_are_written(tmp_path: Path, command: Command) -> None:
-    """Gold of JSON Lines such as [2.50, 1e1] equals the answer [2.5, 10.0], and is shown as it is written."""
+    """In a list, too, 2.50 equals 2.5, and 1e1 equals 10 and 10.0; they are shown as they are written."""
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "gold": [2.50, 1e1]}\n{"text": "b", "gold": [2.50, 1e1]}\n')
-    with plain_server(lambda _: completion('{"parts": [2.5, 10.0]}')) as url:
+    answers = {"a": "[2.5, 10.0]", "b": "[2.5, 10]"}
+    with plain_server(lambda body: completion(f'{{"parts": {answers[body["messages"][-1]["content"]]}}}')) as url:
         job = {
             "input": "rows.jsonl",
             "prompt": "{{ text }}",
