@@ -6,6 +6,7 @@ digest of the cells and no text of them.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -80,7 +81,11 @@ class Corrections:
 def row_key(cells: Mapping[str, Any]) -> str:
     """Return the digest of cells, by which a correction finds its rows."""
     # Sorted, so that columns may change places. A Decimal of a Parquet file is not JSON by itself.
-    text = orjson.dumps(sorted(cells.items()), default=str, option=orjson.OPT_NON_STR_KEYS)
+    items = sorted(cells.items())
+    try:
+        text = orjson.dumps(items, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # an integer beyond 64 bits
+        text = json.dumps(items, default=str).encode()
     return hashlib.sha256(text).hexdigest()[:24]
 
 

@@ -1,5 +1,6 @@
 """A job that is open for reading, and its rows with their answers as the checkpoint has them now."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,7 +147,10 @@ def text_of(value: Any) -> str:  # noqa: ANN401  (any cell or JSON value)
     if value is None:
         return ""
     if isinstance(value, bool | list | dict):
-        return orjson.dumps(value, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(value, default=_as_json, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # an integer beyond 64 bits
+            return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
     return str(value)
 
 

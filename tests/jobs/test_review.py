@@ -521,6 +521,24 @@ def test_a_reviewed_null_and_an_empty_text_count(tmp_path: Path, command: Comman
         assert (accuracy["right"], accuracy["n"]) == (right, 2), answer
 
 
+def test_rows_with_long_integers_are_shown_and_reviewed(tmp_path: Path, command: Command) -> None:
+    """Cells of JSON with integers beyond 64 bits are shown with all digits; such rows can be reviewed and corrected."""
+    long = 10**24 + 1
+    (tmp_path / "rows.jsonl").write_text(f'{{"x": {long}}}\n{{"x": [{long}]}}\n{{"x": {{"id": {long}}}}}\n')
+    with plain_server(lambda _: completion('{"label": "x"}')) as url:
+        facts = {"input": "rows.jsonl", "prompt": "{{ x }}", "model": {"endpoint": url, "name": "m"}}
+        job = facts | {"answer": {"columns": {"label": ["x", "y"]}}, "output": "out.csv"}
+        (tmp_path / "a.yaml").write_text(json.dumps(job))
+        assert command("a.yaml", "--quiet").code == 0
+        assert command("show", "a.yaml", "--review", "-o", "todo.csv").code == 0
+        assert [row["x"] for row in table(tmp_path / "todo.csv")] == [f"{long}", f"[{long}]", f'{{"id":{long}}}']
+        edit(tmp_path / "todo.csv", lambda row: row.update(label="y"))
+        assert command("correct", "a.yaml", "todo.csv").code == 0
+        assert command("a.yaml", "--quiet").code == 0
+    assert [row["label"] for row in table(tmp_path / "out.csv")] == ["y"] * 3
+    assert command("report", "a.yaml").code == 0
+
+
 def test_an_edited_file_is_not_replaced_before_it_was_taken(tmp_path: Path, command: Command) -> None:
     """`show --review` leaves a file that a person edited alone until `correct` has taken it; a bad -o is named so."""
     (tmp_path / "rows.csv").write_text("text\none\ntwo\n")
