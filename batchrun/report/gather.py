@@ -60,12 +60,14 @@ class Gathered:
     """What the walk found. `rows` is gzip as base64, a row a line.
 
     `fields` names the values of a row: its number and status, `inputs` columns of the input, the `columns` of the
-    answer, their `probabilities`, and others. `tokens` are sums over all questions, by kind.
+    answer, their `probabilities`, and others. `room`: characters of a cell. `tokens` are sums over all questions, by
+    kind.
     """
 
     inputs: int
     columns: dict[str, Distribution]
     probabilities: dict[str, Distribution]
+    room: int
     fields: tuple[str, ...] = ()
     seconds: Distribution = field(default_factory=Distribution)
     cost: Distribution = field(default_factory=Distribution)
@@ -124,7 +126,6 @@ class _Walk:
         if counts.rows > MOST_ROWS:
             self._step = max(1, -(-(counts.rows - counts.pending) // (MOST_ROWS - MOST_FAILED)))
         cells = min(counts.rows, MOST_ROWS) * (len(self._inputs) + len(form.columns) + len(self._compared)) or 1
-        self._room = max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells))
         self._failed = self._settled = 0
         # gzip is what DecompressionStream unpacks in every browser.
         self.packer, self.packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16), b""
@@ -133,6 +134,7 @@ class _Walk:
             len(self._inputs),
             {name: Distribution(_declared(schema)) for name, schema in form.columns.items()},
             {question.name: Distribution() for question in form.questions},
+            max(SHORTEST, min(LONGEST, SHOWN_CHARACTERS // cells)),
         )
 
     def take(self, row: AnsweredRow, other_row: AnsweredRow | None) -> None:
@@ -230,7 +232,7 @@ class _Walk:
             return value
         if isinstance(value, list):
             return [self._cell(item) for item in value[:20]]
-        return cut(text_of(value).strip(), self._room)
+        return cut(text_of(value).strip(), self.found.room)
 
     def _messages(self, row: AnsweredRow) -> tuple[tuple[str, str], ...]:
         """Return (role, text) of a row's messages; none where they can't be rendered."""

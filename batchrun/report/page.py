@@ -4,6 +4,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,18 +143,19 @@ def _page(kind: CostKind, **facts: Any) -> str:  # noqa: ANN401  (what the templ
     templates = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     filters = {"when": when, "duration": duration, "visible": visible, "cut": cut, "percent": percent}
     templates.filters.update(filters, usd=lambda amount: cost(amount, kind))
-    templates.globals.update(share=Share, wanted=_wanted, judged=evaluation_text, compared=comparison_text)
+    wanted = partial(_wanted, facts["found"].room)
+    templates.globals.update(share=Share, wanted=wanted, judged=evaluation_text, compared=comparison_text)
     ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
     return templates.get_template("page.html.j2").render(facts, policy=f"{policy}; base-uri 'none'", **ours)
 
 
-def _wanted(*pairs: tuple[int, list[Any]]) -> str:
+def _wanted(room: int, *pairs: tuple[int, list[Any]]) -> str:
     """Return an attribute that names the rows to show: places in a row, each with what its value must be.
 
-    That is a value, a range [from, below], or any value [].
+    That is a value, cut as the table's cells are, a range [from, below], or any value [].
     """
     return orjson.dumps(
-        [[field, *(visible(one) if isinstance(one, str) else one for one in wanted)] for field, wanted in pairs]
+        [[field, *(cut(one, room) if isinstance(one, str) else one for one in wanted)] for field, wanted in pairs]
     ).decode()
 
 
@@ -167,7 +169,7 @@ def _boxes(found: Gathered, other: OpenJob | None) -> Iterator[tuple[str, str]]:
         (compared, "change", []),
     ):
         if (place := found.place(name)) >= 0:
-            yield text, _wanted((place, wanted))
+            yield text, _wanted(found.room, (place, wanted))
 
 
 def _data(found: Gathered) -> Markup:

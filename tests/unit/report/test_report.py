@@ -108,6 +108,23 @@ def test_rows_hold_cells_answers_and_gold(text: str) -> None:
     assert by_number[10]["reply"] == "no object"
 
 
+def test_long_labels_find_their_rows(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where cells have little room the bar of a long label asks for the text that the cells of the table have."""
+    label = "a label of more than 24 characters"
+    monkeypatch.setattr("batchrun.report.gather.SHOWN_CHARACTERS", 1)
+    (tmp_path / "rows.csv").write_text("text\na\nb\n")
+    with plain_server(lambda _: completion(json.dumps({"label": label}))) as url:
+        job = {"input": "rows.csv", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
+        job |= {"answer": {"columns": {"label": [label, "no"]}}, "output": "out.csv"}
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        assert command("job.yaml", "--quiet").code == 0
+    assert command("report", "job.yaml").code == 0
+    text = (tmp_path / "out.report.html").read_text(encoding="utf-8")
+    fields, rows = table(text)
+    wanted = [json.loads(attrs["data-wanted"] or "") for tag, attrs in Page(text).tags if "data-wanted" in attrs]
+    assert [[fields.index("label"), rows[0][fields.index("label")]]] in wanted
+
+
 def test_numbers_of_json_are_numbers_of_the_table(tmp_path: Path, command: Command) -> None:
     """A number of JSON Lines is a number in the report, also where it is written as 2.50 or stands in a list."""
     (tmp_path / "rows.jsonl").write_text('{"size": 2.50, "sizes": [1, 1e1]}\n{"size": 1e400, "sizes": []}\n')
