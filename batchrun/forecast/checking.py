@@ -175,14 +175,16 @@ def _asked(endpoint: Endpoint) -> tuple[KeyInfo | None, list[Finding]]:
         return None, list(_server(endpoint)) if endpoint.name == "url" else []
     answer = fetch_key(endpoint)
     if isinstance(answer, KeyProblem):
-        return None, [_problem("key", answer.message, is_fatal=answer.refused)]
+        kind = _mistake if answer.refused else _warning
+        return None, [kind("key", answer.message)]
     return answer, [_ok("endpoint", f"answers, the key is good; {_key_text(answer)}")]
 
 
 def _server(endpoint: Endpoint) -> Iterator[Finding]:
     found = check_endpoint(endpoint)
     if found.problem:
-        yield _problem("endpoint", found.problem, is_fatal=found.is_fatal)
+        kind = _mistake if found.is_fatal else _warning
+        yield kind("endpoint", found.problem)
         return
     yield _ok("endpoint", f"{endpoint.base_url} answers")
     if found.lists_model:
@@ -190,10 +192,6 @@ def _server(endpoint: Endpoint) -> Iterator[Finding]:
     elif found.models:  # some servers answer for any name (llama.cpp), or for one without its tag (Ollama)
         near = did_you_mean(endpoint.model, found.models) or f"; it lists {_names(found.models)}"
         yield _warning("model", f'the server lists no model "{endpoint.model}"{near}')
-
-
-def _problem(what: str, text: str, *, is_fatal: bool) -> Finding:
-    return _mistake(what, text) if is_fatal else _warning(what, text)
 
 
 def _price(prepared: Prepared, prices: Prices) -> Iterator[Finding]:

@@ -89,7 +89,9 @@ def sentences(found: Evaluation) -> Iterator[str]:
     if failed := found.accuracy.total - found.answered.total:
         answered = found.answered.of("questions", interval=not found.reviewed)
         yield f"  {plural(failed, 'failed question')} counted as wrong; without them {answered}"
-    yield from gold.sentences()
+    yield f"  compared {gold.rule}"
+    if gold.note:
+        yield f"  {gold.note}"
     if found.other_case and not gold.rule.ignore_case:
         yield f"  {plural(found.other_case, 'wrong answer')} would be right with --ignore-case"
     elif found.labels and found.answered.total and not found.accuracy.right:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal, InvalidOperation
@@ -135,12 +135,6 @@ class Gold:
     source: str
     joined: Mapping[str, Any] | None = field(default=None, repr=False)
     note: str = ""
-
-    def sentences(self) -> Iterator[str]:
-        """Yield how values are compared and, where an encoding was guessed, which."""
-        yield f"  compared {self.rule}"
-        if self.note:
-            yield f"  {self.note}"
 
     def of(self, row: AnsweredRow) -> str | None:
         """Return the right value for a row, in its normal form; None where there is none.
