@@ -102,7 +102,7 @@ def corrected(form: AnswerForm, answer: str | None, correction: Correction | Non
         return answer if text is None else str(text)
     values = orjson.loads(answer or "{}")
     edited = values | {name: value for name, value in correction.answer.items() if name in form.columns}
-    fitting = form.parse_edited(orjson.dumps({name: edited.get(name) for name in form.columns}).decode())
+    fitting = form.parse_edited(form.untyped(edited))
     if isinstance(fitting, Mismatch):
         return answer
     edited |= orjson.loads(fitting)

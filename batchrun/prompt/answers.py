@@ -156,9 +156,15 @@ class AnswerForm:
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return Mismatch(_encodable(_why(error)))
 
-    def parse_edited(self, text: str) -> str | Mismatch:
-        """Return an answer that a person wrote, as `parse` returns a chat model's."""
+    def parse_edited(self, values: Mapping[str, Any]) -> str | Mismatch:
+        """Return an answer that a person wrote, given by column, as `parse` returns a chat model's."""
+        text = json.dumps({name: values.get(name) for name in self.columns})
         return replace(self, questions=()).parse(text)
+
+    def untyped(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return an answer that `parse` returned as it was written: where a column holds JSON text, what that says."""
+        written: Mapping[str, Any] = _untyped(answer, self._shape)
+        return written
 
     def _object(self, text: str, *, finished: bool) -> str | Mismatch:
         text = text.strip("\ufeff \t\r\n")
@@ -382,6 +388,21 @@ def _typed(value: Any, shape: _Shape | None, *place: str | int) -> Any:  # noqa:
             raise _unfit(place, f"{value} is before the year 1")
         case "json":
             value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))  # orjson has no integers of 65 bits
+    return value
+
+
+def _untyped(value: Any, shape: _Shape | None) -> Any:  # noqa: ANN401  (any JSON)
+    """Return a value that `_typed` returned as it was before; one of another shape stays as it is."""
+    if shape is None:
+        return value
+    match shape.kind, value:
+        case "object", dict():
+            return {name: _untyped(value.get(name), inner) for name, inner in shape.inner.items()}
+        case "list", list():
+            return [_untyped(one, shape.inner[""]) for one in value]
+        case "json", str():
+            with suppress(ValueError, RecursionError):
+                return json.loads(value)
     return value
 
 

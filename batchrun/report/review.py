@@ -1,6 +1,7 @@
 """Rows for a person to look at, as a file, and what the person wrote into it."""
 
 import heapq
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,7 +244,8 @@ def _correction(
         if row_key(model) != one.seen:
             return "the row or its answer has changed since the file was written: write the file again"
     wanted = one.edited if one.seen is not None else tuple(form.columns)
-    answer = {**model, **{name: _value(one.texts[name], kind_of(form.columns[name])) for name in wanted}}
+    edited = {name: _value(one.texts[name], kind_of(form.columns[name])) for name in wanted}
+    answer = {**form.untyped(model), **edited}
     empty = [name for name in wanted if answer[name] is None]
     unfilled = f"the model gave no answer, so fill all answers; empty: {', '.join(empty)}"
     if one.seen is None and not one.edited:
@@ -252,7 +254,7 @@ def _correction(
         if empty:
             return unfilled if one.seen is None else "the answer is empty: write a text, or the model's again"
     else:
-        fitting = form.parse_edited(orjson.dumps({name: answer.get(name) for name in form.columns}).decode())
+        fitting = form.parse_edited(answer)
         if isinstance(fitting, Mismatch):
             return unfilled if one.seen is None and empty else fitting.message
         answer = orjson.loads(fitting)
@@ -266,6 +268,6 @@ def _value(text: str, kind: Kind) -> Any:  # noqa: ANN401  (any JSON value)
     if kind in {"text", "enum", "date"}:
         return text
     try:
-        return Rule(kind).normal(text) == "true" if kind == "boolean" else orjson.loads(text)
-    except ValueError:
+        return Rule(kind).normal(text) == "true" if kind == "boolean" else json.loads(text)
+    except (ValueError, RecursionError):
         return text

@@ -521,6 +521,28 @@ def test_a_reviewed_null_and_an_empty_text_count(tmp_path: Path, command: Comman
         assert (accuracy["right"], accuracy["n"]) == (right, 2), answer
 
 
+def test_columns_of_json_text_are_corrected_and_left_alone(tmp_path: Path, command: Command) -> None:
+    """A row with JSON text takes corrections of that column and of any other, and keeps what is not edited."""
+    (tmp_path / "rows.csv").write_text("text\none\ntwo\nthree\n")
+    properties = {"label": {"enum": ["x", "y"]}, "more": {"type": "object"}, "id": {"type": ["string", "integer"]}}
+    said = {"label": "x", "more": {"parts": [1, 10**24]}, "id": 7}
+    with plain_server(lambda _: completion(json.dumps(said))) as url:
+        facts = {"input": "rows.csv", "prompt": "{{ text }}", "model": {"endpoint": url, "name": "m"}}
+        schema = {"type": "object", "properties": properties, "required": list(properties)}
+        (tmp_path / "a.yaml").write_text(json.dumps(facts | {"answer": {"schema": schema}, "output": "out.csv"}))
+        assert command("a.yaml", "--quiet").code == 0
+        before = table(tmp_path / "out.csv")
+        assert command("show", "a.yaml", "--review", "-o", "todo.csv").code == 0
+        todo = table(tmp_path / "todo.csv")
+        todo[0]["label"], todo[1]["more"], todo[2]["needs_review"] = "y", f'{{"n": {10**24}}}', ""
+        pl.DataFrame(todo).write_csv(tmp_path / "todo.csv")
+        ended = command("correct", "a.yaml", "todo.csv")
+        assert (ended.code, "2 answers corrected, 1 confirmed" in ended.err) == (0, True), ended.err
+        assert command("a.yaml", "--quiet").code == 0
+    before[0]["label"], before[1]["more"] = "y", f'{{"n":{10**24}}}'
+    assert table(tmp_path / "out.csv") == before
+
+
 def test_rows_with_long_integers_are_shown_and_reviewed(tmp_path: Path, command: Command) -> None:
     """Cells of JSON with integers beyond 64 bits are shown with all digits; such rows can be reviewed and corrected."""
     long = 10**24 + 1
