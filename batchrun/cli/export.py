@@ -24,7 +24,7 @@ def command(job: Path, output: Path | None, **flags: Any) -> None:  # noqa: ANN4
     with opened(job, **flags) as answered:
         p = answered.prepared
         path = output.absolute() if output else partial_path(p.job.output_path)
-        check_writable(path, [Path(file.path) for file in p.rows.files], "-o" if output else "output.path")
+        check_writable(path, p.rows.paths, "-o" if output else "output.path")
         answered.check_plan()
         written = outputs.write(p, answered.checkpoint, path)
     print_err(f"{written.rows:,} rows in {path}")

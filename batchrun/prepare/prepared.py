@@ -89,7 +89,7 @@ class Prepared:
     def input_changed(self) -> bool:
         """Check whether the input's files have changed since they were opened."""
         try:
-            return stamp([Path(file.path) for file in self.rows.files]) != self.rows.files
+            return stamp(self.rows.paths) != self.rows.files
         except InputError:
             return True
 

@@ -130,7 +130,7 @@ def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) 
     """
     prepared = jobs[0].prepared
     rows = prepared.rows
-    check_writable(path, [*(Path(file.path) for file in rows.files), *(job.checkpoint.path for job in jobs)], "-o")
+    check_writable(path, [*rows.paths, *(job.checkpoint.path for job in jobs)], "-o")
     for name, dtype in rows.schema.items():
         if problem := unwritable(dtype, path.suffix.lower()):
             raise UserError(f'-o: column "{name}" {problem}; write another format')

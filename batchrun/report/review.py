@@ -48,7 +48,7 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
     Equal questions stand in it once, unless columns that identify a row are `named`.
     """
     prepared, answers = job.prepared, job.answers
-    check_writable(path, [*(Path(file.path) for file in prepared.rows.files), job.checkpoint.path], "-o")
+    check_writable(path, [*prepared.rows.paths, job.checkpoint.path], "-o")
     keys = _key_columns(prepared, named)
     shown = tuple(dict.fromkeys([*keys, *prepared.renderer.columns]))
     asked = [question.name for question in prepared.form.questions]

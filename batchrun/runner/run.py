@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 from batchrun._version import __version__
 from batchrun.api import ASKED_AGAIN, UNSENT, Endpoint, KeyProblem, cost_kind, fetch_key, prices_for
@@ -101,7 +100,7 @@ def run_job(invocation: Invocation, ui: Ui, clock: Time = REAL_TIME) -> Summary:
             checkpoint = stack.enter_context(Checkpoint.open(job.checkpoint_path))
         known = known_files(checkpoint.current_plan()) if checkpoint else {}
         prepared = stack.enter_context(prepare_job(invocation, known))
-        check_writable(job.output_path, [Path(file.path) for file in prepared.rows.files])
+        check_writable(job.output_path, prepared.rows.paths)
         refuse_output_of_another(job, invocation.shown, invocation.environment, checkpoint)
         if options.fresh and not options.yes:
             refuse_to_forget(job.checkpoint_path)

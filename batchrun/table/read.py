@@ -117,6 +117,11 @@ class Rows:
         """Check whether both read the same files in the same way, so that a position is the same row."""
         return self.files == other.files and self.layout.options == other.layout.options
 
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of the files."""
+        return [Path(file.path) for file in self.files]
+
     def batches(self, columns: Sequence[str] | None = None, start: int = 0, size: int | None = None) -> Iterator[Batch]:
         """Yield batches of at most `size` rows from row `start`: tuples of Python values in the order of `columns`.
 
