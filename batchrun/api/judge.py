@@ -327,7 +327,7 @@ def _written(usage: Json, prompt: int | None, completion: int | None) -> int | N
     They are billed as the others. Anthropic's own counts of a prompt cache may stand beside the prompt's tokens.
     """
     total = _count(usage.get("total_tokens"))
-    if total is None or prompt is None:
+    if total is None or prompt is None or total == prompt + (completion or 0):
         return completion
     beside = sum(_count(usage.get(name)) or 0 for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
     return max(completion or 0, total - prompt - beside)
