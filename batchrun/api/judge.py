@@ -41,7 +41,7 @@ _CALLED = ("tool_calls", "tool_use")
 """Finish reasons of a model that calls a tool. The text before the call is not the answer."""
 
 _READ_FROM_CACHE = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
-"""What a prompt cache served, beside OpenAI's details: as LiteLLM (with Anthropic's names), DeepSeek and Kimi count."""
+"""Other names than OpenAI's for what a prompt cache served: LiteLLM's (which are Anthropic's), DeepSeek's and Kimi's."""
 
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 
@@ -324,13 +324,13 @@ def _usage(usage: Any, headers: Mapping[str, str]) -> Usage:  # noqa: ANN401
 def _written(usage: Json, prompt: int | None, completion: int | None) -> int | None:
     """Return how many tokens the model wrote, with the thoughts that xAI and Gemini count in the total alone.
 
-    They are billed as the others. Anthropic's own counts of a prompt cache may stand beside the prompt's tokens.
+    They are billed as the others. Anthropic counts the tokens of its prompt cache apart from the prompt's.
     """
     total = _count(usage.get("total_tokens"))
     if total is None or prompt is None or total == prompt + (completion or 0):
         return completion
-    beside = sum(_count(usage.get(name)) or 0 for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
-    return max(completion or 0, total - prompt - beside)
+    apart = sum(_count(usage.get(name)) or 0 for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
+    return max(completion or 0, total - prompt - apart)
 
 
 def _sum(one: Usage, other: Usage) -> Usage:

@@ -139,7 +139,7 @@ def _sums(p: "Prepared", found: "Preview", prices: "Prices") -> Iterator[str]:
         elif found.rows and found.answered == found.rows - found.skipped:
             why = "every row is answered"
         elif found.in_batch:
-            why = "what is open is out in a batch, and a run collects it"
+            why = "the open rows are out in a batch, and a run collects them"
         yield f"Nothing to do: {why}."
         return
     yield f"tokens: about {found.prompt_tokens:,} of prompts, {found.completion_tokens:,} of answers"

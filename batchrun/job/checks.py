@@ -66,7 +66,7 @@ _NOT_CSV = (".parquet", ".arrow", ".ipc", ".feather", ".xlsx", ".jsonl", ".ndjso
 _FAILURES = re.compile(r"\d{1,12}|(?:100|\d{1,2}(?:\.\d{1,6})?)%", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 _LONGEST_PATH = 4_096  # PATH_MAX of Linux
-_LONGEST_NAME = 230  # bytes; what is put before and behind it makes NAME_MAX of Linux, 255
+_LONGEST_NAME = 230  # bytes; with the parts that are added it stays below NAME_MAX of Linux, 255
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Blocking calls beside the event loop, in threads that nobody has to wait for."""
+"""Blocking calls of the event loop, in threads that nobody has to wait for."""
 
 import asyncio
 import threading

@@ -79,7 +79,7 @@ class Rules:
         # What a model wrote was computed, and so it is billed, though this reply reports no cost.
         wrote = verdict.text is not None and ending.blames is not Blame.SERVER
         maybe = ending.maybe_billed or (wrote and (self.openrouter or self.price is not None))
-        # The model behind a gateway that did not wait goes on writing. OpenRouter bills nothing then.
+        # The model behind a gateway that did not wait continues to write. OpenRouter bills nothing then.
         maybe = maybe or (verdict.code in _GATEWAY_TIMEOUTS and self.price is not None and not self.openrouter)
         return Charge(None, maybe, keep=maybe or wrote)
 

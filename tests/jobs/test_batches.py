@@ -768,7 +768,7 @@ def test_open_batches_and_batch_prices_are_shown(tmp_path: Path, provider: Provi
     assert "batch 1 is out (batch_0): 4 questions" in status.out
     preview = command("preview", str(job.folder / "job.yaml"))
     assert (
-        "4 rows: 4 out in a batch, 0 to ask; 0 requests\nNothing to do: what is open is out in a batch" in preview.out
+        "4 rows: 4 out in a batch, 0 to ask; 0 requests\nNothing to do: the open rows are out in a batch" in preview.out
     )
     assert "row 2 is out in a batch" in command("preview", str(job.folder / "job.yaml"), "--row", "2").out
     checked = command("check", str(job.folder / "job.yaml"))
