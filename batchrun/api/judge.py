@@ -41,7 +41,7 @@ _CALLED = ("tool_calls", "tool_use")
 """Finish reasons of a model that calls a tool. The text before the call is not the answer."""
 
 _READ_FROM_CACHE = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
-"""Other names than OpenAI's for what a prompt cache served: LiteLLM's (which are Anthropic's), DeepSeek's and Kimi's."""
+"""Other names than OpenAI's for what a prompt cache served: LiteLLM's (and Anthropic's), DeepSeek's, Kimi's."""
 
 _SUCCESS = 200  # a plain number: HTTPStatus costs the hot path a microsecond
 

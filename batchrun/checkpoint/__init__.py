@@ -18,7 +18,7 @@ schema.py      the tables, which are public
 from batchrun.checkpoint.adopt import is_put_aside
 from batchrun.checkpoint.batches import Batch, Batches, BatchState
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
-from batchrun.checkpoint.fresh import start_fresh
+from batchrun.checkpoint.fresh import start_fresh, undo_fresh
 from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
 from batchrun.checkpoint.queries import Checkpoint
 from batchrun.checkpoint.reader import OUTCOME_COLUMNS
@@ -49,5 +49,6 @@ __all__ = [
     "lock",
     "running",
     "start_fresh",
+    "undo_fresh",
     "utc_day",
 ]

@@ -1,4 +1,4 @@
-"""Starts over: the old checkpoint is kept under another name."""
+"""Starts over: the old checkpoint is kept under another name, and takes its own again where nothing was asked."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from batchrun.checkpoint import files, store
 from batchrun.checkpoint.connection import Connection
 from batchrun.checkpoint.queries import Checkpoint
 from batchrun.checkpoint.writer import utc_day
+from batchrun.disk import sync_folder
 from batchrun.errors import CheckpointError, StorageError
 from batchrun.money import ZERO, Pico
 
@@ -39,3 +40,18 @@ def start_fresh(path: Path, now: float) -> Path | None:
 
     store.create(path, fill)
     return kept[0]
+
+
+def undo_fresh(path: Path, old: Path) -> bool:
+    """Give the old checkpoint its name back; the new one must be closed. Return False where another program reads it.
+
+    Call it where the new one holds nothing that was paid for. Raises StorageError.
+    """
+    with files.reported(path):
+        if files.companion(old, "-wal").exists():  # it must not be left behind, nor be replayed into the new one
+            return False
+        for ending in files.SQLITE_ENDINGS:
+            files.companion(path, ending).unlink(missing_ok=True)
+        old.replace(path)
+        sync_folder(path)
+    return True

@@ -21,6 +21,7 @@ from batchrun.checkpoint import (
     PlanInfo,
     lock,
     start_fresh,
+    undo_fresh,
     utc_day,
 )
 from batchrun.errors import ConfirmError, ExitCode, InputError, StorageError, UserError
@@ -105,12 +106,22 @@ def run_job(invocation: Invocation, ui: Ui, clock: Time = REAL_TIME) -> Summary:
         if options.fresh and not options.yes:
             refuse_to_forget(job.checkpoint_path)
         # Only now that the job has no mistake: one in it must not move the checkpoint aside.
-        if options.fresh and (old := start_fresh(job.checkpoint_path, time.time())):
+        old = start_fresh(job.checkpoint_path, time.time()) if options.fresh else None
+        if old is not None:
             ui.say(f"the old checkpoint is now {old}")
         checkpoint = checkpoint or stack.enter_context(Checkpoint.open(job.checkpoint_path))
         model, endpoint = prepared.endpoint.model, job.model.endpoint
         event("run_started", job=job.name, model=model, endpoint=endpoint, version=__version__, pid=os.getpid())
-        summary = _Run(prepared, checkpoint, invocation, ui, clock).run()
+        try:
+            summary = _Run(prepared, checkpoint, invocation, ui, clock).run()
+        except UserError:
+            # Such as a cost that needs --yes. The next run, without --fresh, would pay for all answers again.
+            asked = checkpoint.has_asked(prepared.endpoint.namespace) or checkpoint.batches.open()
+            if old is not None and not asked:
+                checkpoint.close()
+                if undo_fresh(job.checkpoint_path, old):
+                    ui.say("nothing was asked: the old checkpoint has its name back")
+            raise
         run_ended(summary)
         return summary
 

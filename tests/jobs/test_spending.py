@@ -171,6 +171,17 @@ def test_a_first_run_that_costs_much_wants_a_cap_or_yes(tmp_path: Path) -> None:
         assert run(path, RunOptions(fresh=True, max_cost=Decimal(10_000))).summary.ok == 20
 
 
+def test_a_fresh_start_that_is_refused_forgets_nothing(tmp_path: Path) -> None:
+    """The old checkpoint is the job's again where --fresh ended before it asked: the next run pays for nothing."""
+    with plain_server(lambda _: completion(REPLY, prompt_tokens=10, completion_tokens=5)) as url:
+        path = write(tmp_path, url, rows=20, model=DEAR)
+        assert run(path, RunOptions(yes=True)).summary.ok == 20
+        with pytest.raises(ConfirmError, match="would likely cost"):
+            run(path, RunOptions(fresh=True))
+        assert [file.name for file in (tmp_path / ".batchrun").glob("*.sqlite")] == ["job.sqlite"]
+        assert run(path).summary.requests == 0
+
+
 def test_a_trial_on_the_simulator_is_not_the_first_run(tmp_path: Path) -> None:
     """A run that would cost more than 10 USD wants a cap or --yes, though the job was tried on the simulator before."""
     assert run(write(tmp_path, "simulator", rows=20, model={"api_key_env": None}), RunOptions(limit=1)).summary.ok
