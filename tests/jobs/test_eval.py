@@ -152,6 +152,7 @@ def test_gold_in_other_words_than_the_answers_is_shown(job: Path, command: Comma
         (["--gold", "sentiment=glod"], 'the input has no column "glod", did you mean "gold"?'),
         (["--gold", "sentimnt=gold"], 'there is no answer column "sentimnt", did you mean "sentiment"?'),
         (["--gold", "gold", "--tolerance", "0.5"], '--tolerance: the answers in "sentiment" are not numbers'),
+        (["--gold", "gold", "--tolerance", "nan"], "--tolerance must be 0 or more, not nan"),
         (["--reviewed", "sentiment", "--min", "0.5"], "--min needs --gold"),
         (["--reviewed", "sentimnt"], '--reviewed: there is no answer column "sentimnt", did you mean "sentiment"?'),
         (["--gold", "gold", "--gold-file", "nowhere.csv"], "--gold-file needs --on COLUMN"),
@@ -225,7 +226,7 @@ def test_numbers_are_compared_with_a_tolerance(
         path = write_plain(tmp_path, url, rows=["a", "b", "c", "d"], model="m")
         frame = pl.read_parquet(tmp_path / "rows.parquet")
         frame.with_columns(
-            gold=pl.Series(["7.0", "7.1", "6.9", "8"]), bad=pl.Series(["7", "n/a", None, None])
+            gold=pl.Series(["7.0", "7.1", "6.9", "8"]), bad=pl.Series(["7", "n/a", None, None]), far=pl.lit("inf")
         ).write_parquet(tmp_path / "rows.parquet")
         assert command(str(path), "--quiet").code == 0
     exact = json.loads(command("eval", str(path), "--gold", "score=gold", "--json").out)
@@ -235,6 +236,8 @@ def test_numbers_are_compared_with_a_tolerance(
     wrong = command("eval", str(path), "--gold", "score=bad")
     assert wrong.code == 2
     assert '--gold: row 2: "n/a" is not a number' in wrong.err
+    assert '--gold: row 1: "inf" is not a number' in command("eval", str(path), "--gold", "score=far").err
+    assert "Write one of label=gold, score=gold" in command("eval", str(path), "--gold", "gold").err
 
 
 def test_numbers_of_json_are_equal_however_they_are_written(tmp_path: Path, command: Command) -> None:
