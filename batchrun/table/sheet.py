@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import polars as pl
 
+from batchrun.errors import UserError
 from batchrun.table.values import without_zone
 
 MISSING_WRITER = "writing .xlsx needs XlsxWriter: pip install 'batchrun-llm[excel]'"
@@ -47,7 +48,7 @@ def is_long(text: str) -> bool:
 def write_sheet(frames: Iterable[pl.DataFrame], file: IO[bytes], schema: Mapping[str, pl.DataType]) -> int:
     """Write frames of this schema to one sheet; return how many texts were cut, which are longer than a cell holds.
 
-    Texts are never formulas, links or numbers. Equal frames give equal bytes.
+    Texts are never formulas, links or numbers. Equal frames give equal bytes. Raises UserError for too many rows.
     """
     import xlsxwriter  # noqa: PLC0415  (an extra)
 
@@ -85,6 +86,8 @@ def _fill(book: Any, sheet: Any, frames: Iterable[pl.DataFrame], names: Iterable
         sheet.write_string(0, column, name, bold)
     rows = chain.from_iterable(frame.iter_rows() for frame in frames)
     for row, values in enumerate(rows, start=1):
+        if row > MOST_ROWS:  # XlsxWriter would leave them out, and say nothing
+            raise UserError(f"a sheet of Excel holds {MOST_ROWS:,} rows, and there are more: write .parquet or .csv")
         for column, value in enumerate(values):
             if value is not None:
                 cells.write(row, column, value)

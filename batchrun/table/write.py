@@ -156,8 +156,10 @@ def write_output(
     """Write frames of this schema, in order, to a file whose suffix names the format; replace it only by other bytes.
 
     `frames` may be read from another thread. Its exceptions come through; raises StorageError where the disk fails,
-    and then the old file stays.
+    UserError where a sheet of Excel has no room, and then the old file stays.
     """
+    if problem := sheet_problem(len(schema), path.suffix.lower()):
+        raise UserError(problem)
     counted = _Counted(frames, schema)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

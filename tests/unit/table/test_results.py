@@ -141,6 +141,21 @@ def test_csv_and_jsonl_spell_types(tmp_path: Path) -> None:
     )
 
 
+def test_a_sheet_never_loses_rows_or_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sheet has no room for is refused, whoever writes it, and the old file stays."""
+    frame, path = pl.DataFrame({"a": range(4), "b": range(4)}), tmp_path / "x.xlsx"
+    write(frame.head(3), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("batchrun.table.sheet.MOST_ROWS", 3)
+    with pytest.raises(UserError, match="holds 3 rows, and there are more"):
+        write(frame, path)
+    monkeypatch.setattr("batchrun.table.write.MOST_COLUMNS", 1)
+    with pytest.raises(UserError, match="holds 1 columns, and the output has 2"):
+        write(frame.head(3), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @suffixes
 def test_an_output_without_rows_is_read_back(tmp_path: Path, suffix: str) -> None:
     """An output that holds no row is read with the types that it was written with, from each format."""
