@@ -43,7 +43,7 @@ def start_fresh(path: Path, now: float) -> Path | None:
 
 
 def undo_fresh(path: Path, old: Path) -> bool:
-    """Give the old checkpoint its name back; the new one must be closed. Return False where another program reads it.
+    """Return its name to the old checkpoint; the new one must be closed. Return False where another program reads it.
 
     Call it where the new one holds nothing that was paid for. Raises StorageError.
     """

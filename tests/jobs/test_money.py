@@ -109,7 +109,7 @@ def test_what_may_have_been_billed_stays_reserved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [504, 524])
 def test_a_gateway_that_did_not_wait_may_be_billed(status: int, tmp_path: Path) -> None:
-    """The model behind it goes on writing, so the worst case of each such request stays reserved under a cap."""
+    """The model behind it continues to write, so the worst case of each such request stays reserved under a cap."""
     asked: list[str] = []
 
     def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -142,7 +142,7 @@ def test_thoughts_that_only_the_total_counts_are_paid(tmp_path: Path) -> None:
 
 
 def test_a_server_that_counts_no_tokens_does_not_lift_a_cap(tmp_path: Path) -> None:
-    """Usage of zeros is no usage: each answer keeps its worst case reserved, and may have been billed."""
+    """Usage of zeros says nothing: each answer keeps its worst case reserved, and may have been billed."""
     good = '{"label": "good", "score": 1}'
     model = {"name": "m", "price": {"prompt": 1, "completion": 10}, "params": {"max_tokens": 100}}
     with plain_server(lambda _: completion(good, prompt_tokens=0, completion_tokens=0, total_tokens=0)) as url:
