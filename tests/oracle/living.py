@@ -21,7 +21,7 @@ from oracle.compare import check_output
 from oracle.desk import Batching
 from oracle.files import WRONG_COLUMNS, Row
 from oracle.lives import ANSWERS, CONDITIONS, DETAILS, JSON, RUNS, Life, Step
-from oracle.looks import Looked, check_another, check_evaluation, check_preview, check_status
+from oracle.looks import Looked, check_another, check_evaluation, check_preview, check_status, check_summary
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.people import review
 from oracle.server import Ledger, Server, Weather
@@ -286,9 +286,9 @@ class Living:
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:
             self._observe(planned, run)
-            ends = Looked(job, table, planned, self.memory).standing
-            run.check_exit(ended.code, ends, self.memory, limit, self.server.desk.out())
-            self._check_output(ended, path, before, job, table, planned)
+            now = Looked(job, table, planned, self.memory)
+            run.check_exit(ended.code, now.standing, self.memory, limit, self.server.desk.out())
+            self._check_output(ended, path, before, now)
         self._remember_fetched(ledger, planned, killed=what == "kill")
         if what != "kill" and ledger.has_answers:
             self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
@@ -408,19 +408,12 @@ class Living:
             assert end in allowed, f"row {number} is {end}, expected {allowed[0]}: {one[0]!r:.100}"
         self.memory.ends.update(found)
 
-    def _check_output(
-        self,
-        ended: Ended,
-        path: Path,
-        before: bytes | None,
-        job: model.Job,
-        table: model.Table,
-        planned: list[Question | End],
-    ) -> None:
-        """Hold the output to the model: the finished one, or the partial one beside an untouched one."""
-        expected = model.output(job, table, planned, self.memory)
-        unfinished = any(not isinstance(one, End) and self.memory.ends.get(one, PENDING) == PENDING for one in planned)
-        if unfinished or ended.code in {3, 4}:
+    def _check_output(self, ended: Ended, path: Path, before: bytes | None, now: Looked) -> None:
+        """Hold output and summary to the model: the finished one, or the partial one beside an untouched one."""
+        if ended.out:
+            check_summary(ended, now, self.server.ledger)
+        expected = model.output(now.job, now.table, now.planned, self.memory)
+        if PENDING in now.standing or ended.code in {3, 4}:
             assert (path.read_bytes() if path.exists() else None) == before, "an unfinished run replaced the output"
             path = path.with_name(f"{path.stem}.partial{path.suffix}")
             if not path.exists():

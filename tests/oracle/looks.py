@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oracle.model import OK, PENDING, SKIPPED, UNRENDERED, End, Job, Memory, Question, Table, answer_to
+from oracle.model import OK, PENDING, SKIPPED, UNRENDERED, End, Job, Memory, Question, Table, answer_to, output, text
+from oracle.server import Ledger
 from oracle.zygote import Ended
 
 Planned = Sequence[Question | End]
@@ -87,6 +88,28 @@ def check_another(run: Command, name: str, number: int) -> None:
     ended = run(*words)
     assert ended.code in {0, 2}, f"{' '.join(words)} ended with {ended.code}: {ended.err}"
     assert ended.code == 0 or ended.err.strip(), f"{' '.join(words)} ended with 2 and no reason"
+
+
+def check_summary(ended: Ended, now: Looked, ledger: Ledger) -> None:
+    """Hold what `--json` prints to the rows as they stand, and to what the server billed in this run."""
+    found, ends = json.loads(ended.out), now.standing
+    standing = Counter(end.status for end in ends)
+    _same("--json", found, exit_code=ended.code, rows=len(ends))
+    _same("--json", found, **{word: standing[word] for word in ("ok", "failed", "pending", "skipped")})
+    failed: dict[str, list[int]] = defaultdict(list)
+    for row, end in enumerate(ends, 1):
+        if end.status == "failed":
+            failed[end.error or ""].append(row)
+    _same("--json", found, errors={name: len(rows) for name, rows in failed.items()})
+    _same("--json", found, failed_rows={name: rows[:4] for name, rows in failed.items()})
+    billed = sum(pico for _, pico in ledger.answered) + sum(pico for _, pico, _ in ledger.fetched)
+    assert round(float(found["cost_usd"]) * 1e12) == billed, f"--json: {found['cost_usd']} USD, billed {billed}"
+    assert found["possibly_billed"] >= len(ledger.lost), f"--json: {len(ledger.lost)} replies were lost"
+    expected = output(now.job, now.table, now.planned, now.memory)
+    for name, values in found["answers"].items():
+        cells = [row[now.job.prefix + name] for row in expected.rows]
+        counts = Counter(text(cell) for cell in cells if cell is not None)
+        assert values == dict(counts), f"--json: {name} is {values}, expected {dict(counts)}"
 
 
 def check_evaluation(run: Command, name: str, now: Looked, folder: Path, ids: Sequence[str]) -> None:
