@@ -35,6 +35,7 @@ from batchrun.records import Fault, Mismatch, Parse, Reply, Usage, Verdict
 
 _LARGEST_COUNT = 2**53
 _SHOWN = 200  # bytes of a reply that is not JSON, or says nothing in words
+_EMPTY = ("", "{}", "[]", "null", '""')
 _BROKEN, _BROKEN_BYTES = "\ufffd", "\ufffd".encode()
 
 _CALLED = ("tool_calls", "tool_use")
@@ -417,7 +418,7 @@ def _means(ending: str, reply: Reply) -> str:
     if ending == "redirected" and (address := reply.headers.get("location")):
         return f"{means}: to {clean(address)}"
     shown = clean(reply.body[:_SHOWN].decode("utf-8", "replace"))
-    if reply.status < LOWEST_CODE or not shown or is_page(reply.headers, reply.body):
+    if reply.status < LOWEST_CODE or shown in _EMPTY or is_page(reply.headers, reply.body):
         return means
     return f"{means}: {shown}"
 

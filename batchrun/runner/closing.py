@@ -42,7 +42,7 @@ def closing_lines(summary: Summary, cwd: Path) -> Iterator[str]:
         yield f"  and {plural(len(answers) - _SHOWN_COLUMNS, 'more column')}: see the report"
     for name, number in sorted(summary.errors.items(), key=lambda item: -item[1]):
         yield f"  {number:,} {name}{advice(name)}{_places(summary.failed_rows.get(name, ()), number)}"
-        message = summary.error_messages.get(name, "")
+        message = summary.error_messages.get(name, "").removeprefix(f"{TABLE[name].means}: ")
         if name in _EXPLAINED and message not in {"", TABLE[name].means} and message not in summary.reason:
             yield f"    the first says: {short(message, _MESSAGE)}"
     yield from _books(summary)

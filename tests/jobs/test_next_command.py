@@ -210,15 +210,21 @@ def test_the_end_shows_why_a_prompt_can_not_be_made(tmp_path: Path, command: Com
     assert "for /: 'str' and 'int'; a text is not a number: write {{ name | int }}, or name its type" in said
 
 
-def test_the_end_says_nothing_twice(tmp_path: Path, command: Command) -> None:  # noqa: F811
-    """A server that says nothing of its own adds no line to the name of the error."""
-    answer = lambda body: (400, {}) if "text 1" in str(body["messages"]) else completion("good")  # noqa: E731
+@pytest.mark.parametrize(("refusal", "said"), [({}, []), ({"moreInformation": 7}, ['{"moreInformation": 7}'])])
+def test_the_end_says_nothing_twice(
+    refusal: dict[str, int],
+    said: list[str],
+    tmp_path: Path,
+    command: Command,  # noqa: F811
+) -> None:
+    """A server that says nothing of its own adds no line to the name of the error; another body stands there alone."""
+    answer = lambda body: (400, refusal) if "text 1" in str(body["messages"]) else completion("good")  # noqa: E731
     with plain_server(answer) as url:
         model = {"endpoint": url, "name": "m", "api_key_env": None}
         write_job(tmp_path, url, rows=["a", "text 1"], model=model, answer=None, limits={"concurrency": 1})
         ended = command("job.yaml")
     assert ended.err.count(TABLE["bad_request"].means) == 1, ended.err
-    assert "the first says" not in ended.err
+    assert re.findall("the first says: (.*)", ended.err) == said
 
 
 def test_failed_rows_alone_write_no_output_above_the_limit(tmp_path: Path, command: Command) -> None:  # noqa: F811

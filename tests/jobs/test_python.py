@@ -118,7 +118,7 @@ def test_an_exception_reaches_another_process() -> None:
         ({"concurrency": 10**6}, "concurrency must be at most 20,000"),
         ({"retry": "rate_limitd"}, "retry: there is no error type rate_limitd"),
         ({"retry": "rate_limited"}, "no row failed with rate_limited"),
-        ({"engine": "batch", "wait": 5}, "engine.batch.wait must be 0 or a time with its unit"),
+        ({"engine": "batch", "wait": 5}, "--wait must be 0 or a time with its unit"),
     ],
 )
 def test_a_flag_of_a_program_that_cannot_be_meant_is_refused(
