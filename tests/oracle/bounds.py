@@ -23,6 +23,9 @@ SERVERS_FAULTS = tuple(
 BATCH_TRIES = 2
 """Batches that a question goes into before it is asked live."""
 
+STOPPED = 130
+"""The exit code after Ctrl-C."""
+
 PROBES = 60
 """So often may one question be a probe: 900 seconds of patience, a second apart at first, then up to 30."""
 
@@ -111,6 +114,8 @@ class Run:
         self, code: int, ends: list[End], memory: model.Memory, limit: int | None, out: Counter[str]
     ) -> None:
         """Check the exit code against the ends of the rows; `out` are the questions that are in batches now."""
+        if code == STOPPED:
+            return
         standing = Counter(end.status for end in ends)
         pending = any(memory.ends.get(question, PENDING) == PENDING for question in self.wanted)
         unasked = any(memory.ends.get(question) == self.before.get(question, PENDING) for question in self.wanted)

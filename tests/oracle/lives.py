@@ -199,6 +199,7 @@ class Step:
         """Return the step as people read it in a report."""
         words = {
             "kill": f"batchrun JOB, SIGKILL at the {self.at + 1}. request {self.event}",
+            "stop": f"batchrun JOB, Ctrl-C at the {self.at + 1}. request {self.event}",
             "edited": f"batchrun JOB, the input is appended to at the {self.at + 1}. request {self.event}",
             "exported": f"batchrun JOB, `export` at the {self.at + 1}. request {self.event}",
             "second": f"batchrun JOB, a second start at the {self.at + 1}. request {self.event}",
@@ -223,7 +224,7 @@ class Step:
         return later + words[self.what] + (f"   [{self.weather}]" if self.weather.kind != "calm" else "")
 
 
-RUNS = {"run", "wait", "limit", "sample", "retry", "kill", "edited", "exported", "second", "rewritten"}
+RUNS = {"run", "wait", "limit", "sample", "retry", "kill", "stop", "edited", "exported", "second", "rewritten"}
 
 
 @dataclass(frozen=True)
@@ -567,9 +568,8 @@ _WEATHER = st.one_of(
 
 
 STEPS = (
-    *["run"] * 3, *["kill"] * 2, "wait", "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat", "retry",
-    "export", "edited", "exported", "second", "rewritten", "look", "sample", "where",
-    "correct",
+    *["run"] * 3, *["kill"] * 2, "stop", "wait", "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat",
+    "retry", "export", "edited", "exported", "second", "rewritten", "look", "sample", "where", "correct",
 )  # fmt: skip
 """What a life may do, weighted."""
 

@@ -6,6 +6,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import sqlite3
 import tempfile
 import threading
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oracle import model
-from oracle.bounds import Run
+from oracle.bounds import STOPPED, Run
 from oracle.cells import Number
 from oracle.compare import check_output
 from oracle.desk import Batching
@@ -25,13 +26,16 @@ from oracle.looks import Looked, check_another, check_evaluation, check_preview,
 from oracle.model import OK, PENDING, End, Memory, Question
 from oracle.people import review
 from oracle.server import Ledger, Server, Weather
-from oracle.zygote import Ended, Zygote, fast_folder
+from oracle.zygote import Ended, Started, Zygote, fast_folder
 
 STICKY = ("--output", "--max-cost", "--concurrency")
 """Flags that the command offered at the end must keep: without them it is another job."""
 
 BOUNDS = ("--limit", "--sample")
 """Flags that bound how many questions a run asks."""
+
+MORE_CODES = {"edited": {2}, "wait": {6}, "stop": {6, STOPPED}}
+"""Exit codes that a step may have, beside those of any run."""
 
 CONFIRMED = 100
 """Answered rows above which an edit of the prompt needs --yes."""
@@ -246,18 +250,18 @@ class Living:
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
         before = path.read_bytes() if (path := self.output_path(words)).exists() else None
         started = self.zygote.start(words, self.folder, self.life.sizes, self.days)
-        happened = self._watch(step, ledger, started.kill)
+        happened = self._watch(step, started)
         ended = started.wait()
         self.server.settle()
         self.is_known = self.is_planned = True
         what = self._happened(step, ledger) if happened.is_set() else "run"
         capped = bool(self.life.day_cap) or ("--max-cost" in words and self.life.cap != "5")
-        allowed = {-9, 0, 1, 3} | ({2} if what == "edited" else set())
-        self._check_ended(ended, allowed | ({4} if capped else set()) | ({6} if step.what == "wait" else set()))
+        allowed = {-9, 0, 1, 3} | MORE_CODES.get(what, set()) | MORE_CODES.get(step.what, set())
+        self._check_ended(ended, allowed | ({4} if capped else set()))
         self._check_money(words, ended, ledger)
         assert ledger.systems <= {"You answer."} or job.columns is not None, ledger.systems
         refused = step.what == "wait" and self.server.desk.refused and not ledger.received
-        stopped = what in {"kill", "edited"} or ended.code in {4, 6} or loose or refused
+        stopped = what in {"kill", "stop", "edited"} or ended.code in {4, 6} or loose or refused
         run = Run(
             job,
             wanted,
@@ -316,7 +320,7 @@ class Living:
         for cap, sum_ in (("--max-cost" in words and self.life.cap, paid), (self.life.day_cap, self.paid[self.days])):
             assert not cap or sum_ <= float(cap) * 1e12, f"the cap is {cap} USD, the server billed {sum_}"
 
-    def _watch(self, step: Step, ledger: Ledger, kill: Callable[[], None]) -> threading.Event:
+    def _watch(self, step: Step, started: Started) -> threading.Event:
         """Let something happen at the step's event, in the server's thread, which holds its replies meanwhile."""
         happened, seen = threading.Event(), Counter[str]()
 
@@ -325,8 +329,8 @@ class Living:
             if what != step.event or seen[what] != step.at + 1:
                 return
             happened.set()
-            if step.what == "kill":
-                kill()
+            if step.what in {"kill", "stop"}:
+                started.kill(signal.SIGKILL if step.what == "kill" else signal.SIGINT)
             elif step.what == "edited":
                 self.rows.append(self.life.cells((0, 1, 0), 999) | self.life.unlike(step))
                 self.write()
@@ -339,9 +343,8 @@ class Living:
                 self._problem(self._second)
 
         self._problems: list[BaseException] = []
-        if step.what in {"kill", "edited", "exported", "second", "rewritten"}:
+        if step.what in {"kill", "stop", "edited", "exported", "second", "rewritten"}:
             self.server.on_event = on_event
-        del ledger
         return happened
 
     def _happened(self, step: Step, ledger: Ledger) -> str:
@@ -413,8 +416,11 @@ class Living:
         if ended.out:
             check_summary(ended, now, self.server.ledger)
         expected = model.output(now.job, now.table, now.planned, self.memory)
+        is_old = (path.read_bytes() if path.exists() else None) == before
+        if ended.code == STOPPED and is_old:
+            return  # Ctrl-C may come before the partial output is written
         if PENDING in now.standing or ended.code in {3, 4}:
-            assert (path.read_bytes() if path.exists() else None) == before, "an unfinished run replaced the output"
+            assert is_old, "an unfinished run replaced the output"
             path = path.with_name(f"{path.stem}.partial{path.suffix}")
             if not path.exists():
                 return

@@ -48,10 +48,10 @@ class Started:
         self._lines = connection.makefile("r")
         self.pid = int(self._lines.readline())
 
-    def kill(self) -> None:
-        """Send SIGKILL."""
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send SIGKILL, or another signal."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
 
     def wait(self) -> Ended:
         """Wait for the end. Raises AssertionError where it does not come, and ends the command then."""
