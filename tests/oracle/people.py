@@ -30,7 +30,8 @@ def review(run: Command, name: str, now: Looked, folder: Path, number: int) -> N
             continue
         line["needs_review"] = ""
         if not isinstance(one, End) and now.end(one) == OK and (place + number) % 2:
-            decided[key] = {column: value for column, value in answer_to(one, now.job).items() if column in line}
+            answer = answer_to(one, now.job)
+            decided[key] = {column: answer[column] for column in _answer(now.job, number)}
         else:
             decided[key] = _answer(now.job, number)
             line |= {column: _text(value) for column, value in decided[key].items()}
