@@ -469,7 +469,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
     if not mistake and meeting in RARE_MEETINGS:
         choices, rows, first, template = RARE_MEETINGS[meeting]
         combination |= choices
-        steps, height = [first], 0
+        steps, height = [*first], 0
         sizes["BATCH_ROWS"] = 2
     is_batch = combination["engine"] == "batch" and combination["answer"] != "decision"
     if steps[-1].what not in {"run", "limit", "sample", "retry"}:
@@ -521,30 +521,45 @@ def _rows(draw: st.DrawFn, fewest: int) -> list[tuple[int, ...]]:
 
 
 def _row() -> st.SearchStrategy[tuple[int, ...]]:
-    plain = st.integers(0, len(TEXTS) - 1)
-    text = st.one_of(plain, plain, plain, st.integers(len(TEXTS), len(TEXTS) + len(MARKS)))
+    plain, marks = st.integers(0, len(TEXTS) - 1), st.integers(len(TEXTS), len(TEXTS) + len(MARKS) - 1)
+    text = st.one_of(*[plain] * 6, marks, marks, st.just(NULL))
     return st.tuples(text, st.integers(0, 7), st.integers(0, 9))
 
 
+NULL = len(TEXTS) + len(MARKS)
 LOST = (len(TEXTS) + MARKS.index("row !lost"), 0, 0)
 
-RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], Step, int]] = {
+RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], tuple[Step, ...], int]] = {
+    # Rows that can't be asked, beside ones that a sample has left open.
+    26: (
+        {"where": 0, "flag": "", "engine": "live"},
+        [(NULL if number in {1, 2} else number, number, 0) for number in range(8)],
+        (Step("sample", number=1),),
+        0,
+    ),
+    # A batch that is submitted on one day and collected on another.
+    27: (
+        {"where": 0, "flag": "", "answer": "text", "engine": "batch"},
+        [(number, number, 0) for number in range(4)],
+        (Step("wait"), Step("run", days=1)),
+        4,
+    ),
     # A row that always loses its reply, beside equal ones that meet a server's odd failures in turn.
     28: (
         {"where": 0, "flag": "", "dedupe": False, "engine": "live"},
         [LOST, *((number % 5, number, number) for number in range(39))],
-        Step("run", weather=Weather("half")),
+        (Step("run", weather=Weather("half")),),
         0,
     ),
     # A line that comes while its file is being read, with a text where `where` has seen numbers alone.
     29: (
         {"where": 1, "format": "jsonl", "files": "one", "engine": "live"},
         [(number, 3 + number, 0) for number in range(3)],
-        Step("edited", at=0, event="received"),
+        (Step("edited", at=0, event="received"),),
         4,
     ),
 }
-"""What chance alone seldom brings together: choices, rows, the first step and the template of a life."""
+"""What chance alone seldom brings together: choices, rows, the first steps and the template of a life."""
 
 
 _BATCHING = st.builds(
