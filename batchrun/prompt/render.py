@@ -17,8 +17,10 @@ from batchrun.records import Decision
 KEY_BYTES = 16
 """Bytes of a question's key: 128 bits make a clash among 10¹² questions less likely than 10⁻¹⁴."""
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Raised when the same row and job give another key or body, so that a kept plan is not reused."""
+
+_EMPTY = "it is empty, or white space"
 
 FIELDS: Mapping[str, bool] = {
     # the question
@@ -41,7 +43,7 @@ class _Leaf(NamedTuple):
     """A text in the messages that each row fills; `suffix` is put after the template's text as it is.
 
     `attached` is the kind of file whose path or URL the template makes; with `extracted` the file's text is sent in
-    its place. A named tuple, since orjson writes dataclasses by itself.
+    its place. `asks`: it is all that a user's message says. A named tuple, since orjson writes dataclasses by itself.
     """
 
     template: Template | Fields
@@ -49,6 +51,7 @@ class _Leaf(NamedTuple):
     suffix: str = ""
     attached: Kind | None = None
     extracted: bool = False
+    asks: bool = False
 
 
 DecisionForm = Callable[[Any, Sequence[Decision]], dict[str, Any]]
@@ -135,9 +138,12 @@ def _messages(job: Job, templates: Templates, instructions: str | None) -> list[
         added = ""
         if joins and number == 0:
             added = instructions or ""
-        messages.append({"role": turn.role, "content": _content(path, turn.content, templates, added)})
+        content: Any = _content(path, turn.content, templates, added)
+        if turn.role == "user" and isinstance(content, _Leaf):
+            content = content._replace(asks=True)
+        messages.append({"role": turn.role, "content": content})
     if job.prompt.state is not None:
-        content: Any = _state_parts(job.prompt.state, templates)
+        content = _state_parts(job.prompt.state, templates)
         if len(content) == 1:
             content = content[0]["text"]
         messages.append({"role": "user", "content": content})
@@ -166,7 +172,8 @@ def _state(job: Job, templates: Templates) -> dict[str, Any] | str | _Leaf:
             fields[name] = _text(templates.add(field), path)
         else:
             fields[name] = _Leaf(templates.add(field.image or ""), (*path, "image"), attached=IMAGE)
-    return fields or _text(templates.add(job.prompt.user or ""), ("prompt", "user"))
+    state = _text(templates.add(job.prompt.user or ""), ("prompt", "user"))
+    return fields or (state._replace(asks=True) if isinstance(state, _Leaf) else state)
 
 
 def _instructed(job: Job, templates: Templates, questions: Sequence[Decision]) -> list[Decision]:
@@ -331,6 +338,8 @@ class Renderer:
         for leaf, segment in skeleton.rest:
             try:
                 text = leaf.template.text() + leaf.suffix
+                if leaf.asks and not text.strip():  # some servers refuse it, others answer "How can I help you?"
+                    return RowProblem("template_error", f"{dotted(leaf.path)}: {_EMPTY}")
                 if leaf.attached is not None:
                     text = attach(leaf, leaf.attached, text.strip())
                 dumped = orjson.dumps(text)

@@ -107,6 +107,14 @@ def test_the_request_is_what_the_contract_says(tmp_path: Path) -> None:
     ]
 
 
+def test_an_empty_text_is_not_decided_on(tmp_path: Path) -> None:
+    """A model would answer it, with probabilities."""
+    with deciding(SYSTEMONE) as server:
+        ran = decide(tmp_path, f"{server.url}/v1", rows=["x", "", " "])
+        assert len(server.books.bodies) == 1
+    assert ran.column("error_type") == [None, "template_error", "template_error"]
+
+
 def test_probabilities_reviews_and_the_build_are_written(tmp_path: Path) -> None:
     """The detail `probabilities` has those of all labels, adding up to 1; needs_review marks a low one; null: none."""
     output = {"review_below": 0.6, "details": ["status", "model", "probabilities", "cost_usd"]}

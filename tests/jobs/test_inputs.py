@@ -252,6 +252,26 @@ def test_a_null_list_is_never_an_empty_one(tmp_path: Path) -> None:
             assert "null: write {{" in ran.column("error_message")[0]
 
 
+def test_a_prompt_of_white_space_is_not_sent(tmp_path: Path) -> None:
+    """A server would refuse it, or bill for "How can I help you?"; beside an image an empty text says enough."""
+    texts = ["a", "", " \n"]
+    part = [{"text": "{{ text }}"}, {"image": "https://example.com/x.png"}]
+    prompts: list[tuple[dict[str, Any], str | None]] = [
+        ({"user": "{{ text }}"}, "prompt.user"),
+        ({"user": None, "messages": [{"role": "user", "content": "{{ text }}"}]}, "prompt.messages[0].content"),
+        ({"user": None, "messages": [{"role": "user", "content": part}]}, None),
+        ({"user": "x", "system": "{{ text }}"}, None),
+    ]
+    with recording_server() as asked:
+        for number, (prompt, place) in enumerate(prompts):
+            (folder := tmp_path / str(number)).mkdir()
+            ran = run(write_job(folder, asked.url, rows=texts, prompt=prompt, answer=None))
+            assert len(asked.prompts()) == (3 if place is None else 1), prompt
+            failed = [None] * 3 if place is None else [None, *["template_error"] * 2]
+            assert ran.column("error_type") == failed, prompt
+            assert place is None or ran.column("error_message")[1:] == [f"{place}: it is empty, or white space"] * 2
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
 def test_a_cell_of_the_wrong_type_is_found_before_a_request(
     command: Command, server: Running, tmp_path: Path, suffix: str

@@ -166,7 +166,8 @@ def test_a_local_model_may_move() -> None:
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8), st.randoms())
 def test_a_key_depends_on_its_row_alone(rows: list[tuple[str, str]], order: Random) -> None:
     """Rows before, after or around, the columns' order and unused columns change no key."""
-    made, turned = renderer("{{ b }}{% set c = b %}", ["a", "b"]), renderer("{{ b }}{% set c = b %}", ["b", "x", "a"])
+    prompt = "> {{ b }}{% set c = b %}"
+    made, turned = renderer(prompt, ["a", "b"]), renderer(prompt, ["b", "x", "a"])
     keys = [key(made, b=b) for _, b in rows]
     shuffled = order.sample(range(len(rows)), len(rows))
     assert [key(turned, b=rows[i][1]) for i in shuffled] == [keys[i] for i in shuffled]
@@ -224,7 +225,7 @@ SNIPPETS = st.sampled_from(
     ["{{ a }}", "{{ b | upper }}", "text \"quoted\" {{ row['c d'] }}\n", "{% if b %}ja{% endif %}", "ünï \\ ",
      "{% for x in b %}{{ x }},{% endfor %}", "{% set z = a %}{{ z }}", "{% raw %}{{ a }}{% endraw %}"]
 )  # fmt: skip
-TEMPLATES = st.lists(SNIPPETS, max_size=4).map("".join)
+TEMPLATES = st.lists(SNIPPETS, max_size=4).map(lambda snippets: "> " + "".join(snippets))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), TEMPLATES), min_size=1, max_size=3),
