@@ -9,6 +9,7 @@ import click
 
 from batchrun.cli.arguments import JobPath, debug_option, job_argument, opened, print_err, print_json, print_parts
 from batchrun.cli.eval import gold_flags
+from batchrun.terminal import aside
 
 if TYPE_CHECKING:
     from batchrun.report import OpenJob, Table
@@ -93,7 +94,7 @@ def command(  # noqa: PLR0913  (a flag each)
             parts += comparison_parts(found)
             if output is not None:
                 written = write_changed((first, second), found, output.absolute())
-                print_err(f"{written:,} changed rows in {output}")
+                print_err(f"{written.rows:,} changed rows in {output}{aside(written.note)}")
     if as_json:
         print_json(facts)
     else:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from batchrun.cli.arguments import job_argument, job_options, opened, print_err
+from batchrun.terminal import aside
 
 
 @click.command("export")
@@ -27,4 +28,4 @@ def command(job: Path, output: Path | None, **flags: Any) -> None:  # noqa: ANN4
         check_writable(path, p.rows.paths, "-o" if output else "output.path")
         answered.check_plan()
         written = outputs.write(p, answered.checkpoint, path)
-    print_err(f"{written.rows:,} rows in {path}")
+    print_err(f"{written.rows:,} rows in {path}{aside(written.note)}")

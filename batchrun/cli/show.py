@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from batchrun.cli.arguments import job_argument, job_options, opened, print_err, print_out, print_parts
-from batchrun.terminal import plural
+from batchrun.terminal import aside, plural
 
 
 @click.command("show")
@@ -44,7 +44,7 @@ def command(
     with opened(job, **flags) as answered:
         if output is not None:
             written, order = write_todo(answered, output.absolute(), count or 200, ids)
-            print_err(f"{plural(written, 'row')} in {output}: {order}")
+            print_err(f"{plural(written.rows, 'row')} in {output}: {order}{aside(written.note)}")
             return
         if number is not None:
             print_out("\n".join(record(row_record(answered, number))))

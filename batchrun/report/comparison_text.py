@@ -13,7 +13,7 @@ from batchrun.report.comparison import Comparison, GoldComparison
 from batchrun.report.figures import JobFigures, Share, percent
 from batchrun.report.gold import contradiction_text
 from batchrun.report.texttable import Table
-from batchrun.table import check_writable, unwritable, write_output
+from batchrun.table import Written, check_writable, unwritable, write_output
 from batchrun.terminal import plural
 
 SHOWN_LABELS = 15
@@ -123,8 +123,8 @@ def tables(found: Comparison, *, labels: bool = True) -> Iterator[Table]:
             yield Table((column.name, *names, "change"), counts, {1, 2, 3}, title)
 
 
-def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) -> int:
-    """Write the rows that differ to `path`; return their number. Raises UserError, or StorageError for a bad disk.
+def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) -> Written:
+    """Write the rows that differ to `path`. Raises UserError, or StorageError for a bad disk.
 
     Columns: those of the first input, `row` (from 1), each compared answer of both jobs as text, gold.
     """
@@ -156,7 +156,7 @@ def write_changed(jobs: tuple[OpenJob, OpenJob], found: Comparison, path: Path) 
         add("right", [row.gold for row in found.changed], pl.String())
     more = pl.DataFrame(added)
     frames = _changed_rows(prepared, numbers, more)
-    return write_output(frames, path, schema={**rows.schema, **more.schema}, csv=prepared.job.output.csv).rows
+    return write_output(frames, path, schema={**rows.schema, **more.schema}, csv=prepared.job.output.csv)
 
 
 def _changed_rows(prepared: Prepared, numbers: Sequence[int], more: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -16,7 +16,7 @@ from batchrun.prompt import AnswerForm
 from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
 from batchrun.report.gold import Rule, require_column
-from batchrun.table import check_writable, encoding_note, open_guessed, write_output
+from batchrun.table import Written, check_writable, encoding_note, open_guessed, write_output
 from batchrun.terminal import plural
 
 ROW, KEY, REVIEW = "row", "row_key", "needs_review"
@@ -40,8 +40,8 @@ def _key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
     return columns
 
 
-def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tuple[int, str]:
-    """Write the `count` rows that most need a look and that nobody reviewed; return their number and their order.
+def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tuple[Written, str]:
+    """Write the `count` rows that most need a look and that nobody reviewed; return what was written and its order.
 
     A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer next to it,
     and how sure a decision model was.
@@ -82,8 +82,8 @@ def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tu
         lines.append([str(position + 1), *cells, *texts, *texts, *sure, "true", key])
     schema = dict.fromkeys(header, pl.String())
     frame = pl.DataFrame(lines, schema=schema, orient="row")
-    write_output(iter([frame]), path, schema=dict(schema), csv=prepared.job.output.csv)
-    return len(lines), BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
+    written = write_output(iter([frame]), path, schema=dict(schema), csv=prepared.job.output.csv)
+    return written, BY_PROBABILITY if any(row.probabilities for _, _, row in chosen) else BY_SIGNS
 
 
 def _refuse_shared(job: OpenJob, chosen: Iterable[AnsweredRow], named: Sequence[str]) -> None:

@@ -41,7 +41,6 @@ from batchrun.table import (
     read_output,
     write_output,
 )
-from batchrun.terminal import plural
 
 OUTPUT_ROWS = 20_000
 """Rows joined with their answers at a time."""
@@ -66,8 +65,8 @@ def write(
         _frames(prepared, checkpoint, settled=settled), path, schema=prepared.schema, csv=prepared.job.output.csv
     )
     # A model's long text is paid for by now: a cut cell is better than no output.
-    if written.cut:
-        warn(f"{plural(written.cut, 'text')} cut to {LONGEST_CELL:,} characters, the most that a cell of Excel holds")
+    if written.note:
+        warn(written.note)
     return written
 
 

@@ -24,9 +24,10 @@ from batchrun.disk import sync_folder
 from batchrun.errors import StorageError, UserError
 from batchrun.job import OUTPUT_SUFFIXES, Detail, OutputCsv
 from batchrun.records import Status, kind_of
-from batchrun.table.sheet import MISSING_WRITER, MOST_COLUMNS, has_writer, write_sheet
+from batchrun.table.sheet import LONGEST_CELL, MISSING_WRITER, MOST_COLUMNS, has_writer, write_sheet
 from batchrun.table.values import INTERVAL, inner_types
 from batchrun.table.where import column_named, first_line
+from batchrun.terminal import plural
 
 _ROW_GROUP = 20_000
 _TYPED = (".parquet", ".arrow")
@@ -77,13 +78,13 @@ DETAIL_TYPES: dict[Detail, pl.DataType] = {
 class Written:
     """What was written; `changed` is false where the file was there already, byte for byte.
 
-    `cut` counts the texts that an Excel cell is too short for.
+    `note` says how many texts a cell of Excel was too short for; empty: none.
     """
 
     path: Path
     rows: int
     changed: bool
-    cut: int = 0
+    note: str = ""
 
 
 def partial_path(path: Path) -> Path:
@@ -173,7 +174,8 @@ def write_output(
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)
-        return Written(path, counted.rows, _replace(temporary, path), cut)
+        note = f"{plural(cut, 'text')} cut to {LONGEST_CELL:,} characters, the most that a cell of Excel holds"
+        return Written(path, counted.rows, _replace(temporary, path), note if cut else "")
     except _PROBLEMS as error:
         if counted.failure is not None:
             raise counted.failure from None

@@ -350,3 +350,23 @@ def test_json_that_is_not_an_array_of_objects(
     assert ended.code == 2
     assert says in ended.err
     assert asked.prompts() == []
+
+
+def test_every_command_that_cuts_a_text_for_a_cell_says_so(command: Command, asked: Asked) -> None:
+    """The model's long answers are kept in full; a workbook that holds their beginning is no silent loss."""
+    Path("in.csv").write_text("id,text\n1,a\n2,b\n")
+    asked.text = "y" * 40_000
+    write(asked, "in.csv", "{{ text }}")
+    assert command("job.yaml").code == 0
+    asked.text = "short"
+    assert command("job.yaml", "--variant", "short", "--set", "prompt=Short: {{ text }}", "--yes").code == 0
+    wanted = {
+        ("job.yaml", "--output", "run.xlsx"): "2 texts",
+        ("export", "job.yaml", "-o", "export.xlsx"): "2 texts",
+        ("show", "job.yaml", "--review", "-o", "review.xlsx"): "4 texts",  # the model's answer stands beside
+        ("compare", "job.yaml", "--variant", "short", "-o", "compare.xlsx"): "2 texts",
+    }
+    for words, texts in wanted.items():
+        ended = command(*words)
+        said = f"{texts} cut to 32,767 characters, the most that a cell of Excel holds"
+        assert (ended.code, said in ended.err) == (0, True), (words, ended.err)
