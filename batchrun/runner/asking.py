@@ -17,11 +17,11 @@ from batchrun.api import Endpoint, Mask, Prices, in_parts
 from batchrun.checkpoint import FOR_BATCH, NOT_OUT, Checkpoint
 from batchrun.errors import BatchrunError, ExitCode
 from batchrun.job import Job
-from batchrun.money import to_usd
+from batchrun.money import ZERO, to_usd
 from batchrun.net import is_loopback, proxy_for
 from batchrun.prepare import INPUT_CHANGED, Prepared, most_in_flight, worst_case
 from batchrun.records import Reply, Request, Send, Target
-from batchrun.runner.budget import Budget, Reserve, lowest_cap
+from batchrun.runner.budget import Budget, lowest_cap
 from batchrun.runner.limits import AdaptiveLimit, Gate, Limits, TokenBucket
 from batchrun.runner.log import event
 from batchrun.runner.pool import Pool
@@ -158,7 +158,7 @@ async def _open(stack: AsyncExitStack, senders: Sequence[AbstractAsyncContextMan
 
 async def _asked(asking: Asking, send: Send, valve: Valve, ui: Ui) -> Tally:
     limits = _limits(asking.prepared.job, asking.endpoint, asking.budget)
-    pool = _pool(asking, send, valve, limits, ui)
+    pool = _pool(asking, send, valve, limits)
     checkpoint = asking.checkpoint
     # Between the rows of a sample, and of batches, others are open that this run does not ask.
     is_whole = asking.where == NOT_OUT and not checkpoint.is_sampled and not checkpoint.batches.out()
@@ -247,13 +247,10 @@ def _input_changed(prepared: Prepared, valve: Valve) -> bool:
     return changed
 
 
-def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> Pool:
+def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits) -> Pool:
     prepared, worst = asking.prepared, None
     if prepared.job.limits.max_cost_usd is not None:
         worst = worst_case(prepared, asking.prices)
-    reserve = Reserve(worst, ui.warn)
-    # A decision model's hidden template may cost more than the estimate: the next requests reserve for it.
-    asking.budget.surpassed = reserve.raise_to
     return Pool(
         send,
         asking.checkpoint.writer,
@@ -262,7 +259,7 @@ def _pool(asking: Asking, send: Send, valve: Valve, limits: Limits, ui: Ui) -> P
         rules=rules_of(asking),
         form=prepared.form,
         body_of=prepared.renderer.body,
-        worst_case=reserve.amount,
+        worst_case=worst or (lambda *_: ZERO),
         time=asking.time,
     )
 

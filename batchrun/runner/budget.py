@@ -7,14 +7,14 @@ run, half of it after each kill, and 0.7 % in the end, so that ten kills waste a
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from batchrun.api import Prices
 from batchrun.checkpoint import Checkpoint
 from batchrun.job import CostCap
 from batchrun.money import ZERO, Pico, from_usd, show
-from batchrun.prepare import Prepared, Worst, refuse_unbounded
+from batchrun.prepare import Prepared, refuse_unbounded
 
 LEASE_WAIT = 0.005
 """Seconds after which a request looks again whether its lease is committed."""
@@ -41,9 +41,10 @@ class Lender(Protocol):
 class Budget:
     """The caps of a run and of a day, in picodollars; None: without a cap.
 
-    `spent` + `reserved` never exceeds a cap as long as no request costs more than its reservation.
-    `spent_today` is what earlier runs of this job may have spent since 00:00 UTC, `lost_today` the part of it that is
-    only known from leases of dead runs. Without a `lender` nothing has to be leased.
+    `spent` + `reserved` never exceeds a cap as long as no request costs more than its reservation: after one that does,
+    more is reserved, and `warn` is called. `spent_today` is what earlier runs of this job may have spent since 00:00
+    UTC, `lost_today` the part of it that is only known from leases of dead runs. Without a `lender` nothing has to be
+    leased.
     """
 
     def __init__(
@@ -54,13 +55,13 @@ class Budget:
         *,
         lost_today: Pico = ZERO,
         lender: Lender | None = None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         of_run = math.inf if cap_run is None else cap_run
         of_day = math.inf if cap_day is None else cap_day - spent_today
         self._cap = max(0, min(of_run, of_day))
         self._spent = self._in_flight = self._held = 0
-        self.surpassed: Callable[[Pico, Pico], None] = lambda *_: None
-        """Called where a request cost more than was reserved for it."""
+        self._percent, self._warn = 100, warn
         self._lender = None if cap_day is None else lender
         day = cap_day or 0
         self._step = day * _STEP // _PER_MILLE
@@ -80,6 +81,10 @@ class Budget:
     def room(self) -> float:
         """What the caps still admit, in picodollars; infinity without a cap."""
         return self._cap - self._spent - self._in_flight - self._held
+
+    def amount(self, estimate: Pico) -> Pico:
+        """Return what to reserve for a request: its estimate, and more once a bill was higher than that."""
+        return Pico(-(-estimate * self._percent // 100))
 
     def wait(self, amount: Pico) -> float:
         """Return the seconds until this amount may be reserved: 0 when it is leased, or when the cap will refuse it.
@@ -104,36 +109,26 @@ class Budget:
         self._in_flight += amount
         return True
 
-    def settle(self, reserved: Pico, spent: Pico, *, keep: bool = False) -> None:
+    def settle(self, reserved: Pico, spent: Pico, *, keep: bool = False, estimate: Pico = ZERO) -> None:
         """End a request: its cost is spent and its reservation freed; `keep` holds on to it, since it may be billed."""
         self._spent += spent
         self._in_flight -= reserved
-        if spent > reserved:
-            self.surpassed(reserved, spent)
+        if spent > reserved and estimate:
+            self._reserve_more(estimate, spent)
         if keep:
             # A lost reply has no cost that anybody reports, and may appear on the bill all the same.
             self._held += max(0, reserved - spent)
 
-
-class Reserve:
-    """The amount to reserve for a request: its worst case, and more once a bill was higher than that."""
-
-    def __init__(self, worst: Worst | None, warn: Callable[[str], None]) -> None:
-        self._worst, self._warn = worst, warn
-        self._percent = 100
-
-    def amount(self, size: int, values: Sequence[Any]) -> Pico:
-        """Return the amount for a body of that many bytes and the values of its row; 0 where no worst case is known."""
-        return Pico(-(-self._worst(size, values) * self._percent // 100)) if self._worst else ZERO
-
-    def raise_to(self, reserved: Pico, billed: Pico) -> None:
-        """Raise all amounts so that this bill would have been covered, and report it."""
-        if not reserved:
+    def _reserve_more(self, estimate: Pico, billed: Pico) -> None:
+        """Reserve so much from here on that this bill would have been covered, and report it."""
+        # By the estimate: those in flight were reserved before the last raise, and would each raise it once more.
+        percent = -(-100 * billed // estimate)
+        if percent <= self._percent:
             return
-        self._percent = max(self._percent, -(-self._percent * billed // reserved))
+        self._percent = percent
         self._warn(
-            f"a request cost {show(billed)}, more than the {show(reserved)} that was reserved for it; from here on "
-            f"{self._percent / 100:g} times the estimate is reserved, and requests in flight may pass the cap"
+            f"a request cost {show(billed)}, and at most {show(estimate)} was expected; from here on "
+            f"{percent / 100:g} times the estimate is reserved, and requests in flight may pass the cap"
         )
 
 
@@ -142,7 +137,14 @@ def lowest_cap(cap: CostCap) -> Pico | None:
     return min((from_usd(amount) for amount in (cap.run, cap.day) if amount is not None), default=None)
 
 
-def budget_of(prepared: Prepared, prices: Prices, checkpoint: Checkpoint, today: str, run_id: int) -> Budget:
+def budget_of(
+    prepared: Prepared,
+    prices: Prices,
+    checkpoint: Checkpoint,
+    today: str,
+    run_id: int,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Budget:
     """Return the budget of a run on a UTC day; a cap that can't be kept is a UserError.
 
     What the run has spent in batches so far, and what open batches may cost, counts as spent.
@@ -160,4 +162,5 @@ def budget_of(prepared: Prepared, prices: Prices, checkpoint: Checkpoint, today:
         Pico(checkpoint.spent(day=today) + checkpoint.leased(today) + batches.reserved(day=today)),
         lost_today=checkpoint.leased(today, dead=True),
         lender=checkpoint.writer,
+        warn=warn,
     )

@@ -237,6 +237,7 @@ class Permit(NamedTuple):
     size: int
     tokens: int
     reserved: Pico
+    estimate: Pico
 
 
 class Limits:
@@ -309,6 +310,6 @@ class Limits:
         """End a request: `spent` is settled, `keep` leaves the reservation (it may be billed), `tokens` were used."""
         self.in_flight -= 1
         self._bytes -= permit.size
-        self.budget.settle(permit.reserved, spent, keep=keep)
+        self.budget.settle(permit.reserved, spent, keep=keep, estimate=permit.estimate)
         if self._tokens and tokens is not None:
             self._tokens.refund(now, permit.tokens - tokens)

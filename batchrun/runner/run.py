@@ -241,7 +241,8 @@ class _Run:
                     return
                 failed = self._checkpoint.count_failed(self._prepared.open_rule)  # with those of the batches
             self._confirm_cost(asking)
-            self._budget = budget_of(self._prepared, prices, self._checkpoint, utc_day(time.time()), asking.run_id)
+            today = utc_day(time.time())
+            self._budget = budget_of(self._prepared, prices, self._checkpoint, today, asking.run_id, self._ui.warn)
             may_fail = None if accepted is None else accepted - failed.rows
             asking = replace(asking, questions=self._asked, max_failed=may_fail, budget=self._budget)
             event("asking_started", questions=self._asked, concurrency=self._job.limits.ceiling)

@@ -1,5 +1,6 @@
 """Money in whole jobs: a day's cap over kills, what a server reports, what nobody knows, what is simulated."""
 
+import itertools
 import json
 import os
 import pty
@@ -106,6 +107,22 @@ def test_a_reported_cost_counts_where_no_price_is_known(tmp_path: Path, command:
         path = write(tmp_path, url, rows=20)
         assert Decimal(run(path).summary.cost_usd) == Decimal("0.02")
     assert "$0.0200 this output" in command("status", str(path)).out
+
+
+def test_bills_above_the_estimate_leave_the_cap_its_room(tmp_path: Path) -> None:
+    """A server counts many times the tokens that a body has: ten requests in flight do not raise that ten times."""
+    numbers = itertools.count()
+
+    def answer(_: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        # The first request goes alone, and shows nothing.
+        return completion("yes", prompt_tokens=8_000 if next(numbers) else 8, completion_tokens=1)
+
+    price = {"price": {"prompt": 1, "completion": 2}, "params": {"max_tokens": 10}}
+    with plain_server(answer) as url:
+        limits = {"max_cost_usd": 1, "concurrency": 10}
+        ran = run(write(tmp_path, url, rows=60, model=price, answer=None, limits=limits))
+    assert (ran.summary.exit_code, ran.summary.ok) == (0, 60), ran.summary.reason
+    assert Decimal(ran.summary.cost_usd) == 59 * Decimal("0.008002") + Decimal("0.000010")
 
 
 def test_a_cost_that_nobody_knows_is_not_zero(tmp_path: Path, command: Command) -> None:  # noqa: F811

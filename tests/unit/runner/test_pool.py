@@ -528,6 +528,18 @@ def test_what_a_reply_gives_back_starts_all_that_it_is_enough_for() -> None:
     assert [round(at) for at, _ in asked.sent] == [0] + [1] * 10 + [2] * 10 + [3] * 9
 
 
+def test_bills_above_the_estimate_raise_it_once_for_all_in_flight() -> None:
+    """Each of a hundred replies costs half as much again: that is reserved from then on, not 1.5 ** 100 times."""
+    said: list[str] = []
+    budget = Budget(cap_run=Pico(USD), warn=said.append)
+    asked = ask(by(answered(cost=0.0015)), 400, concurrency=100, budget=budget, worst_case=lambda _: Pico(USD // 1_000))
+    assert (asked.valve.exit_code, asked.statuses) == (ExitCode.DONE, ["ok"] * 400)
+    assert [line.partition("; ")[2].partition(" is reserved")[0] for line in said] == [
+        "from here on 1.5 times the estimate"
+    ]
+    assert budget.amount(Pico(1_000)) == 1_500
+
+
 def test_one_question_beyond_the_cap_stops_no_other() -> None:
     """What no cap admits stays pending; the others are asked, and then the run ends as stopped by the cap."""
     budget = Budget(cap_run=Pico(100))
