@@ -76,9 +76,17 @@ def is_put_aside(path: Path) -> bool:
 def _others(path: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the checkpoints in the same folder, and whether each is a variant of this job, or its job."""
     for other in sorted(path.parent.glob(f"*{path.suffix}")):
-        if other == path or is_put_aside(other) or other.is_symlink() or not is_ours(other):
+        if other == path or is_put_aside(other) or not _is_checkpoint(other):
             continue
         yield other, f"{other.stem}.".startswith(f"{path.stem}.") or f"{path.stem}.".startswith(f"{other.stem}.")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Check whether a path is a checkpoint that can be read; it may be a folder, or another user's file."""
+    try:
+        return path.is_file() and not path.is_symlink() and is_ours(path)
+    except OSError:
+        return False
 
 
 def _is_usable(connection: Connection, wording: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 import re
 import sqlite3
@@ -157,7 +158,7 @@ def _undo_half_fresh(path: Path) -> None:
     """
     if path.stat().st_nlink == 1:
         return
-    for aside in path.parent.glob(f"{path.stem}.*-*{path.suffix}"):
+    for aside in path.parent.glob(f"{glob.escape(path.stem)}.*-*{glob.escape(path.suffix)}"):
         if identity(aside) == identity(path):
             log = companion(aside, "-wal")
             if log.exists() and not companion(path, "-wal").exists():

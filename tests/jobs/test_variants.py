@@ -1,6 +1,7 @@
 """Flags that change a job: --set, --model, --input, --endpoint, --variant, --sample."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -202,6 +203,14 @@ def test_a_renamed_job_is_not_paid_again(tmp_path: Path, command: Command, asked
     assert ended.code == 0
     assert "100 answers copied from job.sqlite" in ended.err
     assert asked.prompts() == []
+
+
+def test_a_folder_called_like_a_checkpoint_is_passed_over(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """A run looks for answers in the checkpoints beside its own; what else lies there with such a name stops no run."""
+    (tmp_path / ".batchrun" / "backup.sqlite").mkdir(parents=True)
+    os.mkfifo(tmp_path / ".batchrun" / "pipe.sqlite")
+    assert command("job.yaml").code == 0
+    assert len(asked.prompts()) == 100
 
 
 def test_fresh_adopts_nothing(command: Command, asked: Asked) -> None:

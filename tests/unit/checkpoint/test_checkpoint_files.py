@@ -285,10 +285,11 @@ def test_creation_that_was_killed_is_begun_again(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["x.sqlite"]
 
 
-def test_a_fresh_start_killed_in_its_midst_never_happened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["x", "x[1]"])
+def test_a_fresh_start_killed_in_its_midst_never_happened(tmp_path: Path, name: str) -> None:
     """Killed after the log went aside and before the new file came, `--fresh` leaves every committed answer there."""
-    path = made(tmp_path / "x.sqlite", ["a"])
-    log = path.with_name("x.sqlite-wal")
+    path = made(tmp_path / f"{name}.sqlite", ["a"])
+    log = path.with_name(f"{name}.sqlite-wal")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM answers").fetchone()  # so that the answer stands in the log alone
@@ -298,7 +299,7 @@ def test_a_fresh_start_killed_in_its_midst_never_happened(tmp_path: Path) -> Non
         was = path.read_bytes(), log.read_bytes()
     path.write_bytes(was[0])
     log.write_bytes(was[1])
-    aside = tmp_path / "x.20251122-120000.sqlite"
+    aside = tmp_path / f"{name}.20251122-120000.sqlite"
     os.link(path, aside)
     log.rename(aside.with_name(f"{aside.name}-wal"))
     with Checkpoint.open(path) as checkpoint:
