@@ -240,7 +240,7 @@ def reader(prepared: Prepared, written: Written | None) -> Callable[[], pl.DataF
     """Return what reads the output with its types, None where none was written."""
     if written is None:
         return None
-    return partial(read_output, written.path, prepared.schema)
+    return partial(read_output, written.path, prepared.schema, escaped=prepared.job.output.csv.escape_formulas)
 
 
 def remove_partial(job: Job) -> None:

@@ -9,9 +9,14 @@ from batchrun.errors import StorageError
 from batchrun.table.excel import sheet_texts
 from batchrun.table.where import column_named, first_line
 
+_ESCAPED = r"^'([=+\-@\t\r])"
 
-def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Read an output whole. Raises StorageError where it can't be read."""
+
+def read_output(path: Path, schema: Mapping[str, pl.DataType], *, escaped: bool = False) -> pl.DataFrame:
+    """Read an output whole; `escaped`: with the ' taken off that `csv.escape_formulas` puts before a formula.
+
+    Raises StorageError where it can't be read.
+    """
     try:
         match path.suffix.lower():
             case ".parquet":
@@ -32,6 +37,10 @@ def read_output(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
                 found = pl.read_csv(
                     path, separator=separator, has_header=False, skip_rows=1, schema=texts, raise_if_empty=False
                 )
+                if escaped:
+                    kinds = (pl.String, pl.Categorical, pl.Enum)
+                    names = [name for name, dtype in schema.items() if isinstance(dtype, kinds)]
+                    found = found.with_columns(column_named(name).str.replace(_ESCAPED, "$1") for name in names)
                 if len(schema) == 1:  # a null is written as "" there
                     found = found.with_columns(pl.all().replace("", None))
         return found.select(_typed(name, dtype, found.schema[name]) for name, dtype in schema.items())

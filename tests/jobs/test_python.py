@@ -298,6 +298,16 @@ def test_every_output_comes_back_with_its_types(asked: dict[str, Any], suffix: s
     assert batchrun.run(job, TYPES).frame().select(TYPES.columns).equals(TYPES)
 
 
+def test_escaped_formulas_come_back_as_they_were(asked: dict[str, Any]) -> None:
+    """`frame` takes off the ' that escape_formulas puts before a text: with it the label "+" would be no label."""
+    frame = pl.DataFrame({"s": ["=1+1", "'x", "@a", "b"]})
+    answer = {"columns": {"label": ["+", "-"]}}
+    output = {"path": "out.csv", "csv": {"escape_formulas": True}}
+    found = batchrun.run(asked | {"prompt": "{{ s }}", "answer": answer, "output": output}, frame).frame()
+    assert found["s"].to_list() == ["=1+1", "'x", "@a", "b"]
+    assert set(found["label"]) <= {"+", "-"}
+
+
 def test_a_workbook_comes_back_with_its_types(asked: dict[str, Any]) -> None:
     """What a sheet can hold comes back as it went in; a moment of a time zone is the same moment."""
     frame = TYPES.drop("t").with_columns(s=pl.Series(["a", "b"]))  # neither microseconds nor an empty text
