@@ -42,6 +42,7 @@ from batchrun.job.spec import (
     Prompt,
     RayOptions,
     dotted,
+    matches,
     parse_duration,
 )
 from batchrun.job.variants import merged
@@ -90,6 +91,7 @@ __all__ = [
     "is_job",
     "json_schema",
     "load",
+    "matches",
     "merged",
     "parse_duration",
     "read_environment",

@@ -25,6 +25,7 @@ from batchrun.job.spec import (
     Part,
     Prompt,
     dotted,
+    matches,
 )
 from batchrun.job.tree import SHOWN, VARIABLE_NAME
 from batchrun.net import ENDPOINTS, header_problem, parse_endpoint
@@ -372,9 +373,9 @@ def _repeated(path: JobPath, names: Sequence[str]) -> Found:
 def _paths(job: Job) -> Found:
     """Refuse an output that is also an input: it would destroy rows, or be read as rows by the next run."""
     # It need not exist yet: after one run of `input: data/*.csv`, `output: data/labelled.csv` would be input as well.
-    output = PurePath(os.path.normpath(job.output_path))
+    output = os.path.normpath(job.output_path)
     for pattern in job.input.patterns:
-        if output.match(os.path.normpath(job.resolve(pattern))):
+        if matches(output, os.path.normpath(job.resolve(pattern))):
             yield ("output", "path"), "output.path is one of the files of input.path: write it elsewhere"
             return
 

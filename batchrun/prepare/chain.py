@@ -4,11 +4,10 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from batchrun.errors import ExitCode, UserError
-from batchrun.job import Job, RunOptions
+from batchrun.job import Job, RunOptions, matches
 from batchrun.prepare.invocation import Invocation
 
 WORST_FIRST = (
@@ -72,12 +71,6 @@ def _is_read(job: Job, output: Path) -> Iterator[bool]:
 def _real(path: Path) -> str:
     # Two names of one file, through a link or .., are one output.
     return os.path.realpath(path)
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Check whether a glob means a file, which need not exist; only `**` crosses folders."""
-    # PurePath.match reads ** as *, and fnmatch lets * cross folders.
-    return fnmatchcase(path, pattern) if "**" in pattern else PurePath(path).match(pattern)
 
 
 def _circle(found: Sequence[Invocation], sources: Sequence[set[int]], done: dict[int, Invocation]) -> str:

@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from batchrun.errors import BatchrunError, UserError
-from batchrun.job import Job
-from batchrun.prepare.chain import matches
+from batchrun.job import Job, matches
 from batchrun.prepare.invocation import Invocation
 from batchrun.prepare.prepared import Prepared, prepare_job
 

@@ -99,6 +99,6 @@ def write_frame(frame: pl.DataFrame, checkpoint: Path, name: str) -> Path:
     if (holder := running(checkpoint)) is not None:
         raise BusyError(f"this job is already running ({holder}): wait for it, or stop it")
     path = checkpoint.with_name(f"{name}.input.parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # as a run makes it: it will hold the answers, too
     write_output(iter([frame]), path, schema=frame.schema)
     return path

@@ -27,6 +27,10 @@ ALLOWED = " (dedupe: false allows a prompt without columns)"
 OBJECT = "this is an object with the field "
 
 MISTAKES = {
+    "an output in the folders of the input": (
+        {"input": '{path: "data/**/*.csv"}', "output": "data/labelled.csv"},
+        "4:9: output.path is one of the files of input.path: write it elsewhere",
+    ),
     "cut by a comment": (
         {"prompt": "Rate the review # 1 to 5: {{ text }}"},
         f"2:9: {NO_COLUMN}YAML reads # 1 to 5: {{{{ text }}}} as a comment; put the prompt in quotes{ALLOWED}",

@@ -190,6 +190,7 @@ def test_a_frame_goes_through_a_job_file(door: Path) -> None:
     summary = batchrun.run(door, FRAME)
     assert (summary.ok, summary.skipped, summary.output) == (2, 1, str(door.parent / "out.frame.csv"))
     assert summary.frame()["n"].to_list() == [1, 2, 3]
+    assert (door.parent / ".batchrun").stat().st_mode & 0o77 == 0
     assert not (door.parent / "out.csv").exists()
     pandas = FRAME.to_pandas()
     assert batchrun.run(door, pandas).requests == 0

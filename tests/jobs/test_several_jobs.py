@@ -59,6 +59,14 @@ def test_a_job_comes_after_the_one_whose_output_it_reads(tmp_path: Path, command
     assert asked.prompts() == ["A new", "B new yes"]
 
 
+def test_a_glob_through_folders_reads_an_output(tmp_path: Path, command: Command, asked: Asked) -> None:
+    """`**` stands for no folder as well: the job that reads out/**/*.csv comes after the one that writes out/a.csv."""
+    write(tmp_path / "b.yaml", asked.url, input="out/**/a*.csv", output="b.csv", prompt="B {{ text }}")
+    ended = command("b.yaml", "a.yaml")
+    assert ended.code == 0, ended.err
+    assert kinds(asked.prompts()) == "A" * 10 + "B" * 10
+
+
 def test_a_folder_holds_jobs(tmp_path: Path, command: Command, asked: Asked) -> None:
     """A folder means its YAML files with an input and a prompt; other files and deeper folders are passed over."""
     jobs = tmp_path / "jobs"

@@ -1,5 +1,6 @@
 """Job files: what comes out of a right one, and each mistake of a wrong one in one line."""
 
+import glob
 import json
 import string
 from dataclasses import fields
@@ -23,6 +24,7 @@ from batchrun.job import (
     check,
     json_schema,
     load,
+    matches,
     parse_duration,
 )
 from batchrun.job import spec as job
@@ -181,6 +183,20 @@ def golden(path: Path) -> str:
         load(path.read_text(encoding="utf-8"), Path("jobs") / path.name, ENVIRONMENT)
     assert caught.value.exit_code == 2
     return f"{caught.value}\n"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.csv", "**/*.csv", "a/**/*.csv", "**/b/*.csv", "a/**", "[ab]/?.csv", "**/a/**/*.csv"]
+)
+def test_a_glob_means_the_files_that_it_finds(tmp_path: Path, pattern: str) -> None:
+    """An output that does not exist yet is known to be an input of the next run, or of another job."""
+    files = [tmp_path / name for name in ("x.csv", "a/y.csv", "a/b/z.csv", "a/c/b/z.csv", "b/y.csv", "b/x.txt")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    whole = f"{tmp_path}/{pattern}"
+    found = {file for file in glob.glob(whole, recursive=True) if Path(file).is_file()}  # noqa: PTH207  (as the input)
+    assert {str(file) for file in files if matches(str(file), whole)} == found
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
