@@ -4,6 +4,7 @@ spec.py      the job as frozen dataclasses: every key with its type, default and
 tree.py      YAML text -> plain data with places; short forms, ${VAR}, files of prompts
 parse.py     that data -> Loaded: the job, or all its mistakes with line and column
 checks.py    what the types of a job can't express
+globs.py     which files a glob means, before they exist
 settings.py  Environment (process, .env) and RunOptions (flags), which win over the file
 variants.py  the job with the flags applied; what a variant is called
 schema.py    the JSON Schema of a job file, for editors
@@ -14,6 +15,7 @@ Others import from here alone.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from batchrun.job.globs import matches
 from batchrun.job.settings import Environment, PipeFormat, RunOptions, command_line, read_environment
 from batchrun.job.spec import (
     DEFAULT_DETAILS,
@@ -42,7 +44,6 @@ from batchrun.job.spec import (
     Prompt,
     RayOptions,
     dotted,
-    matches,
     parse_duration,
 )
 from batchrun.job.variants import merged

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from batchrun.errors import UserError, did_you_mean
+from batchrun.job.globs import matches
 from batchrun.job.spec import (
     OUTPUT_SUFFIXES,
     TOKEN_BOUNDS,
@@ -25,7 +26,6 @@ from batchrun.job.spec import (
     Part,
     Prompt,
     dotted,
-    matches,
 )
 from batchrun.job.tree import SHOWN, VARIABLE_NAME
 from batchrun.net import ENDPOINTS, header_problem, parse_endpoint

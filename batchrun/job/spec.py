@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -117,14 +116,6 @@ class Input(Section):
     def patterns(self) -> tuple[str, ...]:
         """The files and globs, as written."""
         return (self.path,) if isinstance(self.path, str) else self.path
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Check whether a glob means a file, which need not exist; only `**` crosses folders, and may stand for none."""
-    if "**" not in pattern:  # PurePath.match reads ** as *, and fnmatch lets * cross folders
-        return PurePath(path).match(pattern)
-    head, _, rest = pattern.partition("**/")
-    return fnmatchcase(path, pattern) or (bool(rest) and matches(path, head + rest))
 
 
 @dataclass(frozen=True, slots=True)

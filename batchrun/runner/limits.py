@@ -260,6 +260,10 @@ class Limits:
         self._bytes = 0
         self.over_cap: Pico | None = None
 
+    def permit(self, size: int, tokens: int, estimate: Pico) -> Permit:
+        """Return what a request needs that is expected to cost an estimate at most."""
+        return Permit(size, tokens, self.budget.amount(estimate), estimate)
+
     def wait_before_any(self, now: float) -> float:
         """Return the seconds until any request may start, ON_CHANGE if all slots are taken."""
         if self.in_flight >= self.limit.limit:

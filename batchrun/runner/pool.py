@@ -202,8 +202,7 @@ class Pool:
                 return None
             work.body = with_turns(body, work.turns) if work.turns else body
         tokens = len(work.body) // 4 + (self._rules.max_tokens or 0)
-        estimate = self._worst_case(len(work.body), work.values)
-        return Permit(len(work.body), tokens, self._limits.budget.amount(estimate), estimate)
+        return self._limits.permit(len(work.body), tokens, self._worst_case(len(work.body), work.values))
 
     def _pass_over(self, work: Work, amount: Pico) -> None:
         """Leave a question pending that the cap does not admit though nothing is in flight; others may cost less."""

@@ -27,10 +27,6 @@ ALLOWED = " (dedupe: false allows a prompt without columns)"
 OBJECT = "this is an object with the field "
 
 MISTAKES = {
-    "an output in the folders of the input": (
-        {"input": '{path: "data/**/*.csv"}', "output": "data/labelled.csv"},
-        "4:9: output.path is one of the files of input.path: write it elsewhere",
-    ),
     "cut by a comment": (
         {"prompt": "Rate the review # 1 to 5: {{ text }}"},
         f"2:9: {NO_COLUMN}YAML reads # 1 to 5: {{{{ text }}}} as a comment; put the prompt in quotes{ALLOWED}",
@@ -292,6 +288,16 @@ def test_equal_questions_are_allowed_by_dedupe_false(command: Command, command_n
     assert command(command_name, "job.yaml").code == 2
     Path("job.yaml").write_text(written(prompt="Tell a joke.", dedupe="false"))
     assert command(command_name, "job.yaml").code == 0
+
+
+def test_an_output_in_the_folders_of_the_input_is_refused(command: Command) -> None:
+    """The next run would read it as rows: `**` stands for no folder as well."""
+    Path("data/old").mkdir(parents=True)
+    Path("data/old/rows.csv").write_text("text\na\n")
+    Path("job.yaml").write_text(written(input='{path: "data/**/*.csv"}', output="data/labelled.csv"))
+    ended = command("check", "job.yaml")
+    wanted = "job.yaml:4:9: output.path is one of the files of input.path: write it elsewhere\n"
+    assert (ended.code, ended.err) == (2, wanted)
 
 
 @pytest.mark.parametrize(
