@@ -269,6 +269,10 @@ class Checkpoint(Reader):
             connection.vacuum()
         return number
 
+    def note_counts(self, counts: Counts | None) -> None:
+        """Keep the counts of the current plan, with the rows that people answered, which nothing here shows."""
+        self._connection.run("UPDATE plans SET counts = ? WHERE current", (counts and json.dumps(asdict(counts)),))
+
     # -- runs
 
     def begin_run(
@@ -301,11 +305,10 @@ class Checkpoint(Reader):
 
         `counts` are kept, so that the next look at them is instant. `lease` is what the run may have spent at most.
         """
-        text = None if counts is None else json.dumps(asdict(counts))
         end = {"ended_at": now, "exit_code": exit_code, "reason": reason, "resume_at": resume_at, "output": output}
         end["answered_at"] = answered_at
         with self._connection.transaction():
-            self._connection.update_row("runs", run_id, {**end, "counts": text})
-            self._connection.run("UPDATE plans SET counts = ? WHERE current", (text,))
+            self._connection.update_row("runs", run_id, {**end, "counts": counts and json.dumps(asdict(counts))})
+            self.note_counts(counts)
             if lease is not None:
                 self._connection.run("UPDATE leases SET amount = ? WHERE run_id = ?", (lease, run_id))

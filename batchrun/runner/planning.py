@@ -124,6 +124,7 @@ class Planning:
         command = command_line(self._shown, self._options)
         answered = list(reviewed_rows(self._prepared, self._checkpoint, failed=True))
         counts = with_answers_of_people(self._checkpoint.counts(), answered)
+        self._checkpoint.note_counts(counts)  # no run follows that would count them, and the plan may be a new one
         reasons = [f"no row failed with {', '.join(sorted(types))}"] if types else []
         kinds = sorted(counts.errors or ())
         if counts.failed:

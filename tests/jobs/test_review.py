@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,10 @@ def test_failed_rows_come_first_and_can_be_corrected(tmp_path: Path, command: Co
         assert "shows more" not in ended.err
         assert "1 row failed: --failed shows them" in ended.err
         assert "corrections: 1 corrected, 0 confirmed" in status.out
+        os.utime(tmp_path / "reviews.csv")  # so that even a refused command plans again
         ended = command("retry", str(job))
         assert (ended.code, "nothing to retry: every row is answered" in ended.err) == (2, True), ended.err
+        assert command("status", str(job)).out.splitlines()[0] == status.out.splitlines()[0]
 
 
 def test_a_person_writes_yes_and_no_and_fills_failed_rows_whole(tmp_path: Path, command: Command) -> None:
