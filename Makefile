@@ -8,8 +8,8 @@
 # make crash  thousands of kills, full disks, damage: figures for docs/explanation/reliability.md; half an hour
 # make ray    what runs on Ray: actors, nodes and drivers killed in mid-run; some minutes
 # make lock   writes requirements.lock again, and docs/explanation/licences.md from it
-# make fuzz   half an hour of hostile bytes for what reads them, FUZZ=1000 for fewer examples; then 20,000 lives of
-#             whole jobs against tests/oracle, ORACLE_LIVES=2000 for fewer
+# make fuzz   half an hour of hostile bytes for what reads them, FUZZ=1000 for fewer examples, and other examples for
+#             all tests that draw some; then 20,000 lives of whole jobs against tests/oracle, ORACLE_LIVES=2000 for fewer
 # make oracle-proof  puts old faults back into copies of the package: tests/oracle must find each
 # make audit  known vulnerabilities of what requirements.lock holds
 
@@ -104,7 +104,7 @@ licences: .venv/dev.stamp
 FUZZ ?= 20000
 fuzz: export ORACLE_LIVES ?= 20000
 fuzz: .venv/dev.stamp
-	BATCHRUN_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n auto tests/fuzz
+	BATCHRUN_FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -n auto -m "not slow" --ignore tests/oracle
 	$(BIN)/python -m pytest -n auto tests/oracle
 
 oracle-proof: .venv/dev.stamp

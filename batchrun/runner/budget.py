@@ -120,8 +120,11 @@ class Budget:
             self._held += max(0, reserved - spent)
 
     def _reserve_more(self, estimate: Pico, billed: Pico) -> None:
-        """Reserve so much from here on that this bill would have been covered, and report it."""
-        # By the estimate: those in flight were reserved before the last raise, and would each raise it once more.
+        """Reserve so much from here on that this bill would have been covered, and report it.
+
+        A decision model's hidden template may cost more than the estimate.
+        """
+        # By the estimate: what was reserved before the last raise would raise it once more, for each request in flight.
         percent = -(-100 * billed // estimate)
         if percent <= self._percent:
             return

@@ -1,7 +1,7 @@
 """Whole jobs and lives, drawn by chance, against a naive batchrun (model.py) and a server with faults (server.py).
 
-ORACLE_SEED repeats a run, ORACLE_LIVES sets the number of lives, ORACLE_PACKAGE names a folder with another copy of the
-package, and ORACLE_SHRINK=0 shows a failure as it was drawn.
+`make test` lives the same lives each time. ORACLE_LIVES sets a number of others, ORACLE_SEED repeats a run,
+ORACLE_PACKAGE names a folder with another copy of the package, and ORACLE_SHRINK=0 shows a failure as it was drawn.
 """
 
 import functools
@@ -34,7 +34,9 @@ FEWEST = 300
 
 @pytest.fixture(scope="session")
 def first_seed(testrun_uid: str) -> int:
-    """Return the run's seed: a new one each time, the same in all workers; ORACLE_SEED repeats it."""
+    """Return the run's seed, the same in all workers; a new one each time where a number of lives is named."""
+    if "ORACLE_LIVES" not in os.environ:
+        return int(os.environ.get("ORACLE_SEED", "1"))
     return int(os.environ.get("ORACLE_SEED") or int(testrun_uid[:8], 16) % 1_000_000)
 
 
