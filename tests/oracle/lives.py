@@ -528,8 +528,16 @@ def _row() -> st.SearchStrategy[tuple[int, ...]]:
 
 NULL = len(TEXTS) + len(MARKS)
 LOST = (len(TEXTS) + MARKS.index("row !lost"), 0, 0)
+REFUSED = (len(TEXTS) + MARKS.index("row !badrequest"), 0, 0)
 
 RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], tuple[Step, ...], int]] = {
+    # A person answers all that failed, so that `retry` is refused: nothing may forget that.
+    25: (
+        {"where": 0, "flag": "", "engine": "live"},
+        [REFUSED, *((number, number, 0) for number in range(4))],
+        (Step("run"), Step("correct"), Step("run"), Step("retry"), Step("look")),
+        0,
+    ),
     # Rows that can't be asked, beside ones that a sample has left open.
     26: (
         {"where": 0, "flag": "", "engine": "live"},
