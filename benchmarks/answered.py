@@ -15,7 +15,7 @@ from batchrun.checkpoint import Checkpoint
 from batchrun.job import RunOptions
 from batchrun.money import Pico
 from batchrun.prepare.loading import load_file
-from batchrun.prepare.plan import fill, fingerprint, stamps_text
+from batchrun.prepare.plan import fill, origin
 from batchrun.prepare.prepared import prepare_job
 from batchrun.records import Outcome, Status
 
@@ -31,12 +31,7 @@ def build(job: Path, rows: int, answer: Callable[[int], str] = lambda _: TEXT) -
         Checkpoint.open(invocation.job.checkpoint_path) as checkpoint,
     ):
         now = time.time()
-        builder = checkpoint.new_plan(
-            fingerprint=fingerprint(p, now=now),
-            wording=p.renderer.wording,
-            stamps=stamps_text(p.rows.files),
-            now=now,
-        )
+        builder = checkpoint.new_plan(origin(p, now), now)
         before = time.process_time()
         fill(builder, p)
         builder.make_current(p.rows.layout.text())

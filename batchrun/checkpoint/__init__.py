@@ -19,7 +19,7 @@ from batchrun.checkpoint.adopt import is_put_aside
 from batchrun.checkpoint.batches import Batch, Batches, BatchState
 from batchrun.checkpoint.files import check_place, free_bytes, lock, running
 from batchrun.checkpoint.fresh import start_fresh, undo_fresh
-from batchrun.checkpoint.plan import PlanBuilder, PlanInfo
+from batchrun.checkpoint.plan import Origin, PlanBuilder, PlanInfo
 from batchrun.checkpoint.queries import Checkpoint
 from batchrun.checkpoint.reader import OUTCOME_COLUMNS
 from batchrun.checkpoint.records import Counts, Failed, OpenRule, RunInfo, Settled
@@ -39,6 +39,7 @@ __all__ = [
     "Counts",
     "Failed",
     "OpenRule",
+    "Origin",
     "PlanBuilder",
     "PlanInfo",
     "RunInfo",

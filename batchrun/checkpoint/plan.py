@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.connection import Connection
@@ -11,6 +12,18 @@ BATCH = 50_000
 
 LARGEST_BATCH = 250_000
 """Rows that are held in memory; a plan may have millions."""
+
+
+class Origin(NamedTuple):
+    """What a plan is made from, as texts: equal ones make the same plan.
+
+    `fingerprint` stands for all of it; it is empty where no plan may be used again. `filter` says which rows ask.
+    """
+
+    fingerprint: str
+    wording: str
+    stamps: str
+    filter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,7 @@ class PlanInfo:
     fingerprint: str
     wording: str
     stamps: str
+    filter: str
     rows: int
     questions: int
     low_water: int
@@ -43,9 +57,9 @@ def current_plan(connection: Connection) -> PlanInfo | None:
 class PlanBuilder:
     """Takes the rows of a new plan in order, then makes it current or discards it. Raises StorageError."""
 
-    def __init__(self, connection: Connection, *, fingerprint: str, wording: str, stamps: str, now: float) -> None:
+    def __init__(self, connection: Connection, origin: Origin, now: float) -> None:
         self._connection = connection
-        self._head, self._now = (fingerprint, wording, stamps), now
+        self._origin, self._now = origin, now
         self._keys: list[bytes | None] = []
         self._problems: dict[int, tuple[str, str]] = {}
         self._start = 0
@@ -103,15 +117,14 @@ class PlanBuilder:
                 "SELECT count(*) FROM plans WHERE current AND stamps = ? AND wording <> ? "
                 "AND json_extract(layout, '$.options') IS json_extract(?, '$.options')"
             )
-            _, new_wording, stamps = self._head
-            if connection.value(wording, (stamps, new_wording, layout)):
+            if connection.value(wording, (self._origin.stamps, self._origin.wording, layout)):
                 connection.run("ALTER TABLE rows RENAME TO rows_before")
             else:
                 connection.run("DROP TABLE rows")
             connection.run("ALTER TABLE rows_next RENAME TO rows")
             connection.run(schema.RESULTS)
             connection.run("DELETE FROM plans")
-            plan = PlanInfo(number, *self._head, rows=self._start, questions=questions, low_water=0, layout=layout)
+            plan = PlanInfo(number, *self._origin, rows=self._start, questions=questions, low_water=0, layout=layout)
             plan = replace(plan, baseline=baseline)
             connection.insert_row("plans", {**asdict(plan), "current": 1, "created_at": self._now})
         return plan

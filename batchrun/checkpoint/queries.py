@@ -13,7 +13,7 @@ from typing import Self
 from batchrun.checkpoint import adopt, files, sample, schema, store
 from batchrun.checkpoint.batches import Batches
 from batchrun.checkpoint.connection import Connection, damaged
-from batchrun.checkpoint.plan import PlanBuilder, PlanInfo, current_plan
+from batchrun.checkpoint.plan import Origin, PlanBuilder, PlanInfo, current_plan
 from batchrun.checkpoint.reader import NARROW_JOIN, Reader
 from batchrun.checkpoint.records import Counts, Failed, OpenRule, Settled
 from batchrun.checkpoint.writer import Writer
@@ -122,9 +122,9 @@ class Checkpoint(Reader):
         """Forget the baseline of the current plan: its change was confirmed."""
         self._connection.run("UPDATE plans SET baseline = 0")
 
-    def new_plan(self, *, fingerprint: str, wording: str, stamps: str, now: float) -> PlanBuilder:
+    def new_plan(self, origin: Origin, now: float) -> PlanBuilder:
         """Begin a plan; the current one stays until the new one is complete."""
-        return PlanBuilder(self._connection, fingerprint=fingerprint, wording=wording, stamps=stamps, now=now)
+        return PlanBuilder(self._connection, origin, now)
 
     # -- questions
 

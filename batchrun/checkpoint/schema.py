@@ -7,7 +7,7 @@ times are Unix seconds (UTC), a position is a row's number in the input, from 0.
 APPLICATION_ID = 0x6272756E
 """Tells our files from other SQLite files (the header's field for it; "brun")."""
 
-VERSION = 4
+VERSION = 5
 
 COLUMNS = (
     "status",
@@ -72,7 +72,7 @@ CREATE TABLE plans(
   number INTEGER PRIMARY KEY, current INTEGER NOT NULL, fingerprint TEXT NOT NULL, wording TEXT NOT NULL,
   stamps TEXT NOT NULL, rows INTEGER NOT NULL, questions INTEGER NOT NULL, created_at REAL NOT NULL,
   low_water INTEGER NOT NULL DEFAULT 0, counts TEXT, layout TEXT NOT NULL,
-  baseline INTEGER NOT NULL DEFAULT 0)
+  baseline INTEGER NOT NULL DEFAULT 0, filter TEXT NOT NULL)
 """
 
 _RUNS = """

@@ -22,12 +22,12 @@ from batchrun.prepare.ownership import named_output, refuse_output_of_another
 from batchrun.prepare.plan import (
     Keys,
     fill,
-    fingerprint,
+    filter_text,
     has_same_files,
     input_changed,
     known_files,
+    origin,
     read_otherwise,
-    stamps_text,
 )
 from batchrun.prepare.prepared import INPUT_CHANGED, Prepared, body_extras, prepare_job
 from batchrun.prepare.reviewed import ReviewedRow, add_corrections, reviewed_rows, with_answers_of_people
@@ -54,7 +54,7 @@ __all__ = [
     "check_readers",
     "corrected",
     "fill",
-    "fingerprint",
+    "filter_text",
     "flags_text",
     "has_same_files",
     "input_changed",
@@ -64,6 +64,7 @@ __all__ = [
     "mix",
     "most_in_flight",
     "named_output",
+    "origin",
     "page_fee",
     "positions",
     "prepare_job",
@@ -73,7 +74,6 @@ __all__ = [
     "reviewed_rows",
     "row_key",
     "serving",
-    "stamps_text",
     "unbounded",
     "with_answers_of_people",
     "worst",

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 
-from batchrun.checkpoint import PlanBuilder, PlanInfo
+from batchrun.checkpoint import Origin, PlanBuilder, PlanInfo
 from batchrun.errors import InputError
 from batchrun.job import Job
 from batchrun.prepare.prepared import Prepared
@@ -16,7 +16,13 @@ YOUNG = 2.0
 """Seconds; a file changed so shortly before the plan may change again without a trace in its times."""
 
 
-def fingerprint(prepared: Prepared, *, now: float) -> str:
+def origin(prepared: Prepared, now: float) -> Origin:
+    """Return what a plan of a job is made from; `now` is Unix time."""
+    stamps = stamps_text(prepared.rows.files)
+    return Origin(_fingerprint(prepared, now), prepared.renderer.wording, stamps, filter_text(prepared.job))
+
+
+def _fingerprint(prepared: Prepared, now: float) -> str:
     """Digest all that decides which row asks which question.
 
     Empty, so that no plan is reused, where a file is too young to be trusted or local files are part of questions.
@@ -30,9 +36,8 @@ def fingerprint(prepared: Prepared, *, now: float) -> str:
         RENDERER_VERSION,
         prepared.renderer.wording,
         prepared.renderer.columns,
-        job.input.where,
+        filter_text(job),
         repr((job.input.csv, job.input.sheet)),
-        job.dedupe,
         [astuple(stamp) for stamp in stamps],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -78,6 +83,11 @@ def has_same_files(plan: PlanInfo, stamps: Sequence[FileStamp]) -> bool:
     """Check whether a plan was made from these files, also where their folder was moved or is reached by a link."""
     before = [replace(FileStamp(*one), path="") for one in json.loads(plan.stamps)]
     return before == [replace(one, path="") for one in stamps]
+
+
+def filter_text(job: Job) -> str:
+    """Return which rows of the input ask a question, as the checkpoint keeps it: `input.where` and `dedupe`."""
+    return json.dumps([job.input.where, job.dedupe])
 
 
 def stamps_text(stamps: Sequence[FileStamp]) -> str:

@@ -25,6 +25,7 @@ from batchrun.prepare import (
     Corrections,
     Prepared,
     corrected,
+    filter_text,
     has_same_files,
     named_output,
     read_otherwise,
@@ -95,14 +96,18 @@ def check_sheet(prepared: Prepared, rows: int) -> None:
 
 
 def check_plan(prepared: Prepared, plan: PlanInfo | None, *, any_wording: bool = False) -> None:
-    """Raise UserError if rows would be joined with answers of another input or, but for `any_wording`, prompt."""
+    """Raise UserError if rows would be joined with answers of another input or, but for `any_wording`, another job."""
     if plan is None:
         raise UserError("the job has no plan yet: run it first")
     if not has_same_files(plan, prepared.rows.files):
         raise UserError("the input has changed since the last run, so its rows have other answers: run the job again")
     if read_otherwise(plan, prepared.rows):
         raise UserError("input.csv or input.sheet has changed since the last run: run the job again, or change it back")
-    if plan.wording != prepared.renderer.wording and not any_wording:
+    if any_wording:
+        return
+    if plan.filter != filter_text(prepared.job):
+        raise UserError("input.where or dedupe has changed since the last run: run the job again, or change it back")
+    if plan.wording != prepared.renderer.wording:
         what = changed_words(plan.wording, prepared.renderer.wording)
         raise UserError(f"the {what} has changed since the last run: run the job again, or change it back")
 

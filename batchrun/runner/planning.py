@@ -9,7 +9,7 @@ from batchrun.checkpoint import Checkpoint, PlanInfo
 from batchrun.errors import ConfirmError, UserError
 from batchrun.job import command_line
 from batchrun.money import cost
-from batchrun.prepare import Invocation, Prepared, fill, fingerprint, reviewed_rows, stamps_text, with_answers_of_people
+from batchrun.prepare import Invocation, Prepared, fill, origin, reviewed_rows, with_answers_of_people
 from batchrun.prompt import changed_words
 from batchrun.runner.progress import Ui
 from batchrun.terminal import plural
@@ -50,14 +50,13 @@ class Planning:
         """Return the plan that stands, or make a new one current."""
         prepared, checkpoint, now = self._prepared, self._checkpoint, time.time()
         current = checkpoint.current_plan()
-        mark = fingerprint(prepared, now=now)
-        if current is not None and mark and current.fingerprint == mark:
+        made_from = origin(prepared, now)
+        if current is not None and made_from.fingerprint and current.fingerprint == made_from.fingerprint:
             if current.baseline and not self._options.is_partial:
                 self._confirm(current, current.rows, current.baseline, checkpoint.counts().ok)
                 checkpoint.confirm_plan()
             return current
-        stamps = stamps_text(prepared.rows.files)
-        builder = checkpoint.new_plan(fingerprint=mark, wording=prepared.renderer.wording, stamps=stamps, now=now)
+        builder = checkpoint.new_plan(made_from, now)
         try:
             fill(builder, prepared, self._ui.plan)
         finally:

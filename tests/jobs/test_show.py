@@ -163,3 +163,23 @@ def test_a_moved_folder_and_a_link_to_it_hold_the_same_input(tmp_path: Path, com
     for folder in ("b", "link"):
         assert command("show", f"{folder}/m.yaml").code == 0
         assert "changed" not in command("status", f"{folder}/m.yaml").out
+
+
+@pytest.mark.parametrize("change", [{"input": {"path": "reviews.csv"}}, {"dedupe": False}])
+def test_rows_that_are_chosen_otherwise_need_a_run(job: Path, command: Command, change: dict[str, object]) -> None:
+    """After an edit of input.where or dedupe nothing counts the rows of before as those of now."""
+    before, out = job.read_text(), str(job.parent / "x.csv")
+    looks = [
+        ("show", str(job)),
+        ("eval", str(job), "--gold", "sentiment=gold"),
+        ("report", str(job)),
+        ("export", str(job), "-o", out),
+    ]
+    job.write_text(json.dumps(json.loads(before) | change))
+    wanted = "input.where or dedupe has changed since the last run: run the job again, or change it back"
+    for words in looks:
+        ended = command(*words)
+        assert (ended.code, wanted in ended.err) == (2, True), (words, ended.err)
+    assert "the job file changed since run 1" in command("status", str(job)).out
+    job.write_text(before)
+    assert [command(*words).code for words in looks] == [0] * 4

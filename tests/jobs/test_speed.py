@@ -113,7 +113,7 @@ def test_a_known_layout_saves_reading_the_file(tmp_path: Path) -> None:
     given = Input("rows.jsonl")
     with open_rows(given, tmp_path) as rows:
         assert [len(batch.rows) for batch in rows.batches()] == [2]
-        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), 1, 1, 0, rows.layout.text())
+        plan = PlanInfo(1, "mark", "wording", stamps_text(rows.files), "", 1, 1, 0, rows.layout.text())
         layout = rows.layout
     assert known_files(plan) == {rows.files: layout.text()}
     assert known_files(replace(plan, fingerprint="")) == {}

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, Origin
 from batchrun.money import Pico
 from batchrun.records import Outcome, Status
 
@@ -22,7 +22,7 @@ def plan(
     checkpoint: Checkpoint, texts: Sequence[str | None], problems: Mapping[int, tuple[str, str]] | None = None
 ) -> None:
     """Make a plan current whose rows ask for these texts (None: not asked)."""
-    builder = checkpoint.new_plan(fingerprint="print", wording="words", stamps="[]", now=NOON)
+    builder = checkpoint.new_plan(Origin("print", "words", "[]", ""), NOON)
     builder.add(0, [None if text is None else key(text) for text in texts], problems or {})
     builder.make_current("{}")
 

@@ -9,7 +9,7 @@ from checkpoint_samples import NOON, begin, keep, key, made, ok, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, Origin
 from batchrun.checkpoint import plan as plans
 from batchrun.checkpoint.records import OpenRule
 
@@ -70,7 +70,7 @@ def test_preview_counts_and_discard_changes_nothing(tmp_path: Path) -> None:
     """A plan in the making counts the answered rows of both; a discarded plan leaves the current one."""
     path = made(tmp_path / "x.sqlite", ["a", "b", "c"], [ok(1), ok(2)])
     with Checkpoint.open(path) as checkpoint:
-        builder = checkpoint.new_plan(fingerprint="new", wording="other", stamps="", now=NOON)
+        builder = checkpoint.new_plan(Origin("new", "other", "", ""), NOON)
         builder.add(0, [key("A"), key("b"), key("c")], {})
         assert builder.answered() == (2, 1)
         builder.discard()
@@ -94,7 +94,7 @@ def test_half_built_plan_is_dropped(tmp_path: Path) -> None:
     """A plan that was being built when the process died neither counts nor stays."""
     path = made(tmp_path / "x.sqlite", ["a"], [ok(1)])
     checkpoint = Checkpoint.open(path)
-    builder = checkpoint.new_plan(fingerprint="new", wording="", stamps="", now=NOON)
+    builder = checkpoint.new_plan(Origin("new", "", "", ""), NOON)
     builder.add(0, [key(str(number)) for number in range(60_000)], {})
     checkpoint.close()
     with Checkpoint.open(path) as again:
@@ -109,7 +109,7 @@ def test_half_built_plan_is_dropped(tmp_path: Path) -> None:
 def test_gap_between_rows_is_refused(tmp_path: Path) -> None:
     """Rows come without gaps, or answers would stand beside the wrong rows."""
     with Checkpoint.open(tmp_path / "x.sqlite") as checkpoint:
-        builder = checkpoint.new_plan(fingerprint="", wording="", stamps="", now=NOON)
+        builder = checkpoint.new_plan(Origin("", "", "", ""), NOON)
         builder.add(0, [key("a")], {})
         with pytest.raises(ValueError, match="row 5 does not follow row 0"):
             builder.add(5, [key("b")], {})
@@ -136,7 +136,7 @@ def test_reading_continues_beside_a_new_plan(tmp_path: Path) -> None:
     """A reader from another connection sees the old plan until the new one is complete."""
     path = made(tmp_path / "x.sqlite", ["a", "b"])
     with Checkpoint.open(path) as checkpoint, Checkpoint.open(path, read_only=True) as reader:
-        builder = checkpoint.new_plan(fingerprint="", wording="", stamps="", now=NOON)
+        builder = checkpoint.new_plan(Origin("", "", "", ""), NOON)
         builder.add(0, [key(str(number)) for number in range(plans.BATCH)], {})
         assert reader.counts().rows == 2
         builder.make_current("{}")
