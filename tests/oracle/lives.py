@@ -465,7 +465,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         steps = steps[:2]
     sizes = {} if height else {name: draw(st.sampled_from((0, 1, 2, 3, 7))) for name in SIZES}
     template = draw(st.integers(0, 4))
-    meeting = draw(st.integers(0, 29))
+    meeting = draw(st.integers(0, 59))
     if not mistake and meeting in RARE_MEETINGS:
         choices, rows, first, template = RARE_MEETINGS[meeting]
         combination |= choices
