@@ -41,7 +41,7 @@ def _key_columns(prepared: Prepared, named: Sequence[str]) -> tuple[str, ...]:
 
 
 def write_todo(job: OpenJob, path: Path, count: int, named: Sequence[str]) -> tuple[Written, str]:
-    """Write the `count` rows that most need a look and that nobody reviewed; return what was written and its order.
+    """Write the `count` rows that most need a look and that nobody reviewed; return the file and the order of its rows.
 
     A file that a person edits: cells of the prompt, each answer in a column to edit, the model's answer next to it,
     and how sure a decision model was.

@@ -124,7 +124,7 @@ class Budget:
 
         A decision model's hidden template may cost more than the estimate.
         """
-        # By the estimate: what was reserved before the last raise would raise it once more, for each request in flight.
+        # By the estimate: reservations from before the last raise would raise it once more, for each request in flight.
         percent = -(-100 * billed // estimate)
         if percent <= self._percent:
             return

@@ -353,7 +353,7 @@ def test_json_that_is_not_an_array_of_objects(
 
 
 def test_every_command_that_cuts_a_text_for_a_cell_says_so(command: Command, asked: Asked) -> None:
-    """The model's long answers are kept in full; a workbook that holds their beginning is no silent loss."""
+    """The model's long answers are kept in full, and whoever gets their beginnings in a workbook reads that."""
     Path("in.csv").write_text("id,text\n1,a\n2,b\n")
     asked.text = "y" * 40_000
     write(asked, "in.csv", "{{ text }}")
