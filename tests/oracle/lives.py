@@ -478,7 +478,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         steps = [Step("run"), Step("correct", number=draw(st.integers(0, 9))), *steps]
     if draw(st.integers(0, 2)) == 0:
         steps.append(Step("look", number=draw(st.integers(0, 99))))
-    day_cap = draw(st.sampled_from(("", "", "", "0.0002")))
+    day_cap = draw(st.sampled_from(("0.0002",) if meeting == UNDER_CAP else ("", "", "", "0.0002")))
     if combination["flag"] == "--max-cost" or is_batch:
         day_cap = ""
     if day_cap and draw(st.booleans()):  # a day's cap is most at risk where a run of the same day was killed
@@ -530,7 +530,16 @@ NULL = len(TEXTS) + len(MARKS)
 LOST = (len(TEXTS) + MARKS.index("row !lost"), 0, 0)
 REFUSED = (len(TEXTS) + MARKS.index("row !badrequest"), 0, 0)
 
+UNDER_CAP = 24
+
 RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], tuple[Step, ...], int]] = {
+    # Two kills, each with a request that is paid and not committed, and then as many as a day's cap admits.
+    UNDER_CAP: (
+        {"where": 0, "flag": "", "engine": "live", "dedupe": True},
+        [(number % 5, number, 0) for number in range(40)],
+        (Step("kill", at=2), Step("kill", at=5)),
+        4,
+    ),
     # A person answers all that failed, so that `retry` is refused: nothing may forget that.
     25: (
         {"where": 0, "flag": "", "engine": "live"},
