@@ -130,7 +130,7 @@ class Budget:
             return
         self._percent = percent
         self._warn(
-            f"a request cost {show(billed)}, and at most {show(estimate)} was expected; from here on "
+            f"a request cost {show(billed)}, more than the {show(estimate)} that was expected at most; from here on "
             f"{percent / 100:g} times the estimate is reserved, and requests in flight may pass the cap"
         )
 
