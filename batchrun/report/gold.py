@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from batchrun.report.answered import AnsweredRow, text_of
 from batchrun.table import Rows, encoding_note, open_guessed
 from batchrun.terminal import plural
 
-_TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
+TRUE, FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
+"""What people write for true and false, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,11 @@ class Rule:
         text = text_of(value).strip()
         match self.kind:
             case "integer" | "number":
-                try:
-                    number = Decimal(text)
-                except InvalidOperation:
-                    raise ValueError(f'"{text}" is not a number') from None
-                if not number.is_finite():
-                    raise ValueError(f'"{text}" is not a number')
-                # 7.0 and 7E0 are 7; the addition turns -0 into 0.
-                return f"{number.normalize() + 0:f}"
+                return _decimal(text)
             case "boolean":
-                if text.lower() in _TRUE:
+                if text.lower() in TRUE:
                     return "true"
-                if text.lower() in _FALSE:
+                if text.lower() in FALSE:
                     return "false"
                 raise ValueError(f'"{text}" is neither true nor false')
             case "date":
@@ -104,6 +98,19 @@ class Rule:
             return abs(Decimal(first) - Decimal(second)) <= self.tolerance
         except ArithmeticError:
             return first == second
+
+
+def _decimal(text: str) -> str:
+    """Return a number in one form: 7.0 and 7E0 are 7, -0 is 0. Raises ValueError."""
+    try:
+        number = Decimal(text).normalize() + 0  # which turns -0 into 0
+    except InvalidOperation:
+        raise ValueError(f'"{text}" is not a number') from None
+    except Overflow:  # 1e999999999
+        raise ValueError(f'"{text}" is too large to be compared') from None
+    if not number.is_finite():
+        raise ValueError(f'"{text}" is not a number')
+    return f"{number:f}"
 
 
 def _number(written: str) -> float:

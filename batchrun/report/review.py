@@ -15,7 +15,7 @@ from batchrun.prepare import Correction, Corrections, Prepared, row_key
 from batchrun.prompt import AnswerForm
 from batchrun.records import Kind, Mismatch, Status, kind_of
 from batchrun.report.answered import AnsweredRow, OpenJob, text_of
-from batchrun.report.gold import Rule, require_column
+from batchrun.report.gold import FALSE, TRUE, Rule, require_column
 from batchrun.table import Written, check_writable, encoding_note, open_guessed, write_output
 from batchrun.terminal import plural
 
@@ -206,8 +206,11 @@ def _decided(form: AnswerForm, line: Mapping[str, str]) -> _Decided | str | None
         rule = Rule(kind_of(schema))
         if rule.answer(texts[name]) != rule.answer(line[MODEL.format(name)]):
             edited.append(name)
-    if not edited and line[REVIEW].strip().lower() not in {"", "false", "0", "no"}:
+    review = line[REVIEW].strip()
+    if not edited and review.lower() in TRUE:
         return None
+    if not edited and review and review.lower() not in FALSE:  # FALSCH
+        return f'{REVIEW} is "{review}": clear it to confirm the row, or write true'
     try:
         key, seen, first, *more = orjson.loads(line[KEY])
     except (ValueError, TypeError):

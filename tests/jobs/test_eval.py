@@ -226,7 +226,10 @@ def test_numbers_are_compared_with_a_tolerance(
         path = write_plain(tmp_path, url, rows=["a", "b", "c", "d"], model="m")
         frame = pl.read_parquet(tmp_path / "rows.parquet")
         frame.with_columns(
-            gold=pl.Series(["7.0", "7.1", "6.9", "8"]), bad=pl.Series(["7", "n/a", None, None]), far=pl.lit("inf")
+            gold=pl.Series(["7.0", "7.1", "6.9", "8"]),
+            bad=pl.Series(["7", "n/a", None, None]),
+            far=pl.lit("inf"),
+            vast=pl.lit("1e999999999"),
         ).write_parquet(tmp_path / "rows.parquet")
         assert command(str(path), "--quiet").code == 0
     exact = json.loads(command("eval", str(path), "--gold", "score=gold", "--json").out)
@@ -237,6 +240,8 @@ def test_numbers_are_compared_with_a_tolerance(
     assert wrong.code == 2
     assert '--gold: row 2: "n/a" is not a number' in wrong.err
     assert '--gold: row 1: "inf" is not a number' in command("eval", str(path), "--gold", "score=far").err
+    vast = command("eval", str(path), "--gold", "score=vast")
+    assert (vast.code, '--gold: row 1: "1e999999999" is too large to be compared' in vast.err) == (2, True)
     assert "Write one of label=gold, score=gold" in command("eval", str(path), "--gold", "gold").err
 
 

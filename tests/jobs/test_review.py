@@ -289,6 +289,18 @@ def test_a_variants_answers_are_corrected_by_its_name(tmp_path: Path, command: C
     assert f"run `batchrun {job} --variant short`" in ended.err
 
 
+def test_another_word_than_true_in_needs_review_is_asked_about(tmp_path: Path, command: Command) -> None:
+    """Who writes FALSCH into needs_review may mean to confirm the row: it is refused, and not left out in silence."""
+    with labelling({"a": wrong_on(3)}) as url:
+        job = write_job(tmp_path, url, "a")
+        assert command(str(job), "--quiet").code == 0
+        assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
+        edit(tmp_path / "todo.csv", lambda row: row.update(needs_review="FALSCH" if row["row"] == "2" else "TRUE"))
+        ended = command("correct", str(job), "todo.csv")
+    said = 'row 2: needs_review is "FALSCH": clear it to confirm the row, or write true'
+    assert (ended.code, said in ended.err, "row 1" in ended.err) == (2, True, False), ended.err
+
+
 def test_files_that_excel_saved_are_read(tmp_path: Path, command: Command) -> None:
     """A todo and a gold file with semicolons in Windows' encoding, as a German Excel saves them, need no option."""
     with labelling({"a": wrong_on(3)}) as url:
