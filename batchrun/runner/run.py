@@ -457,7 +457,8 @@ class _Run:
         if counts.pending and counts.pending == self._checkpoint.batches.out_rows():
             return ExitCode.WAITING, f"{plural(counts.pending, 'row')} in batches that are not collected yet"
         if counts.pending and not self._options.is_partial:
-            return ExitCode.SOME_FAILED, f"{plural(counts.pending, 'row')} pending"
+            # With limits.attempts: 1 a row that met a rate limit is left to the next run.
+            return ExitCode.STOPPED_BY_API, f"the API refused {plural(counts.pending, 'row')} for now"
         if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
             return ExitCode.SOME_FAILED, f"{plural(counts.failed, 'row')} failed"
         return ExitCode.DONE, "done"

@@ -290,7 +290,8 @@ def test_one_attempt_leaves_a_rate_limited_row_pending(simulator: Running, tmp_p
     """attempts: 1 never asks twice in one run; the next run asks what is pending."""
     path = write_job(tmp_path, simulator.url, rows=5, model="sim/429:1", limits={"attempts": 1})
     ran = run(path)
-    assert (ran.count("status"), ran.summary.exit_code, simulator.counters.requests) == ({"pending": 5}, SOME, 5)
+    assert (ran.count("status"), ran.summary.exit_code, simulator.counters.requests) == ({"pending": 5}, API, 5)
+    assert ran.summary.reason == "the API refused 5 rows for now"
     assert ran.count("error_type") == {"rate_limited": 5}
     assert (run(path).summary.ok, simulator.counters.requests) == (5, 10)
 

@@ -53,7 +53,7 @@ def lost(error_type: str) -> Expect:
 
 def gated(error_type: str, code: int) -> Expect:
     """Such a row is bounded by time; here it is allowed one attempt only, which leaves it pending."""
-    return Expect(1, "pending", error_type, code, 1)
+    return Expect(1, "pending", error_type, code, 3)
 
 
 CASES: dict[str, Expect] = {
