@@ -1,11 +1,13 @@
 """The argument JOB and the loading of its file, shared by the commands; heavy rooms are imported when called."""
 
+import json
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
+from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -210,8 +212,20 @@ def print_json(value: object) -> None:
     """Write a dict or a dataclass to stdout as one JSON object; amounts of money are numbers."""
     import orjson
 
-    # orjson refuses a Decimal; as a float 0.000023 stays a number that jq can add up.
-    print_out(orjson.dumps(value, default=float).decode())
+    try:
+        # orjson refuses a Decimal; as a float 0.000023 stays a number that jq can add up.
+        text = orjson.dumps(value, default=float).decode()
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (TypeError, UnicodeEncodeError):
+        # A path in a folder whose name is not UTF-8, or a terminal in Latin-1: JSON has escapes of its own.
+        text = json.dumps(value, default=_plain)
+    print_out(text)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  (any part of what is written as JSON)
+    if is_dataclass(value):  # without private fields, as orjson
+        return {field.name: getattr(value, field.name) for field in fields(value) if not field.name.startswith("_")}
+    return float(value)
 
 
 def print_err(text: str) -> None:

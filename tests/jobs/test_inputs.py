@@ -128,6 +128,23 @@ def test_a_file_name_need_not_be_utf_8(command: Command, server: Running, tmp_pa
     assert pl.read_csv(tmp_path / "out.csv")["status"].to_list() == ["ok"] * 7
 
 
+def test_json_names_an_output_in_a_folder_whose_name_is_not_utf_8(
+    command: Command, server: Running, tmp_path: Path
+) -> None:
+    """`--json` writes such a path with JSON's escapes, from which Python gets the path back."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    write_rows(folder / "in.csv", ROWS)
+    write_job(folder, server.url, input={"path": "in.csv"}, answer=None, output={"path": "out.csv"})
+    odd = folder.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    path = odd / "job.yaml"
+    for words in ((str(path), "--json"), ("status", str(path), "--json")):
+        ended = command(*words)
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out)["ok"] == 7
+    assert Path(json.loads(command(str(path), "--json").out)["output"]) == odd / "out.csv"
+
+
 @pytest.mark.parametrize("suffix", [".tsv", ".ndjson"])
 def test_output_formats_have_their_other_names(command: Command, server: Running, tmp_path: Path, suffix: str) -> None:
     """What export writes can be an output.path as well."""

@@ -1,11 +1,12 @@
 """Text for a terminal."""
 
 import io
+import json
 import sys
 
 import pytest
 
-from batchrun.cli.arguments import print_out
+from batchrun.cli.arguments import print_json, print_out
 from batchrun.terminal import plural, wrapped
 
 
@@ -35,6 +36,16 @@ def test_a_terminal_without_a_letter_shows_its_escape(
     print_out("é ł")
     stream.seek(0)
     assert stream.read() == f"{text}\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_stays_json_on_any_terminal(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    r"""A letter that the terminal does not have is written as JSON's escape; \xe9 would be none."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json({"label": "é ł"})
+    stream.seek(0)
+    assert json.load(stream) == {"label": "é ł"}
 
 
 class _Terminal(io.StringIO):
