@@ -64,6 +64,7 @@ class Ends:
     def leave_pending(self, work: Work) -> None:
         """Leave a question pending for the next run, with what it has cost."""
         self._first_open = min(self._first_open, work.position)
+        self._tally.left += 1
         self._evidence.settled(work)
         if work.last is not None:
             self._keep.put(work.last._replace(status=Status.PENDING))

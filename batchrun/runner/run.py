@@ -456,9 +456,9 @@ class _Run:
             return self._valve.exit_code, self._valve.reason
         if counts.pending and counts.pending == self._checkpoint.batches.out_rows():
             return ExitCode.WAITING, f"{plural(counts.pending, 'row')} in batches that are not collected yet"
-        if counts.pending and not self._options.is_partial:
-            # With limits.attempts: 1 a row that met a rate limit is left to the next run.
-            return ExitCode.STOPPED_BY_API, f"the API refused {plural(counts.pending, 'row')} for now"
+        # With limits.attempts: 1 a question that met a rate limit is left to the next run.
+        if left := self._tally.left or (0 if self._options.is_partial else counts.pending):
+            return ExitCode.STOPPED_BY_API, f"the API refused {plural(left, 'question')} for now"
         if counts.failed > (self._job.limits.accepted_failures(counts.rows) or 0):
             return ExitCode.SOME_FAILED, f"{plural(counts.failed, 'row')} failed"
         return ExitCode.DONE, "done"

@@ -121,10 +121,14 @@ REAL_TIME = Time()
 
 @dataclass(slots=True)
 class Tally:
-    """What people see of a pool while it works; counts are of questions in this run, money is in picodollars."""
+    """What people see of a pool while it works; counts are of questions in this run, money is in picodollars.
+
+    `left` counts the questions that were asked, or might have been, and are left to the next run.
+    """
 
     ok: int = 0
     failed: int = 0
+    left: int = 0
     requests: int = 0
     in_flight: int = 0
     waiting: int = 0
@@ -140,6 +144,7 @@ class Tally:
     def add(self, other: "Tally") -> None:
         """Add the counts and the money of another pool, or of the batch lane, of the same run."""
         self.ok += other.ok
+        self.left += other.left
         self.requests += other.requests
         self.cost += other.cost
         self.possibly_billed += other.possibly_billed

@@ -291,9 +291,15 @@ def test_one_attempt_leaves_a_rate_limited_row_pending(simulator: Running, tmp_p
     path = write_job(tmp_path, simulator.url, rows=5, model="sim/429:1", limits={"attempts": 1})
     ran = run(path)
     assert (ran.count("status"), ran.summary.exit_code, simulator.counters.requests) == ({"pending": 5}, API, 5)
-    assert ran.summary.reason == "the API refused 5 rows for now"
+    assert ran.summary.reason == "the API refused 5 questions for now"
     assert ran.count("error_type") == {"rate_limited": 5}
     assert (run(path).summary.ok, simulator.counters.requests) == (5, 10)
+
+
+def test_a_limited_run_whose_rows_met_a_rate_limit_is_not_done(simulator: Running, tmp_path: Path) -> None:
+    """With attempts: 1 and --limit 2 nothing may be answered: exit 3, not 0, though others were to stay pending."""
+    path = write_job(tmp_path, simulator.url, rows=5, model="sim/429:1", limits={"attempts": 1})
+    assert [run(path, RunOptions(limit=2)).summary.exit_code for _ in range(2)] == [API, 0]
 
 
 @both_senders

@@ -55,7 +55,8 @@ class Run:
     def has_answers(self) -> bool:
         """Whether the server answers one of the questions for certain."""
         good = any(model.ends(question[0], self.job)[0] == OK for question in self.wanted)
-        return good and self.weather.kind not in {"outage", "dead"}
+        fails_first = self.weather.kind in {"half", "lossy"} and self.job.attempts == 1
+        return good and not fails_first and self.weather.kind not in {"outage", "dead"}
 
     @property
     def proven(self) -> bool:
@@ -82,9 +83,11 @@ class Run:
         if weather in {"outage", "dead", "half"} and ((kind and end != OK) or few):
             found += SERVERS_FAULTS
         # A second lost reply may be one too many; equal questions share the server's odd replies.
-        if weather == "lossy" and (most > 1 or kind or not self.job.dedupe):
+        if weather == "lossy" and (most > 1 or kind or not self.job.dedupe or self.job.attempts == 1):
             found += [End("failed", "reset"), End("failed", "invalid_response")]
-        if weather == "half" and self.job.attempts < 5 and (most > 1 or not self.job.dedupe):
+        if weather == "half" and (
+            self.job.attempts == 1 or (self.job.attempts < 5 and (most > 1 or not self.job.dedupe))
+        ):
             found.append(End("failed", "server_error", 500))
         return found
 

@@ -502,7 +502,7 @@ def lives(draw: st.DrawFn, pinned: Combination) -> Life:
         keep=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True))),
         job_name=draw(st.sampled_from(("job.yaml", "my job.yaml"))),
         sizes={name: size for name, size in sizes.items() if size},
-        attempts=draw(st.sampled_from((5, 3))),
+        attempts=draw(st.sampled_from((5, 5, 3, 3, 1))),
         repairs=draw(st.sampled_from((1, 0))) if combination["answer"] != "decision" else 0,
         concurrency=draw(st.sampled_from((1, 2, 8))),
         mode=draw(st.sampled_from(("schema", "object", "prompt"))),

@@ -178,9 +178,10 @@ def ends(question: str, job: "Job") -> tuple[End, int, int]:
     tries, mismatch = job.attempts, End("failed", "schema_mismatch")
     table: dict[str | None, tuple[End, int, int]] = {
         "badrequest": (End("failed", "bad_request", 400), 1, tries),
-        "busy": (End("failed", "rate_limited", 429), 1, 60),
+        # With one attempt nobody asks again once the server is less busy: the next run does.
+        "busy": (End("failed", "rate_limited", 429) if tries > 1 else PENDING, 1, 60),
         "large": (End("failed", "payload_too_large", 429), 1, tries),
-        "crash": (End("failed", "server_error", 500), 2, 60),
+        "crash": (End("failed", "server_error", 500), min(2, tries), 60),
         "cut": (End("failed", "truncated"), 1, 1),
         "odd": (End("failed", "interrupted"), 1, tries),
         "filter": (End("failed", "content_filter"), 1, 1),
