@@ -249,10 +249,7 @@ class Living:
             if not self._reopen(planned, only):
                 return self._nothing_to_retry(words, step)
         out = self.server.desk.out() + self.fetched
-        # A limited run may ask others than the first open questions: what is out is collected beside them, and what
-        # batches left unanswered is asked live once no new question is left. A sample is drawn.
-        tried = bool(out) or (self.life.batching is not None and bool(self.memory.ends))
-        loose = "--sample" in words or (limit is not None and tried)
+        loose = "--sample" in words or (limit is not None and self._asks_in_any_order(job, out))
         wanted = model.wanted(self.memory, planned, None if loose else limit)
         self.server.desk.day = self.days
         ledger = self.server.begin(step.weather, job.columns, self.life.seed)
@@ -306,6 +303,15 @@ class Living:
             self.memory.tried.update(one for one in wanted if ledger.counts()[one[0]])
         self._check_books(ledger, exact=what != "kill")
         return ended
+
+    def _asks_in_any_order(self, job: model.Job, out: Counter[str]) -> bool:
+        """Check whether a limited run may ask others than the first open questions.
+
+        What is out is collected beside them, and what batches left unanswered is asked live once no new question is
+        left. Where each row is a question of its own, nobody knows which of equal ones was tried before.
+        """
+        after_batches = self.life.batching is not None and bool(self.memory.ends)
+        return bool(out) or after_batches or (bool(self.memory.tried) and not job.dedupe)
 
     def _remember_fetched(self, ledger: Ledger, planned: list[Question | End], *, killed: bool) -> None:
         """Note what batches brought: nobody knows whether a killed run has committed what it fetched."""

@@ -86,7 +86,8 @@ def _one_life(
         drawn += 1
         if drawn == 1 and number % SHARE:
             return  # hypothesis begins with the simplest life, which is the same each time
-        note(f"ORACLE_SEED={first_seed}, life {number}\n{life.story(server.url)}")
+        story = life.story(server.url).encode("utf-8", "backslashreplace").decode()  # a file's odd name
+        note(f"ORACLE_SEED={first_seed}, life {number}\n{story}")
         counted["lives"] += 1
         live(life, server, warm)
 
