@@ -473,7 +473,10 @@ class _Run:
             if "enum" in schema or schema.get("type") == "boolean"
         ]
         counted = {name: Counter(self._checkpoint.answer_counts(name)) for name in fixed}
-        add_corrections(counted, reviewed_rows(self._prepared, self._checkpoint, failed=False))
+        try:
+            add_corrections(counted, reviewed_rows(self._prepared, self._checkpoint, failed=False))
+        except InputError:  # it changed during the run, and the reason of the run's end says that
+            return {}
         return {name: dict(sorted(values.items(), key=_by_number)) for name, values in counted.items()}
 
 

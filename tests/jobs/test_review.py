@@ -289,6 +289,36 @@ def test_a_variants_answers_are_corrected_by_its_name(tmp_path: Path, command: C
     assert f"run `batchrun {job} --variant short`" in ended.err
 
 
+def test_an_input_that_changes_during_a_run_is_named_where_people_corrected(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that comes meanwhile and can't be read ends the run as any other change, not as a mistake in the input."""
+    monkeypatch.setattr("batchrun.table.text.KEPT", 1)  # as of a large file, nothing stays in memory
+    rows = tmp_path / "rows.csv"
+    rows.write_text("n\n1\n2\n")
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["messages"][-1]["content"] == "Number 2":
+            rows.write_text("n\n1\n2\nmany\n")
+        return completion('{"label": "good"}')
+
+    job = {
+        "input": {"path": "rows.csv", "csv": {"columns": {"n": "integer"}}},
+        "prompt": "Number {{ n }}",
+        "answer": {"columns": {"label": ["good", "bad"]}},
+        "output": "out.csv",
+    }
+    with plain_server(answer) as url:
+        (tmp_path / "job.yaml").write_text(json.dumps(job | {"model": {"endpoint": url, "name": "m"}}))
+        assert command("job.yaml", "--limit", "1").code == 0
+        assert command("show", "job.yaml", "--review", "-o", "todo.csv").code == 0
+        edit(tmp_path / "todo.csv", lambda row: row.update(label="bad"))
+        assert command("correct", "job.yaml", "todo.csv").code == 0
+        ended = command("job.yaml")
+    assert (ended.code, "job: 2 of 2 rows answered" in ended.err) == (2, True), ended.err
+    assert "stopped: the input changed during the run; run again to ask the new rows" in ended.err
+
+
 def test_another_word_than_true_in_needs_review_is_asked_about(tmp_path: Path, command: Command) -> None:
     """Who writes FALSCH into needs_review may mean to confirm the row: it is refused, and not left out in silence."""
     with labelling({"a": wrong_on(3)}) as url:
