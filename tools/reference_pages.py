@@ -53,7 +53,7 @@ EXIT_CODES = {
     "SOME_FAILED": ("finished, some rows failed", "read `error_type`; then `batchrun retry JOB`"),
     "USER": ("the command, the job file, the key or the input is wrong", "fix what the message names"),
     "STOPPED_BY_API": (
-        "stopped by the API: credentials, credit, quota, an outage",
+        "stopped by the API: credentials, credit, quota, an outage, or a rate limit where `limits.attempts` is 1",
         "correct what the last lines name, or wait until the time that they name; the same command resumes",
     ),
     "STOPPED_BY_LIMIT": (
