@@ -210,6 +210,7 @@ class Step:
             "wait": "batchrun JOB, without waiting for batches",
             "retry": "batchrun retry JOB",
             "export": "batchrun export JOB -o snapshot.jsonl",
+            "trial": f"batchrun JOB --variant v, with the first word {'ABC'[self.number % 3]}",
             "correct": f"batchrun show JOB --review; a person decides (number {self.number}); batchrun correct JOB",
             "look": "batchrun preview JOB; status; eval",
             "append": f"append a row of cells {self.row}",
@@ -575,6 +576,20 @@ RARE_MEETINGS: dict[int, tuple[Combination, list[tuple[int, ...]], tuple[Step, .
         (Step("edited", at=0, event="received"),),
         4,
     ),
+    # Such a line, where a person corrected rows: what they answered is looked up in the input at the end of the run.
+    30: (
+        {"where": 1, "format": "csv", "files": "one", "engine": "live", "answer": "enum"},
+        [(number, 3 + number, 0) for number in range(3)],
+        (Step("run"), Step("correct"), Step("append", row=(4, 3, 0)), Step("edited", at=0, event="received")),
+        4,
+    ),
+    # A trial's prompt that becomes the job's.
+    31: (
+        {"where": 0, "flag": "", "engine": "live"},
+        [(number, number, 0) for number in range(4)],
+        (Step("trial", number=1), Step("prompt", number=1), Step("run"), Step("trial", number=0)),
+        0,
+    ),
 }
 """What chance alone seldom brings together: choices, rows, the first steps and the template of a life."""
 
@@ -602,6 +617,7 @@ _WEATHER = st.one_of(
 STEPS = (
     *["run"] * 3, *["kill"] * 2, "stop", "wait", "append", "edit", "limit", "shuffle", "prompt", "delete", "repeat",
     "retry", "export", "edited", "exported", "second", "rewritten", "look", "sample", "where", "correct",
+    *["trial"] * 2,
 )  # fmt: skip
 """What a life may do, weighted."""
 

@@ -74,6 +74,9 @@ class Living:
     """Whether the memory holds all that the checkpoint does: a run that was killed early may have kept more."""
     is_planned: bool = False
     """Whether the last run planned the job and the input as they are now."""
+    variant: str = ""
+    other: "Living | None" = None
+    """The job's trial, or the trial's job: what one has an answer to, the other does not ask."""
 
     # -- the job
 
@@ -122,7 +125,7 @@ class Living:
         """Return where a finished run writes."""
         if "--output" in flags:
             return self.folder / flags[flags.index("--output") + 1]
-        return self.folder / f"out.{self.life.combination['output']}"
+        return self.folder / f"out{self.variant}.{self.life.combination['output']}"
 
     def is_unsure(self) -> bool:
         """Check whether a question is back that a batch answered, or did not, while it was not in the plan."""
@@ -136,12 +139,15 @@ class Living:
         if step.what in {"look", "correct"}:
             self._look(step)
             return
-        if step.what not in RUNS and step.what != "export":
+        if step.what not in RUNS and step.what not in {"export", "trial"}:
             self._edit(step)
             self.write()
             return
         if step.what == "export":
             self._export(["export", self.life.job_name, "-o", "snapshot.jsonl"])
+            return
+        if step.what == "trial":
+            self._try(step)
             return
         flags, self.flags = self.flags, []
         self.days += step.days
@@ -157,6 +163,42 @@ class Living:
             self._look(Step("look", number=step.number))
         if step.what in {"run", "limit", "sample", "retry"} and step.weather.kind in {"calm", "half", "dead"}:
             self._follow(ended, words)
+
+    def _try(self, step: Step) -> None:
+        """Run a trial with another first word of the prompt, or the same; the job's own files stay as they are."""
+        if self.life.batching is not None or self.life.day_cap or not self.is_known:
+            return
+        if self.other is None:
+            self.other = Living(
+                self.life, self.folder, self.server, self.zygote, self.rows, 0, variant=".v", other=self
+            )
+        trial = self.other
+        trial.where, trial.word, trial.is_planned = self.where, "ABC"[step.number % 3], False
+        trial.days, trial.memory.people = self.days, self.memory.people
+        own = [self.output_path([]), self.folder / ".batchrun" / f"{Path(self.life.job_name).stem}.sqlite"]
+        before = [path.read_bytes() if path.exists() else None for path in own]
+        words = [self.life.job_name, "--variant", "v", "--set", f"prompt.user={self.life.prompt(trial.word)}"]
+        trial.run([*words, *(["--yes"] if len(self.rows) > CONFIRMED else [])], Step("run"))
+        assert before == [path.read_bytes() if path.exists() else None for path in own], (
+            "a trial changed its job's files"
+        )
+
+    def _open(self, words: list[str], job: model.Job, table: model.Table, planned: list[Question | End]) -> bool:
+        """Note what a plan changes in how questions stand; return False for a `retry` that finds nothing."""
+        if not self.is_planned:  # a new plan takes what a trial has
+            self._adopt(planned)
+        self.memory.leave_out(job, table, planned)
+        if words[0] == "retry":
+            only = words[words.index("--only") + 1].split(",") if "--only" in words else None
+            if not self._reopen(planned, only):
+                return False
+        if self.is_planned and any(not isinstance(one, End) and self.memory.is_open(one) for one in planned):
+            self._adopt(planned)
+        return True
+
+    def _adopt(self, planned: list[Question | End]) -> None:
+        if self.other is not None:
+            self.memory.adopt(self.other.memory, planned)
 
     def _edit(self, step: Step) -> None:
         rows, number = self.rows, step.number
@@ -241,13 +283,10 @@ class Living:
     def run(self, words: list[str], step: Step) -> Ended:
         """Run the command line and check all that it did."""
         job, table = self.job(), self.table()
-        planned = model.plan(job, table)
-        self.memory.leave_out(job, table, planned)
+        known, planned = dict(self.memory.ends), model.plan(job, table)
         limit = next((int(words[words.index(flag) + 1]) for flag in BOUNDS if flag in words), None)
-        if words[0] == "retry":
-            only = words[words.index("--only") + 1].split(",") if "--only" in words else None
-            if not self._reopen(planned, only):
-                return self._nothing_to_retry(words, step)
+        if not self._open(words, job, table, planned):
+            return self._nothing_to_retry(words, step)
         out = self.server.desk.out() + self.fetched
         loose = "--sample" in words or (limit is not None and self._asks_in_any_order(job, out))
         wanted = model.wanted(self.memory, planned, None if loose else limit)
@@ -279,7 +318,9 @@ class Living:
             loose_limit=loose,
         )
         run.check_requests(ledger.counts())
-        if what == "kill":
+        if what == "kill" and not ledger.received:
+            self.killed, self.memory.ends = True, known  # nobody knows how far it came
+        elif what == "kill":
             self._after_kill(planned, ledger, run)
         elif what == "edited":
             if self.life.unlike(step):
@@ -395,7 +436,7 @@ class Living:
         ledger = self.server.begin(step.weather, self.job().columns, self.life.seed)
         ended = self.zygote.run(words, self.folder, self.life.sizes, self.days)
         assert ended.code == 2, f"nothing failed, but `retry` ended with {ended.code}: {ended.err}"
-        assert "nothing to retry" in ended.err, ended.err
+        assert "nothing to retry" in ended.err or "only run with --variant v" in ended.err, ended.err
         assert not ledger.received, f"`retry` asked {ledger.received[0]!r:.100} though nothing failed"
         return ended
 
@@ -407,7 +448,7 @@ class Living:
             return db.execute("SELECT status, error_type, error_code FROM results ORDER BY position").fetchall()
 
     def _checkpoint(self) -> sqlite3.Connection:
-        path = self.folder / ".batchrun" / f"{Path(self.life.job_name).stem}.sqlite"
+        path = self.folder / ".batchrun" / f"{Path(self.life.job_name).stem}{self.variant}.sqlite"
         return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
     def _observe(self, planned: list[Question | End], run: Run) -> None:
@@ -456,8 +497,6 @@ class Living:
     def _after_kill(self, planned: list[Question | End], ledger: Ledger, run: Run) -> None:
         """Check that what was committed is an answer that the server gave, and remember what is still open."""
         self.killed = True
-        if not ledger.received:
-            return
         results = self._results()
         assert len(results) == len(planned)
         # A batch's results that a run before this one fetched, and was killed before it kept them, are fetched again.

@@ -250,6 +250,15 @@ class Memory:
         }
         self.left_out = failed - others
 
+    def adopt(self, other: "Memory", planned: Sequence["Question | End"]) -> None:
+        """Take the answers to open questions that a trial of the job has, or the job of a trial."""
+        for one in planned:
+            if isinstance(one, End) or other.ends.get(one) != OK:
+                continue
+            end = self.ends.get(one, PENDING)
+            if end == PENDING or end.error in ASKED_AGAIN:
+                self.ends[one] = OK
+
     def standing(self, job: Job, row: dict[str, Any], one: "Question | End") -> End:
         """Return how a row stands in the output: a failed one that a person answered is answered."""
         end = one if isinstance(one, End) else self.ends.get(one, PENDING)
