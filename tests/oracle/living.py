@@ -138,17 +138,18 @@ class Living:
         """Do one step and check it."""
         if step.what in {"look", "correct"}:
             self._look(step)
-            return
-        if step.what not in RUNS and step.what not in {"export", "trial"}:
+        elif step.what == "export":
+            self._export(["export", self.life.job_name, "-o", "snapshot.jsonl"])
+        elif step.what == "trial":
+            self._try(step)
+        elif step.what in RUNS:
+            self._run_and_follow(step)
+        else:
             self._edit(step)
             self.write()
-            return
-        if step.what == "export":
-            self._export(["export", self.life.job_name, "-o", "snapshot.jsonl"])
-            return
-        if step.what == "trial":
-            self._try(step)
-            return
+
+    def _run_and_follow(self, step: Step) -> None:
+        """Run the job, and then the command that it offers."""
         flags, self.flags = self.flags, []
         self.days += step.days
         if step.what == "wait" and self.life.batching is not None:
