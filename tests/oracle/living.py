@@ -333,6 +333,7 @@ class Living:
                 f"exit {ended.code}: {ended.err}"
             )
             assert "changed" in ended.err or capped, ended.err
+            assert ended.code != 2 or "stopped: the input changed" in ended.err, ended.err
             self._observe(planned, run)
             assert (path.read_bytes() if path.exists() else None) == before, "an output of a changed input was written"
         else:
