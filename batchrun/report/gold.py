@@ -17,8 +17,15 @@ from batchrun.report.answered import AnsweredRow, text_of
 from batchrun.table import Rows, encoding_note, open_guessed
 from batchrun.terminal import plural
 
-TRUE, FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
-"""What people write for true and false, in lower case."""
+TRUE = {
+    "true", "yes", "1", "wahr", "vrai", "verdadero", "vero", "verdadeiro", "waar", "sant", "sand", "sann", "tosi",
+    "prawda", "pravda", "igaz", "истина",
+}  # fmt: skip
+FALSE = {
+    "false", "no", "0", "falsch", "faux", "falso", "onwaar", "falskt", "falsk", "usann", "epätosi", "fałsz", "nepravda",
+    "hamis", "ложь",
+}  # fmt: skip
+"""What people write for true and false, in lower case. An Excel in German saves the true of a CSV file as WAHR."""
 
 
 @dataclass(frozen=True, slots=True)

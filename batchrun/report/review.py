@@ -209,7 +209,7 @@ def _decided(form: AnswerForm, line: Mapping[str, str]) -> _Decided | str | None
     review = line[REVIEW].strip()
     if not edited and review.lower() in TRUE:
         return None
-    if not edited and review and review.lower() not in FALSE:  # FALSCH
+    if not edited and review and review.lower() not in FALSE:  # done
         return f'{REVIEW} is "{review}": clear it to confirm the row, or write true'
     try:
         key, seen, first, *more = orjson.loads(line[KEY])

@@ -319,15 +319,30 @@ def test_an_input_that_changes_during_a_run_is_named_where_people_corrected(
     assert "stopped: the input changed during the run; run again to ask the new rows" in ended.err
 
 
+def test_the_words_of_a_german_excel_are_true_and_false(tmp_path: Path, command: Command, several: Path) -> None:
+    """It saves true as WAHR in every row; a person's FALSCH corrects an answer, or confirms the row in needs_review."""
+
+    def save(row: dict[str, str]) -> None:
+        row["ok_model"], row["needs_review"] = "WAHR", "FALSCH" if row["row"] == "2" else "WAHR"
+        row["ok"] = "FALSCH" if row["row"] == "1" else "WAHR"
+
+    edit(tmp_path / "todo.csv", save)
+    ended = command("correct", str(several), "todo.csv")
+    assert (ended.code, "1 answer corrected, 1 confirmed" in ended.err) == (0, True), ended.err
+    assert command(str(several), "--quiet").code == 0
+    found = [(row["ok"], row["corrected"]) for row in answers(tmp_path / "out.jsonl")]
+    assert found == [(False, True), (True, False), (True, None)]
+
+
 def test_another_word_than_true_in_needs_review_is_asked_about(tmp_path: Path, command: Command) -> None:
-    """Who writes FALSCH into needs_review may mean to confirm the row: it is refused, and not left out in silence."""
+    """Who writes "done" into needs_review may mean to confirm the row: it is refused, and not left out in silence."""
     with labelling({"a": wrong_on(3)}) as url:
         job = write_job(tmp_path, url, "a")
         assert command(str(job), "--quiet").code == 0
         assert command("show", str(job), "--review", "-o", "todo.csv").code == 0
-        edit(tmp_path / "todo.csv", lambda row: row.update(needs_review="FALSCH" if row["row"] == "2" else "TRUE"))
+        edit(tmp_path / "todo.csv", lambda row: row.update(needs_review="done" if row["row"] == "2" else "TRUE"))
         ended = command("correct", str(job), "todo.csv")
-    said = 'row 2: needs_review is "FALSCH": clear it to confirm the row, or write true'
+    said = 'row 2: needs_review is "done": clear it to confirm the row, or write true'
     assert (ended.code, said in ended.err, "row 1" in ended.err) == (2, True, False), ended.err
 
 
