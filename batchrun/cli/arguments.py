@@ -222,7 +222,7 @@ def print_json(value: object) -> None:
     print_out(text)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  (any part of what is written as JSON)
+def _plain(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     if is_dataclass(value):  # without private fields, as orjson
         return {field.name: getattr(value, field.name) for field in fields(value) if not field.name.startswith("_")}
     return float(value)
