@@ -75,6 +75,7 @@ class Living:
     is_planned: bool = False
     """Whether the last run planned the job and the input as they are now."""
     variant: str = ""
+    """What a trial's files have in their names: .v; empty for the job."""
     other: "Living | None" = None
     """The job's trial, or the trial's job: what one has an answer to, the other does not ask."""
 
