@@ -288,7 +288,7 @@ class Living:
         known, planned = dict(self.memory.ends), model.plan(job, table)
         limit = next((int(words[words.index(flag) + 1]) for flag in BOUNDS if flag in words), None)
         if not self._open(words, job, table, planned):
-            return self._nothing_to_retry(words, step)
+            return self._nothing_to_retry(words, step, known)
         out = self.server.desk.out() + self.fetched
         loose = "--sample" in words or (limit is not None and self._asks_in_any_order(job, out))
         wanted = model.wanted(self.memory, planned, None if loose else limit)
@@ -434,12 +434,15 @@ class Living:
         self.memory.ends |= dict.fromkeys(failed, PENDING)
         return bool(failed)
 
-    def _nothing_to_retry(self, words: list[str], step: Step) -> Ended:
+    def _nothing_to_retry(self, words: list[str], step: Step, known: dict[Question, End]) -> Ended:
         """Check that `retry` asks nothing where nothing failed."""
         ledger = self.server.begin(step.weather, self.job().columns, self.life.seed)
         ended = self.zygote.run(words, self.folder, self.life.sizes, self.days)
         assert ended.code == 2, f"nothing failed, but `retry` ended with {ended.code}: {ended.err}"
-        assert "nothing to retry" in ended.err or "only run with --variant v" in ended.err, ended.err
+        if "only run with --variant v" in ended.err:
+            self.memory.ends = known  # it is refused before it takes what the trial has
+        else:
+            assert "nothing to retry" in ended.err, ended.err
         assert not ledger.received, f"`retry` asked {ledger.received[0]!r:.100} though nothing failed"
         return ended
 
